@@ -1,0 +1,34 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint bench clean
+help:  ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+.venv/.demo: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	@touch $@
+
+.venv/.dev: .venv/.demo
+	$(BIN)/pip install --quiet --editable '.[demo,dev]'
+	@touch $@
+
+demo: .venv/.demo  ## distil a small DeiT on scikit-learn's digits, and write demo/report.html
+	$(BIN)/python -m pipelines.demo --out demo
+
+lint: .venv/.dev  ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## lint, then every test
+	$(BIN)/python -m pytest
+
+bench: .venv/.dev  ## measure, and write benchmarks/results/
+	$(BIN)/python -m benchmarks.step
+
+clean:  ## remove what the commands above made
+	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,120 @@
+"""The flags of `teacher-cache`, a frozen dataclass per command."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Literal
+
+from tyro.conf import Positional
+
+from teacher_cache.commandline import parse_kwargs, parse_views
+from teacher_cache.errors import InputError
+
+
+def _at_least(flag: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise InputError(f"{flag} {value}", f"It must be {least} or more.", f"choose {flag} {least} or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class PackConfig:
+    """Pack images into WebDataset tar shards with an index."""
+
+    src: Positional[str]
+    """Class folders, Hugging Face style parquet, or WebDataset tars."""
+    dst: Positional[str]
+    """New folder for the packed dataset."""
+    shard_size: int = 5000
+    """Samples in a shard."""
+    seed: int = 0
+    """Of the shuffle."""
+    max_side: int | None = None
+    """Make images smaller: no side above this many pixels. A new dataset, recorded as such."""
+    quality: int | None = None
+    """JPEG quality of images made smaller."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be decoded, and record them, instead of refusing them."""
+    image_column: str | None = None
+    """Parquet column of the images, if its type does not tell."""
+    label_column: str | None = None
+    """Parquet column of the labels, if its type does not tell."""
+    workers: int = os.cpu_count() or 1
+    """Threads that read and decode."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def __post_init__(self) -> None:
+        _at_least("--shard-size", self.shard_size, 1)
+        _at_least("--max-side", self.max_side, 1)
+        _at_least("--workers", self.workers, 1)
+        if (self.max_side is None) != (self.quality is None):
+            raise InputError(
+                "one of --max-side and --quality without the other",
+                "Re-encoding needs both.",
+                "give both, or neither to keep the images' bytes",
+            )
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise InputError(
+                f"--quality {self.quality}", "JPEG knows 1 to 100.", "choose one of these, such as 90"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractConfig:
+    """Label views of a packed dataset with a teacher; continues where it stopped."""
+
+    data: str
+    """A packed dataset."""
+    teacher: str
+    """A timm model, such as regnety_160.deit_in1k."""
+    out: str
+    """The archive: a new folder, or one of the same request."""
+    checkpoint: str | None = None
+    """The teacher's weights: a safetensors file, or a torch file of weights alone."""
+    pretrained: bool = True
+    """Weights from the hub, where no --checkpoint is given; --no-pretrained: seeded random ones."""
+    model_kwargs: tuple[str, ...] = ()
+    """name=value arguments for timm.create_model."""
+    recipe: str = "rrc"
+    """A named recipe (rrc, eval), or a YAML file."""
+    img_size: int | None = None
+    """Side of a view in pixels; 224, or what the recipe's file says, if not given."""
+    views: str = "0:1"
+    """View indices A:B, from A up to and without B."""
+    topk: int = 10
+    """Classes kept of each label."""
+    views_per_unit: int | None = None
+    """Views computed and stored together; at most 32, in equal blocks, if not given."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward pass: auto is bfloat16 autocast on CUDA, float32 elsewhere."""
+    engine: Literal["local"] = "local"
+    """What runs the units."""
+    device: str = "auto"
+    """Of the teacher: auto is CUDA if there is one."""
+    batch_size: int = 64
+    """Views in one forward pass."""
+    workers: int = 0
+    """Processes that render views; 0 renders in the main one."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def __post_init__(self) -> None:
+        _at_least("--topk", self.topk, 1)
+        _at_least("--views-per-unit", self.views_per_unit, 1)
+        _at_least("--batch-size", self.batch_size, 1)
+        _at_least("--workers", self.workers, 0)
+        parse_views(self.views)
+        parse_kwargs(self.model_kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyConfig:
+    """Hold an archive against its manifest; exit code 1 if anything is wrong."""
+
+    archive: Positional[str]
+    """The archive."""
+    level: Literal["quick", "full"] = "quick"
+    """quick: documents, names and sizes. full: also every hash, chunk and label."""
+    json: bool = False
+    """Print the result as JSON."""

@@ -1,0 +1,141 @@
+"""The demo's story: pack, train a teacher, extract its labels, train three equal students."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from pipelines.config import ExtractConfig
+from pipelines.demo.digits import SIDE_PX, write_digits
+from pipelines.extract import ExtractReport, extract
+from student.config import TrainConfig
+from student.loop import LAST_FILE, METRICS_FILE, RunResult, train
+from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.sources import open_source
+from teacher_cache.progress import Track
+from teacher_cache.store import Store
+
+RECIPE = str(Path(__file__).with_name("digits.yaml"))
+TEACHER = "regnety_002"
+STUDENT = "deit_tiny_distilled_patch16_224"
+STUDENT_KWARGS = ("patch_size=8", "embed_dim=96", "depth=4", "num_heads=3")
+COMPARED_STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoSize:
+    """How long the demo takes."""
+
+    teacher_epochs: int = 12
+    student_epochs: int = 20
+    views: int = 8
+    batch_size: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        teacher: The teacher's own training.
+        extraction: The labels' making.
+        students: By name: "no teacher", "live teacher", "cached labels".
+        curves: By name, the loss of each step.
+        loss_gap: Largest relative difference of the live and the cached student's losses, first 50 steps.
+    """
+
+    teacher: RunResult
+    extraction: ExtractReport
+    students: dict[str, RunResult]
+    curves: dict[str, list[float]]
+    loss_gap: float
+
+
+def run_demo(out: Path, size: DemoSize, track: Track) -> DemoResult:
+    """Run the demo in a folder, which is emptied first."""
+    shutil.rmtree(out, ignore_errors=True)
+    write_digits(out / "images")
+    for split in ("train", "val"):
+        pack(
+            open_source(str(out / "images" / split)),
+            Store(out / split),
+            shard_size=500,
+            seed=0,
+            reencode=None,
+            skip_corrupt=False,
+            workers=2,
+            track=track,
+        )
+    training = TrainConfig(
+        data=str(out / "train"),
+        val_data=str(out / "val"),
+        output="",
+        batch_size=size.batch_size,
+        crop_pct=1.0,
+        warmup_epochs=2,
+        lr=2e-3,
+        log_interval=10,
+    )
+    teacher = train(
+        dataclasses.replace(
+            training,
+            output=str(out / "teacher"),
+            model=TEACHER,
+            epochs=size.teacher_epochs,
+            recipe=RECIPE,
+            img_size=SIDE_PX,
+        ),
+        track,
+    )
+    weights = str(out / "teacher" / LAST_FILE)
+    extraction = extract(
+        ExtractConfig(
+            data=str(out / "train"),
+            teacher=TEACHER,
+            checkpoint=weights,
+            out=str(out / "labels"),
+            recipe=RECIPE,
+            views=f"0:{size.views}",
+            topk=5,
+        ),
+        track,
+    )
+    student = dataclasses.replace(
+        training,
+        model=STUDENT,
+        model_kwargs=STUDENT_KWARGS,
+        epochs=size.student_epochs,
+        views=f"0:{size.views}",
+    )
+    same_views = dataclasses.replace(student, recipe=RECIPE, img_size=SIDE_PX)
+    students = {
+        "no teacher": dataclasses.replace(same_views, output=str(out / "none")),
+        "live teacher": dataclasses.replace(
+            same_views,
+            output=str(out / "live"),
+            distillation="hard",
+            teacher=TEACHER,
+            teacher_checkpoint=weights,
+        ),
+        "cached labels": dataclasses.replace(
+            student, output=str(out / "cached"), distillation="hard", labels=str(out / "labels")
+        ),
+    }
+    results = {name: train(config, track) for name, config in students.items()}
+    curves = {name: read_losses(Path(config.output)) for name, config in students.items()}
+    return DemoResult(
+        teacher, extraction, results, curves, _gap(curves["live teacher"], curves["cached labels"])
+    )
+
+
+def read_losses(run: Path) -> list[float]:
+    """Return the loss of each step of a training run."""
+    lines = (json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def _gap(ours: list[float], theirs: list[float]) -> float:
+    pairs = zip(ours[:COMPARED_STEPS], theirs[:COMPARED_STEPS], strict=True)
+    return max(abs(a - b) / abs(b) for a, b in pairs)

@@ -1,0 +1,1 @@
+"""Ways to run units: every engine gives the same archive."""

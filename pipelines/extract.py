@@ -1,0 +1,124 @@
+"""The extraction job: what is asked, what is missing, run it, and close the archive."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from pipelines.config import ExtractConfig
+from pipelines.engines import local
+from pipelines.plan import default_views_per_unit, missing_units
+from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.manifest import ArchiveSpec, LabelSpec
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.commandline import parse_kwargs, parse_views
+from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.extract import extract_unit
+from teacher_cache.labels.topk import check_topk
+from teacher_cache.models import resolve_device
+from teacher_cache.progress import Track
+from teacher_cache.store import Store
+from teacher_cache.teacher import TeacherSpec, build_teacher
+from teacher_cache.views import recipe as recipes
+from teacher_cache.views.probe import library_versions, probe_digest
+from teacher_cache.views.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractReport:
+    """What a run did, and what the archive then holds.
+
+    Attributes:
+        units, views: Computed by this run: units, and views of single images.
+        seconds: Spent on them.
+        labels: In the archive.
+        label_bytes: Of all label objects.
+        fingerprint: Of the archive.
+    """
+
+    units: int
+    views: int
+    seconds: float
+    labels: int
+    label_bytes: int
+    fingerprint: str
+
+
+def archive_spec(
+    dataset: DatasetInfo, recipe: Recipe, teacher: TeacherSpec, k: int, views_per_unit: int
+) -> ArchiveSpec:
+    """Return the spec of an archive, from what determines its labels."""
+    return ArchiveSpec(
+        dataset={
+            "sha256": dataset.sha256,
+            "shards": [[shard.sha256, shard.num_samples] for shard in dataset.shards],
+        },
+        recipe=recipe.to_dict(),
+        teacher=teacher.to_dict(),
+        labels=LabelSpec(k, len(dataset.classes), dataset.classes_sha256),
+        probe_sha256=probe_digest(recipe),
+        views_per_unit=views_per_unit,
+        made_with=library_versions(),
+    )
+
+
+def extract(config: ExtractConfig, track: Track) -> ExtractReport:
+    """Compute the labels that are asked and not there yet, and finish the archive.
+
+    Raises:
+        InputError: The request is wrong: see the errors of what it calls. Nothing of the archive is lost.
+    """
+    dataset = PackedDataset(config.data)
+    check_topk(config.topk, len(dataset.info.classes))
+    recipe = recipes.load(config.recipe, config.img_size)
+    views = parse_views(config.views)
+    teacher = build_teacher(
+        config.teacher,
+        num_classes=len(dataset.info.classes),
+        classes_sha256=dataset.info.classes_sha256,
+        img_size=recipe.img_size,
+        device=resolve_device(config.device),
+        pretrained=config.pretrained,
+        checkpoint=config.checkpoint,
+        model_kwargs=parse_kwargs(config.model_kwargs),
+        precision=config.precision,
+    )
+    views_per_unit = config.views_per_unit or default_views_per_unit(len(views))
+    asked = archive_spec(dataset.info, recipe, teacher.spec, config.topk, views_per_unit)
+    writer = ArchiveWriter.open(Store(config.out), asked)
+    layout = writer.spec.layout
+    units = missing_units(layout, views, (receipt.unit for receipt in writer.receipts()))
+    num_views = sum(writer.spec.rows(unit.shard) * len(unit.views) for unit in units)
+
+    start_s = time.monotonic()
+    with track("extract", num_views, "views") as advance:
+
+        def work(unit: Unit) -> None:
+            labels = extract_unit(
+                unit,
+                dataset,
+                recipe,
+                teacher,
+                k=config.topk,
+                batch_size=config.batch_size,
+                workers=config.workers,
+                advance=advance,
+            )
+            rows = dataset.rows_of(unit.shard)
+            writer.commit(unit, labels, dataset.index.keys_sha256(rows.start, rows.stop))
+
+        local.run(units, work)
+    seconds = time.monotonic() - start_s
+    if units or not writer.is_finished:
+        writer.finish()
+    archive = ArchiveReader(config.out)
+    return ExtractReport(
+        units=len(units),
+        views=num_views,
+        seconds=round(seconds, 3),
+        labels=sum(receipt.rows * len(receipt.unit.views) for receipt in archive.receipts),
+        label_bytes=archive.num_bytes,
+        fingerprint=archive.spec.fingerprint,
+    )

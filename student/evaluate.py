@@ -1,0 +1,55 @@
+"""Accuracy of each head of a model, and of both together."""
+
+from __future__ import annotations
+
+import torch
+
+from student.model import HEADS, Heads, evaluation_heads
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.stream import StreamPlan, ViewSchedule, ViewStream
+from teacher_cache.views.finish import normalize
+from teacher_cache.views.recipe import evaluation
+
+
+def predictions(heads: Heads) -> dict[str, torch.Tensor]:
+    """Return the predicted classes (B,) of each head.
+
+    both_softmax adds the heads' softmax outputs (the paper, section 4, "late fusion"); both_logits averages
+    their logits, as DeiT's code and timm do, which is what published accuracies are of.
+    """
+    first_BC, second_BC = heads
+    if second_BC is None:
+        return {"class": first_BC.argmax(1)}
+    fused_BC = first_BC.softmax(1) + second_BC.softmax(1)
+    scores = (first_BC, second_BC, fused_BC, first_BC + second_BC)
+    return {name: scores_BC.argmax(1) for name, scores_BC in zip(HEADS, scores, strict=True)}
+
+
+@torch.inference_mode()
+def accuracy(
+    model: torch.nn.Module,
+    dataset: PackedDataset,
+    *,
+    img_size: int,
+    crop_pct: float,
+    batch_size: int,
+    device: torch.device,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    workers: int,
+) -> dict[str, float]:
+    """Return the share of a dataset's images that each head of the model gets right, by head."""
+    was_training = model.training
+    model.eval()
+    plan = StreamPlan(len(dataset), dataset.info.samples_per_shard, min(batch_size, len(dataset)))
+    stream = ViewStream(
+        dataset, evaluation(img_size, crop_pct), plan, ViewSchedule(), num_batches=plan.batches_per_epoch
+    )
+    correct: dict[str, torch.Tensor] = {}
+    for batch in stream.loader(workers):
+        inputs_BCHW = normalize(batch.images_BCHW.to(device), mean, std)
+        for head, classes_B in predictions(evaluation_heads(model, inputs_BCHW)).items():
+            hits = (classes_B == batch.targets_B.to(device)).sum()
+            correct[head] = correct.get(head, torch.zeros_like(hits)) + hits
+    model.train(was_training)
+    return {head: hits.item() / len(dataset) for head, hits in correct.items()}

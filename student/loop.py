@@ -1,0 +1,242 @@
+"""A training run: everything is built from its config, then one long stream of batches is trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+
+from student.checkpoint import save_weights
+from student.config import TrainConfig
+from student.evaluate import accuracy
+from student.losses import Loss
+from student.model import train_both_heads
+from student.step import Objective, Trainer
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.commandline import parse_kwargs, parse_views
+from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import InputError
+from teacher_cache.models import create_model, normalization, resolve_device
+from teacher_cache.progress import Track
+from teacher_cache.store import Store
+from teacher_cache.stream import StreamPlan, ViewSchedule, ViewStream
+from teacher_cache.teacher import Teacher, build_teacher
+from teacher_cache.views import recipe as recipes
+
+METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.json"
+LAST_FILE = "last.safetensors"
+EMA_FILE = "ema.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run ended with.
+
+    Attributes:
+        steps: Updates done.
+        images: Views trained on.
+        seconds: From the first batch to the last update, without building and evaluating.
+        teacher_passes: Views that a live teacher was asked about.
+        accuracy: By head, on --val-data; empty without.
+    """
+
+    steps: int
+    images: int
+    seconds: float
+    teacher_passes: int
+    accuracy: dict[str, float]
+
+
+def train(config: TrainConfig, track: Track) -> RunResult:
+    """Run a training from its first batch to its last, and evaluate the result.
+
+    Raises:
+        InputError: The request is wrong: see the errors of what it calls.
+    """
+    output = _new_output(config)
+    dataset = PackedDataset(config.data)
+    archive = ArchiveReader(config.labels) if config.labels else None
+    recipe = archive.recipe if archive else recipes.load(config.recipe, config.img_size)
+    plan = StreamPlan(
+        num_rows=len(dataset),
+        rows_per_shard=dataset.info.samples_per_shard,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        window_shards=config.window_shards,
+        drop_last=True,
+    )
+    num_steps = config.steps or config.epochs * plan.batches_per_epoch
+    schedule = _schedule(config, archive, -(-num_steps // plan.batches_per_epoch))
+    stream = ViewStream(dataset, recipe, plan, schedule, num_batches=num_steps, archive=archive)
+    device = resolve_device(config.device)
+    trainer = build_trainer(config, dataset.info, recipe.img_size, num_steps, plan.batches_per_epoch, device)
+    output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())
+
+    torch.manual_seed(config.seed)
+    loader = stream.loader(config.workers, pin_memory=device.type == "cuda")
+    start_s = time.monotonic()
+    with (
+        track("train", num_steps, "steps") as advance,
+        Path(output.path(METRICS_FILE)).open("w") as metrics,
+    ):
+        pending: list[tuple[float, Loss]] = []
+        for batch in loader:
+            pending.append((trainer.lr, trainer.step(batch)))
+            if len(pending) == config.log_interval or trainer.updates == num_steps:
+                first_step = trainer.updates - len(pending)
+                _log(metrics, first_step, pending, plan.batches_per_epoch, time.monotonic() - start_s)
+                pending = []
+            advance(1)
+        seconds = time.monotonic() - start_s
+        result = RunResult(
+            steps=num_steps,
+            images=num_steps * config.batch_size,
+            seconds=round(seconds, 3),
+            teacher_passes=num_steps * config.batch_size if trainer.teacher else 0,
+            accuracy=_finish(config, output, trainer, dataset.info, recipe.img_size),
+        )
+        metrics.write(json.dumps({"result": dataclasses.asdict(result)}) + "\n")
+    return result
+
+
+def build_trainer(
+    config: TrainConfig,
+    dataset: DatasetInfo,
+    img_size: int,
+    num_steps: int,
+    batches_per_epoch: int,
+    device: torch.device,
+) -> Trainer:
+    """Build the student, its optimizer and schedule, and a live teacher if one is asked for."""
+    model = create_model(
+        config.model,
+        num_classes=len(dataset.classes),
+        img_size=img_size,
+        pretrained=config.pretrained,
+        seed=config.seed,
+        model_kwargs=_model_kwargs(config),
+    )
+    train_both_heads(model)
+    model.to(device).train()
+    optimizer = create_optimizer_v2(model, config.opt, lr=config.peak_lr, weight_decay=config.weight_decay)
+    scheduler = CosineLRScheduler(
+        optimizer,
+        t_initial=num_steps,
+        lr_min=config.min_lr,
+        warmup_t=min(round(config.warmup_epochs * batches_per_epoch), num_steps // 5),
+        warmup_lr_init=config.warmup_lr,
+        t_in_epochs=False,
+    )
+    mean, std = normalization(model)
+    return Trainer(
+        model=model,
+        device=device,
+        mean=mean,
+        std=std,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        ema=ModelEmaV3(model, decay=config.model_ema_decay) if config.model_ema else None,
+        objective=Objective(
+            config.distillation, config.distillation_alpha, config.distillation_tau, config.smoothing
+        ),
+        teacher=_teacher(config, dataset, img_size, device) if config.teacher else None,
+        bfloat16=config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda"),
+        clip_grad=config.clip_grad,
+    )
+
+
+def _model_kwargs(config: TrainConfig) -> dict[str, Any]:
+    drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    return {**drop_path, **parse_kwargs(config.model_kwargs)}
+
+
+def _teacher(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: torch.device) -> Teacher:
+    assert config.teacher is not None
+    return build_teacher(
+        config.teacher,
+        num_classes=len(dataset.classes),
+        classes_sha256=dataset.classes_sha256,
+        img_size=img_size,
+        device=device,
+        pretrained=config.teacher_pretrained,
+        checkpoint=config.teacher_checkpoint,
+        model_kwargs=parse_kwargs(config.teacher_model_kwargs),
+        precision=config.precision,
+    )
+
+
+def _new_output(config: TrainConfig) -> Store:
+    output = Store(config.output)
+    if output.list():
+        raise InputError(
+            f"--output {config.output} is not empty",
+            "An earlier run's metrics and weights would be overwritten.",
+            "choose a new folder",
+        )
+    return output
+
+
+def _schedule(config: TrainConfig, archive: ArchiveReader | None, num_epochs: int) -> ViewSchedule:
+    if config.views is not None:
+        views = parse_views(config.views)
+        return ViewSchedule(views.start, views.stop)
+    if archive is not None and archive.views:
+        return ViewSchedule(archive.views[0], archive.views[-1] + 1)
+    return ViewSchedule(0, num_epochs)
+
+
+def _log(
+    metrics: TextIO, first_step: int, steps: list[tuple[float, Loss]], batches_per_epoch: int, seconds: float
+) -> None:
+    """Write a line per step; the only place of a run that waits for the device."""
+    values = torch.stack([torch.stack(loss) for _, loss in steps]).tolist()
+    for number, (total, label, distillation) in enumerate(values):
+        step = first_step + number
+        line = {
+            "step": step,
+            "epoch": step // batches_per_epoch,
+            "loss": total,
+            "loss_label": label,
+            "loss_distillation": distillation,
+            "lr": steps[number][0],
+            "seconds": round(seconds, 3),
+        }
+        metrics.write(json.dumps(line) + "\n")
+    metrics.flush()
+
+
+def _finish(
+    config: TrainConfig, output: Store, trainer: Trainer, dataset: DatasetInfo, img_size: int
+) -> dict[str, float]:
+    about = {
+        "model": config.model,
+        "model_kwargs": parse_kwargs(config.model_kwargs),
+        "num_classes": len(dataset.classes),
+        "classes_sha256": dataset.classes_sha256,
+        "img_size": img_size,
+    }
+    save_weights(output, LAST_FILE, trainer.model, about)
+    if trainer.ema is not None:
+        save_weights(output, EMA_FILE, trainer.ema.module, about)
+    if config.val_data is None:
+        return {}
+    return accuracy(
+        trainer.model,
+        PackedDataset(config.val_data),
+        img_size=img_size,
+        crop_pct=config.crop_pct,
+        batch_size=config.batch_size,
+        device=trainer.device,
+        mean=trainer.mean,
+        std=trainer.std,
+        workers=config.workers,
+    )

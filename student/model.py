@@ -1,0 +1,41 @@
+"""The student: any timm model, and the two heads of those that have two."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+HEADS = ("class", "distillation", "both_softmax", "both_logits")
+"""What `student eval` tells of a two-headed model; of any other, the first alone."""
+
+
+class Heads(NamedTuple):
+    """Outputs of a model: logits (B, C) of its class head, and of its distillation head if it has one."""
+
+    class_BC: torch.Tensor
+    distillation_BC: torch.Tensor | None
+
+
+def train_both_heads(model: torch.nn.Module) -> None:
+    """Make a distilled DeiT give both heads' logits while it trains; timm averages them otherwise."""
+    if has_two_heads(model):
+        model.set_distilled_training(True)  # type: ignore[operator]
+
+
+def has_two_heads(model: torch.nn.Module) -> bool:
+    """Whether the model has a distillation token with a head of its own."""
+    return hasattr(model, "head_dist") and hasattr(model, "set_distilled_training")
+
+
+def as_heads(output: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> Heads:
+    """Name what a model in training mode returned."""
+    return Heads(*output) if isinstance(output, tuple) else Heads(output, None)
+
+
+def evaluation_heads(model: torch.nn.Module, inputs_BCHW: torch.Tensor) -> Heads:
+    """Return both heads' logits of a model in evaluation mode, where timm would average them."""
+    if not has_two_heads(model):
+        return Heads(model(inputs_BCHW), None)
+    features = model.forward_features(inputs_BCHW)  # type: ignore[operator]
+    return Heads(model.head(features[:, 0]), model.head_dist(features[:, 1]))  # type: ignore[operator]

@@ -1,0 +1,1 @@
+"""Teacher labels for knowledge distillation: computed once, stored, shared, and replayed exactly."""

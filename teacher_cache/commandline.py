@@ -1,0 +1,132 @@
+"""Command lines made from frozen dataclasses: one command per dataclass, its fields the flags.
+
+Every command takes `--config file.yaml` with the flags' names as keys; flags after it override it.
+Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import ast
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+import yaml
+
+from teacher_cache.errors import InputError, TeacherCacheError, nearest
+
+
+class Command(NamedTuple):
+    """A command: the dataclass of its flags, and what runs it and returns the exit code."""
+
+    config: type
+    run: Callable[[Any], int]
+
+
+def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
+    """Parse `argv`, run the command it names, and return the exit code; errors go to stderr, not up."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview(prog, summary, commands))
+        return 0 if argv else 2
+    try:
+        if argv[0] not in commands:
+            known = nearest(argv[0], commands) or f"known: {', '.join(commands)}"
+            raise InputError(f"{prog} has no command {argv[0]!r}", "Nothing was done.", known)
+        command = commands[argv[0]]
+        signal.signal(signal.SIGTERM, _interrupt)
+        config = parse(command.config, argv[1:], f"{prog} {argv[0]}")
+        return command.run(config)
+    except TeacherCacheError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped; what was finished is kept", file=sys.stderr)
+        return 130
+
+
+def parse(config: type, argv: Sequence[str], prog: str) -> Any:
+    """Build a config dataclass from flags; tyro prints help, or what is wrong, and exits 0 or 2."""
+    epilogue = "--config FILE.yaml reads flags from a file; flags after it override it."
+    description = f"{config.__doc__}\n\n{epilogue}"
+    return tyro.cli(config, args=_expand_config(argv), prog=prog, description=description)
+
+
+def parse_views(text: str) -> range:
+    """Turn "A:B" into range(A, B).
+
+    Raises:
+        InputError: It is no such range, or an empty one.
+    """
+    first, colon, stop = text.partition(":")
+    if not (colon and first.isdigit() and stop.isdigit() and int(first) < int(stop)):
+        raise InputError(f"--views {text}", "It names no view.", "give A:B with A < B, such as 0:4")
+    return range(int(first), int(stop))
+
+
+def parse_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn "name=value" texts into a dict, values as Python literals where they are ones, as timm does.
+
+    Raises:
+        InputError: A text has no "=".
+    """
+    kwargs: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals):
+            raise InputError(f"--model-kwargs {pair}", "It sets nothing.", "give name=value")
+        try:
+            kwargs[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            kwargs[name] = text
+    return kwargs
+
+
+def _overview(prog: str, summary: str, commands: Mapping[str, Command]) -> str:
+    width = max(map(len, commands))
+    lines = [
+        f"  {name:{width}}  {(command.config.__doc__ or '').splitlines()[0]}"
+        for name, command in commands.items()
+    ]
+    usage = f"usage: {prog} COMMAND ...        {prog} COMMAND --help"
+    return "\n".join([usage, "", summary, "", *lines])
+
+
+def _interrupt(_signum: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _expand_config(argv: Sequence[str]) -> list[str]:
+    """Replace `--config FILE` by the flags in it."""
+    words = list(argv)
+    while "--config" in words:
+        place = words.index("--config")
+        if place + 1 == len(words):
+            raise InputError("--config without a file", "There is nothing to read.", "give a YAML file")
+        words[place : place + 2] = _flags_of(words[place + 1])
+    return words
+
+
+def _flags_of(file: str) -> list[str]:
+    try:
+        settings = yaml.safe_load(Path(file).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(
+            f"--config {file} cannot be read: {error}", "No flag was set.", "check the file"
+        ) from error
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"--config {file} is not a mapping", "No flag was set.", "write one `flag: value` a line"
+        )
+    words: list[str] = []
+    for name, value in settings.items():
+        flag = str(name).replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)]
+        else:
+            words += [f"--{flag}", str(value)]
+    return words

@@ -1,0 +1,193 @@
+"""A packed dataset's two descriptions: dataset.json says what it is, index.parquet where each sample lies."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from teacher_cache.canonical import canonical_json, seal, sha256_hex, sha256_of, unseal
+from teacher_cache.errors import DatasetError
+from teacher_cache.store import Store
+
+VERSION = 1
+DATASET_FILE = "dataset.json"
+INDEX_FILE = "index.parquet"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int32()),
+        ("label", pa.int32()),
+        ("sha256", pa.binary(32)),
+    ]
+)
+"""offset and size are of the image's bytes in its tar, sha256 is theirs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One tar of the dataset."""
+
+    name: str
+    sha256: str
+    num_bytes: int
+    num_samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What dataset.json says.
+
+    Attributes:
+        classes: Class names; a label is a position in them.
+        shards: In order; all but the last hold the same number of samples.
+        index_sha256: Of index.parquet.
+        source: Where it came from and how it was made: kind, seed, max_side_px, quality, skipped samples.
+    """
+
+    classes: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    index_sha256: str
+    source: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        sizes = [shard.num_samples for shard in self.shards]
+        if not sizes or any(size != sizes[0] for size in sizes[:-1]) or not 0 < sizes[-1] <= sizes[0]:
+            raise DatasetError(
+                f"shards of {sizes} samples",
+                "A row's place must follow from its number: all shards but the last are full.",
+                "pack the dataset again",
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.num_samples for shard in self.shards)
+
+    @property
+    def samples_per_shard(self) -> int:
+        """Samples in every shard but the last."""
+        return self.shards[0].num_samples
+
+    @functools.cached_property
+    def classes_sha256(self) -> str:
+        """Identity of the class list."""
+        return sha256_of(list(self.classes))
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Identity of the dataset: its class list and its shards' contents, in order."""
+        shards = [[shard.sha256, shard.num_samples] for shard in self.shards]
+        return sha256_of({"classes": list(self.classes), "shards": shards})
+
+    def to_bytes(self) -> bytes:
+        """Return the content of dataset.json."""
+        return seal(
+            {
+                "format": "teacher-cache-dataset",
+                "version": VERSION,
+                "classes": list(self.classes),
+                "num_samples": self.num_samples,
+                "shards": [dataclasses.asdict(shard) for shard in self.shards],
+                "index_sha256": self.index_sha256,
+                "source": self.source,
+            }
+        )
+
+
+class Index:
+    """Where each sample lies, row by row; row r is sample r % S of shard r // S.
+
+    Attributes:
+        keys: Sample keys, unique.
+        offsets_N, sizes_N: int64, int32; the image's bytes in its tar.
+        labels_N: int32.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.keys: pa.Array = table["key"].combine_chunks()
+        self.offsets_N: npt.NDArray[np.int64] = table["offset"].to_numpy()
+        self.sizes_N: npt.NDArray[np.int32] = table["size"].to_numpy()
+        self.labels_N: npt.NDArray[np.int32] = table["label"].to_numpy()
+        self._sha256: pa.Array = table["sha256"].combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, row: int) -> str:
+        """Return the key of a row."""
+        return self.keys[row].as_py()
+
+    def image_sha256(self, row: int) -> str:
+        """Return the sha256 of a row's image bytes, in hexadecimal."""
+        return self._sha256[row].as_py().hex()
+
+    def keys_sha256(self, start: int, stop: int) -> str:
+        """Return a digest of the keys of rows [start, stop), in order."""
+        return sha256_hex(canonical_json(self.keys[start:stop].to_pylist()))
+
+
+def index_bytes(table: pa.Table) -> bytes:
+    """Return the content of index.parquet."""
+    sink = io.BytesIO()
+    pq.write_table(table.cast(INDEX_SCHEMA), sink, compression="zstd", use_dictionary=False)
+    return sink.getvalue()
+
+
+def read_info(store: Store) -> DatasetInfo:
+    """Read dataset.json.
+
+    Raises:
+        DatasetError: There is none, it was damaged, or it is of an unknown version.
+    """
+    try:
+        document = unseal(store.get(DATASET_FILE))
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{store.url} has no {DATASET_FILE}",
+            "It is not a packed dataset.",
+            "make one: teacher-cache pack SRC DST",
+        ) from error
+    except ValueError as error:
+        raise DatasetError(
+            f"{store.path(DATASET_FILE)} is damaged: {error}", "The dataset is not certain.", "pack it again"
+        ) from error
+    if document.get("format") != "teacher-cache-dataset" or document.get("version") != VERSION:
+        raise DatasetError(
+            f"{store.path(DATASET_FILE)} has format {document.get('format')!r}, "
+            f"version {document.get('version')!r}",
+            f"This program reads teacher-cache-dataset version {VERSION}.",
+            "use the release that packed it, or pack it again",
+        )
+    return DatasetInfo(
+        classes=tuple(document["classes"]),
+        shards=tuple(Shard(**shard) for shard in document["shards"]),
+        index_sha256=document["index_sha256"],
+        source=document["source"],
+    )
+
+
+def read_index(store: Store, info: DatasetInfo) -> Index:
+    """Read index.parquet and hold it against dataset.json.
+
+    Raises:
+        DatasetError: It is missing, or is not the one dataset.json names.
+    """
+    data = store.get(INDEX_FILE) if store.stat(INDEX_FILE) is not None else b""
+    if sha256_hex(data) != info.index_sha256:
+        raise DatasetError(
+            f"{store.path(INDEX_FILE)} is {'damaged' if data else 'missing'}: its sha256 is not "
+            f"the one in {DATASET_FILE}",
+            "Samples would be read from the wrong places.",
+            "copy the file again, or pack the dataset again",
+        )
+    return Index(pq.read_table(io.BytesIO(data)))

@@ -1,0 +1,227 @@
+"""Source -> packed dataset: the same source and options give the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import webdataset
+
+from teacher_cache import images
+from teacher_cache.canonical import sha256_hex
+from teacher_cache.dataset.index import (
+    DATASET_FILE,
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    DatasetInfo,
+    Shard,
+    index_bytes,
+)
+from teacher_cache.dataset.sources import Members, Source
+from teacher_cache.errors import DatasetError, ImageError
+from teacher_cache.keys import Purpose, Stream, permutation
+from teacher_cache.progress import Track
+from teacher_cache.store import Store
+
+_READ_AHEAD = 256
+
+
+class Reencode(NamedTuple):
+    """Optional re-encoding: a new dataset, of smaller images."""
+
+    max_side_px: int
+    quality: int
+
+
+class _Ready(NamedTuple):
+    number: int
+    members: Members | None
+    reason: str
+
+
+def pack(
+    source: Source,
+    destination: Store,
+    *,
+    shard_size: int,
+    seed: int,
+    reencode: Reencode | None,
+    skip_corrupt: bool,
+    workers: int,
+    track: Track,
+) -> DatasetInfo:
+    """Pack a source into WebDataset tars with an index. Every image is decoded once, to see that it can be.
+
+    Args:
+        source: What to pack.
+        destination: An empty or new folder.
+        shard_size: Samples in every shard but the last.
+        seed: Of the shuffle.
+        reencode: Make images smaller, or None to keep their bytes.
+        skip_corrupt: Leave images out that cannot be decoded, and record them, instead of refusing them.
+        workers: Threads that read and decode.
+        track: Shows progress.
+
+    Raises:
+        DatasetError: Duplicate keys, labels without a class, or a destination with something in it.
+        ImageError: An image cannot be decoded; names it.
+    """
+    _check_source(source)
+    if destination.list():
+        raise DatasetError(
+            f"destination {destination.url} is not empty",
+            "What lies there could be taken for part of the dataset.",
+            "choose a new folder, or empty this one",
+        )
+    order = permutation(len(source.keys), Stream((seed, 0), Purpose.PACK))
+    skipped: list[dict[str, str]] = []
+    columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+    shards: list[Shard] = []
+
+    with track("pack", len(order), "images") as advance, _removed_on_error(destination, shards):
+        samples = _good(
+            _prepare(source, order.tolist(), reencode, workers), source, skip_corrupt, skipped, advance
+        )
+        while (first := next(samples, None)) is not None:
+            name = f"shard-{len(shards):06d}.tar"
+            with destination.put_file(name) as path:
+                num_samples = _write_tar(path, source, first, samples, shard_size)
+                _index_tar(path, len(shards), columns)
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                shards.append(Shard(name, digest, path.stat().st_size, num_samples))
+    if not shards:
+        raise DatasetError("no image of the source can be decoded", "The dataset would be empty.")
+
+    index = index_bytes(pa.table(columns, schema=INDEX_SCHEMA))
+    info = DatasetInfo(
+        classes=tuple(source.classes),
+        shards=tuple(shards),
+        index_sha256=sha256_hex(index),
+        source={
+            "kind": source.kind,
+            "seed": seed,
+            "max_side_px": reencode.max_side_px if reencode else None,
+            "quality": reencode.quality if reencode else None,
+            "skipped": skipped,
+        },
+    )
+    destination.put(INDEX_FILE, index)
+    destination.put(DATASET_FILE, info.to_bytes())
+    return info
+
+
+@contextlib.contextmanager
+def _removed_on_error(destination: Store, shards: list[Shard]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for shard in shards:
+            destination.delete(shard.name)
+        raise
+
+
+def _check_source(source: Source) -> None:
+    key, count = Counter(source.keys).most_common(1)[0]
+    if count > 1:
+        places = [source.place(number) for number, other in enumerate(source.keys) if other == key]
+        raise DatasetError(
+            f"key {key!r} is there {count} times: {', '.join(places[:3])}",
+            "A label could not be told apart from another's.",
+            "rename or remove all but one",
+        )
+    for number, label in enumerate(source.labels):
+        if not 0 <= label < len(source.classes):
+            raise DatasetError(
+                f"{source.place(number)} has label {label}, but there are {len(source.classes)} classes",
+                "It has no class name.",
+                "correct the label",
+            )
+
+
+def _prepare(source: Source, order: list[int], reencode: Reencode | None, workers: int) -> Iterator[_Ready]:
+    """Read, check and re-encode samples in threads, yielding them in order, a bounded number ahead."""
+
+    def prepare(number: int) -> _Ready:
+        members = source.read(number)
+        try:
+            pixels_HWC = images.decode(members.image, source.place(number))
+        except ImageError as error:
+            return _Ready(number, None, error.value)
+        if reencode:
+            small_HWC = images.shrink(pixels_HWC, reencode.max_side_px)
+            members = Members(images.encode_jpeg(small_HWC, reencode.quality), members.others)
+        return _Ready(number, members, "")
+
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(order), _READ_AHEAD):
+            yield from pool.map(prepare, order[start : start + _READ_AHEAD])
+
+
+def _good(
+    samples: Iterator[_Ready], source: Source, skip_corrupt: bool, skipped: list[dict[str, str]], advance: Any
+) -> Iterator[tuple[int, Members]]:
+    for sample in samples:
+        advance(1)
+        if sample.members is not None:
+            yield sample.number, sample.members
+        elif skip_corrupt:
+            skipped.append({"key": source.keys[sample.number], "reason": sample.reason})
+        else:
+            raise ImageError(
+                sample.reason,
+                "Nothing was packed: a teacher or a student that met this image would stop.",
+                "replace or remove the file, or leave such images out with --skip-corrupt",
+            )
+
+
+def _write_tar(
+    path: Path, source: Source, first: tuple[int, Members], rest: Iterator[tuple[int, Members]], limit: int
+) -> int:
+    """Write up to `limit` samples, and return how many."""
+    count = 0
+    with (
+        path.open("wb") as file,
+        webdataset.TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar,
+    ):
+        sample: tuple[int, Members] | None = first
+        while sample is not None:
+            number, members = sample
+            tar.write(
+                {
+                    "__key__": source.keys[number],
+                    images.extension_of(members.image): members.image,
+                    "cls": str(source.labels[number]).encode(),
+                    **members.others,
+                }
+            )
+            count += 1
+            sample = next(rest, None) if count < limit else None
+    return count
+
+
+def _index_tar(path: Path, shard: int, columns: dict[str, list[Any]]) -> None:
+    """Append the place, label and digest of every sample of a tar, in its order, to the index's columns."""
+    with path.open("rb") as file, tarfile.open(path, "r:") as tar:
+        keys: list[str] = []
+        for member in tar:
+            key, _, extension = member.name.rpartition("/")[2].partition(".")
+            key = member.name[: len(member.name) - len(extension) - 1]
+            if not keys or keys[-1] != key:
+                keys.append(key)
+            file.seek(member.offset_data)
+            if extension == "cls":
+                columns["label"].append(int(file.read(member.size)))
+            elif extension in images.EXTENSIONS:
+                columns["offset"].append(member.offset_data)
+                columns["size"].append(member.size)
+                columns["sha256"].append(hashlib.sha256(file.read(member.size)).digest())
+        columns["key"] += keys
+        columns["shard"] += [shard] * len(keys)

@@ -1,0 +1,79 @@
+"""Labels <-> the three arrays that are stored. No files here: docs/archive-format.md is this page in prose.
+
+idx   u16 (u32 above 65,535 classes)   class ids by falling probability; the fill value means "no label"
+dq    u8    q = cumsum(dq) along the last axis;  logit_j - logit_0 = -q_j / 16
+tail  u8    probability outside the top k = min(exp(-tail / 16), 1 - k / classes); 255 means none
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from teacher_cache.labels.topk import Labels
+
+VALUE_STEP = 1 / 16
+"""Nats per step of dq and tail. Finer buys nothing, coarser costs fidelity (docs/archive-format.md)."""
+
+NO_TAIL = 255
+MAX_CLASSES_U16 = 65_535
+
+
+class LabelArrays(NamedTuple):
+    """Labels as stored: idx and dq (..., K), tail (...)."""
+
+    idx: npt.NDArray[Any]
+    dq: npt.NDArray[Any]
+    tail: npt.NDArray[Any]
+
+
+def idx_dtype(num_classes: int) -> np.dtype:
+    """Return the type of idx: u16 as long as the fill value 65535 is no class id."""
+    return np.dtype("<u2" if num_classes <= MAX_CLASSES_U16 else "<u4")
+
+
+def idx_fill(num_classes: int) -> int:
+    """Return the value of idx that means "no label here": the largest of its type."""
+    return int(np.iinfo(idx_dtype(num_classes)).max)
+
+
+def encode(labels: Labels, num_classes: int) -> LabelArrays:
+    """Quantise labels to eight bits a value.
+
+    Each gap between neighbours in rank is rounded against what the earlier ranks decode to, so that errors
+    do not add up. A gap above 15.9 nats, a probability ratio under 1.2e-7, is cut to 15.9.
+    """
+    relative_BK = labels.relative_logits_BK.cpu().numpy().astype(np.float64)
+    target_BK = np.rint(-relative_BK / VALUE_STEP)
+    dq_BK = np.empty(target_BK.shape, np.uint8)
+    reached_B = np.zeros(target_BK.shape[0])
+    for rank in range(target_BK.shape[1]):
+        gap_B = np.clip(target_BK[:, rank] - reached_B, 0, 255)
+        dq_BK[:, rank] = gap_B
+        reached_B += gap_B
+    with np.errstate(divide="ignore"):
+        tail_B = np.rint(-np.log(labels.tail_B.cpu().numpy().astype(np.float64)) / VALUE_STEP)
+    return LabelArrays(
+        labels.class_ids_BK.cpu().numpy().astype(idx_dtype(num_classes)),
+        dq_BK,
+        np.clip(tail_B, 0, NO_TAIL).astype(np.uint8),
+    )
+
+
+def decode(arrays: LabelArrays, num_classes: int) -> Labels:
+    """Turn stored arrays (B, K), (B, K), (B,) back into labels.
+
+    A tail is never more than 1 - K / C, that of a flat distribution, which eight bits round up to 1.
+    """
+    q_BK = np.cumsum(arrays.dq, axis=1, dtype=np.int32)
+    tail_B = np.exp(arrays.tail * np.float32(-VALUE_STEP), dtype=np.float32)
+    tail_B[arrays.tail == NO_TAIL] = 0
+    tail_B = np.minimum(tail_B, np.float32(1 - arrays.idx.shape[1] / num_classes))
+    return Labels(
+        torch.from_numpy(arrays.idx.astype(np.int32)),
+        torch.from_numpy(q_BK.astype(np.float32) * np.float32(-VALUE_STEP)),
+        torch.from_numpy(tail_B),
+    )

@@ -1,0 +1,160 @@
+"""get, get_range, put, list and stat on any URL: local paths durably, everything else through fsspec."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from teacher_cache.errors import InputError
+
+_PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
+
+
+class Store:
+    """Whole objects under one root.
+
+    A put is atomic: a reader sees the whole new object or none of it. On a local path it is also durable:
+    temporary name, fsync, rename, fsync of the folder. Object stores give both by themselves.
+
+    Args:
+        url: A local path, or any URL that fsspec opens (s3://, memory://, ...).
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url).rstrip("/") or "/"
+        self._fs, self._root = fsspec.url_to_fs(self.url)
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def path(self, name: str) -> str:
+        """Return the full path of an object, for messages and for libraries that open files themselves.
+
+        Raises:
+            ValueError: The name leaves the root.
+        """
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"object name {name!r} leaves the store {self.url}")
+        return f"{self._root}/{name}" if name else self._root
+
+    def child(self, name: str) -> Store:
+        """Return the store under `name` of this one."""
+        self.path(name)
+        return Store(f"{self.url}/{name}")
+
+    def get(self, name: str) -> bytes:
+        """Return a whole object. Raises FileNotFoundError if there is none."""
+        return self._fs.cat_file(self.path(name))
+
+    def get_range(self, name: str, start: int, stop: int) -> bytes:
+        """Return bytes [start, stop) of an object, fewer if it ends before. Raises FileNotFoundError."""
+        return self._fs.cat_file(self.path(name), start=start, end=stop)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a whole object, replacing any of that name.
+
+        Raises:
+            InputError: The place cannot be written.
+        """
+        try:
+            if self.is_local:
+                with self.put_file(name) as path:
+                    path.write_bytes(data)
+            else:
+                self._fs.pipe_file(self.path(name), data)
+        except PermissionError as error:
+            raise self._unwritable(error) from error
+
+    @contextlib.contextmanager
+    def put_file(self, name: str) -> Iterator[Path]:
+        """Lend a local path to write an object to; it takes its name, durably, when the block ends well.
+
+        Raises:
+            InputError: The place cannot be written.
+        """
+        if not self.is_local:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder, "object")
+                self._fs.put_file(f"{folder}/object", self.path(name))
+            return
+        target = Path(self.path(name))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        partial = target.with_name(f"{target.name}.partial-{writer}")
+        try:
+            yield partial
+            _fsync(partial)
+            partial.replace(target)
+            _fsync(target.parent)
+        except (PermissionError, IsADirectoryError) as error:
+            raise self._unwritable(error) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def stat(self, name: str) -> int | None:
+        """Return the size of an object in bytes, or None if there is none."""
+        try:
+            info = self._fs.info(self.path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Return the names of all objects under a folder, sorted; none if there is no such folder.
+
+        Names that a killed `put` left behind are not objects, and are not listed.
+        """
+        top = self.path(prefix)
+        start = len(self._root) + 1
+        names = (found[start:] for found in self._fs.find(top))
+        return sorted(name for name in names if not _PARTIAL.search(name))
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self.path(name))
+
+    def sweep(self) -> None:
+        """Delete what killed puts of this host left behind; what a living process writes stays."""
+        for path in self._fs.find(self._root) if self.is_local else ():
+            partial = _PARTIAL.search(path)
+            if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
+                Path(path).unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"cannot write to {self.url}: {error.strerror or error}",
+            "Nothing was written.",
+            "choose a folder you may write to, or change its permissions",
+        )
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,107 @@
+"""The teacher: a model in evaluation mode, its normalisation, precision, and digest of its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+
+from teacher_cache.models import create_model, load_weights, normalization, weights_sha256
+from teacher_cache.views.finish import normalize
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherSpec:
+    """What determines a teacher's logits, besides the pixels.
+
+    Attributes:
+        model: Name in timm.
+        model_kwargs: The rest of timm.create_model's arguments.
+        weights_sha256: Digest of its parameters and buffers.
+        num_classes: Length of its output.
+        mean: Per channel, of pixels scaled to [0, 1]; from its pretrained cfg.
+        std: Likewise.
+        precision: float32, or bfloat16 autocast.
+    """
+
+    model: str
+    model_kwargs: dict[str, Any]
+    weights_sha256: str
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    precision: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as plain JSON values."""
+        return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+
+class Teacher:
+    """A teacher on a device."""
+
+    def __init__(self, model: torch.nn.Module, spec: TeacherSpec, device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        self._model = model.to(device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits (B, C) on the teacher's device, of uint8 views (B, 3, H, W) on any."""
+        inputs_BCHW = normalize(images_BCHW.to(self.device, non_blocking=True), self.spec.mean, self.spec.std)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            return self._model(inputs_BCHW).float()
+
+
+def build_teacher(
+    name: str,
+    *,
+    num_classes: int,
+    classes_sha256: str,
+    img_size: int,
+    device: torch.device,
+    pretrained: bool = True,
+    checkpoint: str | None = None,
+    model_kwargs: dict[str, Any] | None = None,
+    precision: Precision = "auto",
+) -> Teacher:
+    """Build a teacher with its weights.
+
+    Args:
+        name: Name in timm.
+        num_classes: Classes of the dataset.
+        classes_sha256: Digest of its class list.
+        img_size: Side of its input in pixels.
+        device: Where it runs.
+        pretrained: Weights from the hub; ignored where a checkpoint is given. Neither: seeded random weights.
+        checkpoint: A safetensors or torch file with its weights.
+        model_kwargs: Anything else for timm.create_model.
+        precision: "auto" is bfloat16 autocast on CUDA, float32 elsewhere.
+
+    Raises:
+        ModelError: See `create_model` and `load_weights`.
+    """
+    model = create_model(
+        name,
+        num_classes=num_classes,
+        img_size=img_size,
+        pretrained=pretrained and checkpoint is None,
+        model_kwargs=model_kwargs,
+    )
+    if checkpoint is not None:
+        load_weights(model, checkpoint, classes_sha256)
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    mean, std = normalization(model)
+    spec = TeacherSpec(
+        model=name,
+        model_kwargs=dict(model_kwargs or {}),
+        weights_sha256=weights_sha256(model),
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        precision=precision,
+    )
+    return Teacher(model, spec, device)

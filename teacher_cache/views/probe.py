@@ -1,0 +1,67 @@
+"""The replay guard: digests of a few probe images' views, which catch a library that renders other pixels.
+
+An archive carries the digest of the day it was made. Whoever opens it to replay views renders the probes
+again, in a few milliseconds, and refuses on a difference. The probe images lie in probe_images/: a pattern
+of waves, edges and isolated pixels, as 4:4:4, 4:2:0 and grey JPEG, palette PNG and lossy WebP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+from collections.abc import Mapping
+
+import torch
+
+from teacher_cache.errors import RecipeError
+from teacher_cache.views.recipe import Recipe
+from teacher_cache.views.render import render_views
+
+PIXEL_LIBRARIES = ("torch", "simplejpeg", "pillow", "numpy")
+"""Whoever turns image bytes into view pixels."""
+
+_VIEWS = range(4)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the installed versions of the libraries that make pixels."""
+    return {name: importlib.metadata.version(name) for name in PIXEL_LIBRARIES}
+
+
+def probe_digest(recipe: Recipe) -> str:
+    """Return the sha256 over the pixels of four views of each probe image, in order of their names."""
+    digest = hashlib.sha256()
+    out_VCHW = torch.empty(len(_VIEWS), 3, recipe.img_size, recipe.img_size, dtype=torch.uint8)
+    folder = importlib.resources.files("teacher_cache.views") / "probe_images"
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        render_views(file.read_bytes(), recipe, file.name, _VIEWS, out_VCHW)
+        digest.update(out_VCHW.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_probe(recipe: Recipe, expected_digest: str, made_with: Mapping[str, str]) -> None:
+    """Refuse to replay views whose pixels would differ from the ones that were labelled.
+
+    Args:
+        recipe: The recipe to replay.
+        expected_digest: `probe_digest` when the labels were made.
+        made_with: `library_versions` when the labels were made.
+
+    Raises:
+        RecipeError: The probes' pixels differ; names the recipe and the versions on both sides.
+    """
+    if probe_digest(recipe) == expected_digest:
+        return
+    here = library_versions()
+    changes = [
+        f"{name} {made_with.get(name, 'unknown')} -> {here[name]}"
+        for name in here
+        if here[name] != made_with.get(name)
+    ]
+    raise RecipeError(
+        f"recipe {recipe.name!r} renders other pixels here than when these labels were made "
+        f"({', '.join(changes) or 'with the same library versions'})",
+        "A student would see other views than the teacher labelled.",
+        "install " + " ".join(f"{name}=={version}" for name, version in made_with.items()),
+    )

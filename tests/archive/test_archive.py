@@ -1,0 +1,260 @@
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorstore
+import torch
+from conftest import CLASSES, IMAGES_PER_CLASS, IMG_SIZE, SHARD_SIZE, K, extract_flags, tree
+
+from pipelines.cli import main
+from teacher_cache.archive.layout import Layout, Unit
+from teacher_cache.archive.manifest import ArchiveSpec, open_document
+from teacher_cache.archive.read import ArchiveReader, view_ranges
+from teacher_cache.archive.verify import verify
+from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.canonical import seal, unseal
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.labels.codec import LabelArrays
+from teacher_cache.labels.topk import labels_from_logits
+from teacher_cache.progress import silent
+from teacher_cache.store import Store
+from teacher_cache.teacher import build_teacher
+from teacher_cache.views.render import render_views
+
+NUM_ROWS = len(CLASSES) * IMAGES_PER_CLASS
+DOCS = Path(__file__).parents[2] / "docs" / "archive-format.md"
+
+
+@pytest.fixture
+def copy(labels: str, tmp_path: Path) -> Path:
+    """A copy of the archive to damage."""
+    for name, data in tree(labels).items():
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes(data)
+    return tmp_path / "copy"
+
+
+def test_the_layout_on_disk_is_pinned(labels: str) -> None:
+    objects = {
+        f"labels.zarr/{array}/c/{shard}/{block}{rank}"
+        for array, rank in (("idx", "/0"), ("dq", "/0"), ("tail", ""))
+        for shard in range(5)
+        for block in range(2)
+    }
+    receipts = {f"receipts/{shard:05d}-{block:03d}.json" for shard in range(5) for block in range(2)}
+    zarr_documents = {f"labels.zarr/{array}zarr.json" for array in ("", "idx/", "dq/", "tail/")}
+    assert set(tree(labels)) == objects | receipts | zarr_documents | {"spec.json", "manifest.json"}
+
+
+def test_labels_are_the_teachers_of_the_very_views(labels: str, dataset: PackedDataset) -> None:
+    reader = ArchiveReader(labels)
+    teacher = build_teacher(
+        "regnety_002",
+        num_classes=3,
+        classes_sha256=dataset.info.classes_sha256,
+        img_size=IMG_SIZE,
+        device=torch.device("cpu"),
+        pretrained=False,
+    )
+    out_VCHW = torch.empty(1, 3, IMG_SIZE, IMG_SIZE, dtype=torch.uint8)
+    for row in (0, 9, 32):
+        render_views(dataset.image_bytes(row), reader.recipe, dataset.index.key(row), [2], out_VCHW)
+        expected = labels_from_logits(teacher.logits(out_VCHW), K)
+        found = reader.labels(row // SHARD_SIZE, 2)
+        place = row % SHARD_SIZE
+        assert found.class_ids_BK[place].tolist() == expected.class_ids_BK[0].tolist()
+        assert found.relative_logits_BK[place, 1].item() == pytest.approx(
+            expected.relative_logits_BK[0, 1].item(), abs=1 / 31
+        )
+        assert found.tail_B[place].item() == pytest.approx(expected.tail_B[0].item(), rel=1 / 31)
+
+
+def test_the_documents_ten_lines_read_a_view_with_plain_zarr(
+    labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert len([line for line in snippet.splitlines() if line]) <= 10
+    (tmp_path / "labels").symlink_to(labels)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(snippet, names)
+    reader = ArchiveReader(labels)
+    for shard in range(5):
+        ours = reader.labels(shard, 1)
+        rows = slice(shard * SHARD_SIZE, shard * SHARD_SIZE + len(ours.tail_B))
+        np.testing.assert_array_equal(names["class_ids"][rows], ours.class_ids_BK)
+        kept = (1 - ours.tail_B.double())[:, None] * ours.relative_logits_BK.double().softmax(1)
+        np.testing.assert_allclose(names["probabilities"][rows], kept, rtol=1e-6)
+    assert (names["class_ids"][NUM_ROWS:] == 65_535).all()
+
+
+def test_tensorstore_reads_the_same(labels: str) -> None:
+    reader = ArchiveReader(labels)
+    arrays = {}
+    for array in ("idx", "dq", "tail"):
+        kvstore = {"driver": "file", "path": f"{labels}/labels.zarr/{array}/"}
+        arrays[array] = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()
+    for shard, view in ((0, 0), (3, 2), (4, 1)):
+        ours = reader.labels(shard, view)
+        rows = slice(shard * SHARD_SIZE, shard * SHARD_SIZE + len(ours.tail_B))
+        np.testing.assert_array_equal(arrays["idx"][rows, view].read().result(), ours.class_ids_BK)
+        q = np.cumsum(arrays["dq"][rows, view].read().result(), axis=1, dtype=int)
+        np.testing.assert_array_equal(-q / 16, ours.relative_logits_BK)
+
+
+def test_an_undamaged_archive_has_no_problems(labels: str) -> None:
+    assert verify(labels, "quick", silent) == []
+    assert verify(labels, "full", silent) == []
+
+
+def test_every_file_that_is_damaged_is_found(copy: Path) -> None:
+    for name, data in tree(copy).items():
+        damaged = bytearray(data)
+        damaged[len(data) // 3] ^= 4
+        (copy / name).write_bytes(damaged)
+        try:
+            problems = verify(str(copy), "full", silent)
+        except ArchiveError as error:
+            problems = [str(error)]
+        assert problems, name
+        (copy / name).write_bytes(data)
+    assert verify(str(copy), "full", silent) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["labels.zarr/idx/c/2/1/0", "labels.zarr/dq/c/2/1/0", "labels.zarr/tail/c/2/1"]
+)
+def test_a_damaged_unit_is_found_and_named_when_it_is_read(name: str, copy: Path) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[7] ^= 1
+    (copy / name).write_bytes(data)
+    reader = ArchiveReader(str(copy))
+    reader.labels(2, 1)
+    with pytest.raises(
+        ArchiveError, match=r"unit 00002-001 .* is damaged: .*sha256(.|\n)*receipts/00002-001.json"
+    ):
+        reader.labels(2, 2)
+
+
+def test_a_missing_object_is_found_quickly_and_named(copy: Path) -> None:
+    (copy / "labels.zarr/dq/c/1/0/0").unlink()
+    assert verify(str(copy), "quick", silent) == ["labels.zarr/dq/c/1/0/0 has no bytes"]
+    with pytest.raises(ArchiveError, match="unit 00001-000 .*dq/c/1/0/0 is missing"):
+        ArchiveReader(str(copy)).labels(1, 0)
+
+
+def test_the_remedy_for_a_damaged_unit_works(copy: Path, data: str, labels: str) -> None:
+    (copy / "labels.zarr/idx/c/1/0/0").write_bytes(b"other")
+    (copy / "receipts/00001-000.json").unlink()
+    assert main(extract_flags(data, copy)) == 0
+    assert tree(copy) == tree(labels)
+
+
+def test_a_foreign_file_is_found(copy: Path) -> None:
+    (copy / "labels.zarr" / "evil.py").write_text("")
+    assert verify(str(copy), "quick", silent) == ["labels.zarr/evil.py is not in the manifest"]
+
+
+def test_labels_outside_their_range_are_found(copy: Path) -> None:
+    """A manifest that vouches for wrong labels is the one thing hashes cannot find."""
+    reader = ArchiveReader(str(copy))
+    writer = ArchiveWriter(Store(copy), reader.spec)
+    unit = Unit(0, 0, 0, 2)
+    idx = np.full((8, 2, K), 3, np.uint16)
+    writer.commit(unit, LabelArrays(idx, np.ones((8, 2, K), np.uint8), np.zeros((8, 2), np.uint8)), "0" * 64)
+    writer.finish()
+    assert verify(str(copy), "full", silent) == [
+        "unit 00000-000: a class id is not below the number of classes, or a label is missing",
+        "unit 00000-000: a label has one class twice",
+        "unit 00000-000: a first rank is not its own reference",
+    ]
+
+
+def test_views_that_are_not_there_are_said(labels: str) -> None:
+    reader = ArchiveReader(labels)
+    assert reader.views == [0, 1, 2]
+    with pytest.raises(ArchiveError, match=r"no labels of view 3 of shard 0(.|\n)*views 0:3"):
+        reader.labels(0, 3)
+
+
+def test_an_unfinished_archive_is_refused(copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    with pytest.raises(ArchiveError, match=r"is not finished(.|\n)*run the same extract again"):
+        ArchiveReader(str(copy))
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="is no archive"):
+        ArchiveReader(str(tmp_path))
+
+
+def test_an_unknown_version_is_refused(copy: Path) -> None:
+    document = {**unseal((copy / "manifest.json").read_bytes()), "version": 2}
+    (copy / "manifest.json").write_bytes(seal(document))
+    with pytest.raises(ArchiveError, match=r"version 2(.|\n)*reads teacher-cache-archive version 1"):
+        ArchiveReader(str(copy))
+
+
+def test_a_spec_comes_back_and_keeps_its_fingerprint(labels: str) -> None:
+    document = open_document((Path(labels) / "spec.json").read_bytes(), "spec")
+    spec = ArchiveSpec.from_dict(json.loads(json.dumps(document["spec"])))
+    assert spec.to_dict() == document["spec"]
+    assert spec.fingerprint == document["fingerprint"] == ArchiveReader(labels).spec.fingerprint
+
+
+def test_no_document_holds_a_path_a_host_or_a_clock(labels: str, tmp_path: Path, data: str) -> None:
+    assert main(extract_flags(data, tmp_path / "elsewhere")) == 0
+    assert tree(tmp_path / "elsewhere") == tree(labels)
+
+
+def test_a_reader_survives_pickling(labels: str) -> None:
+    reader = pickle.loads(pickle.dumps(ArchiveReader(labels)))
+    assert reader.views == [0, 1, 2]
+
+
+def test_units_are_whole_blocks() -> None:
+    layout = Layout(num_shards=2, rows_per_shard=8, views_per_unit=4, k=2, num_classes=10)
+    assert layout.units(4, 10) == [Unit(0, 1, 4, 8), Unit(1, 1, 4, 8), Unit(0, 2, 8, 10), Unit(1, 2, 8, 10)]
+    with pytest.raises(InputError, match="begin at a multiple of 4"):
+        layout.units(2, 8)
+    with pytest.raises(InputError, match="holds no view"):
+        layout.units(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("views_per_unit", "k", "chunk_views"),
+    [(32, 10, 8), (30, 10, 6), (4, 10, 4), (7, 5, 7), (11, 5, 1), (32, 50, 1)],
+)
+def test_chunks_divide_units(views_per_unit: int, k: int, chunk_views: int) -> None:
+    layout = Layout(1, 8, views_per_unit, k, 1000)
+    assert layout.chunk_views == chunk_views
+
+
+@pytest.mark.parametrize("num_classes", [3, 70_000])
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_unit_comes_back_padded_with_fill(num_classes: int, k: int) -> None:
+    layout = Layout(3, 8, 4, k, num_classes)
+    rng = np.random.default_rng(0)
+    arrays = LabelArrays(
+        rng.integers(0, num_classes, (5, 3, k)).astype("u4"),
+        rng.integers(0, 256, (5, 3, k), np.uint8),
+        np.full((5, 3), 255, np.uint8),
+    )
+    objects = layout.encode_unit(arrays)
+    assert layout.encode_unit(arrays) == objects
+    whole = layout.decode_unit(objects)
+    for stored, given in zip(whole, arrays, strict=True):
+        np.testing.assert_array_equal(stored[:5, :3], given)
+        assert (stored[5:] == np.iinfo(stored.dtype).max).all()
+        assert (stored[:, 3:] == np.iinfo(stored.dtype).max).all()
+    unit = Unit(1, 2, 8, 11)
+    np.testing.assert_array_equal(layout.decode_view(objects, unit, 9).idx[:5], arrays.idx[:, 1])
+
+
+def test_ranges_are_said_shortly() -> None:
+    assert view_ranges([0, 1, 2, 8, 9, 12]) == "0:3, 8:10, 12:13"
+    assert view_ranges([]) == "none"

@@ -1,0 +1,103 @@
+"""Small real things: images of every kind, a packed dataset of them, an archive of its labels."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+from pipelines.cli import main as teacher_cache_main
+from teacher_cache.dataset.shards import PackedDataset
+
+CLASSES = ("ant", "bee", "cat")
+IMAGES_PER_CLASS = 11
+SHARD_SIZE = 8
+IMG_SIZE = 32
+K = 2
+TEACHER_FLAGS = ("--teacher", "regnety_002", "--no-pretrained")
+
+settings.register_profile("reproducible", deadline=None, derandomize=True)
+settings.load_profile("reproducible")
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def picture(seed: int, height: int, width: int) -> Image.Image:
+    """Return an RGB image of smooth waves, so that lossy codecs have something to do."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = [
+        128 + 110 * np.sin((seed + 2) * rows / 31 + c) * np.cos(columns / (7 + c + seed % 5))
+        for c in range(3)
+    ]
+    return Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """Return an image's bytes in a format."""
+    with io.BytesIO() as buffer:
+        image.save(buffer, kind, **options)
+        return buffer.getvalue()
+
+
+def write_class_folders(root: Path, per_class: int = IMAGES_PER_CLASS) -> Path:
+    """Write root/<class>/<number>.jpg|png|webp of several sizes."""
+    kinds = [("jpg", "JPEG"), ("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")]
+    for label, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            extension, kind = kinds[number % len(kinds)]
+            image = picture(label * 100 + number, 40 + 3 * number, 64 - 2 * number)
+            (root / name / f"{name}{number:02d}.{extension}").write_bytes(encoded(image, kind))
+    return root
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_class_folders(tmp_path_factory.mktemp("folders") / "images")
+
+
+@pytest.fixture(scope="session")
+def data(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A packed dataset of 33 images in 5 shards, the last one not full."""
+    target = str(tmp_path_factory.mktemp("data") / "packed")
+    assert teacher_cache_main(["pack", str(folders), target, "--shard-size", str(SHARD_SIZE)]) == 0
+    return target
+
+
+@pytest.fixture(scope="session")
+def dataset(data: str) -> PackedDataset:
+    return PackedDataset(data)
+
+
+def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:
+    """Return the arguments of a small extraction; `changes` replace or add flags."""
+    flags = {
+        "data": data,
+        "out": out,
+        "img_size": IMG_SIZE,
+        "views": "0:3",
+        "topk": K,
+        "views_per_unit": 2,
+        **changes,
+    }
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    return ["extract", *TEACHER_FLAGS, *words]
+
+
+@pytest.fixture(scope="session")
+def labels(data: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An archive of 3 views of every image, 2 views a unit."""
+    target = str(tmp_path_factory.mktemp("labels") / "archive")
+    assert teacher_cache_main(extract_flags(data, target)) == 0
+    return target
+
+
+def tree(folder: str | Path) -> dict[str, bytes]:
+    """Return every file below a folder with its bytes."""
+    root = Path(folder)
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}

@@ -1,0 +1,101 @@
+"""What every store promises, on a local folder and on fsspec's memory."""
+
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.errors import InputError
+from teacher_cache.store import Store
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return Store(tmp_path / "root" if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+
+
+def test_an_object_comes_back(store: Store) -> None:
+    store.put("a/b", b"0123456789")
+    assert store.get("a/b") == b"0123456789"
+    assert store.get_range("a/b", 2, 5) == b"234"
+    assert store.get_range("a/b", 8, 50) == b"89"
+    assert store.stat("a/b") == 10
+
+
+def test_a_put_replaces(store: Store) -> None:
+    store.put("a", b"old")
+    store.put("a", b"new")
+    assert store.get("a") == b"new"
+
+
+def test_what_is_not_there_is_said(store: Store) -> None:
+    assert store.stat("nothing") is None
+    assert store.list("nowhere") == []
+    with pytest.raises(FileNotFoundError):
+        store.get("nothing")
+
+
+def test_a_folder_is_no_object(store: Store) -> None:
+    store.put("a/b", b"")
+    assert store.stat("a") is None
+
+
+def test_names_are_listed_sorted_and_whole(store: Store) -> None:
+    for name in ("b", "a/y", "a/x", "c/d/e"):
+        store.put(name, b"1")
+    assert store.list() == ["a/x", "a/y", "b", "c/d/e"]
+    assert store.list("a") == ["a/x", "a/y"]
+    assert store.child("c").list() == ["d/e"]
+
+
+def test_a_file_is_put_when_its_block_ends_well(store: Store) -> None:
+    with store.put_file("whole") as path:
+        path.write_bytes(b"content")
+        assert store.stat("whole") is None
+    assert store.get("whole") == b"content"
+
+
+def test_a_file_is_not_put_when_its_block_fails(store: Store) -> None:
+    with pytest.raises(RuntimeError), store.put_file("torn") as path:
+        path.write_bytes(b"half")
+        raise RuntimeError
+    assert store.list() == []
+
+
+def test_deleting_twice_is_harmless(store: Store) -> None:
+    store.put("a", b"1")
+    store.delete("a")
+    store.delete("a")
+    assert store.list() == []
+
+
+@pytest.mark.parametrize("name", ["../up", "/absolute", "a/../../b"])
+def test_no_name_leaves_the_root(store: Store, name: str) -> None:
+    with pytest.raises(ValueError, match="leaves the store"):
+        store.put(name, b"")
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match=r"cannot write to .*file/under"):
+        Store(tmp_path / "file" / "under").put("a", b"1")
+
+
+def test_the_dead_are_swept_and_the_living_are_left(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from teacher_cache.store import Store\n"
+        "with Store(sys.argv[1]).put_file('torn') as path:\n"
+        "    path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert killed.returncode < 0
+    assert len(list(tmp_path.iterdir())) == 1
+    store = Store(tmp_path)
+    assert store.list() == []
+    with store.put_file("mine") as path:
+        path.write_bytes(b"")
+        store.sweep()
+        assert path.exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]

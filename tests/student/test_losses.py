@@ -1,0 +1,102 @@
+"""Every loss against its formula, written out densely in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import given
+from hypothesis import strategies as st
+
+from student.losses import distillation_loss, hard_term, soft_term
+from student.model import Heads
+from teacher_cache.labels.topk import Labels, labels_from_logits
+
+B, C = 6, 12
+
+
+def logits(seed: int) -> torch.Tensor:
+    return 3 * torch.randn(B, C, generator=torch.Generator().manual_seed(seed))
+
+
+def dense_teacher(labels: Labels) -> torch.Tensor:
+    """Return the probabilities (B, C) a label stands for, its tail spread evenly, in float64."""
+    k = labels.class_ids_BK.shape[1]
+    tail_B = labels.tail_B.double()
+    dense_BC = (tail_B / max(C - k, 1))[:, None].expand(B, C).clone()
+    kept_BK = (1 - tail_B)[:, None] * labels.relative_logits_BK.double().softmax(1)
+    return dense_BC.scatter(1, labels.class_ids_BK.long(), kept_BK)
+
+
+def soft_reference(student_BC: torch.Tensor, teacher_BC: torch.Tensor, tau: float) -> torch.Tensor:
+    powered_BC = teacher_BC ** (1 / tau)
+    target_BC = powered_BC / powered_BC.sum(1, keepdim=True)
+    log_student_BC = F.log_softmax(student_BC.double() / tau, dim=1)
+    return tau**2 * F.kl_div(log_student_BC, target_BC, reduction="batchmean")
+
+
+@given(st.integers(0, 500), st.integers(1, C), st.sampled_from([0.5, 1.0, 3.0, 20.0]))
+def test_soft_is_the_papers_formula(seed: int, k: int, tau: float) -> None:
+    labels = labels_from_logits(logits(seed), k)
+    found = soft_term(logits(seed + 1), labels, tau)
+    torch.testing.assert_close(
+        found.double(), soft_reference(logits(seed + 1), dense_teacher(labels), tau), rtol=2e-4, atol=2e-5
+    )
+
+
+@given(st.integers(0, 500), st.sampled_from([1.0, 3.0]))
+def test_soft_with_all_classes_is_the_kl_to_the_teacher_itself(seed: int, tau: float) -> None:
+    teacher_BC, student_BC = logits(seed), logits(seed + 1)
+    found = soft_term(student_BC, labels_from_logits(teacher_BC, C), tau)
+    expected = tau**2 * F.kl_div(
+        F.log_softmax(student_BC.double() / tau, 1),
+        (teacher_BC.double() / tau).softmax(1),
+        reduction="batchmean",
+    )
+    torch.testing.assert_close(found.double(), expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("tail", [0.0, 1e-30])
+def test_soft_is_finite_where_the_tail_is_nothing(k: int, tail: float) -> None:
+    label = labels_from_logits(logits(0), k)._replace(tail_B=torch.full((B,), tail))
+    student_BC = logits(1).requires_grad_()
+    loss = soft_term(student_BC, label, 3.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert student_BC.grad is not None
+    assert student_BC.grad.isfinite().all()
+
+
+def test_a_student_equal_to_its_teacher_has_no_soft_loss() -> None:
+    assert soft_term(logits(0), labels_from_logits(logits(0), C), 3.0).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_hard_is_the_cross_entropy_of_the_teachers_top_class() -> None:
+    teacher_BC = logits(0)
+    expected = F.cross_entropy(logits(1).double(), teacher_BC.argmax(1))
+    for k in (1, 5, C):
+        found = hard_term(logits(1), labels_from_logits(teacher_BC, k))
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("two_heads", [False, True])
+def test_terms_act_on_their_heads(kind: str, two_heads: bool) -> None:
+    heads = Heads(logits(1), logits(2) if two_heads else None)
+    labels, targets_B = labels_from_logits(logits(0), 4), torch.arange(B)
+    loss = distillation_loss(heads, targets_B, labels, kind, alpha=0.3, tau=2.0, smoothing=0.1)
+    label = F.cross_entropy(logits(1), targets_B, label_smoothing=0.1)
+    of_student = logits(2) if two_heads else logits(1)
+    term = hard_term(of_student, labels) if kind == "hard" else soft_term(of_student, labels, 2.0)
+    torch.testing.assert_close(loss.total, 0.7 * label + 0.3 * term)
+    torch.testing.assert_close(torch.stack([loss.label, loss.distillation]), torch.stack([label, term]))
+
+
+def test_without_a_teacher_both_heads_learn_the_true_labels() -> None:
+    targets_B = torch.arange(B)
+    losses = [F.cross_entropy(logits(seed), targets_B) for seed in (1, 2)]
+    for heads, expected in (
+        (Heads(logits(1), None), losses[0]),
+        (Heads(logits(1), logits(2)), (losses[0] + losses[1]) / 2),
+    ):
+        found = distillation_loss(heads, targets_B, None, "none", alpha=0.5, tau=3.0, smoothing=0.0)
+        torch.testing.assert_close(found.total, expected)

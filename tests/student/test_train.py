@@ -1,0 +1,227 @@
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from conftest import IMG_SIZE, K, extract_flags
+
+from pipelines.cli import main as teacher_cache_main
+from student.checkpoint import load_student
+from student.cli import main
+from student.evaluate import predictions
+from student.model import Heads, as_heads, evaluation_heads, train_both_heads
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.models import create_model
+
+STUDENT = (
+    "--model=deit_tiny_distilled_patch16_224",
+    *("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3"),
+)
+STEPS = 9
+
+
+def train(output: Path, data: str, *flags: str) -> list[dict]:
+    """Train for a few steps, and return the lines of metrics.jsonl."""
+    words = [
+        "train",
+        f"--data={data}",
+        f"--output={output}",
+        "--batch-size=8",
+        f"--steps={STEPS}",
+        *STUDENT,
+        *flags,
+    ]
+    assert main(words) == 0
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(lines: list[dict]) -> list[float]:
+    return [line["loss"] for line in lines if "step" in line]
+
+
+LIVE = ("--teacher=regnety_002", "--no-teacher-pretrained", f"--img-size={IMG_SIZE}", "--views=0:3")
+
+
+def test_hard_cached_training_is_live_training(data: str, labels: str, tmp_path: Path) -> None:
+    cached = losses(train(tmp_path / "cached", data, f"--labels={labels}", "--distillation=hard"))
+    live = losses(train(tmp_path / "live", data, *LIVE, "--distillation=hard"))
+    assert cached == live
+    assert len(set(cached)) == STEPS
+
+
+def test_soft_cached_training_is_live_training_to_eight_bits(data: str, tmp_path: Path) -> None:
+    assert teacher_cache_main(extract_flags(data, tmp_path / "all", topk=3)) == 0
+    flags = ("--distillation=soft", "--distillation-tau=2", "--distillation-alpha=0.9")
+    cached = losses(train(tmp_path / "cached", data, f"--labels={tmp_path / 'all'}", *flags))
+    live = losses(train(tmp_path / "live", data, *LIVE, *flags))
+    assert cached == pytest.approx(live, rel=1e-3)
+
+
+def test_the_same_run_twice_is_the_same_run(data: str, labels: str, tmp_path: Path) -> None:
+    flags = (f"--labels={labels}", "--distillation=soft", "--drop-path=0.1")
+    runs = [train(tmp_path / name, data, *flags) for name in ("one", "two")]
+    assert losses(runs[0]) == losses(runs[1])
+    weights = [(tmp_path / name / "last.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_workers_do_not_change_a_run(data: str, labels: str, tmp_path: Path) -> None:
+    flags = (f"--labels={labels}", "--distillation=hard")
+    alone = losses(train(tmp_path / "alone", data, *flags))
+    assert losses(train(tmp_path / "workers", data, *flags, "--workers=2")) == alone
+
+
+def test_the_learning_rate_warms_up_and_falls(data: str, tmp_path: Path) -> None:
+    lines = train(
+        tmp_path / "run", data, f"--img-size={IMG_SIZE}", "--lr=0.01", "--steps=20", "--warmup-epochs=1"
+    )
+    rates = [line["lr"] for line in lines if "step" in line]
+    assert rates[0] == pytest.approx(1e-6)
+    assert max(rates) == pytest.approx(0.01, rel=0.1)
+    assert rates.index(max(rates)) == 4
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_any_timm_model_trains_and_becomes_a_teacher(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = (
+        f"--img-size={IMG_SIZE}",
+        "--model=regnety_002",
+        "--model-kwargs",
+        "drop_rate=0.1",
+        "--model-ema",
+    )
+    lines = train(tmp_path / "teacher", data, *flags, f"--val-data={data}", "--crop-pct=1.0")
+    assert set(lines[-1]["result"]["accuracy"]) == {"class"}
+    assert {file.name for file in (tmp_path / "teacher").iterdir()} == {
+        *("config.json", "metrics.jsonl", "last.safetensors", "ema.safetensors")
+    }
+    weights = tmp_path / "teacher" / "last.safetensors"
+    assert teacher_cache_main(extract_flags(data, tmp_path / "labels", checkpoint=weights, views="0:1")) == 0
+    train(tmp_path / "student", data, f"--labels={tmp_path / 'labels'}", "--distillation=hard")
+    capsys.readouterr()
+    checkpoint = tmp_path / "student" / "last.safetensors"
+    assert main(["eval", f"--checkpoint={checkpoint}", f"--data={data}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"class", "distillation", "both_softmax", "both_logits"}
+    assert all(0 <= share <= 1 for share in found.values())
+
+
+def test_weights_load_in_plain_timm_and_give_the_same_logits(data: str, tmp_path: Path) -> None:
+    train(tmp_path / "run", data, f"--img-size={IMG_SIZE}")
+    file = str(tmp_path / "run" / "last.safetensors")
+    plain = timm.create_model(
+        "deit_tiny_distilled_patch16_224",
+        checkpoint_path=file,
+        num_classes=3,
+        img_size=IMG_SIZE,
+        patch_size=8,
+        embed_dim=48,
+        depth=2,
+        num_heads=3,
+    ).eval()
+    ours, about = load_student(file, PackedDataset(data).info.classes_sha256)
+    assert about["img_size"] == IMG_SIZE
+    inputs_BCHW = torch.randn(2, 3, IMG_SIZE, IMG_SIZE)
+    with torch.inference_mode():
+        assert torch.equal(plain(inputs_BCHW), ours(inputs_BCHW))
+        first_BC, second_BC = evaluation_heads(ours, inputs_BCHW)
+        torch.testing.assert_close((first_BC + second_BC) / 2, plain(inputs_BCHW))
+
+
+def test_both_heads_train_only_where_there_are_two() -> None:
+    inputs_BCHW = torch.zeros(2, 3, 32, 32)
+    kwargs = {"patch_size": 16, "embed_dim": 48, "depth": 1, "num_heads": 3}
+    for name, two in (("deit_tiny_distilled_patch16_224", True), ("deit_tiny_patch16_224", False)):
+        model = create_model(name, num_classes=3, img_size=32, model_kwargs=kwargs)
+        train_both_heads(model)
+        heads = as_heads(model.train()(inputs_BCHW))
+        assert (heads.distillation_BC is not None) == two
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("deit_tiny_distilled_patch16_224", 5_910_800),
+        ("deit_small_distilled_patch16_224", 22_436_432),
+        ("deit_base_distilled_patch16_224", 87_338_192),
+        ("regnety_160", 83_590_140),
+    ],
+)
+def test_parameter_counts_are_the_papers(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_late_fusion_is_named() -> None:
+    first_BC = torch.tensor([[4.0, 0.0, 3.0]])
+    second_BC = torch.tensor([[-4.0, 0.0, 2.0]])
+    found = predictions(Heads(first_BC, second_BC))
+    sums = first_BC.softmax(1) + second_BC.softmax(1)
+    assert {head: classes.item() for head, classes in found.items()} == {
+        "class": 0,
+        "distillation": 2,
+        "both_softmax": sums.argmax().item(),
+        "both_logits": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--distillation=hard",), "There is nobody to learn from"),
+        (("--labels={labels}",), "The teacher would not be heard"),
+        (("--labels={labels}", "--teacher=regnety_002", "--distillation=hard"), "One teacher is enough"),
+        (("--labels={labels}", "--distillation=hard", "--views=0:9"), "holds views 0:3, not 3:9"),
+        (("--batch-size=0",), "--batch-size 0"),
+        (("--batch-size=999",), "An epoch would have no batch"),
+        (("--distillation-tau=0",), "--distillation-tau 0"),
+        (("--smoothing=2",), "--smoothing 2"),
+        (("--model=deit_tinny_patch16_224",), "nearest: deit_tiny_patch16_224"),
+        (("--model-kwargs", "depths=3"), "does not take"),
+        (("--data={labels}",), "has no dataset.json"),
+        (("--recipe=rcc",), "unknown recipe 'rcc'"),
+    ],
+)
+def test_a_wrong_request_is_said(
+    flags: tuple[str, ...],
+    message: str,
+    data: str,
+    labels: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    words = [flag.format(labels=labels) for flag in flags]
+    sized = [] if any("--labels" in word for word in words) else [f"--img-size={IMG_SIZE}"]
+    base = [
+        "train",
+        f"--data={data}",
+        f"--output={tmp_path / 'run'}",
+        "--steps=1",
+        "--batch-size=8",
+        *STUDENT,
+    ]
+    assert main([*base, *sized, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_not_overwritten(data: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    train(tmp_path / "run", data, f"--img-size={IMG_SIZE}")
+    assert main(["train", f"--data={data}", f"--output={tmp_path / 'run'}"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_something_else_is_said(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"no tensors")
+    assert main(["eval", f"--checkpoint={tmp_path / 'x.safetensors'}", f"--data={data}"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_k_is_what_was_asked(labels: str) -> None:
+    assert json.loads((Path(labels) / "spec.json").read_text())["spec"]["labels"]["k"] == K

@@ -1,0 +1,104 @@
+"""The documents say what the code does: README's commands run, and every file and flag is where they say."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import IMG_SIZE, write_class_folders
+
+from pipelines.cli import main as teacher_cache_main
+from student.cli import main as student_main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SMALL = {
+    "extract": ["--no-pretrained", f"--img-size={IMG_SIZE}", "--topk=3", "--views=0:2"],
+    "train": ["--steps=2", "--batch-size=8"],
+}
+SMALL_MODELS = {
+    "regnety_160.deit_in1k": "regnety_002",
+    "regnety_016": "regnety_002",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def test_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With small models, few steps and few views; everything else as written."""
+    for split in ("train", "val"):
+        write_class_folders(tmp_path / "images" / split)
+    monkeypatch.chdir(tmp_path)
+    programs = {"teacher-cache": teacher_cache_main, "student": student_main}
+    ran = []
+    for program, *words in commands():
+        if program not in programs:
+            assert [program, *words] in (["make", "demo"], ["make", "test"], ["pip", "install", "."])
+            continue
+        words = [SMALL_MODELS.get(word, word) for word in words] + SMALL.get(words[0], [])
+        if "none" in words:
+            words.append(f"--img-size={IMG_SIZE}")
+        elif words[0] == "train":
+            words += ["--model-kwargs", "embed_dim=48", "depth=1", "num_heads=3", f"img_size={IMG_SIZE}"]
+        assert programs[program](words) == 0, words
+        ran.append(words[0])
+    assert ran == ["pack", "pack", "extract", "verify", "train", "eval", "train", "extract"]
+    (snippet,) = blocks("python")
+    exec(snippet, {})
+
+
+def test_the_makefile_has_readmes_targets() -> None:
+    targets = subprocess.run(
+        ["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True
+    ).stdout
+    for target in ("demo", "test", "lint", "bench", "help"):
+        assert re.search(rf"^{target}\t", targets, re.MULTILINE)
+
+
+def test_ci_runs_make_test_alone() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in lines if not line.startswith(("#", "set ", "cd "))] == ["make test"]
+
+
+def test_architecture_names_every_file() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().replace("\\_", "_")
+    for package in ("teacher_cache", "student", "pipelines"):
+        section = re.search(rf"^## {package}.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+        assert section
+        named = set(re.findall(r"^\| (\S+\.py) \|", section[0], re.MULTILINE))
+        there = {str(file.relative_to(ROOT / package)) for file in (ROOT / package).rglob("*.py")}
+        assert named == {name for name in there if not name.endswith("__init__.py")}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_dependencies_are_all_explained() -> None:
+    setup = (ROOT / "setup.cfg").read_text()
+    section = setup[setup.index("install_requires") : setup.index("[options.packages.find]")]
+    extras = setup[setup.index("[options.extras_require]") : setup.index("[options.entry_points]")]
+    explained = (ROOT / "docs" / "dependencies.md").read_text()
+    for name in re.findall(r"^    ([A-Za-z0-9-]+)", section + extras, re.MULTILINE):
+        assert name.removeprefix("types-").lower() in explained, name
+
+
+@pytest.mark.parametrize("main", [teacher_cache_main, student_main])
+def test_help_lists_the_commands_that_readme_uses(main: object, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--help"]) == 0  # type: ignore[operator]
+    shown = capsys.readouterr().out
+    program = "teacher-cache" if main is teacher_cache_main else "student"
+    for used in {words[1] for words in commands() if words[0] == program}:
+        assert f"\n  {used} " in shown

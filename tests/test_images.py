@@ -1,0 +1,80 @@
+import io
+
+import numpy as np
+import pytest
+from conftest import encoded, picture
+from PIL import Image
+
+from teacher_cache import images
+from teacher_cache.errors import ImageError
+
+IMAGE = picture(1, 48, 64)
+
+
+def pillow_pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "options"),
+    [
+        (IMAGE, "JPEG", {"subsampling": 0}),
+        (IMAGE, "JPEG", {"subsampling": 2}),
+        (IMAGE, "JPEG", {"progressive": True}),
+        (IMAGE.convert("L"), "JPEG", {}),
+        (IMAGE.convert("CMYK"), "JPEG", {}),
+        (IMAGE, "PNG", {}),
+        (IMAGE.convert("L"), "PNG", {}),
+        (IMAGE.convert("RGBA"), "PNG", {}),
+        (IMAGE.convert("P"), "PNG", {}),
+        (IMAGE, "WEBP", {"lossless": True}),
+        (IMAGE, "WEBP", {"quality": 60}),
+    ],
+)
+def test_every_kind_decodes_to_pillows_pixels(image: Image.Image, kind: str, options: dict) -> None:
+    data = encoded(image, kind, **options)
+    pixels = images.decode(data, "key")
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    np.testing.assert_array_equal(pixels, pillow_pixels(data))
+
+
+def test_exif_orientation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    assert images.decode(encoded(IMAGE, "JPEG", exif=exif), "key").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_truncated_image_is_named(kind: str) -> None:
+    data = encoded(IMAGE, kind)
+    with pytest.raises(ImageError, match="image 'some/key' cannot be decoded"):
+        images.decode(data[: len(data) // 2], "some/key")
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0 cut"])
+def test_what_is_no_image_is_named(data: bytes) -> None:
+    with pytest.raises(ImageError, match="image 'k' cannot be decoded"):
+        images.decode(data, "k")
+
+
+def test_other_formats_are_refused() -> None:
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        images.decode(encoded(IMAGE, "GIF"), "k")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_too_many_pixels_are_refused_by_the_header(kind: str) -> None:
+    with pytest.raises(ImageError, match=r"64 x 48, 3,072 pixels(.|\n)*decompression bomb"):
+        images.decode(encoded(IMAGE, kind), "k", max_pixels=3000)
+
+
+@pytest.mark.parametrize(("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
+def test_the_extension_is_the_contents(kind: str, extension: str) -> None:
+    assert images.extension_of(encoded(IMAGE, kind)) == extension
+
+
+def test_shrinking_keeps_the_shape_and_never_enlarges() -> None:
+    pixels = np.asarray(IMAGE)
+    assert images.shrink(pixels, 32).shape == (24, 32, 3)
+    assert images.shrink(pixels, 64) is pixels

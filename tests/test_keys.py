@@ -1,0 +1,82 @@
+"""Seeds and streams are promised to stay: the literals here may never change."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from teacher_cache.keys import Purpose, Stream, permutation, sample_id, view_seed
+
+RECIPE = "ab" * 32
+
+
+def test_ids_and_seeds_are_pinned() -> None:
+    assert sample_id("n01440764/tench") == 1309022485219534146
+    assert view_seed(RECIPE, "n01440764/tench", 0) == 6244304645702904001
+    assert view_seed(RECIPE, "n01440764/tench", 1) == 13148602160068625268
+
+
+def test_purposes_are_pinned() -> None:
+    assert {purpose.name: int(purpose) for purpose in Purpose} == {
+        "CROP": 1,
+        "FLIP": 2,
+        "ORDER": 16,
+        "PACK": 17,
+    }
+
+
+def test_words_are_pinned() -> None:
+    assert Stream((1, 2), Purpose.CROP).words(3).tolist() == [
+        6322889474364269786,
+        16763523446480756862,
+        15034084018021393611,
+    ]
+    assert Stream((1, 2), Purpose.FLIP, (3, 4)).words(1).tolist() == [15293350248826363405]
+
+
+def test_words_are_numpys_own_philox() -> None:
+    theirs = np.random.Philox(key=np.array([1, 2], np.uint64), counter=np.array([0, 1, 3, 4], np.uint64))
+    assert Stream((1, 2), Purpose.CROP, (3, 4)).words(64).tolist() == theirs.random_raw(64).tolist()
+
+
+def test_numbers_are_made_from_the_words() -> None:
+    words = Stream((7, 8), Purpose.CROP).words(2).tolist()
+    stream = Stream((7, 8), Purpose.CROP)
+    assert stream.uniform(2.0, 4.0) == 2.0 + 2.0 * ((words[0] >> 11) / 2**53)
+    assert stream.integer(1000) == words[1] * 1000 >> 64
+
+
+def test_uniforms_are_uniform() -> None:
+    draws = [Stream((view_seed(RECIPE, "key", view), 5), Purpose.CROP).uniform() for view in range(4000)]
+    assert stats.kstest(draws, "uniform").pvalue > 1e-3
+
+
+@given(st.integers(1, 1 << 62), st.integers(0, 1 << 32))
+def test_integers_stay_below_their_bound(stop: int, seed: int) -> None:
+    assert 0 <= Stream((seed, 0), Purpose.CROP).integer(stop) < stop
+
+
+def test_no_two_of_purpose_sample_view_and_recipe_share_a_stream() -> None:
+    recipes, keys, views = (RECIPE, "cd" * 32), ("a", "b", "a/b", "aa"), range(4)
+    firsts = {
+        Stream((view_seed(recipe, key, view), sample_id(key)), purpose).words(1).item()
+        for recipe, key, view, purpose in itertools.product(recipes, keys, views, Purpose)
+    }
+    assert len(firsts) == len(recipes) * len(keys) * len(views) * len(Purpose)
+
+
+def test_a_million_keys_have_a_million_ids() -> None:
+    assert len({sample_id(f"train-{number:08d}") for number in range(1_000_000)}) == 1_000_000
+
+
+@given(st.integers(0, 300), st.integers(0, 1 << 32))
+def test_a_permutation_holds_each_number_once(count: int, seed: int) -> None:
+    assert sorted(permutation(count, Stream((seed, 0), Purpose.ORDER)).tolist()) == list(range(count))
+
+
+def test_words_outside_64_bits_are_refused() -> None:
+    with pytest.raises(ValueError, match="64-bit"):
+        Stream((1 << 64, 0), Purpose.CROP)

@@ -1,0 +1,21 @@
+import pytest
+
+from teacher_cache.errors import RecipeError
+from teacher_cache.views.probe import check_probe, library_versions, probe_digest
+from teacher_cache.views.recipe import evaluation, rrc
+
+
+def test_probe_digests_are_pinned() -> None:
+    assert probe_digest(rrc(32))[:16] == "c35abfb63bf01afd"
+    assert probe_digest(evaluation(32))[:16] == "9ef9a452328d285f"
+
+
+def test_the_same_pixels_pass() -> None:
+    check_probe(rrc(32), probe_digest(rrc(32)), {})
+
+
+def test_other_pixels_are_refused_with_the_versions_of_both_sides() -> None:
+    theirs = {**library_versions(), "torch": "1.0.0"}
+    message = r"recipe 'rrc' renders other pixels(.|\n)*torch 1.0.0 -> (.|\n)*install torch==1.0.0"
+    with pytest.raises(RecipeError, match=message):
+        check_probe(rrc(32), "0" * 64, theirs)

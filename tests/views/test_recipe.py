@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from teacher_cache.errors import RecipeError
+from teacher_cache.views.recipe import NAMED, RandomResizedCrop, Recipe, evaluation, from_dict, load, rrc
+
+RRC = {"version": 1, "name": "rrc", "img_size": 32, "ops": [{"op": "random_resized_crop"}]}
+
+
+def test_identities_are_pinned() -> None:
+    assert {name: named(224).sha256[:16] for name, named in NAMED.items()} == {
+        "rrc": "09f4ad636ed85b2e",
+        "eval": "bcd90d44015283de",
+    }
+
+
+@pytest.mark.parametrize("recipe", [rrc(64), evaluation(64, 0.9)], ids=lambda recipe: recipe.name)
+def test_a_recipe_comes_back_from_its_data(recipe: Recipe) -> None:
+    assert from_dict(recipe.to_dict()) == recipe
+
+
+def test_the_name_is_no_part_of_the_identity_and_all_else_is() -> None:
+    base = rrc(64)
+    assert Recipe("other", 64, base.ops).sha256 == base.sha256
+    assert rrc(65).sha256 != base.sha256
+    assert Recipe("rrc", 64, (RandomResizedCrop(scale=(0.09, 1.0)), *base.ops[1:])).sha256 != base.sha256
+    assert Recipe("rrc", 64, base.ops[:1]).sha256 != base.sha256
+
+
+def test_defaults_that_are_written_out_are_the_same_recipe() -> None:
+    spelled = {**RRC, "ops": [{"op": "random_resized_crop", "scale": [0.08, 1], "ratio": [0.75, 4 / 3]}]}
+    assert from_dict(spelled).sha256 == from_dict(RRC).sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "recipe version 2"),
+        ({"img_sise": 32}, "unknown field 'img_sise' in recipe(.|\n)*nearest: img_size"),
+        ({"img_size": 0}, "img_size = 0"),
+        ({"img_size": "32"}, "img_size = '32'"),
+        ({"ops": []}, "ops = "),
+        ({"ops": {}}, "ops = "),
+        ({"ops": [{"op": "random_resize_crop"}]}, "unknown op(.|\n)*nearest: random_resized_crop"),
+        ({"ops": [{"op": "random_resized_crop", "scales": [0, 1]}]}, "unknown field 'scales'(.|\n)*scale"),
+        ({"ops": [{"op": "random_resized_crop", "scale": [0.5, 0.1]}]}, "scale = "),
+        ({"ops": [{"op": "random_resized_crop", "scale": [0.0, 1.0]}]}, "scale = "),
+        ({"ops": [{"op": "random_resized_crop", "scale": "big"}]}, "scale = 'big'"),
+        ({"ops": [{"op": "random_resized_crop", "ratio": [0.5]}]}, "ratio = "),
+        ({"ops": [{"op": "resize_center_crop", "crop_pct": 1.5}]}, "crop_pct = 1.5"),
+        ({"ops": [{"op": "horizontal_flip"}]}, "ops = "),
+        ({"ops": [*RRC["ops"], {"op": "horizontal_flip", "probability": 2}]}, "probability = 2"),
+        ({"ops": [*RRC["ops"], *RRC["ops"]]}, "ops = "),
+    ],
+)
+def test_what_is_not_valid_is_named(change: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        from_dict({**RRC, **change})
+
+
+def test_a_file_is_read_and_its_size_can_be_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(RRC))
+    assert load(str(file), None) == from_dict(RRC)
+    assert load(str(file), 48).img_size == 48
+
+
+def test_names_are_known_or_the_nearest_is_offered(tmp_path: Path) -> None:
+    assert load("rrc", None) == rrc(224)
+    with pytest.raises(RecipeError, match=r"unknown recipe 'rcc'(.|\n)*nearest: rrc"):
+        load("rcc", None)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load(str(tmp_path / "none.yaml"), None)

@@ -1,0 +1,144 @@
+"""Pixels are promised to stay: tests/golden/views.json holds parameters and digests that may never change."""
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from teacher_cache import images
+from teacher_cache.views.recipe import NAMED, RandomResizedCrop, Recipe, evaluation, rrc
+from teacher_cache.views.render import render, render_views
+from teacher_cache.views.sampling import ViewParams, sample_view
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "views.json"
+IMG_SIZE = 48
+PROBES = {
+    file.name: file.read_bytes()
+    for file in (importlib.resources.files("teacher_cache.views") / "probe_images").iterdir()
+}
+NUM_PARAMS, NUM_DIGESTS = 64, 32
+
+
+def views_of(recipe: Recipe, name: str, views: range) -> torch.Tensor:
+    out_VCHW = torch.empty(len(views), 3, recipe.img_size, recipe.img_size, dtype=torch.uint8)
+    render_views(PROBES[name], recipe, name, views, out_VCHW)
+    return out_VCHW
+
+
+def digest(pixels: torch.Tensor) -> str:
+    return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
+
+
+def golden_values() -> dict:
+    """Return what golden/views.json holds: `python tests/views/test_render.py` writes it."""
+    values: dict = {}
+    for recipe_name, named in NAMED.items():
+        recipe = named(IMG_SIZE)
+        params = [
+            dataclasses.astuple(sample_view(recipe, "golden/key", view, 375, 500))
+            for view in range(NUM_PARAMS)
+        ]
+        names = sorted(PROBES)
+        per_image = -(-NUM_DIGESTS // len(names))
+        digests = {
+            f"{name}:{view}": digest(views_of(recipe, name, range(view, view + 1)))
+            for name in names
+            for view in range(per_image)
+        }
+        values[recipe_name] = {"params": [list(row) for row in params], "digests": digests}
+    return values
+
+
+def test_parameters_and_pixels_are_pinned() -> None:
+    assert golden_values() == json.loads(GOLDEN.read_text())
+
+
+def all_digests() -> dict[str, str]:
+    return {name: digest(views_of(rrc(IMG_SIZE), name, range(8))) for name in sorted(PROBES)}
+
+
+PRINT_DIGESTS = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+    "import json, test_render; print(json.dumps(test_render.all_digests()))"
+)
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "native"])
+def test_pixels_do_not_depend_on_the_cpu(capability: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
+    if capability != "native":
+        environment["ATEN_CPU_CAPABILITY"] = capability
+    printed = subprocess.run(
+        [sys.executable, "-c", PRINT_DIGESTS], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert json.loads(printed) == all_digests()
+
+
+def test_pixels_do_not_depend_on_threads_or_process() -> None:
+    here = all_digests()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert all_digests() == here
+    finally:
+        torch.set_num_threads(threads)
+    with ProcessPoolExecutor(1) as pool:
+        assert pool.submit(all_digests).result() == here
+
+
+def test_pixels_do_not_depend_on_order_or_company() -> None:
+    together = views_of(rrc(IMG_SIZE), "color_420.jpg", range(6))
+    for view in reversed(range(6)):
+        assert torch.equal(views_of(rrc(IMG_SIZE), "color_420.jpg", range(view, view + 1))[0], together[view])
+
+
+def test_the_global_random_state_is_neither_used_nor_moved() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = views_of(rrc(IMG_SIZE), "palette.png", range(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(views_of(rrc(IMG_SIZE), "palette.png", range(3)), first)
+
+
+def test_a_whole_box_of_the_views_size_is_the_image() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    out = torch.empty(3, 16, 16, dtype=torch.uint8)
+    whole = ViewParams(0, 0, 0, 16, 16, 16, 16, 0, 0, flip=False)
+    render(pixels, whole, out)
+    np.testing.assert_array_equal(out.permute(1, 2, 0).numpy(), pixels)
+    render(pixels, dataclasses.replace(whole, flip=True), out)
+    np.testing.assert_array_equal(out.permute(1, 2, 0).numpy(), pixels[:, ::-1])
+
+
+def test_a_view_is_pillows_crop_and_bicubic_within_three_levels() -> None:
+    # Pillow and torch round their fixed-point weights differently; research on 1,000 photographs found 2
+    pixels = images.decode(PROBES["color_444.jpg"], "p")
+    recipe = Recipe("r", 40, (RandomResizedCrop(),))
+    out = torch.empty(1, 3, 40, 40, dtype=torch.uint8)
+    for view in range(8):
+        params = sample_view(recipe, "p", view, *pixels.shape[:2])
+        render(pixels, params, out[0])
+        box = (params.left, params.top, params.left + params.width, params.top + params.height)
+        theirs = np.asarray(Image.fromarray(pixels).crop(box).resize((40, 40), Image.Resampling.BICUBIC))
+        assert np.abs(out[0].permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 3
+
+
+def test_evaluation_views_are_all_the_same() -> None:
+    views = views_of(evaluation(IMG_SIZE), "grey.jpg", range(3))
+    assert torch.equal(views[0], views[1])
+    assert torch.equal(views[0], views[2])
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(golden_values(), indent=1) + "\n")
