@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import settings
 from PIL import Image
 
 from pipelines.cli import main as teacher_cache_main
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.models import create_model
 
 CLASSES = ("ant", "bee", "cat")
 IMAGES_PER_CLASS = 11
 SHARD_SIZE = 8
 IMG_SIZE = 32
 K = 2
-TEACHER_FLAGS = ("--teacher", "regnety_002", "--no-pretrained")
+TEACHER = "regnety_002"
+_HEAD_GAIN = 1000
+"""An untrained head says nearly the same of every image; times this, it tells them apart."""
 
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@functools.cache
+def teacher_checkpoint() -> str:
+    """Write the weights of a small teacher that tells images apart, and return their path."""
+    model = create_model(TEACHER, num_classes=len(CLASSES), img_size=IMG_SIZE)
+    weights = model.state_dict()
+    weights["head.fc.weight"] *= _HEAD_GAIN
+    file = Path(tempfile.mkdtemp(prefix="teacher-")) / "weights.safetensors"
+    safetensors.torch.save_file(weights, file)
+    atexit.register(shutil.rmtree, file.parent)
+    return str(file)
 
 
 def picture(seed: int, height: int, width: int) -> Image.Image:
@@ -83,10 +103,12 @@ def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:
         "views": "0:3",
         "topk": K,
         "views_per_unit": 2,
+        "teacher": TEACHER,
+        "checkpoint": teacher_checkpoint(),
         **changes,
     }
     words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-    return ["extract", *TEACHER_FLAGS, *words]
+    return ["extract", *words]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import tensorstore
 import torch
-from conftest import CLASSES, IMAGES_PER_CLASS, IMG_SIZE, SHARD_SIZE, K, extract_flags, tree
+from conftest import (
+    CLASSES,
+    IMAGES_PER_CLASS,
+    IMG_SIZE,
+    SHARD_SIZE,
+    TEACHER,
+    K,
+    extract_flags,
+    teacher_checkpoint,
+    tree,
+)
 
 from pipelines.cli import main
 from teacher_cache.archive.layout import Layout, Unit
@@ -53,12 +63,12 @@ def test_the_layout_on_disk_is_pinned(labels: str) -> None:
 def test_labels_are_the_teachers_of_the_very_views(labels: str, dataset: PackedDataset) -> None:
     reader = ArchiveReader(labels)
     teacher = build_teacher(
-        "regnety_002",
+        TEACHER,
         num_classes=3,
         classes_sha256=dataset.info.classes_sha256,
         img_size=IMG_SIZE,
         device=torch.device("cpu"),
-        pretrained=False,
+        checkpoint=teacher_checkpoint(),
     )
     out_VCHW = torch.empty(1, 3, IMG_SIZE, IMG_SIZE, dtype=torch.uint8)
     for row in (0, 9, 32):
@@ -104,6 +114,17 @@ def test_tensorstore_reads_the_same(labels: str) -> None:
         np.testing.assert_array_equal(arrays["idx"][rows, view].read().result(), ours.class_ids_BK)
         q = np.cumsum(arrays["dq"][rows, view].read().result(), axis=1, dtype=int)
         np.testing.assert_array_equal(-q / 16, ours.relative_logits_BK)
+
+
+def test_the_labels_of_the_tests_differ(labels: str) -> None:
+    """Or no test here could see a mix-up."""
+    reader = ArchiveReader(labels)
+    seen = {
+        str([tensor[row].tolist() for tensor in reader.labels(0, view)])
+        for view in range(3)
+        for row in range(8)
+    }
+    assert len(seen) > 12
 
 
 def test_an_undamaged_archive_has_no_problems(labels: str) -> None:

@@ -120,7 +120,7 @@ def test_blocks_of_views_are_even() -> None:
         ({"views": "1:3"}, "begin at a multiple of 2"),
         ({"img_size": 0}, "img_size = 0"),
         ({"recipe": "rcc"}, "nearest: rrc"),
-        ({"teacher": "regnety_0002"}, "nearest: regnety_002"),
+        ({"teacher": "regnety_0002"}, "regnety_002"),
         ({"teacher": "regnety_160.deit_in22k"}, "regnety_160.deit_in1k"),
         ({"data": "/nowhere"}, "has no dataset.json"),
         ({"device": "tpu7"}, "--device tpu7"),

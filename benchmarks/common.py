@@ -1,0 +1,56 @@
+"""What every benchmark shares: a description of the machine, and medians of interleaved repeats."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def environment(packages: tuple[str, ...]) -> dict[str, Any]:
+    """Return hardware, date and versions, for a result's head."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def interleaved(runs: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Call each run in turn, `repeats` times over, so that a slow spell of the machine meets all of them."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            times[name].append(run())
+    return times
+
+
+def ratio(times: Mapping[str, list[float]], name: str, base: str) -> tuple[float, float, float]:
+    """Return the minimum, median and maximum of the ratios of two runs, repeat by repeat."""
+    ratios = [ours / theirs for ours, theirs in zip(times[name], times[base], strict=True)]
+    return min(ratios), statistics.median(ratios), max(ratios)
+
+
+def write_json(file: str | None, result: Mapping[str, Any]) -> None:
+    """Write a result where --json says, if it says."""
+    if file is not None:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(json.dumps(result, indent=1) + "\n")

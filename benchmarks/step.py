@@ -1,0 +1,190 @@
+"""The student's step: with no teacher, with cached labels, and with a live teacher, in one run.
+
+    python -m benchmarks.step --json benchmarks/results/step.json
+
+A step is everything a trainer waits for: read, decode and render a batch, join its labels, forward, backward,
+update. The three runs see the same views in the same order, and take turns repeat by repeat.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import environment, interleaved, ratio, write_json
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
+from student.config import TrainConfig
+from student.loop import build_trainer
+from student.step import Trainer
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.commandline import parse
+from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.dataset.sources import open_source
+from teacher_cache.models import resolve_device
+from teacher_cache.progress import silent
+from teacher_cache.store import Store
+from teacher_cache.stream import StreamPlan, ViewBatch, ViewSchedule, ViewStream
+
+MODES = ("no teacher", "cached labels", "live teacher")
+_VIEWS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """Time the student's step with no teacher, with cached labels, and with a live teacher."""
+
+    images: str | None = None
+    """Class folders of JPEGs; synthetic photographs of 500 x 375 pixels if not given."""
+    model: str = "deit_tiny_distilled_patch16_224"
+    """The student."""
+    teacher: str = "regnety_160"
+    """The live teacher, with random weights."""
+    cached_teacher: str = "regnety_002"
+    """Whose labels are cached: reading them costs the same whoever made them."""
+    img_size: int = 224
+    """Side of a view in pixels."""
+    batch_size: int = 16
+    """Views in a step."""
+    steps: int = 4
+    """Steps in a repeat of the two quick modes; the live teacher does one."""
+    repeats: int = 9
+    """Turns of each mode."""
+    num_images: int = 128
+    """Images to use at most."""
+    device: str = "auto"
+    """auto is CUDA if there is one."""
+    json: str | None = None
+    """Also write the result here."""
+
+
+def _write_photographs(folder: Path, count: int) -> None:
+    """Write JPEGs about as large and as hard to decode as ImageNet's: 500 x 375 px, near 100 KB."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
+        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
+        noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+        file = folder / f"class{number % 10}" / f"{number:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(file, quality=90)
+
+
+def _prepare(config: StepConfig, folder: Path) -> tuple[PackedDataset, ArchiveReader]:
+    source = config.images
+    if source is None:
+        _write_photographs(folder / "images", config.num_images)
+        source = str(folder / "images")
+    packed = str(folder / "data")
+    options = {"shard_size": 1000, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
+    pack(open_source(source), Store(packed), track=silent, **options)  # type: ignore[arg-type]
+    dataset = PackedDataset(packed)
+    extract(
+        ExtractConfig(
+            data=packed,
+            teacher=config.cached_teacher,
+            pretrained=False,
+            out=str(folder / "labels"),
+            img_size=config.img_size,
+            views=f"0:{_VIEWS}",
+            topk=min(10, len(dataset.info.classes)),
+        ),
+        silent,
+    )
+    return dataset, ArchiveReader(str(folder / "labels"))
+
+
+def _trainer(config: StepConfig, mode: str, dataset: PackedDataset) -> Trainer:
+    training = TrainConfig(
+        data="",
+        output="",
+        model=config.model,
+        batch_size=config.batch_size,
+        distillation="none" if mode == "no teacher" else "hard",
+        labels="archive" if mode == "cached labels" else None,
+        teacher=config.teacher if mode == "live teacher" else None,
+        teacher_pretrained=False,
+    )
+    return build_trainer(training, dataset.info, config.img_size, 10_000, 100, resolve_device(config.device))
+
+
+def _batches(
+    config: StepConfig, mode: str, dataset: PackedDataset, archive: ArchiveReader
+) -> Iterator[ViewBatch]:
+    plan = StreamPlan(len(dataset), dataset.info.samples_per_shard, config.batch_size, seed=0, drop_last=True)
+    stream = ViewStream(
+        dataset,
+        archive.recipe,
+        plan,
+        ViewSchedule(0, _VIEWS),
+        num_batches=1_000_000,
+        archive=archive if mode == "cached labels" else None,
+    )
+    return iter(stream)
+
+
+def _timed(trainer: Trainer, batches: Iterator[ViewBatch], steps: int) -> Callable[[], float]:
+    """Return a function that does `steps` steps and returns the seconds of one."""
+
+    def run() -> float:
+        start_s = time.perf_counter()
+        for _ in range(steps):
+            loss = trainer.step(next(batches))
+        loss.total.item()
+        return (time.perf_counter() - start_s) / steps
+
+    run()
+    return run
+
+
+def main() -> int:
+    """Run the benchmark, print its table, and return 0."""
+    config: StepConfig = parse(StepConfig, sys.argv[1:], "python -m benchmarks.step")
+    with tempfile.TemporaryDirectory() as folder:
+        dataset, archive = _prepare(config, Path(folder))
+        runs = {
+            mode: _timed(
+                _trainer(config, mode, dataset),
+                _batches(config, mode, dataset, archive),
+                1 if mode == "live teacher" else config.steps,
+            )
+            for mode in MODES
+        }
+        times = interleaved(runs, config.repeats)
+    table = Table(title=f"{config.model}, {config.img_size} px, batch {config.batch_size}; seconds a step")
+    for header in ("mode", "min", "median", "max", "ratio to no teacher: min", "median", "max"):
+        table.add_column(header, justify="left" if header == "mode" else "right")
+    ratios = {mode: ratio(times, mode, MODES[0]) for mode in MODES}
+    for mode in MODES:
+        spread = (min(times[mode]), statistics.median(times[mode]), max(times[mode]))
+        table.add_row(mode, *(f"{value:.3f}" for value in (*spread, *ratios[mode])))
+    Console(width=110).print(table)
+    head = environment(("torch", "timm", "zarr", "simplejpeg", "numpy"))
+    print(head)
+    settings = {
+        **dataclasses.asdict(config),
+        "json": None,
+        "images": "folder" if config.images else "synthetic",
+    }
+    write_json(
+        config.json,
+        {"benchmark": "step", **head, "config": settings, "seconds": times, "ratio_min_median_max": ratios},
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    sys.exit(main())
