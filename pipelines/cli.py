@@ -19,7 +19,12 @@ def _pack(config: PackConfig) -> int:
 
     reencode = Reencode(config.max_side, config.quality) if config.max_side and config.quality else None
     info = pack(
-        open_source(config.src, config.image_column, config.label_column),
+        open_source(
+            config.src,
+            split=config.split,
+            image_column=config.image_column,
+            label_column=config.label_column,
+        ),
         Store(config.dst),
         shard_size=config.shard_size,
         seed=config.seed,

@@ -35,6 +35,8 @@ class PackConfig:
     """JPEG quality of images made smaller."""
     skip_corrupt: bool = False
     """Leave out images that cannot be decoded, and record them, instead of refusing them."""
+    split: str | None = None
+    """Which files to take, where the names of parquet files or tars tell several splits: train, val, test."""
     image_column: str | None = None
     """Parquet column of the images, if its type does not tell."""
     label_column: str | None = None

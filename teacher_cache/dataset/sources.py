@@ -19,6 +19,8 @@ from teacher_cache.errors import DatasetError, nearest
 from teacher_cache.images import EXTENSIONS
 
 _KEY = re.compile(r"[A-Za-z0-9_/-]+")
+_SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
+"""Hugging Face and WebDataset name the files of a split so: train-00000-of-00002.parquet, val.tar."""
 _PARQUET_BATCH_ROWS = 256
 
 
@@ -46,11 +48,14 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: str, image_column: str | None = None, label_column: str | None = None) -> Source:
+def open_source(
+    path: str, *, split: str | None = None, image_column: str | None = None, label_column: str | None = None
+) -> Source:
     """Open a folder or file as the kind of source it is.
 
     Args:
         path: A folder of class folders, of *.parquet or of *.tar; or one .parquet or .tar file.
+        split: Which split's files to take, where the names of parquet files or tars tell several.
         image_column: Of parquet; found by its type if None.
         label_column: Likewise.
 
@@ -64,10 +69,29 @@ def open_source(path: str, image_column: str | None = None, label_column: str | 
     parquet = [file for file in files if file.suffix == ".parquet"]
     tars = [file for file in files if file.suffix == ".tar"]
     if parquet:
-        return ParquetSource(parquet, image_column, label_column)
+        return ParquetSource(_of_split(parquet, split), image_column, label_column)
     if tars:
-        return TarSource(tars)
+        return TarSource(_of_split(tars, split))
     return FolderSource(root)
+
+
+def _of_split(files: list[Path], split: str | None) -> list[Path]:
+    """Return the files of one split; refuse to mix several, which would train on the test set."""
+    splits = {file: match[0] if (match := _SPLIT.match(file.stem)) else "" for file in files}
+    found = sorted(set(splits.values()))
+    if split is None and len(found) > 1:
+        raise DatasetError(
+            f"{files[0].parent} holds several splits: {', '.join(name or 'unnamed' for name in found)}",
+            "Packed together, a student would be trained on what it is tested on.",
+            f"choose one: --split {found[-1]}",
+        )
+    if split is not None and split not in found:
+        raise DatasetError(
+            f"{files[0].parent} has no split {split!r}",
+            "There is nothing to pack.",
+            f"found: {', '.join(found)}",
+        )
+    return [file for file in files if split in (None, splits[file])]
 
 
 class FolderSource:

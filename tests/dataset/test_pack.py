@@ -126,6 +126,17 @@ def test_a_column_that_is_not_certain_must_be_named(tmp_path: Path) -> None:
         open_source(str(file), label_column="course")
 
 
+def test_splits_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("train-0.parquet", "train-1.parquet", "test-0.parquet"):
+        write_parquet(tmp_path / name, {"image": IMAGES[:2], "label": [0, 1]})
+    with pytest.raises(DatasetError, match=r"several splits: test, train(.|\n)*--split train"):
+        open_source(str(tmp_path))
+    with pytest.raises(DatasetError, match=r"no split 'val'(.|\n)*found: test, train"):
+        open_source(str(tmp_path), split="val")
+    assert len(open_source(str(tmp_path), split="train").keys) == 4
+    assert len(open_source(str(tmp_path / "test-0.parquet")).keys) == 2
+
+
 def test_tars_are_repacked_with_everything_in_them(tmp_path: Path) -> None:
     members = {}
     for number, image in enumerate(IMAGES):
