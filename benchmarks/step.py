@@ -128,7 +128,7 @@ def _batches(
         dataset,
         archive.recipe,
         plan,
-        ViewSchedule(0, _VIEWS),
+        ViewSchedule(range(_VIEWS)),
         num_batches=1_000_000,
         archive=archive if mode == "cached labels" else None,
     )

@@ -49,8 +49,8 @@ class TrainConfig:
     distillation_tau: float = 3.0
     """Temperature of soft distillation."""
 
-    recipe: str = "rrc"
-    """A named recipe or a YAML file, where no --labels are given."""
+    recipe: str | None = None
+    """A named recipe or a YAML file, where no --labels are given; rrc if not given either."""
     img_size: int | None = None
     """Side of a view in pixels, where no --labels are given; 224, or what the recipe's file says."""
     views: str | None = None
@@ -135,6 +135,11 @@ class TrainConfig:
             self.distillation != "none" or not has_teacher,
             "--labels or --teacher with --distillation none",
             "The teacher would not be heard.",
+        )
+        _require(
+            self.labels is None or (self.recipe is None and self.img_size is None),
+            "--recipe or --img-size with --labels",
+            "The archive brings the recipe whose views it labels, at their size.",
         )
         if self.views is not None:
             parse_views(self.views)

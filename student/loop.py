@@ -65,7 +65,8 @@ def train(config: TrainConfig, track: Track) -> RunResult:
     output = _new_output(config)
     dataset = PackedDataset(config.data)
     archive = ArchiveReader(config.labels) if config.labels else None
-    recipe = archive.recipe if archive else recipes.load(config.recipe, config.img_size)
+    recipe = archive.recipe if archive else recipes.load(config.recipe or "rrc", config.img_size)
+    validation = _validation_data(config, dataset.info)
     plan = StreamPlan(
         num_rows=len(dataset),
         rows_per_shard=dataset.info.samples_per_shard,
@@ -102,7 +103,7 @@ def train(config: TrainConfig, track: Track) -> RunResult:
             images=num_steps * config.batch_size,
             seconds=round(seconds, 3),
             teacher_passes=num_steps * config.batch_size if trainer.teacher else 0,
-            accuracy=_finish(config, output, trainer, dataset.info, recipe.img_size),
+            accuracy=_finish(config, output, trainer, dataset.info, recipe.img_size, validation),
         )
         metrics.write(json.dumps({"result": dataclasses.asdict(result)}) + "\n")
     return result
@@ -185,13 +186,23 @@ def _new_output(config: TrainConfig) -> Store:
     return output
 
 
+def _validation_data(config: TrainConfig, dataset: DatasetInfo) -> PackedDataset | None:
+    if config.val_data is None:
+        return None
+    validation = PackedDataset(config.val_data)
+    if validation.info.classes_sha256 != dataset.classes_sha256:
+        raise InputError(
+            f"--val-data {config.val_data} has another class list than --data {config.data}",
+            "Its labels would mean other classes.",
+            "pack both from sources with the same classes",
+        )
+    return validation
+
+
 def _schedule(config: TrainConfig, archive: ArchiveReader | None, num_epochs: int) -> ViewSchedule:
     if config.views is not None:
-        views = parse_views(config.views)
-        return ViewSchedule(views.start, views.stop)
-    if archive is not None and archive.views:
-        return ViewSchedule(archive.views[0], archive.views[-1] + 1)
-    return ViewSchedule(0, num_epochs)
+        return ViewSchedule(parse_views(config.views))
+    return ViewSchedule(archive.views if archive is not None else range(num_epochs))
 
 
 def _log(
@@ -215,7 +226,12 @@ def _log(
 
 
 def _finish(
-    config: TrainConfig, output: Store, trainer: Trainer, dataset: DatasetInfo, img_size: int
+    config: TrainConfig,
+    output: Store,
+    trainer: Trainer,
+    dataset: DatasetInfo,
+    img_size: int,
+    validation: PackedDataset | None,
 ) -> dict[str, float]:
     about = {
         "model": config.model,
@@ -227,11 +243,11 @@ def _finish(
     save_weights(output, LAST_FILE, trainer.model, about)
     if trainer.ema is not None:
         save_weights(output, EMA_FILE, trainer.ema.module, about)
-    if config.val_data is None:
+    if validation is None:
         return {}
     return accuracy(
         trainer.model,
-        PackedDataset(config.val_data),
+        validation,
         img_size=img_size,
         crop_pct=config.crop_pct,
         batch_size=config.batch_size,

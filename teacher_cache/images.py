@@ -25,7 +25,8 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _TURBO_COLORSPACES = ("YCbCr", "RGB", "Gray")
 
 
-def _check_size(name: str, height: int, width: int, max_pixels: int) -> None:
+def check_size(name: str, height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse an image of too many pixels. Raises ImageError."""
     if height * width > max_pixels:
         raise ImageError(
             f"image {name!r} is {width} x {height}, {height * width:,} pixels",
@@ -51,13 +52,13 @@ def decode(data: bytes | memoryview, name: str, max_pixels: int = MAX_PIXELS) ->
     try:
         if bytes(data[:3]) == _JPEG_MAGIC:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-            _check_size(name, height, width, max_pixels)
+            check_size(name, height, width, max_pixels)
             if colorspace in _TURBO_COLORSPACES:
                 return simplejpeg.decode_jpeg(data, "RGB")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-                _check_size(name, image.height, image.width, max_pixels)
+                check_size(name, image.height, image.width, max_pixels)
                 return np.array(image.convert("RGB"))
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(

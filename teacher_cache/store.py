@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -14,9 +15,12 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from teacher_cache.errors import InputError
+from teacher_cache.errors import InputError, TeacherCacheError
 
 _PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Store:
@@ -66,14 +70,11 @@ class Store:
         Raises:
             InputError: The place cannot be written.
         """
-        try:
-            if self.is_local:
-                with self.put_file(name) as path:
-                    path.write_bytes(data)
-            else:
-                self._fs.pipe_file(self.path(name), data)
-        except PermissionError as error:
-            raise self._unwritable(error) from error
+        if self.is_local:
+            with self.put_file(name) as path:
+                path.write_bytes(data)
+        else:
+            self._fs.pipe_file(self.path(name), data)
 
     @contextlib.contextmanager
     def put_file(self, name: str) -> Iterator[Path]:
@@ -81,6 +82,7 @@ class Store:
 
         Raises:
             InputError: The place cannot be written.
+            TeacherCacheError: There is no room left.
         """
         if not self.is_local:
             with tempfile.TemporaryDirectory() as folder:
@@ -88,21 +90,24 @@ class Store:
                 self._fs.put_file(f"{folder}/object", self.path(name))
             return
         target = Path(self.path(name))
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from error
         writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         partial = target.with_name(f"{target.name}.partial-{writer}")
+        is_ours = True
         try:
+            _make_folder(target.parent)
+            is_ours = False
             yield partial
+            is_ours = True
             _fsync(partial)
             partial.replace(target)
             _fsync(target.parent)
-        except (PermissionError, IsADirectoryError) as error:
-            raise self._unwritable(error) from error
+        except OSError as error:  # the block may fail for reasons of its own, such as reading what it copies
+            if is_ours or error.errno in _NO_ROOM or error.filename == str(partial):
+                raise self._not_written(error) from error
+            raise
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
     def stat(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if there is none."""
@@ -134,12 +139,23 @@ class Store:
             if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
                 Path(path).unlink(missing_ok=True)
 
-    def _unwritable(self, error: OSError) -> InputError:
+    def _not_written(self, error: OSError) -> TeacherCacheError:
+        what = f"cannot write to {self.url}: {error.strerror or error}"
+        if error.errno in _NO_ROOM:
+            return TeacherCacheError(
+                what, "What was written before is whole.", "make room, then run the same command again"
+            )
         return InputError(
-            f"cannot write to {self.url}: {error.strerror or error}",
-            "Nothing was written.",
-            "choose a folder you may write to, or change its permissions",
+            what, "Nothing was written.", "choose a folder you may write to, or change its permissions"
         )
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, each durable before anything lies in it."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync(folder.parent)
 
 
 def _fsync(path: Path) -> None:

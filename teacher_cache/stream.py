@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,18 +51,19 @@ class ViewBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ViewSchedule:
-    """Which view each epoch sees: each epoch the next of [first, stop), then again from the first."""
+    """Which view each epoch sees: each epoch the next of `views`, then again from the first."""
 
-    first: int = 0
-    stop: int = 1
+    views: Sequence[int] = (0,)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first < self.stop:
-            raise InputError(f"views {self.first}:{self.stop}", "They hold no view.", "give A:B with A < B")
+        if not self.views or min(self.views) < 0:
+            raise InputError(
+                f"views {list(self.views)}", "They hold no view.", "give at least one, from 0 up"
+            )
 
     def view(self, epoch: int) -> int:
         """Return the view index of an epoch."""
-        return self.first + epoch % (self.stop - self.first)
+        return self.views[epoch % len(self.views)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _check_archive(
             "leave --recipe and --img-size out: the archive brings its own",
         )
     archive.check_replay(dataset.info)
-    missing = sorted(set(range(schedule.first, schedule.stop)) - set(archive.views))
+    missing = sorted(set(schedule.views) - set(archive.views))
     if missing:
         raise ArchiveError(
             f"archive {archive.url} holds views {view_ranges(archive.views)}, not {view_ranges(missing)}",

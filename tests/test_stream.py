@@ -14,7 +14,7 @@ from teacher_cache.stream import StreamPlan, ViewBatch, ViewSchedule, ViewStream
 from teacher_cache.views.recipe import rrc
 from teacher_cache.views.render import render_views
 
-SCHEDULE = ViewSchedule(0, 3)
+SCHEDULE = ViewSchedule(range(3))
 Sample = tuple[str, int, bytes, int, tuple]
 
 
@@ -184,7 +184,7 @@ def test_views_that_are_not_labelled_are_said_before_the_first_batch(
     archive = ArchiveReader(labels)
     with pytest.raises(ArchiveError, match="holds views 0:3, not 3:5"):
         ViewStream(
-            dataset, archive.recipe, plan_of(dataset), ViewSchedule(0, 5), num_batches=1, archive=archive
+            dataset, archive.recipe, plan_of(dataset), ViewSchedule(range(5)), num_batches=1, archive=archive
         )
 
 
@@ -207,6 +207,6 @@ def test_a_plan_that_cannot_be_is_refused(changes: dict, message: str, dataset: 
 
 
 def test_a_schedule_goes_round() -> None:
-    assert [ViewSchedule(2, 5).view(epoch) for epoch in range(7)] == [2, 3, 4, 2, 3, 4, 2]
+    assert [ViewSchedule((2, 3, 7)).view(epoch) for epoch in range(7)] == [2, 3, 7, 2, 3, 7, 2]
     with pytest.raises(InputError, match="They hold no view"):
-        ViewSchedule(2, 2)
+        ViewSchedule(range(2, 2))

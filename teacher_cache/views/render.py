@@ -44,9 +44,11 @@ def render_views(
     This is the replay contract: the pixels are a function of the arguments alone, bit for bit.
 
     Raises:
-        ImageError: The image cannot be decoded.
+        ImageError: The image cannot be decoded, or is so long and thin that its short side cannot be resized.
     """
     pixels_HWC = images.decode(image_bytes, key)
     height, width = pixels_HWC.shape[:2]
     for view, out_CHW in zip(views, out_VCHW, strict=True):
-        render(pixels_HWC, sample_view(recipe, key, view, height, width), out_CHW)
+        params = sample_view(recipe, key, view, height, width)
+        images.check_size(key, params.resize_height, params.resize_width)
+        render(pixels_HWC, params, out_CHW)

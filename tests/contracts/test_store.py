@@ -1,5 +1,6 @@
 """What every store promises, on a local folder and on fsspec's memory."""
 
+import errno
 import subprocess
 import sys
 import uuid
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from teacher_cache.errors import InputError
+from teacher_cache.errors import InputError, TeacherCacheError
 from teacher_cache.store import Store
 
 
@@ -81,6 +82,29 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"cannot write to .*file/under"):
         Store(tmp_path / "file" / "under").put("a", b"1")
+
+
+def test_an_error_of_the_block_itself_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such source"), Store(tmp_path).put_file("a") as path:
+        path.write_bytes(Path(tmp_path, "no such source").read_bytes())
+
+
+def test_a_full_disk_is_said_with_exit_code_1_and_tears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.put("a", b"old")
+
+    def full(path: Path, data: bytes) -> None:
+        path.open("wb").write(data[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TeacherCacheError, match=r"No space left(.|\n)*make room") as caught:
+        store.put("a", b"new")
+    assert caught.value.exit_code == 1
+    assert store.get("a") == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
 def test_the_dead_are_swept_and_the_living_are_left(tmp_path: Path) -> None:

@@ -188,6 +188,8 @@ def test_late_fusion_is_named() -> None:
         (("--model-kwargs", "depths=3"), "does not take"),
         (("--data={labels}",), "has no dataset.json"),
         (("--recipe=rcc",), "unknown recipe 'rcc'"),
+        (("--val-data=/nowhere",), "has no dataset.json"),
+        (("--labels={labels}", "--distillation=hard", "--img-size=48"), "The archive brings the recipe"),
     ],
 )
 def test_a_wrong_request_is_said(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.resources
+import io
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from teacher_cache import images
+from teacher_cache.errors import ImageError
 from teacher_cache.views.recipe import NAMED, RandomResizedCrop, Recipe, evaluation, rrc
 from teacher_cache.views.render import render, render_views
 from teacher_cache.views.sampling import ViewParams, sample_view
@@ -132,6 +134,15 @@ def test_a_view_is_pillows_crop_and_bicubic_within_three_levels() -> None:
         box = (params.left, params.top, params.left + params.width, params.top + params.height)
         theirs = np.asarray(Image.fromarray(pixels).crop(box).resize((40, 40), Image.Resampling.BICUBIC))
         assert np.abs(out[0].permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 3
+
+
+def test_a_thread_of_an_image_is_refused_rather_than_blown_up() -> None:
+    with io.BytesIO() as png:
+        Image.new("RGB", (60_000, 1)).save(png, "PNG")
+        data = png.getvalue()
+    out = torch.empty(1, 3, 224, 224, dtype=torch.uint8)
+    with pytest.raises(ImageError, match="15360000 x 256"):
+        render_views(data, evaluation(224), "thread", [0], out)
 
 
 def test_evaluation_views_are_all_the_same() -> None:
