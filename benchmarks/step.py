@@ -29,7 +29,7 @@ from student.config import TrainConfig
 from student.loop import build_trainer
 from student.step import Trainer
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.commandline import parse
+from teacher_cache.commandline import Command, run_single
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
@@ -149,9 +149,8 @@ def _timed(trainer: Trainer, batches: Iterator[ViewBatch], steps: int) -> Callab
     return run
 
 
-def main() -> int:
+def _benchmark(config: StepConfig) -> int:
     """Run the benchmark, print its table, and return 0."""
-    config: StepConfig = parse(StepConfig, sys.argv[1:], "python -m benchmarks.step")
     with tempfile.TemporaryDirectory() as folder:
         dataset, archive = _prepare(config, Path(folder))
         runs = {
@@ -187,4 +186,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    sys.exit(main())
+    sys.exit(run_single("python -m benchmarks.step", Command(StepConfig, _benchmark), sys.argv[1:]))

@@ -30,9 +30,9 @@ class PackConfig:
     seed: int = 0
     """Of the shuffle."""
     max_side: int | None = None
-    """Make images smaller: no side above this many pixels. A new dataset, recorded as such."""
+    """Re-encode every image as JPEG, no side above this many pixels. A new dataset, recorded as such."""
     quality: int | None = None
-    """JPEG quality of images made smaller."""
+    """JPEG quality of the re-encoded images."""
     skip_corrupt: bool = False
     """Leave out images that cannot be decoded, and record them, instead of refusing them."""
     split: str | None = None
@@ -49,6 +49,7 @@ class PackConfig:
     def __post_init__(self) -> None:
         _at_least("--shard-size", self.shard_size, 1)
         _at_least("--max-side", self.max_side, 1)
+        _at_least("--seed", self.seed, 0)
         _at_least("--workers", self.workers, 1)
         if (self.max_side is None) != (self.quality is None):
             raise InputError(

@@ -15,6 +15,7 @@ from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.commandline import parse_kwargs, parse_views
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import InputError
 from teacher_cache.extract import extract_unit
 from teacher_cache.labels.topk import check_topk
 from teacher_cache.models import resolve_device
@@ -87,8 +88,18 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     )
     views_per_unit = config.views_per_unit or default_views_per_unit(len(views))
     asked = archive_spec(dataset.info, recipe, teacher.spec, config.topk, views_per_unit)
+    asked.layout.units(
+        views.start, views.stop
+    )  # a range that cannot be is refused before anything is written
     writer = ArchiveWriter.open(Store(config.out), asked)
     layout = writer.spec.layout
+    if config.views_per_unit not in (None, layout.views_per_unit):
+        raise InputError(
+            f"--views-per-unit {config.views_per_unit}, but {config.out} "
+            f"holds {layout.views_per_unit} views a unit",
+            "Units of two sizes cannot lie in one archive.",
+            "leave the flag out, or choose a new folder with --out",
+        )
     units = missing_units(layout, views, (receipt.unit for receipt in writer.receipts()))
     num_views = sum(writer.spec.rows(unit.shard) * len(unit.views) for unit in units)
 

@@ -109,6 +109,8 @@ class TrainConfig:
             ("--epochs", self.epochs, 1),
             ("--batch-size", self.batch_size, 1),
             ("--workers", self.workers, 0),
+            ("--seed", self.seed, 0),
+            ("--window-shards", self.window_shards, 1),
             ("--log-interval", self.log_interval, 1),
             ("--steps", 1 if self.steps is None else self.steps, 1),
         ):
@@ -117,6 +119,7 @@ class TrainConfig:
             ("--distillation-alpha", self.distillation_alpha),
             ("--smoothing", self.smoothing),
             ("--drop-path", self.drop_path),
+            ("--crop-pct", self.crop_pct),
         ):
             _require(0 <= share <= 1, f"{flag} {share}", "It must be from 0 to 1.")
         _require(
@@ -170,3 +173,8 @@ class EvalConfig:
     """Processes that render images; 0 renders in the main one."""
     json: bool = False
     """Print the result as JSON."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.crop_pct <= 1, f"--crop-pct {self.crop_pct}", "It must be above 0, and at most 1.")
+        _require(self.batch_size >= 1, f"--batch-size {self.batch_size}", "It must be 1 or more.")
+        _require(self.workers >= 0, f"--workers {self.workers}", "It must be 0 or more.")

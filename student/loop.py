@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 
@@ -23,7 +23,7 @@ from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.commandline import parse_kwargs, parse_views
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import InputError
+from teacher_cache.errors import InputError, nearest
 from teacher_cache.models import create_model, normalization, resolve_device
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
@@ -128,6 +128,12 @@ def build_trainer(
     )
     train_both_heads(model)
     model.to(device).train()
+    if config.opt not in list_optimizers():
+        raise InputError(
+            f"timm has no optimizer {config.opt!r}",
+            "Nothing was trained.",
+            nearest(config.opt, map(str, list_optimizers())) or "see timm.optim.list_optimizers()",
+        )
     optimizer = create_optimizer_v2(model, config.opt, lr=config.peak_lr, weight_decay=config.weight_decay)
     scheduler = CosineLRScheduler(
         optimizer,
@@ -177,6 +183,12 @@ def _teacher(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: t
 
 def _new_output(config: TrainConfig) -> Store:
     output = Store(config.output)
+    if not output.is_local:
+        raise InputError(
+            f"--output {config.output} is not a local folder",
+            "Metrics are appended to, which object stores cannot.",
+            "choose a local folder, and copy it when the run is done",
+        )
     if output.list():
         raise InputError(
             f"--output {config.output} is not empty",

@@ -37,5 +37,14 @@ def evaluation_heads(model: torch.nn.Module, inputs_BCHW: torch.Tensor) -> Heads
     """Return both heads' logits of a model in evaluation mode, where timm would average them."""
     if not has_two_heads(model):
         return Heads(model(inputs_BCHW), None)
-    features = model.forward_features(inputs_BCHW)  # type: ignore[operator]
-    return Heads(model.head(features[:, 0]), model.head_dist(features[:, 1]))  # type: ignore[operator]
+    said: list[torch.Tensor] = []
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: said.append(output))
+        for name in ("head", "head_dist")
+    ]
+    try:
+        model(inputs_BCHW)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Heads(*said)

@@ -1,7 +1,7 @@
 """Command lines made from frozen dataclasses: one command per dataclass, its fields the flags.
 
 Every command takes `--config file.yaml` with the flags' names as keys; flags after it override it.
-Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was wrong.
+Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -31,20 +31,24 @@ def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: 
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(prog, summary, commands))
         return 0 if argv else 2
+    if argv[0] not in commands:
+        known = nearest(argv[0], commands) or f"known: {', '.join(commands)}"
+        print(f"{prog} has no command {argv[0]!r}\n{known}", file=sys.stderr)
+        return 2
+    return run_single(f"{prog} {argv[0]}", commands[argv[0]], argv[1:])
+
+
+def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:
+    """Parse the flags of one command, run it, and return the exit code; errors go to stderr, not up."""
     try:
-        if argv[0] not in commands:
-            known = nearest(argv[0], commands) or f"known: {', '.join(commands)}"
-            raise InputError(f"{prog} has no command {argv[0]!r}", "Nothing was done.", known)
-        command = commands[argv[0]]
         signal.signal(signal.SIGTERM, _interrupt)
-        config = parse(command.config, argv[1:], f"{prog} {argv[0]}")
-        return command.run(config)
+        return command.run(parse(command.config, argv, prog))
     except TeacherCacheError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{prog}: stopped; what was finished is kept", file=sys.stderr)
-        return 130
+        print(f"{prog}: stopped before it was done", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def parse(config: type, argv: Sequence[str], prog: str) -> Any:
@@ -100,13 +104,18 @@ def _interrupt(_signum: int, _frame: Any) -> None:
 
 def _expand_config(argv: Sequence[str]) -> list[str]:
     """Replace `--config FILE` by the flags in it."""
-    words = list(argv)
+    words = [part for word in argv for part in _split_config(word)]
     while "--config" in words:
         place = words.index("--config")
         if place + 1 == len(words):
             raise InputError("--config without a file", "There is nothing to read.", "give a YAML file")
         words[place : place + 2] = _flags_of(words[place + 1])
     return words
+
+
+def _split_config(word: str) -> list[str]:
+    """Split `--config=FILE` in two, as every other flag may be written."""
+    return ["--config", word.removeprefix("--config=")] if word.startswith("--config=") else [word]
 
 
 def _flags_of(file: str) -> list[str]:
@@ -119,6 +128,10 @@ def _flags_of(file: str) -> list[str]:
     if not isinstance(settings, dict):
         raise InputError(
             f"--config {file} is not a mapping", "No flag was set.", "write one `flag: value` a line"
+        )
+    if "config" in settings:
+        raise InputError(
+            f"--config {file} names another config", "No flag was set.", "write the flags into one file"
         )
     words: list[str] = []
     for name, value in settings.items():

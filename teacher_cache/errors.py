@@ -6,7 +6,8 @@ TeacherCacheError            exit code 1: the work failed, or a check fell short
     ├── DatasetError         a packed dataset is missing, damaged or not the one meant
     ├── RecipeError          an augmentation recipe is not valid, or its pixels drifted
     ├── ModelError           a model name, its weights or its classes do not fit
-    └── ArchiveError         an archive is missing, incomplete, damaged or of another request
+    └── ArchiveError         an archive is missing, incomplete or of another request
+        └── DamagedError     a part of an archive is not as it was written
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ class ModelError(InputError):
 
 
 class ArchiveError(InputError):
-    """An archive is missing, incomplete, damaged, or answers another request."""
+    """An archive is missing, incomplete, or answers another request."""
+
+
+class DamagedError(ArchiveError):
+    """A part of an archive is not as it was written."""
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:

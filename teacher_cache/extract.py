@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from teacher_cache.archive.layout import Unit
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import TeacherCacheError
 from teacher_cache.labels.codec import LabelArrays, encode
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.teacher import Teacher
@@ -32,7 +33,7 @@ class _RenderedRows(Dataset[torch.Tensor]):
         rows, size = self._groups[number], self._recipe.img_size
         out_RVCHW = torch.empty(len(rows), len(self._views), 3, size, size, dtype=torch.uint8)
         for row, out_VCHW in zip(rows, out_RVCHW, strict=True):
-            image = self._dataset.checked_image_bytes(row)
+            image = self._dataset.image_bytes(row)
             render_views(image, self._recipe, self._dataset.index.key(row), self._views, out_VCHW)
         return out_RVCHW.flatten(0, 1)
 
@@ -68,6 +69,7 @@ def extract_unit(
     Raises:
         DatasetError: An image is not the one that was packed.
         ImageError: An image cannot be decoded.
+        TeacherCacheError: The teacher's output is not finite.
     """
     rows = dataset.rows_of(unit.shard)
     step = max(1, batch_size // len(unit.views))
@@ -81,8 +83,14 @@ def extract_unit(
     parts = []
     for images_BCHW in loader:
         for batch_BCHW in images_BCHW.split(batch_size):
-            labels = labels_from_logits(teacher.logits(batch_BCHW), k)
-            parts.append(encode(labels, teacher.spec.num_classes))
+            logits_BC = teacher.logits(batch_BCHW)
+            if not torch.isfinite(logits_BC).all():
+                raise TeacherCacheError(
+                    f"the teacher's logits of unit {unit.name} are not all finite",
+                    "They would be stored as labels that look valid.",
+                    "check its weights, or choose --precision float32",
+                )
+            parts.append(encode(labels_from_logits(logits_BC, k), teacher.spec.num_classes))
             advance(len(batch_BCHW))
     shape = (len(rows), len(unit.views))
     idx, dq, tail = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

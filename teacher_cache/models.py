@@ -20,14 +20,18 @@ def resolve_device(name: str) -> torch.device:
     """Return the device of that name; "auto" is CUDA if there is one.
 
     Raises:
-        ModelError: torch knows no such device.
+        ModelError: There is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"--device {name}", "Nothing can run on it.", "give cpu, cuda or cuda:N") from error
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"--device {name}: {reason}", "Nothing can run on it.", "give cpu or cuda"
+        ) from error
+    return torch.device(name)
 
 
 def _check_name(name: str) -> None:
@@ -67,12 +71,18 @@ def create_model(
     """
     _check_name(name)
     kwargs: dict[str, Any] = dict(model_kwargs or {})
+    if "num_classes" in kwargs:
+        raise ModelError(
+            f"--model-kwargs num_classes={kwargs['num_classes']}",
+            "The dataset says how many classes there are; a head replaced by hand would be random.",
+            "leave it out",
+        )
     if not pretrained:
         kwargs["num_classes"] = num_classes
     config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
     if config is not None and config.fixed_input_size:
         kwargs.setdefault("img_size", img_size)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         try:
             model = timm.create_model(name, pretrained=pretrained, **kwargs)
@@ -90,7 +100,7 @@ def create_model(
         raise ModelError(
             f"the weights of {name} know {model.num_classes} classes, the dataset has {num_classes}",
             "A replaced head would be random, and so would its labels.",
-            "fine-tune the model on this dataset first, and give --checkpoint FILE",
+            "train a model on this dataset, and give its weights with --checkpoint FILE",
         )
     return model.eval()
 

@@ -9,7 +9,7 @@ import re
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -35,7 +35,12 @@ class Store:
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/") or "/"
-        self._fs, self._root = fsspec.url_to_fs(self.url)
+        try:
+            self._fs, self._root = fsspec.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise InputError(
+                f"{self.url} cannot be opened: {error}", "There is nothing to read or write.", "check the URL"
+            ) from error
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
     def __repr__(self) -> str:
@@ -50,11 +55,6 @@ class Store:
         if name.startswith("/") or ".." in name.split("/"):
             raise ValueError(f"object name {name!r} leaves the store {self.url}")
         return f"{self._root}/{name}" if name else self._root
-
-    def child(self, name: str) -> Store:
-        """Return the store under `name` of this one."""
-        self.path(name)
-        return Store(f"{self.url}/{name}")
 
     def get(self, name: str) -> bytes:
         """Return a whole object. Raises FileNotFoundError if there is none."""
@@ -76,6 +76,26 @@ class Store:
         else:
             self._fs.pipe_file(self.path(name), data)
 
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write a whole object if there is none of that name, and return whether this call did.
+
+        Of several callers on a local store exactly one does. Object stores promise no such thing.
+
+        Raises:
+            InputError: The place cannot be written.
+        """
+        if self.stat(name) is not None:
+            return False
+        if not self.is_local:
+            self.put(name, data)
+            return True
+        try:
+            with self._publishing(name, os.link) as path:
+                path.write_bytes(data)
+        except FileExistsError:
+            return False
+        return True
+
     @contextlib.contextmanager
     def put_file(self, name: str) -> Iterator[Path]:
         """Lend a local path to write an object to; it takes its name, durably, when the block ends well.
@@ -89,18 +109,28 @@ class Store:
                 yield Path(folder, "object")
                 self._fs.put_file(f"{folder}/object", self.path(name))
             return
+        with self._publishing(name, os.replace) as path:
+            yield path
+
+    @contextlib.contextmanager
+    def _publishing(self, name: str, publish: Callable[[Path, Path], None]) -> Iterator[Path]:
+        """Lend a temporary path beside an object's, and publish it under the object's name, durably."""
         target = Path(self.path(name))
         writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         partial = target.with_name(f"{target.name}.partial-{writer}")
-        is_ours = True
         try:
             _make_folder(target.parent)
-            is_ours = False
+        except OSError as error:
+            raise self._not_written(error) from error
+        is_ours = False
+        try:
             yield partial
             is_ours = True
             _fsync(partial)
-            partial.replace(target)
+            publish(partial, target)
             _fsync(target.parent)
+        except FileExistsError:
+            raise
         except OSError as error:  # the block may fail for reasons of its own, such as reading what it copies
             if is_ours or error.errno in _NO_ROOM or error.filename == str(partial):
                 raise self._not_written(error) from error

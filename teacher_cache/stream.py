@@ -4,7 +4,10 @@ A plan in integers says which rows make batch number n of the whole run, for one
 Worker w of W makes batches w, w + W, ..., and DataLoader hands them out in turn, so the order is the same
 for any number of workers, and resuming is starting at another n.
 
-    stream = ViewStream("data", archive="labels", plan=StreamPlan(len(dataset), ..., batch_size=256))
+    plan = StreamPlan(len(dataset), dataset.info.samples_per_shard, batch_size=256, seed=0)
+    stream = ViewStream(
+        dataset, archive.recipe, plan, ViewSchedule(archive.views), num_batches=1000, archive=archive
+    )
     for batch in stream.loader(workers=8): ...
 
 Shapes: B views, K classes kept, H = W = the recipe's img_size.
@@ -235,6 +238,8 @@ class ViewStream(IterableDataset[ViewBatch]):
         self, labels_of: Callable[[int, int], Labels], rows_B: npt.NDArray[np.int64], view: int
     ) -> Labels:
         """Gather the labels of rows, reading each of their shards' labels of this view once."""
+        if not len(rows_B):  # a rank's share of a last batch smaller than the number of ranks
+            return Labels(*(tensor[:0] for tensor in labels_of(0, view)))
         shards_B, places_B = np.divmod(rows_B, self._plan.rows_per_shard)
         shards, order_B = np.unique(shards_B, return_inverse=True)
         parts = []

@@ -51,7 +51,11 @@ class Teacher:
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Return float32 logits (B, C) on the teacher's device, of uint8 views (B, 3, H, W) on any."""
         inputs_BCHW = normalize(images_BCHW.to(self.device, non_blocking=True), self.spec.mean, self.spec.std)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+        is_bfloat16 = self.spec.precision == "bfloat16"
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=is_bfloat16),  # float32 means float32
+        ):
             return self._model(inputs_BCHW).float()
 
 

@@ -60,6 +60,7 @@ def test_flags_come_from_a_file_and_later_ones_override(tmp_path: Path) -> None:
     file = tmp_path / "flags.yaml"
     file.write_text("name: a\ncount: 3\nfast: false\nwords: [x, y]\n")
     assert run("do", "--config", str(file)) == (0, [Flags("a", 3, False, ("x", "y"))])
+    assert run("do", f"--config={file}") == (0, [Flags("a", 3, False, ("x", "y"))])
     assert run("do", "--config", str(file), "--count", "4") == (0, [Flags("a", 4, False, ("x", "y"))])
 
 
@@ -105,7 +106,7 @@ def test_errors_become_exit_codes_and_messages(
         raise error
 
     assert run_command("prog", "It fails.", {"do": Command(Flags, fail)}, ["do", "--name", "a"]) == code
-    assert capsys.readouterr().err == f"prog: {error}\n"
+    assert capsys.readouterr().err == f"prog do: {error}\n"
 
 
 def test_a_message_says_value_consequence_and_remedy() -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipelines.demo.report import HEADERS, table, write_report
 from pipelines.demo.run import COMPARED_STEPS, DemoSize, run_demo
-from teacher_cache.commandline import parse
+from teacher_cache.commandline import Command, run_single
 from teacher_cache.progress import console
 
 
@@ -27,9 +27,8 @@ class DemoConfig:
     """Passes of the teacher over the digits."""
 
 
-def main() -> int:
+def _demo(config: DemoConfig) -> int:
     """Run the demo, print its table, and return the exit code: 1 if live and cached training differ."""
-    config: DemoConfig = parse(DemoConfig, sys.argv[1:], "python -m pipelines.demo")
     size = DemoSize(teacher_epochs=config.teacher_epochs, student_epochs=config.student_epochs)
     result = run_demo(Path(config.out), size, console)
     shown = Table(title=f"Digits, distilled (teacher: {result.teacher.accuracy['class']:.1%} on validation)")
@@ -45,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_single("python -m pipelines.demo", Command(DemoConfig, _demo), sys.argv[1:]))

@@ -14,6 +14,7 @@ from student.config import TrainConfig
 from student.loop import LAST_FILE, METRICS_FILE, RunResult, train
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.sources import open_source
+from teacher_cache.errors import InputError
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
 
@@ -22,6 +23,7 @@ TEACHER = "regnety_002"
 STUDENT = "deit_tiny_distilled_patch16_224"
 STUDENT_KWARGS = ("patch_size=8", "embed_dim=96", "depth=4", "num_heads=3")
 COMPARED_STEPS = 50
+_MARKER = ".teacher-cache-demo"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +56,18 @@ class DemoResult:
 
 
 def run_demo(out: Path, size: DemoSize, track: Track) -> DemoResult:
-    """Run the demo in a folder, which is emptied first."""
-    shutil.rmtree(out, ignore_errors=True)
+    """Run the demo in a folder, which is emptied first if an earlier demo made it.
+
+    Raises:
+        InputError: Something else lies in the folder.
+    """
+    marker = out / _MARKER
+    if marker.exists():
+        shutil.rmtree(out)
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"--out {out} is not empty", "It would be lost.", "choose a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     write_digits(out / "images")
     for split in ("train", "val"):
         pack(

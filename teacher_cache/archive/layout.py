@@ -103,6 +103,12 @@ class Layout:
             for shard in range(self.num_shards)
         ]
 
+    def holds(self, unit: Unit) -> bool:
+        """Say whether a unit is one of this layout's."""
+        first = unit.block * self.views_per_unit
+        is_block = unit.first_view == first and first < unit.stop_view <= first + self.views_per_unit
+        return is_block and 0 <= unit.shard < self.num_shards
+
     def metadata(self, num_views: int, attributes: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the Zarr documents, by name in the archive, of a group that holds views [0, num_views)."""
         memory = MemoryStore()

@@ -17,7 +17,7 @@ from typing import Any
 
 from teacher_cache.archive.layout import ARRAYS, Layout, Unit
 from teacher_cache.canonical import seal, sha256_of, unseal
-from teacher_cache.errors import ArchiveError
+from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.codec import VALUE_STEP
 
 FORMAT = "teacher-cache-archive"
@@ -206,15 +206,16 @@ def open_document(data: bytes, what: str) -> dict[str, Any]:
     """Decode spec.json, a receipt or manifest.json.
 
     Raises:
-        ArchiveError: It was damaged, is of another format, or of a version this program does not know.
+        DamagedError: Its bytes are not as they were written.
+        ArchiveError: It is of another format, or of a version this program does not know.
     """
     try:
         document = unseal(data)
     except ValueError as error:
-        raise ArchiveError(
+        raise DamagedError(
             f"{what} is damaged: {error}",
             "What it vouches for is not certain.",
-            "extract again, or copy it again",
+            "run the same extract again, or copy the archive again",
         ) from error
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise ArchiveError(

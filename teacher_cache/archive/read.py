@@ -12,7 +12,7 @@ from teacher_cache.archive.manifest import (
 )
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.errors import ArchiveError
+from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.codec import LabelArrays, decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.store import Store
@@ -118,8 +118,8 @@ class ArchiveReader:
                 self._hashed.add(name)
         return objects
 
-    def _damaged(self, unit: Unit, what: str) -> ArchiveError:
-        return ArchiveError(
+    def _damaged(self, unit: Unit, what: str) -> DamagedError:
+        return DamagedError(
             f"unit {unit.name} of archive {self.url} is damaged: {what}",
             "Its labels cannot be trusted, and none are given.",
             f"delete receipts/{unit.name}.json and run the same extract again",
@@ -136,7 +136,7 @@ def view_ranges(views: list[int]) -> str:
 def _read_manifest(store: Store) -> dict:
     try:
         return open_document(store.get(MANIFEST_FILE), store.path(MANIFEST_FILE))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         if store.stat(SPEC_FILE) is not None:
             raise ArchiveError(
                 f"archive {store.url} is not finished: it has no {MANIFEST_FILE}",

@@ -20,7 +20,7 @@ from teacher_cache.archive.manifest import (
     zarr_documents,
 )
 from teacher_cache.canonical import sha256_hex
-from teacher_cache.errors import ArchiveError
+from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.codec import LabelArrays
 from teacher_cache.store import Store
 
@@ -28,7 +28,8 @@ from teacher_cache.store import Store
 class ArchiveWriter:
     """An archive being made. Killing it at any point loses only the unit under way.
 
-    Two writers of one fingerprint do no harm: they write the same bytes, each object whole.
+    Two writers of one fingerprint do no harm where they write the same bytes: on the same kind of device,
+    with the same batch size. Each object is whole in any case.
 
     Args:
         store: Where the archive lies or will lie.
@@ -49,17 +50,14 @@ class ArchiveWriter:
                 or anything but an archive.
         """
         store.sweep()
-        if store.stat(SPEC_FILE) is None:
-            if store.list():
-                raise ArchiveError(
-                    f"{store.url} is not empty and has no {SPEC_FILE}",
-                    "It is not an archive, and nothing in it is overwritten.",
-                    "choose a new folder",
-                )
-            store.put(SPEC_FILE, spec_bytes(spec))
-            return cls(store, spec)
-        document = open_document(store.get(SPEC_FILE), store.path(SPEC_FILE))
-        existing = ArchiveSpec.from_dict(document["spec"])
+        if store.stat(SPEC_FILE) is None and store.list():
+            raise ArchiveError(
+                f"{store.url} is not empty and has no {SPEC_FILE}",
+                "It is not an archive, and nothing in it is overwritten.",
+                "choose a new folder",
+            )
+        store.put_new(SPEC_FILE, spec_bytes(spec))
+        existing = _existing_spec(store)
         if existing.fingerprint != spec.fingerprint:
             raise ArchiveError(
                 f"{store.url} holds labels of another request: {'; '.join(differences(existing, spec))}",
@@ -77,12 +75,13 @@ class ArchiveWriter:
             except ArchiveError:
                 continue  # the unit is computed again, and its receipt replaced
             receipt = Receipt.from_dict(document["unit"])
-            if document["fingerprint"] == self.spec.fingerprint and self._is_whole(receipt, name):
+            is_ours = document["fingerprint"] == self.spec.fingerprint and name == receipt_name(receipt.unit)
+            if is_ours and self._layout.holds(receipt.unit) and self._is_whole(receipt):
                 found.append(receipt)
         return found
 
-    def _is_whole(self, receipt: Receipt, name: str) -> bool:
-        return name == receipt_name(receipt.unit) and all(
+    def _is_whole(self, receipt: Receipt) -> bool:
+        return all(
             self._store.stat(self._layout.object_name(array, receipt.unit)) == size
             for array, (_, size) in receipt.objects.items()
         )
@@ -116,10 +115,25 @@ class ArchiveWriter:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a manifest of all finished units is there."""
-        if self._store.stat(MANIFEST_FILE) is None:
-            return False
-        return self._store.get(MANIFEST_FILE) == manifest_bytes(self.spec, self.receipts())
+        """Whether the manifest of all finished units is there, and the Zarr documents are."""
+        receipts = self.receipts()
+        wanted = {**zarr_documents(self.spec, receipts), MANIFEST_FILE: manifest_bytes(self.spec, receipts)}
+        return all(
+            self._store.stat(name) == len(data) and self._store.get(name) == data
+            for name, data in wanted.items()
+        )
+
+
+def _existing_spec(store: Store) -> ArchiveSpec:
+    """Read spec.json, or, if it was damaged, make it again from the manifest that holds the same."""
+    try:
+        document = open_document(store.get(SPEC_FILE), store.path(SPEC_FILE))
+    except DamagedError:
+        if store.stat(MANIFEST_FILE) is None:
+            raise
+        document = open_document(store.get(MANIFEST_FILE), store.path(MANIFEST_FILE))
+        store.put(SPEC_FILE, spec_bytes(ArchiveSpec.from_dict(document["spec"])))
+    return ArchiveSpec.from_dict(document["spec"])
 
 
 def differences(ours: ArchiveSpec, theirs: ArchiveSpec) -> list[str]:

@@ -151,7 +151,7 @@ def read_info(store: Store) -> DatasetInfo:
     """
     try:
         document = unseal(store.get(DATASET_FILE))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DatasetError(
             f"{store.url} has no {DATASET_FILE}",
             "It is not a packed dataset.",

@@ -150,7 +150,12 @@ def _prepare(source: Source, order: list[int], reencode: Reencode | None, worker
     """Read, check and re-encode samples in threads, yielding them in order, a bounded number ahead."""
 
     def prepare(number: int) -> _Ready:
-        members = source.read(number)
+        try:
+            members = source.read(number)
+        except OSError as error:
+            raise DatasetError(
+                f"{source.place(number)} cannot be read: {error}", "Nothing was packed.", "check the source"
+            ) from error
         try:
             pixels_HWC = images.decode(members.image, source.place(number))
         except ImageError as error:

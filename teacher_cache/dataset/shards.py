@@ -6,6 +6,8 @@ import functools
 import mmap
 from pathlib import Path
 
+import numpy as np
+
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo, Index, read_index, read_info
 from teacher_cache.errors import DatasetError
@@ -37,6 +39,7 @@ class PackedDataset:
                     "It is truncated or of another dataset; its samples cannot be trusted.",
                     "copy the shard again, or pack the dataset again",
                 )
+        self._is_hashed_N = np.zeros(len(self.index), bool)
         self._open = functools.lru_cache(maxsize=_MAX_OPEN_SHARDS)(self._map)
 
     def __reduce__(self) -> tuple[type[PackedDataset], tuple[str]]:
@@ -51,27 +54,26 @@ class PackedDataset:
         return range(start, start + self.info.shards[shard].num_samples)
 
     def image_bytes(self, row: int) -> bytes:
-        """Return the encoded image of a row."""
-        shard = self.info.shards[row // self.info.samples_per_shard]
-        start = int(self.index.offsets_N[row])
-        stop = start + int(self.index.sizes_N[row])
-        if self._store.is_local:
-            return self._open(self._store.path(shard.name))[start:stop]
-        return self._store.get_range(shard.name, start, stop)
-
-    def checked_image_bytes(self, row: int) -> bytes:
-        """Return the encoded image of a row, if its sha256 is the one in the index.
+        """Return the encoded image of a row, hashed the first time this process reads it.
 
         Raises:
             DatasetError: The shard holds other bytes there than were packed.
         """
-        data = self.image_bytes(row)
-        if sha256_hex(data) != self.index.image_sha256(row):
-            raise DatasetError(
-                f"the image of {self.index.key(row)!r} in {self.url} is not the one that was packed",
-                "Its label would belong to another picture.",
-                "copy the shard again, or pack the dataset again",
-            )
+        shard = self.info.shards[row // self.info.samples_per_shard]
+        start = int(self.index.offsets_N[row])
+        stop = start + int(self.index.sizes_N[row])
+        if self._store.is_local:
+            data = self._open(self._store.path(shard.name))[start:stop]
+        else:
+            data = self._store.get_range(shard.name, start, stop)
+        if not self._is_hashed_N[row]:
+            if sha256_hex(data) != self.index.image_sha256(row):
+                raise DatasetError(
+                    f"the image of {self.index.key(row)!r} in {self.url} is not the one that was packed",
+                    "Its label would belong to another picture.",
+                    "copy the shard again, or pack the dataset again",
+                )
+            self._is_hashed_N[row] = True
         return data
 
     @staticmethod

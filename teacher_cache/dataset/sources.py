@@ -21,6 +21,7 @@ from teacher_cache.images import EXTENSIONS
 _KEY = re.compile(r"[A-Za-z0-9_/-]+")
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
 """Hugging Face and WebDataset name the files of a split so: train-00000-of-00002.parquet, val.tar."""
+_UNREAD = ("bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "heic")
 _PARQUET_BATCH_ROWS = 256
 
 
@@ -72,7 +73,22 @@ def open_source(
         return ParquetSource(_of_split(parquet, split), image_column, label_column)
     if tars:
         return TarSource(_of_split(tars, split))
-    return FolderSource(root)
+    return FolderSource(_split_folder(root, split))
+
+
+def _split_folder(root: Path, split: str | None) -> Path:
+    """Return the folder of one split, where a folder's own folders are splits and not classes."""
+    folders = _class_folders(root)
+    splits = [folder.name for folder in folders if _SPLIT.fullmatch(folder.name)]
+    if not splits or len(splits) < len(folders):
+        return root
+    if split not in splits:
+        raise DatasetError(
+            f"{root} holds the splits {', '.join(splits)}, not classes",
+            "Packed together, a student would be trained on what it is tested on.",
+            f"choose one: --split {splits[-1]}",
+        )
+    return root / split
 
 
 def _of_split(files: list[Path], split: str | None) -> list[Path]:
@@ -100,13 +116,21 @@ class FolderSource:
     kind = "folders"
 
     def __init__(self, root: Path) -> None:
-        folders = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+        folders = _class_folders(root)
         found = [(label, file) for label, folder in enumerate(folders) for file in _images_under(folder)]
         if not found:
             raise DatasetError(
                 f"source {str(root)!r} has no image in a class folder, no .parquet and no .tar",
                 "There is nothing to pack.",
                 f"give a folder of class folders with images ({', '.join(EXTENSIONS)})",
+            )
+        filled = {label for label, _ in found}
+        empty = [folder.name for label, folder in enumerate(folders) if label not in filled]
+        if empty:
+            raise DatasetError(
+                f"class folders without an image: {', '.join(empty[:5])}",
+                "They would be classes that nothing belongs to.",
+                f"remove them, or convert their images to {', '.join(EXTENSIONS)}",
             )
         self.classes = [folder.name for folder in folders]
         self.labels = [label for label, _ in found]
@@ -134,10 +158,10 @@ class ParquetSource:
         features = _hugging_face_features(schema)
         image = image_column or _find_column(schema, files[0], "image", _holds_images)
         label = label_column or _find_column(schema, files[0], "label", pa.types.is_integer)
-        for column in (image, label):
-            if column not in schema.names:
+        for column, fits in ((image, _holds_images), (label, pa.types.is_integer)):
+            if column not in schema.names or not fits(schema.field(column).type):
                 raise DatasetError(
-                    f"{files[0]} has no column {column!r}",
+                    f"{files[0]} has no column {column!r} of images or whole numbers",
                     "Its images or labels cannot be found.",
                     nearest(column, schema.names) or f"columns: {', '.join(schema.names)}",
                 )
@@ -150,7 +174,7 @@ class ParquetSource:
                 for batch in pq.ParquetFile(file).iter_batches(_PARQUET_BATCH_ROWS, columns=[image, label]):
                     images = batch.column(image)
                     self._append(images.field("bytes") if pa.types.is_struct(images.type) else images)
-                    self.labels += batch.column(label).to_pylist()
+                    self.labels += batch.column(label).fill_null(-1).to_pylist()
             first = len(self.keys)
             stem = _clean_key(file.stem)
             self.keys += [f"{stem}-{number - first:08d}" for number in range(first, len(self.labels))]
@@ -264,8 +288,22 @@ def _pread(handle: int, offset: int, size: int) -> bytes:
     return os.pread(handle, size, offset)
 
 
+def _class_folders(root: Path) -> list[Path]:
+    entries = root.iterdir() if root.is_dir() else ()
+    return sorted(entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _images_under(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix[1:].lower() in EXTENSIONS)
+    """Return a class's images, sorted; refuse images of formats that would be left out in silence."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    unread = [file for file in files if file.suffix[1:].lower() in _UNREAD]
+    if unread:
+        raise DatasetError(
+            f"{unread[0]} is of a format that is not read",
+            "It would be missing.",
+            f"convert it to {EXTENSIONS[0]}",
+        )
+    return [file for file in files if file.suffix[1:].lower() in EXTENSIONS]
 
 
 def _clean_key(text: str) -> str:

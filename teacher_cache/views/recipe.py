@@ -178,20 +178,28 @@ def _op_from(document: Any) -> Op:
         isinstance(document, Mapping) and "op" in document, "op", document, "a mapping with a field 'op'"
     )
     name = document["op"]
-    if name not in OPS:
+    if not isinstance(name, str) or name not in OPS:
         remedy = nearest(str(name), OPS) or f"known: {', '.join(OPS)}"
         raise RecipeError(f"unknown op {name!r}", "It cannot be rendered.", remedy)
     op_type = OPS[name]
     known = {field.name for field in dataclasses.fields(op_type)}
     fields = _checked_fields(name, {k: v for k, v in document.items() if k != "op"}, known)
-    return op_type(**{field: _numbers(f"{name}.{field}", value) for field, value in fields.items()})
+    defaults = {field.name: field.default for field in dataclasses.fields(op_type)}
+    return op_type(
+        **{
+            field: _numbers(f"{name}.{field}", value, is_pair=isinstance(defaults[field], tuple))
+            for field, value in fields.items()
+        }
+    )
 
 
-def _numbers(field: str, value: Any) -> Any:
-    numbers = value if isinstance(value, list | tuple) else [value]
+def _numbers(field: str, value: Any, is_pair: bool) -> Any:
+    numbers = value if is_pair and isinstance(value, list | tuple) else [value]
     is_numeric = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-    _require(is_numeric, field, value, "numbers")
-    return tuple(map(float, value)) if isinstance(value, list | tuple) else float(value)
+    _require(
+        is_numeric and len(numbers) == 1 + is_pair, field, value, "two numbers" if is_pair else "a number"
+    )
+    return tuple(map(float, numbers)) if is_pair else float(value)
 
 
 def _checked_fields(what: str, document: Any, known: set[str]) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from decimal import Decimal
+from decimal import Context, Decimal
 
 from teacher_cache.keys import Purpose, Stream, sample_id, view_seed
 from teacher_cache.views.recipe import RandomResizedCrop, Recipe, ResizeCenterCrop
 
+_LOG_CONTEXT = Context(prec=40)
 _CROP_ATTEMPTS = 10
 """torchvision and timm give up on a random box after ten, and take a central one."""
 
@@ -84,7 +85,7 @@ def _random_box(
 @functools.cache
 def _exact_log(value: float) -> float:
     """Return ln(value) correctly rounded: decimal's is, on every platform; libm's is not promised to be."""
-    return float(Decimal(value).ln())
+    return float(Decimal(value).ln(_LOG_CONTEXT))
 
 
 def _portable_exp(x: float) -> float:

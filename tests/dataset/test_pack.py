@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import tarfile
@@ -20,6 +21,9 @@ from teacher_cache.progress import silent
 from teacher_cache.store import Store
 
 IMAGES = [encoded(picture(number, 20, 24), "JPEG") for number in range(7)]
+DOT_PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 def packed(source: Source, target: Path, **changes: object) -> DatasetInfo:
@@ -44,7 +48,7 @@ def write_tar(file: Path, members: dict[str, bytes]) -> Path:
 
 def contents(dataset: PackedDataset) -> dict[str, tuple[bytes, int]]:
     return {
-        dataset.index.key(row): (dataset.checked_image_bytes(row), int(dataset.index.labels_N[row]))
+        dataset.index.key(row): (dataset.image_bytes(row), int(dataset.index.labels_N[row]))
         for row in range(len(dataset))
     }
 
@@ -79,9 +83,11 @@ def test_the_same_source_and_seed_give_the_same_bytes(folders: Path, data: str, 
     assert tree(tmp_path / "other")["index.parquet"] != tree(data)["index.parquet"]
 
 
-def test_the_packed_digests_are_pinned(tmp_path: Path) -> None:
-    file = write_tar(tmp_path / "in.tar", {"a.png": encoded(picture(0, 4, 4), "PNG"), "a.cls": b"0"})
-    assert packed(open_source(str(file)), tmp_path / "out").shards[0].num_bytes == 10_240
+def test_the_packed_bytes_are_pinned(tmp_path: Path) -> None:
+    members = {f"{name}.{ext}": data for name in "abc" for ext, data in (("png", DOT_PNG), ("cls", b"1"))}
+    info = packed(open_source(str(write_tar(tmp_path / "in.tar", members))), tmp_path / "out", shard_size=2)
+    assert [shard.sha256[:16] for shard in info.shards] == ["02c1d4f1b87f3cb4", "be814506a0c37b1e"]
+    assert info.sha256[:16] == "ce6ac763e9f5bf85"
 
 
 def test_plain_webdataset_reads_the_shards(data: str, dataset: PackedDataset) -> None:
@@ -122,8 +128,27 @@ def test_a_column_that_is_not_certain_must_be_named(tmp_path: Path) -> None:
     ):
         open_source(str(file))
     assert open_source(str(file), label_column="coarse").labels == [0, 1, 0, 1, 0, 1, 0]
-    with pytest.raises(DatasetError, match=r"no column 'course'(.|\n)*nearest: coarse"):
+    with pytest.raises(DatasetError, match=r"no column 'course' of images or whole numbers(.|\n)*coarse"):
         open_source(str(file), label_column="course")
+
+
+def test_split_folders_are_not_taken_for_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_class_folders(tmp_path / split, per_class=1)
+    (tmp_path / ".hidden").mkdir()
+    with pytest.raises(DatasetError, match=r"holds the splits train, val, not classes(.|\n)*--split val"):
+        open_source(str(tmp_path))
+    assert open_source(str(tmp_path), split="train").keys == ["ant/ant00", "bee/bee00", "cat/cat00"]
+
+
+def test_images_that_would_be_left_out_in_silence_are_refused(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, per_class=1)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DatasetError, match="class folders without an image: dog"):
+        open_source(str(tmp_path))
+    (tmp_path / "dog" / "a.bmp").write_bytes(b"BM")
+    with pytest.raises(DatasetError, match="a.bmp is of a format that is not read"):
+        open_source(str(tmp_path))
 
 
 def test_splits_are_not_mixed(tmp_path: Path) -> None:
@@ -242,7 +267,7 @@ def test_a_shard_of_another_size_is_refused(damage: str, folders: Path, tmp_path
         PackedDataset(str(tmp_path))
 
 
-def test_a_changed_image_is_found_when_it_is_labelled(folders: Path, tmp_path: Path) -> None:
+def test_a_changed_image_is_found_when_it_is_read(folders: Path, tmp_path: Path) -> None:
     packed(open_source(str(folders)), tmp_path)
     shard = tmp_path / "shard-000000.tar"
     row = 3
@@ -251,7 +276,7 @@ def test_a_changed_image_is_found_when_it_is_labelled(folders: Path, tmp_path: P
     shard.write_bytes(data)
     dataset = PackedDataset(str(tmp_path))
     with pytest.raises(DatasetError, match=f"image of '{dataset.index.key(row)}' .* is not the one"):
-        dataset.checked_image_bytes(row)
+        dataset.image_bytes(row)
 
 
 @pytest.mark.parametrize("file", ["dataset.json", "index.parquet"])

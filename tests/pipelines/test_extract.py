@@ -1,5 +1,6 @@
 """The extraction job as a user runs it: resumed, killed, repeated, and asked for what cannot be."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -16,8 +17,13 @@ from conftest import CLASSES, IMG_SIZE, encoded, extract_flags, picture, tree, w
 from pipelines.cli import main
 from pipelines.plan import default_views_per_unit, missing_units
 from teacher_cache.archive.layout import Layout, Unit
+from teacher_cache.archive.manifest import spec_bytes
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.canonical import seal, unseal
+from teacher_cache.errors import InputError
 from teacher_cache.models import create_model
+from teacher_cache.store import Store
 
 Capture = pytest.CaptureFixture[str]
 
@@ -97,8 +103,10 @@ def test_workers_do_not_change_the_archive(data: str, labels: str, tmp_path: Pat
 def test_plans_are_integers() -> None:
     layout = Layout(num_shards=2, rows_per_shard=8, views_per_unit=4, k=2, num_classes=10)
     finished = [Unit(0, 0, 0, 4), Unit(1, 1, 4, 6)]
-    assert missing_units(layout, range(8), finished) == [Unit(1, 0, 0, 4), Unit(0, 1, 4, 8), Unit(1, 1, 4, 8)]
+    assert missing_units(layout, range(6), finished) == [Unit(1, 0, 0, 4), Unit(0, 1, 4, 6)]
     assert missing_units(layout, range(4), [*finished, Unit(1, 0, 0, 4)]) == []
+    with pytest.raises(InputError, match=r"block 1 is finished with views 4:6(.|\n)*never rewritten"):
+        missing_units(layout, range(8), finished)
 
 
 def test_blocks_of_views_are_even() -> None:
@@ -115,6 +123,9 @@ def test_blocks_of_views_are_even() -> None:
         ({"topk": 0}, "--topk 0"),
         ({"views": "3:1"}, "--views 3:1"),
         ({"views": "1:3"}, "begin at a multiple of 2"),
+        ({"device": "cuda:99"}, "--device cuda:99"),
+        ({"model_kwargs": "num_classes=9"}, "leave it out"),
+        ({"out": "s4://bucket/x"}, "s4://bucket/x cannot be opened"),
         ({"img_size": 0}, "img_size = 0"),
         ({"recipe": "rcc"}, "nearest: rrc"),
         ({"teacher": "regnety_0002"}, "regnety_002"),
@@ -130,9 +141,10 @@ def test_a_wrong_request_is_said_and_nothing_is_written(
     changes: dict, message: str, data: str, tmp_path: Path, capsys: Capture
 ) -> None:
     changes = {**changes}
-    assert main(extract_flags(changes.pop("data", data), tmp_path / "out", **changes)) == 2
+    data, out = changes.pop("data", data), changes.pop("out", tmp_path / "out")
+    assert main(extract_flags(data, out, **changes)) == 2
     assert message in capsys.readouterr().err
-    assert not [name for name in tree(tmp_path) if "labels.zarr" in name]
+    assert tree(tmp_path) == {}
 
 
 def test_an_output_that_cannot_be_written_is_said(data: str, tmp_path: Path, capsys: Capture) -> None:
@@ -145,6 +157,8 @@ def test_an_output_that_cannot_be_written_is_said(data: str, tmp_path: Path, cap
     ("changes", "message"),
     [
         ({"topk": 1}, "labels.k 2, not 1"),
+        ({"views_per_unit": 3}, "holds 2 views a unit"),
+        ({"views": "0:4"}, "block 1 is finished with views 2:3"),
         ({"img_size": 48}, "recipe.img_size 32, not 48"),
         ({"recipe": "eval"}, "recipe.ops"),
         ({"precision": "bfloat16"}, "teacher.precision float32, not bfloat16"),
@@ -239,6 +253,36 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
         torch.save(create_model("regnety_002", num_classes=7, img_size=IMG_SIZE).state_dict(), file)
     assert main(extract_flags(data, tmp_path / "out", checkpoint=file)) == 2
     assert "does not fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_that_is_not_finite_makes_no_labels(
+    value: float, data: str, tmp_path: Path, capsys: Capture
+) -> None:
+    model = create_model("regnety_002", num_classes=len(CLASSES), img_size=IMG_SIZE)
+    model.head.fc.bias.data[1] = value
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    assert main(extract_flags(data, tmp_path / "out", checkpoint=tmp_path / "weights.pth")) == 1
+    assert "logits of unit 00000-000 are not all finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("receipts/*"))
+
+
+def test_two_first_writers_share_the_first_ones_layout(labels: str, tmp_path: Path) -> None:
+    """The second saw no spec when it looked: what it creates must not replace the first one's."""
+    spec = ArchiveReader(labels).spec
+    store = Store(tmp_path)
+    assert store.put_new("spec.json", spec_bytes(spec))
+    assert not store.put_new("spec.json", spec_bytes(dataclasses.replace(spec, views_per_unit=3)))
+    writer = ArchiveWriter.open(store, dataclasses.replace(spec, views_per_unit=3))
+    assert writer.spec.views_per_unit == 2
+
+
+def test_damaged_documents_are_made_again(data: str, labels: str, tmp_path: Path) -> None:
+    for name in ("spec.json", "labels.zarr/zarr.json", "labels.zarr/dq/zarr.json", "manifest.json"):
+        shutil.copytree(labels, tmp_path / name)
+        (tmp_path / name / name).write_bytes(b"damaged")
+        assert main(extract_flags(data, tmp_path / name)) == 0, name
+        assert tree(tmp_path / name) == tree(labels), name
 
 
 def test_a_torch_checkpoint_is_read(data: str, tmp_path: Path) -> None:

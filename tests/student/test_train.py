@@ -135,6 +135,21 @@ def test_weights_load_in_plain_timm_and_give_the_same_logits(data: str, tmp_path
         torch.testing.assert_close((first_BC + second_BC) / 2, plain(inputs_BCHW))
 
 
+@pytest.mark.parametrize("name", ["efficientformer_l1", "levit_128s", "deit_tiny_distilled_patch16_224"])
+def test_each_head_is_read_whatever_the_model_pools(name: str) -> None:
+    model = create_model(name, num_classes=5, img_size=224)
+    with torch.no_grad():
+        for seed, head in enumerate((model.head, model.head_dist)):
+            for parameter in head.parameters():
+                parameter.normal_(generator=torch.Generator().manual_seed(seed))
+    inputs_BCHW = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        heads = evaluation_heads(model, inputs_BCHW)
+        assert heads.distillation_BC is not None
+        assert not torch.equal(heads.class_BC, heads.distillation_BC)
+        torch.testing.assert_close((heads.class_BC + heads.distillation_BC) / 2, model(inputs_BCHW))
+
+
 def test_both_heads_train_only_where_there_are_two() -> None:
     inputs_BCHW = torch.zeros(2, 3, 32, 32)
     kwargs = {"patch_size": 16, "embed_dim": 48, "depth": 1, "num_heads": 3}
