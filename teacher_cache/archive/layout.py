@@ -28,9 +28,9 @@ ARRAYS = ("idx", "dq", "tail")
 
 _DIMENSIONS = ("row", "view", "rank")
 _MAX_CHUNK_VIEWS = 8
-"""Views in one compressed chunk: more save under 1 % of the bytes, and one view is read at a time."""
+"""Views in one compressed chunk: more hardly save bytes, and one view is read at a time."""
 _MAX_K_OF_SHARED_CHUNKS = 20
-"""Above it a chunk holds one view: sharing saves nothing there and reads six times slower."""
+"""Above it a chunk holds one view: sharing saves hardly a byte there, and reading one is slower."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
