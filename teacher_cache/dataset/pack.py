@@ -24,7 +24,7 @@ from teacher_cache.dataset.index import (
     Shard,
     index_bytes,
 )
-from teacher_cache.dataset.sources import Members, Source
+from teacher_cache.dataset.source import Members, Source
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.keys import Purpose, Stream, permutation
 from teacher_cache.progress import Track

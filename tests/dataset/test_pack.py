@@ -15,7 +15,8 @@ from teacher_cache import images
 from teacher_cache.dataset.index import DatasetInfo, read_info
 from teacher_cache.dataset.pack import Reencode, pack
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.sources import Source, open_source
+from teacher_cache.dataset.source import Source
+from teacher_cache.dataset.sources import open_source
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.progress import silent
 from teacher_cache.store import Store
