@@ -9,7 +9,7 @@ from pipelines.config import ExtractConfig
 from pipelines.engines import local
 from pipelines.plan import default_views_per_unit, missing_units
 from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.manifest import ArchiveSpec, LabelSpec
+from teacher_cache.archive.manifest import SPEC_FILE, ArchiveSpec, LabelSpec
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.commandline import parse_kwargs, parse_views
@@ -88,10 +88,10 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     )
     views_per_unit = config.views_per_unit or default_views_per_unit(len(views))
     asked = archive_spec(dataset.info, recipe, teacher.spec, config.topk, views_per_unit)
-    asked.layout.units(
-        views.start, views.stop
-    )  # a range that cannot be is refused before anything is written
-    writer = ArchiveWriter.open(Store(config.out), asked)
+    store = Store(config.out)
+    if store.stat(SPEC_FILE) is None:
+        asked.layout.units(views.start, views.stop)  # refuses what cannot be before a spec pins the layout
+    writer = ArchiveWriter.open(store, asked)
     layout = writer.spec.layout
     if config.views_per_unit not in (None, layout.views_per_unit):
         raise InputError(

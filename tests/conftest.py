@@ -95,7 +95,7 @@ def dataset(data: str) -> PackedDataset:
 
 
 def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:
-    """Return the arguments of a small extraction; `changes` replace or add flags."""
+    """Return the arguments of a small extraction; `changes` replace, add or, if None, drop flags."""
     flags = {
         "data": data,
         "out": out,
@@ -107,7 +107,7 @@ def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:
         "checkpoint": teacher_checkpoint(),
         **changes,
     }
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None]
     return ["extract", *words]
 
 
