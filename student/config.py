@@ -14,7 +14,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 def _require(allowed: bool, value: str, rule: str) -> None:
     if not allowed:
-        raise InputError(value, rule, "see `student train --help`")
+        raise InputError(value, rule, "see --help")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,6 @@ from fsspec.implementations.local import LocalFileSystem
 from teacher_cache.errors import InputError, TeacherCacheError
 
 _PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
-
-
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -69,6 +67,7 @@ class Store:
 
         Raises:
             InputError: The place cannot be written.
+            TeacherCacheError: There is no room left.
         """
         if self.is_local:
             with self.put_file(name) as path:
@@ -83,6 +82,7 @@ class Store:
 
         Raises:
             InputError: The place cannot be written.
+            TeacherCacheError: There is no room left.
         """
         if self.stat(name) is not None:
             return False
@@ -122,17 +122,17 @@ class Store:
             _make_folder(target.parent)
         except OSError as error:
             raise self._not_written(error) from error
-        is_ours = False
+        is_written = False
         try:
             yield partial
-            is_ours = True
+            is_written = True
             _fsync(partial)
             publish(partial, target)
             _fsync(target.parent)
         except FileExistsError:
             raise
         except OSError as error:  # the block may fail for reasons of its own, such as reading what it copies
-            if is_ours or error.errno in _NO_ROOM or error.filename == str(partial):
+            if is_written or error.errno in _NO_ROOM or error.filename == str(partial):
                 raise self._not_written(error) from error
             raise
         finally:

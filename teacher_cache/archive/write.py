@@ -50,7 +50,8 @@ class ArchiveWriter:
                 or anything but an archive.
         """
         store.sweep()
-        if store.stat(SPEC_FILE) is None and store.list():
+        # the second look: another first writer may have published its spec between the look and the listing
+        if store.stat(SPEC_FILE) is None and store.list() and store.stat(SPEC_FILE) is None:
             raise ArchiveError(
                 f"{store.url} is not empty and has no {SPEC_FILE}",
                 "It is not an archive, and nothing in it is overwritten.",

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from teacher_cache.errors import DatasetError
 
-KEY = re.compile(r"[A-Za-z0-9_/-]+")
+_KEY_CHARACTERS = "A-Za-z0-9_/-"
+KEY = re.compile(f"[{_KEY_CHARACTERS}]+")
 """What a sample key may look like: WebDataset ends a key at a dot, and no key can climb out of a folder."""
 
 
@@ -60,4 +61,4 @@ def pread(handle: int, offset: int, size: int) -> bytes:
 
 def clean_key(text: str) -> str:
     """Replace what may not stand in a key by an underscore."""
-    return re.sub(r"[^A-Za-z0-9_/-]", "_", text)
+    return re.sub(f"[^{_KEY_CHARACTERS}]", "_", text)
