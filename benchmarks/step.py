@@ -29,6 +29,7 @@ from student.config import TrainConfig
 from student.loop import build_trainer
 from student.step import Trainer
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.batch import ViewBatch
 from teacher_cache.commandline import Command, run_single
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
@@ -36,7 +37,8 @@ from teacher_cache.dataset.sources import open_source
 from teacher_cache.models import resolve_device
 from teacher_cache.progress import silent
 from teacher_cache.store import Store
-from teacher_cache.stream import StreamPlan, ViewBatch, ViewSchedule, ViewStream
+from teacher_cache.stream import ViewStream
+from teacher_cache.stream_plan import StreamPlan, ViewSchedule
 
 MODES = ("no teacher", "cached labels", "live teacher")
 _VIEWS = 2
@@ -132,7 +134,7 @@ def _batches(
         num_batches=1_000_000,
         archive=archive if mode == "cached labels" else None,
     )
-    return iter(stream)
+    return iter(stream.loader(0))
 
 
 def _timed(trainer: Trainer, batches: Iterator[ViewBatch], steps: int) -> Callable[[], float]:

@@ -7,8 +7,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pipelines.config import ExtractConfig, PackConfig, VerifyConfig
+from pipelines.config import ExtractConfig, InspectConfig, PackConfig, VerifyConfig
 from teacher_cache.commandline import Command, run_command
+from teacher_cache.errors import InputError
 
 
 def _pack(config: PackConfig) -> int:
@@ -78,10 +79,35 @@ def _verify(config: VerifyConfig) -> int:
     return 1 if problems else 0
 
 
+def _inspect(config: InspectConfig) -> int:
+    from pipelines.inspect_view import inspect_view
+
+    inspection = inspect_view(config)
+    if config.image is not None:
+        try:
+            inspection.strip.save(config.image)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--image {config.image} cannot be written: {error}",
+                "The picture would be lost.",
+                "choose a folder that exists, and a name ending in .png",
+            ) from error
+    if config.json:
+        print(json.dumps(inspection.values))
+        return 0
+    for name, value in inspection.values.items():
+        several = value if isinstance(value, list) else [value]
+        for item in several:
+            text = ", ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, dict) else item
+            print(f"{name:14} {text}")
+    return 0
+
+
 COMMANDS = {
     "pack": Command(PackConfig, _pack),
     "extract": Command(ExtractConfig, _extract),
     "verify": Command(VerifyConfig, _verify),
+    "inspect": Command(InspectConfig, _inspect),
 }
 
 

@@ -79,8 +79,8 @@ class ExtractConfig:
     """Weights from the hub, where no --checkpoint is given; --no-pretrained: seeded random ones."""
     model_kwargs: tuple[str, ...] = ()
     """name=value arguments for timm.create_model."""
-    recipe: str = "rrc"
-    """A named recipe (rrc, eval), or a YAML file."""
+    recipe: str = "deit"
+    """A named recipe (deit, deit3, rrc, eval), or a YAML file."""
     img_size: int | None = None
     """Side of a view in pixels; 224, or what the recipe's file says, if not given."""
     views: str = "0:1"
@@ -121,3 +121,39 @@ class VerifyConfig:
     """quick: documents, names and sizes. full: also every hash, chunk and label."""
     json: bool = False
     """Print the result as JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectConfig:
+    """Print every parameter of a view, and write its picture: crop box, view, partner, the two mixed."""
+
+    archive: Positional[str | None] = None
+    """An archive, whose recipe and labels are shown; or none, with --recipe."""
+    data: str = ""
+    """A packed dataset."""
+    row: int = 0
+    """Which sample, by its row."""
+    key: str | None = None
+    """Which sample, by its key, instead of --row."""
+    view: int = 0
+    """Which view of it."""
+    recipe: str | None = None
+    """A named recipe (deit, deit3, rrc, eval) or a YAML file, where no archive is given; deit if neither."""
+    img_size: int | None = None
+    """Side of a view in pixels, where no archive is given; 224, or what the recipe's file says."""
+    image: str | None = None
+    """Write the picture to this file, such as view.png."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def __post_init__(self) -> None:
+        _at_least("--row", self.row, 0)
+        _at_least("--view", self.view, 0)
+        if not self.data:
+            raise InputError("--data is missing", "There is no image to look at.", "give a packed dataset")
+        if self.archive is not None and (self.recipe is not None or self.img_size is not None):
+            raise InputError(
+                "--recipe or --img-size with an archive",
+                "The archive brings the recipe whose views it labels, at their size.",
+                "leave them out",
+            )

@@ -50,11 +50,15 @@ class TrainConfig:
     """Temperature of soft distillation."""
 
     recipe: str | None = None
-    """A named recipe or a YAML file, where no --labels are given; rrc if not given either."""
+    """A named recipe or a YAML file, where no --labels are given; deit if not given either."""
     img_size: int | None = None
     """Side of a view in pixels, where no --labels are given; 224, or what the recipe's file says."""
     views: str | None = None
     """View indices A:B, one an epoch, over and over; all of the archive's, or one new each epoch."""
+    views_per_load: int = 1
+    """Views rendered of an image each time it is decoded (repeated augmentation); epochs stay as long."""
+    views_together: bool = False
+    """They share a batch; else that many batches in a row hold the same images."""
     window_shards: int = 16
     """Shards that are shuffled together."""
 
@@ -111,6 +115,7 @@ class TrainConfig:
             ("--workers", self.workers, 0),
             ("--seed", self.seed, 0),
             ("--window-shards", self.window_shards, 1),
+            ("--views-per-load", self.views_per_load, 1),
             ("--log-interval", self.log_interval, 1),
             ("--steps", 1 if self.steps is None else self.steps, 1),
         ):

@@ -6,7 +6,8 @@ import torch
 
 from student.model import HEADS, Heads, evaluation_heads
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.stream import StreamPlan, ViewSchedule, ViewStream
+from teacher_cache.stream import ViewStream
+from teacher_cache.stream_plan import StreamPlan, ViewSchedule
 from teacher_cache.views.finish import normalize
 from teacher_cache.views.recipe import evaluation
 
@@ -47,9 +48,9 @@ def accuracy(
     )
     correct: dict[str, torch.Tensor] = {}
     for batch in stream.loader(workers):
-        inputs_BCHW = normalize(batch.images_BCHW.to(device), mean, std)
+        inputs_BCHW = normalize(batch.pixels(device), mean, std)
         for head, classes_B in predictions(evaluation_heads(model, inputs_BCHW)).items():
-            hits = (classes_B == batch.targets_B.to(device)).sum()
+            hits = (classes_B == batch.targets.own_B.to(device)).sum()
             correct[head] = correct.get(head, torch.zeros_like(hits)) + hits
     model.train(was_training)
     return {head: hits.item() / len(dataset) for head, hits in correct.items()}

@@ -27,7 +27,8 @@ from teacher_cache.errors import InputError, nearest
 from teacher_cache.models import create_model, normalization, resolve_device
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
-from teacher_cache.stream import StreamPlan, ViewSchedule, ViewStream
+from teacher_cache.stream import ViewStream
+from teacher_cache.stream_plan import StreamPlan, ViewSchedule
 from teacher_cache.teacher import Teacher, build_teacher
 from teacher_cache.views import recipe as recipes
 
@@ -65,7 +66,7 @@ def train(config: TrainConfig, track: Track) -> RunResult:
     output = _new_output(config)
     dataset = PackedDataset(config.data)
     archive = ArchiveReader(config.labels) if config.labels else None
-    recipe = archive.recipe if archive else recipes.load(config.recipe or "rrc", config.img_size)
+    recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
     validation = _validation_data(config, dataset.info)
     plan = StreamPlan(
         num_rows=len(dataset),
@@ -74,6 +75,8 @@ def train(config: TrainConfig, track: Track) -> RunResult:
         seed=config.seed,
         window_shards=config.window_shards,
         drop_last=True,
+        views_per_load=config.views_per_load,
+        views_together=config.views_together,
     )
     num_steps = config.steps or config.epochs * plan.batches_per_epoch
     schedule = _schedule(config, archive, -(-num_steps // plan.batches_per_epoch))

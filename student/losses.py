@@ -9,7 +9,8 @@ With student logits Z, true label y, teacher probabilities t, alpha = lambda, ta
 With a distillation head the teacher's term acts on it, and the true label's on the class head. The factor
 tau^2 keeps the gradients of the soft term as large as those of the hard one. Both terms are means over the
 samples; DeiT's own code divides its KL by the number of classes too (losses.py, `/ outputs_kd.numel()`),
-which makes it C times smaller than the paper's. Label smoothing acts on y alone.
+which makes it C times smaller than the paper's. Label smoothing acts on y alone. Of a mixed view y is mixed
+too; t needs no mixing, for the teacher saw the mixed view.
 
 Shapes: B samples, C classes, K classes kept of a label.
 """
@@ -24,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812  # as torch's own documentation na
 
 from student.config import Distillation
 from student.model import Heads
+from teacher_cache.batch import Targets
 from teacher_cache.labels.topk import Labels
 
 
@@ -37,7 +39,7 @@ class Loss(NamedTuple):
 
 def distillation_loss(
     heads: Heads,
-    targets_B: torch.Tensor,
+    targets: Targets,
     labels: Labels | None,
     kind: Distillation,
     *,
@@ -49,18 +51,18 @@ def distillation_loss(
 
     Args:
         heads: The student's logits.
-        targets_B: int64, true classes.
+        targets: The true classes.
         labels: The teacher's, unless kind is "none".
         kind: Which of the formulas above; "none" is CE(softmax(Z), y), averaged over the heads.
         alpha: Weight of the teacher's term.
         tau: Temperature of the soft term.
         smoothing: Of the true classes.
     """
-    label = F.cross_entropy(heads.class_BC.float(), targets_B, label_smoothing=smoothing)
+    label = label_term(heads.class_BC.float(), targets, smoothing)
     student_BC = heads.class_BC if heads.distillation_BC is None else heads.distillation_BC
     if kind == "none" or labels is None:
         # without a teacher a second head learns the true labels too, or it would stay random
-        second = F.cross_entropy(student_BC.float(), targets_B, label_smoothing=smoothing)
+        second = label_term(student_BC.float(), targets, smoothing)
         label = (label + second) / 2
         return Loss(label, label, torch.zeros_like(label))
     term = (
@@ -69,6 +71,15 @@ def distillation_loss(
         else soft_term(student_BC.float(), labels, tau)
     )
     return Loss((1 - alpha) * label + alpha * term, label, term)
+
+
+def label_term(logits_BC: torch.Tensor, targets: Targets, smoothing: float) -> torch.Tensor:
+    """Return CE(softmax(Z), y); of a mixed view y is mixed as the view is (timm/data/mixup.py)."""
+    own = F.cross_entropy(logits_BC, targets.own_B, label_smoothing=smoothing, reduction="none")
+    if targets.weight_B is None:
+        return own.mean()
+    partner = F.cross_entropy(logits_BC, targets.partner_B, label_smoothing=smoothing, reduction="none")
+    return (targets.weight_B * own + (1 - targets.weight_B) * partner).mean()
 
 
 def hard_term(logits_BC: torch.Tensor, labels: Labels) -> torch.Tensor:

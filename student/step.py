@@ -1,4 +1,4 @@
-"""One training step: uint8 views -> device -> loss -> update. It never waits for the device."""
+"""One training step: views -> device -> pixels -> loss -> update. It never waits for the device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from timm.utils import ModelEmaV3
 from student.config import Distillation
 from student.losses import Loss, distillation_loss
 from student.model import as_heads
+from teacher_cache.batch import ViewBatch
 from teacher_cache.labels.topk import Labels, labels_from_logits
-from teacher_cache.stream import ViewBatch
 from teacher_cache.teacher import Teacher
 from teacher_cache.views.finish import normalize
 
@@ -63,15 +63,14 @@ class Trainer:
 
     def step(self, batch: ViewBatch) -> Loss:
         """Do one update, and return the loss it was made from, detached and still on the device."""
-        images_BCHW = batch.images_BCHW.to(self.device, non_blocking=True)
-        targets_B = batch.targets_B.to(self.device, non_blocking=True)
-        labels = self._labels(images_BCHW, batch)
-        inputs_BCHW = normalize(images_BCHW, self.mean, self.std)
+        pixels_BCHW = batch.pixels(self.device)
+        labels = self._labels(pixels_BCHW, batch)
+        inputs_BCHW = normalize(pixels_BCHW, self.mean, self.std)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             heads = as_heads(self.model(inputs_BCHW))
         loss = distillation_loss(
             heads,
-            targets_B,
+            batch.targets.to(self.device),
             labels,
             self.objective.kind,
             alpha=self.objective.alpha,
@@ -89,8 +88,8 @@ class Trainer:
             self.ema.update(self.model, step=self.updates)
         return Loss(*(term.detach() for term in loss))
 
-    def _labels(self, images_BCHW: torch.Tensor, batch: ViewBatch) -> Labels | None:
+    def _labels(self, pixels_BCHW: torch.Tensor, batch: ViewBatch) -> Labels | None:
         """Return the stored labels, or live ones of the very same views, with all classes."""
         if self.teacher is not None:
-            return labels_from_logits(self.teacher.logits(images_BCHW), self.teacher.spec.num_classes)
+            return labels_from_logits(self.teacher.logits(pixels_BCHW), self.teacher.spec.num_classes)
         return batch.labels.to(self.device) if batch.labels is not None else None

@@ -2,40 +2,72 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from teacher_cache.archive.layout import Unit
+from teacher_cache.batch import BatchRenderer, Entries, ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.labels.codec import LabelArrays, encode
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.teacher import Teacher
+from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
 from teacher_cache.views.recipe import Recipe
-from teacher_cache.views.render import render_views
 
 
-class _RenderedRows(Dataset[torch.Tensor]):
-    """Groups of rows, each decoded once and rendered in all views of the unit: uint8 (rows * V, 3, H, W)."""
+class _Loads(Dataset[list[ViewBatch]]):
+    """The batches of a unit, rendered load by load."""
 
-    def __init__(
-        self, dataset: PackedDataset, recipe: Recipe, groups: Sequence[range], views: Sequence[int]
-    ) -> None:
-        self._dataset, self._recipe, self._groups, self._views = dataset, recipe, groups, views
+    def __init__(self, renderer: BatchRenderer, loads: Sequence[Sequence[Entries]]) -> None:
+        self._renderer, self._loads = renderer, loads
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._loads)
 
-    def __getitem__(self, number: int) -> torch.Tensor:
-        rows, size = self._groups[number], self._recipe.img_size
-        out_RVCHW = torch.empty(len(rows), len(self._views), 3, size, size, dtype=torch.uint8)
-        for row, out_VCHW in zip(rows, out_RVCHW, strict=True):
-            image = self._dataset.image_bytes(row)
-            render_views(image, self._recipe, self._dataset.index.key(row), self._views, out_VCHW)
-        return out_RVCHW.flatten(0, 1)
+    def __getitem__(self, number: int) -> list[ViewBatch]:
+        return self._renderer.render(self._loads[number])
+
+
+def unit_loads(
+    rows: range, views: Sequence[int], batch_size: int, mixing: Mixing | None
+) -> list[list[Entries]]:
+    """Return the batches that label every view of some rows once, in loads that share their images.
+
+    Without mixing a load is a few rows in all views. With it, a few rings of rows in all views of one
+    arrangement, view by view and partners side by side: what is mixed is rendered together.
+    """
+    loads = []
+    if mixing is None:
+        step = max(1, batch_size // len(views))
+        for start in range(rows.start, rows.stop, step):
+            some = np.arange(start, min(start + step, rows.stop))
+            loads.append(_batches(np.repeat(some, len(views)), np.tile(views, len(some)), batch_size))
+        return loads
+    for _, group in itertools.groupby(views, lambda view: view // VIEWS_PER_RING):
+        together = list(group)
+        rings = mixing.rings(rows, together[0])
+        step = max(1, batch_size // (ROWS_PER_RING * len(together)))
+        for number in range(0, len(rings), step):
+            some = np.concatenate(rings[number : number + step])
+            in_pairs = [_side_by_side(some, mixing.partners(some, view)) for view in together]
+            loads.append(_batches(np.concatenate(in_pairs), np.repeat(together, len(some)), batch_size))
+    return loads
+
+
+def _side_by_side(rows_N: npt.NDArray[np.int64], partners_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return rows_N[np.argsort(np.minimum(rows_N, partners_N), kind="stable")]
+
+
+def _batches(rows_N: npt.NDArray[np.int64], views_N: npt.NDArray[np.int64], batch_size: int) -> list[Entries]:
+    stops = range(batch_size, len(rows_N), batch_size)
+    parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
+    return [Entries(*part) for part in parts]
 
 
 def extract_unit(
@@ -72,26 +104,29 @@ def extract_unit(
         TeacherCacheError: The teacher's output is not finite.
     """
     rows = dataset.rows_of(unit.shard)
-    step = max(1, batch_size // len(unit.views))
-    groups = [rows[start : start + step] for start in range(0, len(rows), step)]
+    renderer = BatchRenderer(dataset, recipe)
     loader = DataLoader(
-        _RenderedRows(dataset, recipe, groups, unit.views),
+        _Loads(renderer, unit_loads(rows, unit.views, batch_size, renderer.mixing)),
         batch_size=None,
         num_workers=workers,
         pin_memory=teacher.device.type == "cuda",
     )
-    parts = []
-    for images_BCHW in loader:
-        for batch_BCHW in images_BCHW.split(batch_size):
-            logits_BC = teacher.logits(batch_BCHW)
-            if not torch.isfinite(logits_BC).all():
-                raise TeacherCacheError(
-                    f"the teacher's logits of unit {unit.name} are not all finite",
-                    "They would be stored as labels that look valid.",
-                    "check its weights, or choose --precision float32",
-                )
-            parts.append(encode(labels_from_logits(logits_BC, k), teacher.spec.num_classes))
-            advance(len(batch_BCHW))
-    shape = (len(rows), len(unit.views))
-    idx, dq, tail = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return LabelArrays(idx.reshape(*shape, k), dq.reshape(*shape, k), tail.reshape(shape))
+    labelled: LabelArrays | None = None
+    for batch in itertools.chain.from_iterable(loader):
+        logits_BC = teacher.logits(batch.pixels(teacher.device))
+        if not torch.isfinite(logits_BC).all():
+            raise TeacherCacheError(
+                f"the teacher's logits of unit {unit.name} are not all finite",
+                "They would be stored as labels that look valid.",
+                "check its weights, or choose --precision float32",
+            )
+        part = encode(labels_from_logits(logits_BC, k), teacher.spec.num_classes)
+        if labelled is None:
+            shape = (len(rows), len(unit.views))
+            labelled = LabelArrays(*(np.empty(shape + array.shape[1:], array.dtype) for array in part))
+        where = (batch.rows_B.numpy() - rows.start, batch.views_B.numpy() - unit.first_view)
+        for whole, array in zip(labelled, part, strict=True):
+            whole[where] = array
+        advance(len(batch.rows_B))
+    assert labelled is not None  # a unit has rows and views
+    return labelled

@@ -1,8 +1,9 @@
 """The stream: batches of views with their labels, as a torch dataset, for any trainer.
 
-A plan in integers says which rows make batch number n of the whole run, for one rank; workers carry it out.
-Worker w of W makes batches w, w + W, ..., and DataLoader hands them out in turn, so the order is the same
-for any number of workers, and resuming is starting at another n.
+A plan in integers says which views of which rows make batch number n of the whole run, for one rank; workers
+carry it out. Worker w of W makes loads w, w + W, ... (a load is a batch, or the few batches that share their
+images), and DataLoader hands them out in turn, so the order is the same for any number of workers, and
+resuming is starting at another n.
 
     plan = StreamPlan(len(dataset), dataset.info.samples_per_shard, batch_size=256, seed=0)
     stream = ViewStream(
@@ -15,10 +16,8 @@ Shapes: B views, K classes kept, H = W = the recipe's img_size.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -26,145 +25,18 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from teacher_cache.archive.read import ArchiveReader, view_ranges
+from teacher_cache.batch import BatchRenderer, Entries, ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.keys import Purpose, Stream, permutation
+from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.topk import Labels
+from teacher_cache.stream_plan import StreamPlan, ViewSchedule
 from teacher_cache.views.recipe import Recipe
-from teacher_cache.views.render import render_views
 
 
-class ViewBatch(NamedTuple):
-    """B views of B samples.
-
-    Attributes:
-        images_BCHW: uint8 RGB.
-        targets_B: int64, the dataset's own labels.
-        labels: The teacher's, or None without an archive.
-        rows_B: int64, the samples' rows; `PackedDataset.index.key(row)` is a row's key.
-        view: The view index they are rendered at.
-    """
-
-    images_BCHW: torch.Tensor
-    targets_B: torch.Tensor
-    labels: Labels | None
-    rows_B: torch.Tensor
-    view: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ViewSchedule:
-    """Which view each epoch sees: each epoch the next of `views`, then again from the first."""
-
-    views: Sequence[int] = (0,)
-
-    def __post_init__(self) -> None:
-        if not self.views or min(self.views) < 0:
-            raise InputError(
-                f"views {list(self.views)}", "They hold no view.", "give at least one, from 0 up"
-            )
-
-    def view(self, epoch: int) -> int:
-        """Return the view index of an epoch."""
-        return self.views[epoch % len(self.views)]
-
-
-@dataclasses.dataclass(frozen=True)
-class StreamPlan:
-    """Which rows make which batch, in integers.
-
-    An epoch's order: shards in a seeded order, taken `window_shards` at a time, and the rows of each window
-    in a seeded order. So a worker reads few shards at once, and the order is a pure function of its seed.
-
-    Attributes:
-        num_rows: Samples of the dataset.
-        rows_per_shard: Samples in every shard but the last.
-        batch_size: Views in a batch of one rank.
-        seed: Of the order; None keeps the rows in order.
-        window_shards: Shards that are shuffled together.
-        rank: This process, of `world_size`. A batch of all ranks is cut into equal neighbours.
-        world_size: Processes.
-        drop_last: Leave out the samples that do not fill a batch of all ranks; else the last one is smaller.
-    """
-
-    num_rows: int
-    rows_per_shard: int
-    batch_size: int
-    seed: int | None = None
-    window_shards: int = 16
-    rank: int = 0
-    world_size: int = 1
-    drop_last: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.window_shards < 1:
-            raise InputError(
-                f"batch size {self.batch_size}, window {self.window_shards}", "Both must be 1 or more."
-            )
-        if not 0 <= self.rank < self.world_size:
-            raise InputError(f"rank {self.rank} of {self.world_size}", "Ranks count from 0.")
-        if self.batches_per_epoch == 0:
-            raise InputError(
-                f"batch size {self.batch_size} on {self.world_size} ranks, with {self.num_rows} samples",
-                "An epoch would have no batch.",
-                "choose a smaller --batch-size",
-            )
-
-    @property
-    def global_batch_size(self) -> int:
-        """Views in a batch of all ranks together."""
-        return self.batch_size * self.world_size
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Batches in an epoch, the same for every rank."""
-        full, rest = divmod(self.num_rows, self.global_batch_size)
-        return full if self.drop_last or not rest else full + 1
-
-    def rows(self, batch: int) -> npt.NDArray[np.int64]:
-        """Return the rows of batch number `batch` of the run, for this rank."""
-        epoch, place = divmod(batch, self.batches_per_epoch)
-        start = place * self.global_batch_size
-        rows = self._epoch_rows(epoch, start, min(start + self.global_batch_size, self.num_rows))
-        first, stop = (len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1))
-        return rows[first:stop]
-
-    def _epoch_rows(self, epoch: int, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Return places [start, stop) of an epoch's order of all rows."""
-        if self.seed is None:
-            return np.arange(start, stop)
-        bounds = _window_bounds(self, epoch)
-        first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
-        windows = [_window_rows(self, epoch, window) for window in range(first, last + 1)]
-        return np.concatenate(windows)[start - bounds[first] : stop - bounds[first]]
-
-
-@functools.lru_cache(maxsize=4)
-def _shard_windows(plan: StreamPlan, epoch: int) -> list[npt.NDArray[np.int64]]:
-    num_shards = -(-plan.num_rows // plan.rows_per_shard)
-    shards = permutation(num_shards, Stream((plan.seed or 0, epoch), Purpose.ORDER))
-    return [shards[start : start + plan.window_shards] for start in range(0, num_shards, plan.window_shards)]
-
-
-@functools.lru_cache(maxsize=4)
-def _window_bounds(plan: StreamPlan, epoch: int) -> npt.NDArray[np.int64]:
-    sizes = [sum(len(_shard_rows(plan, shard)) for shard in window) for window in _shard_windows(plan, epoch)]
-    return np.cumsum([0, *sizes])
-
-
-@functools.lru_cache(maxsize=4)
-def _window_rows(plan: StreamPlan, epoch: int, window: int) -> npt.NDArray[np.int64]:
-    rows = np.concatenate([_shard_rows(plan, shard) for shard in _shard_windows(plan, epoch)[window]])
-    return rows[permutation(len(rows), Stream((plan.seed or 0, epoch), Purpose.ORDER, (1, window)))]
-
-
-def _shard_rows(plan: StreamPlan, shard: int) -> npt.NDArray[np.int64]:
-    start = shard * plan.rows_per_shard
-    return np.arange(start, min(start + plan.rows_per_shard, plan.num_rows))
-
-
-class ViewStream(IterableDataset[ViewBatch]):
+class ViewStream(IterableDataset[list[ViewBatch]]):
     """Batches of views, in an order that is the same for any number of workers.
+
+    Iterating over the stream itself gives loads, lists of batches; `loader` gives the batches.
 
     Args:
         dataset: The images.
@@ -191,65 +63,87 @@ class ViewStream(IterableDataset[ViewBatch]):
         first_batch: int = 0,
         archive: ArchiveReader | None = None,
     ) -> None:
-        self._dataset, self._recipe, self._plan, self._schedule = dataset, recipe, plan, schedule
+        self._plan, self._schedule, self._archive = plan, schedule, archive
         self._batches = range(first_batch, num_batches)
-        self._archive = archive
+        self._renderer = BatchRenderer(dataset, recipe)
         if archive is not None:
             _check_archive(archive, dataset, recipe, schedule)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._loads)
 
-    def __iter__(self) -> Iterator[ViewBatch]:
+    @property
+    def _loads(self) -> range:
+        size = self._plan.batches_per_load
+        return range(self._batches.start // size, -(-self._batches.stop // size))
+
+    def __iter__(self) -> Iterator[list[ViewBatch]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         cached = functools.lru_cache(maxsize=2 * self._plan.window_shards)
         labels_of = cached(self._archive.labels) if self._archive else None
-        for number in self._batches[first::step]:
-            rows_B = self._plan.rows(number)
-            view = self._schedule.view(number // self._plan.batches_per_epoch)
-            yield ViewBatch(
-                images_BCHW=self._render(rows_B, view),
-                targets_B=torch.from_numpy(self._dataset.index.labels_N[rows_B].astype(np.int64)),
-                labels=self._join(labels_of, rows_B, view) if labels_of else None,
-                rows_B=torch.from_numpy(rows_B),
-                view=view,
-            )
+        size = self._plan.batches_per_load
+        for load in self._loads[first::step]:
+            numbers = range(load * size, load * size + size)
+            wanted = [self._entries(number) for number in numbers if number in self._batches]
+            batches = self._renderer.render(wanted)
+            if labels_of is not None:
+                batches = [batch._replace(labels=self._join(labels_of, batch)) for batch in batches]
+            yield batches
 
-    def loader(self, workers: int, *, pin_memory: bool = False) -> DataLoader[ViewBatch]:
-        """Return the DataLoader to iterate: `workers` processes, batches already whole."""
-        return DataLoader(
+    def loader(self, workers: int, *, pin_memory: bool = False) -> BatchLoader:
+        """Return what to iterate: `workers` processes render, whole batches come out one by one."""
+        loads = DataLoader(
             self,
             batch_size=None,
             num_workers=workers,
             pin_memory=pin_memory,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=max(1, 4 // self._plan.batches_per_load) if workers else None,
         )
+        return BatchLoader(loads, len(self._batches))
 
-    def _render(self, rows_B: npt.NDArray[np.int64], view: int) -> torch.Tensor:
-        size = self._recipe.img_size
-        images_BCHW = torch.empty(len(rows_B), 3, size, size, dtype=torch.uint8)
-        for row, out_CHW in zip(rows_B.tolist(), images_BCHW, strict=True):
-            key = self._dataset.index.key(row)
-            render_views(self._dataset.image_bytes(row), self._recipe, key, (view,), out_CHW[None])
-        return images_BCHW
+    def _entries(self, number: int) -> Entries:
+        rows_B, turns_B = self._plan.rows(number, self._companies if self._renderer.mixing else None)
+        load_pass = number // (self._plan.views_per_load * self._plan.batches_per_epoch)
+        views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
+        return Entries(rows_B, np.array(views)[turns_B])
 
-    def _join(
-        self, labels_of: Callable[[int, int], Labels], rows_B: npt.NDArray[np.int64], view: int
-    ) -> Labels:
-        """Gather the labels of rows, reading each of their shards' labels of this view once."""
-        if not len(rows_B):  # a rank's share of a last batch smaller than the number of ranks
-            return Labels(*(tensor[:0] for tensor in labels_of(0, view)))
-        shards_B, places_B = np.divmod(rows_B, self._plan.rows_per_shard)
-        shards, order_B = np.unique(shards_B, return_inverse=True)
+    def _epochs(self, load_pass: int) -> range:
+        return range(load_pass * self._plan.views_per_load, (load_pass + 1) * self._plan.views_per_load)
+
+    def _companies(self, rows: range, load_pass: int) -> npt.NDArray[np.int64]:
+        views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
+        assert self._renderer.mixing is not None
+        return self._renderer.mixing.companies(rows, views)
+
+    def _join(self, labels_of: Callable[[int, int], Labels], batch: ViewBatch) -> Labels:
+        """Gather the labels of a batch, reading each of their shards' labels of each view once."""
+        shards_B, places_B = np.divmod(batch.rows_B.numpy(), self._plan.rows_per_shard)
+        sources, order_B = np.unique(np.stack([shards_B, batch.views_B.numpy()]), axis=1, return_inverse=True)
+        if not len(shards_B):  # a rank's share of a last batch smaller than the number of ranks
+            return Labels(*(tensor[:0] for tensor in labels_of(0, self._schedule.view(0))))
         parts = []
-        for number, shard in enumerate(shards.tolist()):
-            (members,) = np.nonzero(order_B == number)
+        for number, (shard, view) in enumerate(sources.T.tolist()):
+            (members,) = np.nonzero(order_B.reshape(-1) == number)
             of_shard = labels_of(shard, view)
             parts.append((members, Labels(*(tensor[places_B[members]] for tensor in of_shard))))
         back_B = np.argsort(np.concatenate([members for members, _ in parts]))
         together = zip(*(labels for _, labels in parts), strict=True)
         return Labels(*(torch.cat(tensors)[back_B] for tensors in together))
+
+
+class BatchLoader:
+    """The batches of a stream, one by one."""
+
+    def __init__(self, loads: DataLoader[list[ViewBatch]], num_batches: int) -> None:
+        self._loads, self._num_batches = loads, num_batches
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        for batches in self._loads:
+            yield from batches
 
 
 def _check_archive(

@@ -48,9 +48,9 @@ class Teacher:
         self._model = model.to(device).eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits (B, C) on the teacher's device, of uint8 views (B, 3, H, W) on any."""
-        inputs_BCHW = normalize(images_BCHW.to(self.device, non_blocking=True), self.spec.mean, self.spec.std)
+    def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits (B, C), on the teacher's device, of pixels (B, 3, H, W) from 0 to 255."""
+        inputs_BCHW = normalize(pixels_BCHW.to(self.device, non_blocking=True), self.spec.mean, self.spec.std)
         is_bfloat16 = self.spec.precision == "bfloat16"
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16),

@@ -35,12 +35,13 @@ FLAGS = {
         "precision engine device batch_size workers json"
     ),
     "teacher-cache verify": "archive level json",
+    "teacher-cache inspect": "archive data row key view recipe img_size image json",
     "student train": (
         "data output model pretrained model_kwargs distillation labels teacher teacher_checkpoint "
         "teacher_pretrained teacher_model_kwargs distillation_alpha distillation_tau recipe img_size views "
-        "window_shards epochs steps batch_size opt lr lr_base min_lr warmup_epochs warmup_lr weight_decay "
-        "smoothing drop_path clip_grad model_ema model_ema_decay seed val_data crop_pct device precision "
-        "workers log_interval"
+        "views_per_load views_together window_shards epochs steps batch_size opt lr lr_base min_lr "
+        "warmup_epochs warmup_lr weight_decay smoothing drop_path clip_grad model_ema "
+        "model_ema_decay seed val_data crop_pct device precision workers log_interval"
     ),
     "student eval": "checkpoint data crop_pct batch_size device workers json",
 }

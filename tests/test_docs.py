@@ -50,7 +50,7 @@ def test_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.Monke
             words += ["--model-kwargs", "embed_dim=48", "depth=1", "num_heads=3", f"img_size={IMG_SIZE}"]
         assert programs[program](words) == 0, words
         ran.append(words[0])
-    assert ran == ["pack", "pack", "extract", "verify", "train", "eval", "train", "extract"]
+    assert ran == ["pack", "pack", "extract", "verify", "inspect", "train", "eval", "train", "extract"]
     (snippet,) = blocks("python")
     exec(snippet, {})
 

@@ -23,6 +23,10 @@ def test_purposes_are_pinned() -> None:
     assert {purpose.name: int(purpose) for purpose in Purpose} == {
         "CROP": 1,
         "FLIP": 2,
+        "OPS": 3,
+        "ERASE": 4,
+        "MIX": 5,
+        "RING": 6,
         "ORDER": 16,
         "PACK": 17,
     }
@@ -72,6 +76,50 @@ def test_a_million_keys_have_a_million_ids() -> None:
     assert len({sample_id(f"train-{number:08d}") for number in range(1_000_000)}) == 1_000_000
 
 
+def test_a_million_views_of_neighbours_have_a_million_seeds() -> None:
+    """Seeds that are a sum of seed, index and epoch collide at once: (0, 1) and (1, 0) are one."""
+    seeds = {view_seed(RECIPE, f"{row}", view) for row in range(10_000) for view in range(100)}
+    assert len(seeds) == 1_000_000
+
+
+def test_first_words_of_a_million_streams_are_all_different_and_uniform() -> None:
+    purposes = tuple(Purpose)
+    firsts = np.empty(1_000_000, np.uint64)
+    for number in range(len(firsts)):
+        row, rest = divmod(number, 40)
+        view, place = divmod(rest, len(purposes))
+        firsts[number] = Stream((view, row), purposes[place]).integer(1 << 64)
+    assert len(np.unique(firsts)) == len(firsts)
+    assert stats.kstest(firsts.astype(np.float64) / 2.0**64, "uniform").pvalue > 1e-3
+    neighbours = firsts.astype(np.float64)
+    assert abs(np.corrcoef(neighbours[:-1], neighbours[1:])[0, 1]) < 5 / np.sqrt(len(firsts))
+
+
+def test_words_go_on_whatever_they_are_made_into() -> None:
+    words = Stream((7, 8), Purpose.OPS).words(40).tolist()
+    stream = Stream((7, 8), Purpose.OPS)
+    drawn = [stream.integer(1 << 64) for _ in range(18)]
+    drawn += stream.words(5).tolist()
+    drawn += [stream.integer(1 << 64) for _ in range(17)]
+    assert drawn == words
+
+
+def test_octets_are_the_words_bytes_lowest_first() -> None:
+    word = Stream((7, 8), Purpose.ERASE).words(2).tolist()
+    expected = b"".join(value.to_bytes(8, "little") for value in word)[:11]
+    assert Stream((7, 8), Purpose.ERASE).octets(11).tobytes() == expected
+
+
+def test_normals_and_betas_have_their_distributions_and_are_pinned() -> None:
+    stream = Stream((3, 4), Purpose.MIX)
+    assert stats.kstest([stream.normal() for _ in range(20_000)], "norm").pvalue > 1e-3
+    for alpha in (0.2, 0.8, 1.0, 2.0):
+        draws = [stream.beta(alpha) for _ in range(20_000)]
+        assert stats.kstest(draws, stats.beta(alpha, alpha).cdf).pvalue > 1e-3, alpha
+    first = Stream((1, 2), Purpose.MIX)
+    assert [first.normal().hex(), first.beta(0.8).hex()] == ["-0x1.471fcf8d729fdp+1", "0x1.f71c0e4c53239p-1"]
+
+
 @given(st.integers(0, 300), st.integers(0, 1 << 32))
 def test_a_permutation_holds_each_number_once(count: int, seed: int) -> None:
     assert sorted(permutation(count, Stream((seed, 0), Purpose.ORDER)).tolist()) == list(range(count))
@@ -79,4 +127,6 @@ def test_a_permutation_holds_each_number_once(count: int, seed: int) -> None:
 
 def test_words_outside_64_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="64-bit"):
-        Stream((1 << 64, 0), Purpose.CROP)
+        Stream((1 << 64, 0), Purpose.CROP).words(1)
+    with pytest.raises(ValueError, match="64-bit"):
+        Stream((0, 0), Purpose.CROP, (0, -1)).uniform()

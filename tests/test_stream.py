@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.batch import ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.stream import StreamPlan, ViewBatch, ViewSchedule, ViewStream
-from teacher_cache.views.recipe import rrc
+from teacher_cache.stream import ViewStream
+from teacher_cache.stream_plan import StreamPlan, ViewSchedule
+from teacher_cache.views.recipe import deit
 from teacher_cache.views.render import render_views
 
 SCHEDULE = ViewSchedule(range(3))
@@ -39,6 +41,10 @@ def stream_of(
     )
 
 
+def rows_of(plan: StreamPlan, batch: int) -> list[int]:
+    return plan.rows(batch).rows_B.tolist()
+
+
 def samples_of(dataset: PackedDataset, batches: Iterable[ViewBatch]) -> list[Sample]:
     """Return (key, view, pixels, target, label) of every sample, in order."""
     found = []
@@ -46,24 +52,24 @@ def samples_of(dataset: PackedDataset, batches: Iterable[ViewBatch]) -> list[Sam
         assert batch.labels is not None
         for place, row in enumerate(batch.rows_B.tolist()):
             label = tuple(tensor[place].tolist() for tensor in batch.labels)
-            pixels = batch.images_BCHW[place].numpy().tobytes()
-            found.append(
-                (dataset.index.key(row), batch.view, pixels, int(batch.targets_B[place]), str(label))
-            )
+            pixels = batch.images_RCHW[place].numpy().tobytes()
+            view, target = int(batch.views_B[place]), int(batch.targets.own_B[place])
+            found.append((dataset.index.key(row), view, pixels, target, str(label)))
     return found
 
 
 def test_each_sample_is_the_view_and_label_of_its_key(dataset: PackedDataset, labels: str) -> None:
     archive = ArchiveReader(labels)
-    out = torch.empty(1, 3, IMG_SIZE, IMG_SIZE, dtype=torch.uint8)
+    out = np.empty((1, IMG_SIZE, IMG_SIZE, 3), np.uint8)
     plan = plan_of(dataset)
-    for number, batch in enumerate(stream_of(dataset, labels, plan, epochs=3)):
-        assert batch.view == number // plan.batches_per_epoch
+    for number, batch in enumerate(stream_of(dataset, labels, plan, epochs=3).loader(0)):
+        view = number // plan.batches_per_epoch
+        assert batch.views_B.tolist() == [view] * len(batch.rows_B)
         for place, row in enumerate(batch.rows_B.tolist()):
-            render_views(dataset.image_bytes(row), archive.recipe, dataset.index.key(row), [batch.view], out)
-            assert torch.equal(batch.images_BCHW[place], out[0])
-            assert batch.targets_B[place] == dataset.index.labels_N[row]
-            expected = archive.labels(row // SHARD_SIZE, batch.view)
+            render_views(dataset.image_bytes(row), archive.recipe, dataset.index.key(row), [view], out)
+            assert np.array_equal(batch.images_RCHW[place].permute(1, 2, 0), out[0])
+            assert batch.targets.own_B[place] == dataset.index.labels_N[row]
+            expected = archive.labels(row // SHARD_SIZE, view)
             for found, wanted in zip(batch.labels, expected, strict=True):
                 assert torch.equal(found[place], wanted[row % SHARD_SIZE])
 
@@ -75,7 +81,7 @@ def test_the_order_is_the_same_for_any_number_of_workers(
     stream = stream_of(dataset, labels, plan_of(dataset), epochs=2)
     alone = samples_of(dataset, stream.loader(0))
     assert samples_of(dataset, stream.loader(workers)) == alone
-    assert samples_of(dataset, stream) == alone
+    assert samples_of(dataset, (batch for load in stream for batch in load)) == alone
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -86,12 +92,14 @@ def test_ranks_partition_every_epoch(
     per_rank = [
         samples_of(
             dataset,
-            stream_of(dataset, labels, plan_of(dataset, rank=r, world_size=world_size, drop_last=drop_last)),
+            stream_of(
+                dataset, labels, plan_of(dataset, rank=r, world_size=world_size, drop_last=drop_last)
+            ).loader(0),
         )
         for r in range(world_size)
     ]
     together = sorted(sample for samples in per_rank for sample in samples)
-    whole = sorted(samples_of(dataset, stream_of(dataset, labels, plan_of(dataset))))
+    whole = sorted(samples_of(dataset, stream_of(dataset, labels, plan_of(dataset)).loader(0)))
     if drop_last:
         size = 5 * world_size
         assert len(together) == len(dataset) // size * size
@@ -105,8 +113,8 @@ def test_a_rank_without_a_row_of_the_last_batch_gets_an_empty_one(
     dataset: PackedDataset, labels: str
 ) -> None:
     plans = [plan_of(dataset, batch_size=16, rank=rank, world_size=2) for rank in range(2)]
-    last = [list(stream_of(dataset, labels, plan))[-1] for plan in plans]
-    assert [len(batch.targets_B) for batch in last] == [0, 1]
+    last = [list(stream_of(dataset, labels, plan).loader(0))[-1] for plan in plans]
+    assert [len(batch.targets.own_B) for batch in last] == [0, 1]
     assert [batch.labels.class_ids_BK.shape[0] for batch in last] == [0, 1]
 
 
@@ -114,12 +122,12 @@ def test_ranks_share_each_batch_of_one_larger_rank(dataset: PackedDataset) -> No
     one = plan_of(dataset, batch_size=6)
     two = [plan_of(dataset, batch_size=3, rank=rank, world_size=2) for rank in range(2)]
     for batch in range(one.batches_per_epoch):
-        assert np.concatenate([plan.rows(batch) for plan in two]).tolist() == one.rows(batch).tolist()
+        assert np.concatenate([rows_of(plan, batch) for plan in two]).tolist() == rows_of(one, batch)
 
 
 def test_a_run_goes_on_where_it_stopped(dataset: PackedDataset, labels: str) -> None:
     plan = plan_of(dataset)
-    whole = samples_of(dataset, stream_of(dataset, labels, plan, epochs=2))
+    whole = samples_of(dataset, stream_of(dataset, labels, plan, epochs=2).loader(0))
     rest = samples_of(dataset, stream_of(dataset, labels, plan, epochs=2, first_batch=9).loader(2))
     assert rest == whole[-len(rest) :]
     assert len(rest) == len(whole) - len(dataset) - 2 * 5
@@ -147,30 +155,30 @@ def test_an_epoch_holds_each_row_once(
     for rank in range(world_size):
         plan = StreamPlan(num_rows, rows_per_shard, batch_size, seed, window_shards, rank, world_size)
         first = epoch * plan.batches_per_epoch
-        rows += [plan.rows(batch) for batch in range(first, first + plan.batches_per_epoch)]
+        rows += [plan.rows(batch).rows_B for batch in range(first, first + plan.batches_per_epoch)]
     assert sorted(np.concatenate(rows).tolist()) == list(range(num_rows))
 
 
 def test_the_order_is_pinned() -> None:
     plan = StreamPlan(num_rows=10, rows_per_shard=3, batch_size=10, seed=1, window_shards=2)
-    assert plan.rows(0).tolist() == [3, 4, 7, 5, 8, 6, 9, 0, 2, 1]
-    assert plan.rows(1).tolist() == [8, 6, 3, 5, 4, 7, 2, 0, 9, 1]
+    assert rows_of(plan, 0) == [3, 4, 7, 5, 8, 6, 9, 0, 2, 1]
+    assert rows_of(plan, 1) == [8, 6, 3, 5, 4, 7, 2, 0, 9, 1]
 
 
 def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
     plans = [StreamPlan(100, 10, 100, seed=seed, window_shards=4) for seed in range(3)]
-    orders = {tuple(plan.rows(epoch).tolist()) for plan in plans for epoch in range(3)}
+    orders = {tuple(rows_of(plan, epoch)) for plan in plans for epoch in range(3)}
     assert len(orders) == 9
 
 
 def test_without_a_seed_rows_come_in_order() -> None:
     plan = StreamPlan(10, 3, 4)
-    assert np.concatenate([plan.rows(batch) for batch in range(3)]).tolist() == list(range(10))
+    assert [row for batch in range(3) for row in rows_of(plan, batch)] == list(range(10))
 
 
 def test_a_window_is_read_before_the_next() -> None:
     plan = StreamPlan(num_rows=100, rows_per_shard=10, batch_size=30, seed=0, window_shards=3)
-    shards = [{row // 10 for row in plan.rows(batch).tolist()} for batch in range(3)]
+    shards = [{row // 10 for row in rows_of(plan, batch)} for batch in range(3)]
     assert all(len(window) == 3 for window in shards)
     assert shards[0].isdisjoint(shards[1])
 
@@ -183,7 +191,7 @@ def test_labels_are_read_once_per_unit_and_view(
     monkeypatch.setattr(
         ArchiveReader, "labels", lambda self, *place: (reads.append(place), original(self, *place))[1]
     )
-    list(stream_of(dataset, labels, plan_of(dataset), epochs=3))
+    list(stream_of(dataset, labels, plan_of(dataset), epochs=3).loader(0))
     assert sorted(reads) == [(shard, view) for shard in range(5) for view in range(3)]
 
 
@@ -198,8 +206,10 @@ def test_views_that_are_not_labelled_are_said_before_the_first_batch(
 
 
 def test_views_of_another_recipe_are_refused(dataset: PackedDataset, labels: str) -> None:
-    with pytest.raises(ArchiveError, match="recipe 'rrc' at 32 px, not of 'rrc' at 48 px"):
-        ViewStream(dataset, rrc(48), plan_of(dataset), SCHEDULE, num_batches=1, archive=ArchiveReader(labels))
+    with pytest.raises(ArchiveError, match="recipe 'deit' at 32 px, not of 'deit' at 48 px"):
+        ViewStream(
+            dataset, deit(48), plan_of(dataset), SCHEDULE, num_batches=1, archive=ArchiveReader(labels)
+        )
 
 
 @pytest.mark.parametrize(

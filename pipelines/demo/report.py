@@ -11,7 +11,6 @@ import jinja2
 import matplotlib as mpl
 import matplotlib.figure
 import numpy as np
-import torch
 from PIL import Image
 
 from pipelines.demo.run import COMPARED_STEPS, DemoResult
@@ -109,19 +108,19 @@ def _samples(out: Path, count: int) -> list[dict[str, object]]:
     """Return samples for the template: the original, its first views, and the teacher's labels of each."""
     dataset, archive = PackedDataset(str(out / "train")), ArchiveReader(str(out / "labels"))
     recipe, classes = archive.recipe, dataset.info.classes
-    views_VCHW = torch.empty(len(_SHOWN_VIEWS), 3, recipe.img_size, recipe.img_size, dtype=torch.uint8)
+    views_VHWC = np.empty((len(_SHOWN_VIEWS), recipe.img_size, recipe.img_size, 3), np.uint8)
     samples: list[dict[str, object]] = []
     for row in range(count):
         image, key = dataset.image_bytes(row), dataset.index.key(row)
-        render_views(image, recipe, key, _SHOWN_VIEWS, views_VCHW)
+        render_views(image, recipe, key, _SHOWN_VIEWS, views_VHWC)
         views = []
-        for view, pixels_CHW in zip(_SHOWN_VIEWS, views_VCHW, strict=True):
+        for view, pixels_HWC in zip(_SHOWN_VIEWS, views_VHWC, strict=True):
             labels = archive.labels(0, view)
             kept = (1 - labels.tail_B[row]) * labels.relative_logits_BK[row].softmax(0)
             pairs = zip(labels.class_ids_BK[row].tolist(), kept.tolist(), strict=True)
             bars = [_Bar(classes[class_id], share) for class_id, share in pairs][:_SHOWN_LABELS]
             with io.BytesIO() as png:
-                Image.fromarray(pixels_CHW.permute(1, 2, 0).numpy()).save(png, "png")
+                Image.fromarray(pixels_HWC).save(png, "png")
                 views.append(_View(_data_url("image/png", png.getvalue()), bars))
         name = classes[dataset.index.labels_N[row]]
         samples.append({"key": key, "class": name, "image": _data_url("image/png", image), "views": views})

@@ -13,7 +13,7 @@ import importlib.metadata
 import importlib.resources
 from collections.abc import Mapping
 
-import torch
+import numpy as np
 
 from teacher_cache.errors import RecipeError
 from teacher_cache.views.recipe import Recipe
@@ -33,11 +33,11 @@ def library_versions() -> dict[str, str]:
 def probe_digest(recipe: Recipe) -> str:
     """Return the sha256 over the pixels of four views of each probe image, in order of their names."""
     digest = hashlib.sha256()
-    out_VCHW = torch.empty(len(_VIEWS), 3, recipe.img_size, recipe.img_size, dtype=torch.uint8)
+    out_VHWC = np.empty((len(_VIEWS), recipe.img_size, recipe.img_size, 3), np.uint8)
     folder = importlib.resources.files("teacher_cache.views") / "probe_images"
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        render_views(file.read_bytes(), recipe, file.name, _VIEWS, out_VCHW)
-        digest.update(out_VCHW.numpy().tobytes())
+        render_views(file.read_bytes(), recipe, file.name, _VIEWS, out_VHWC)
+        digest.update(out_VHWC.transpose(0, 3, 1, 2).tobytes())
     return digest.hexdigest()
 
 

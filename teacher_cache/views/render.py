@@ -1,54 +1,95 @@
-"""Parameters -> uint8 pixels. No randomness here.
+"""Image bytes and parameters -> uint8 pixels: the host half of a view. No randomness that is not an argument.
 
 The resize is torch's uint8 antialiased bicubic: fixed-point, and the same bits for every CPU capability
 level, memory layout and thread count (Pillow's changed between releases, torch's bilinear does not agree
-with itself across levels).
+with itself across levels). Pixels are (H, W, 3): rows of a decoder, of torch's fast path, and of kernels.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from teacher_cache import images
+from teacher_cache.views.kernels import Pixels
+from teacher_cache.views.ops import draw_view
 from teacher_cache.views.recipe import Recipe
-from teacher_cache.views.sampling import ViewParams, sample_view
-
-
-def render(pixels_HWC: npt.NDArray[np.uint8], params: ViewParams, out_CHW: torch.Tensor) -> None:
-    """Render one view of an image's pixels into `out_CHW`, uint8 (3, img_size, img_size)."""
-    box_HWC = pixels_HWC[params.top : params.top + params.height, params.left : params.left + params.width]
-    source_1CHW = torch.from_numpy(box_HWC).permute(2, 0, 1)[None]
-    resized_CHW = torch.nn.functional.interpolate(
-        source_1CHW,
-        size=(params.resize_height, params.resize_width),
-        mode="bicubic",
-        antialias=True,
-        align_corners=False,
-    )[0]
-    size = out_CHW.shape[-1]
-    view_CHW = resized_CHW[
-        :, params.window_top : params.window_top + size, params.window_left : params.window_left + size
-    ]
-    out_CHW.copy_(view_CHW.flip(2) if params.flip else view_CHW)
+from teacher_cache.views.sampling import ViewParams, erasing_noise, sample_view
 
 
 def render_views(
-    image_bytes: bytes | memoryview, recipe: Recipe, key: str, views: Sequence[int], out_VCHW: torch.Tensor
-) -> None:
-    """Decode an image once and render views of it into `out_VCHW`, uint8 (V, 3, img_size, img_size).
+    image_bytes: bytes | memoryview,
+    recipe: Recipe,
+    key: str,
+    views: Sequence[int],
+    out_VHWC: Iterable[Pixels],
+) -> list[ViewParams]:
+    """Decode an image once and render views of it into `out_VHWC`, uint8, each (img_size, img_size, 3).
 
     This is the replay contract: the pixels are a function of the arguments alone, bit for bit.
+
+    Returns:
+        The parameters of each view.
 
     Raises:
         ImageError: The image cannot be decoded, or is so long and thin that its short side cannot be resized.
     """
     pixels_HWC = images.decode(image_bytes, key)
     height, width = pixels_HWC.shape[:2]
-    for view, out_CHW in zip(views, out_VCHW, strict=True):
-        params = sample_view(recipe, key, view, height, width)
+    params_V = [sample_view(recipe, key, view, height, width) for view in views]
+    for params, out_HWC in zip(params_V, out_VHWC, strict=True):
         images.check_size(key, params.resize_height, params.resize_width)
-        render(pixels_HWC, params, out_CHW)
+        render(pixels_HWC, recipe, params, out_HWC)
+    return params_V
+
+
+def render(pixels_HWC: Pixels, recipe: Recipe, params: ViewParams, out_HWC: Pixels) -> None:
+    """Render one view of an image's pixels into `out_HWC`, uint8 (img_size, img_size, 3), C-contiguous."""
+    view_HWC = resized_window(pixels_HWC, params, recipe.img_size)
+    draw_view(view_HWC, params.ops, recipe.fill, out_HWC)
+    if params.erase is not None:
+        top, left, height, width = params.erase
+        noise = erasing_noise(params).octets(height * width * 3)
+        out_HWC[top : top + height, left : left + width] = noise.reshape(height, width, 3)
+
+
+def resized_window(pixels_HWC: Pixels, params: ViewParams, size: int) -> Pixels:
+    """Cut out the source box, resize it, keep the window of it, flip it if asked: uint8 (size, size, 3)."""
+    box_HWC = pixels_HWC[params.top : params.top + params.height, params.left : params.left + params.width]
+    view_1CHW = torch.nn.functional.interpolate(
+        torch.from_numpy(box_HWC).unsqueeze(0).permute(0, 3, 1, 2),  # channels last: torch's fastest path
+        size=(params.resize_height, params.resize_width),
+        mode="bicubic",
+        antialias=True,
+        align_corners=False,
+    )
+    top, left = params.window_top, params.window_left
+    is_inside = 0 <= top <= params.resize_height - size and 0 <= left <= params.resize_width - size
+    if is_inside:
+        view_1CHW = view_1CHW[:, :, top : top + size, left : left + size]
+        if params.flip:
+            view_1CHW = view_1CHW.flip(3)
+        return view_1CHW.permute(0, 2, 3, 1).contiguous().numpy()[0]
+    view_HWC = _reflected_window(view_1CHW.permute(0, 2, 3, 1).numpy()[0], top, left, size)
+    return np.ascontiguousarray(view_HWC[:, ::-1]) if params.flip else view_HWC
+
+
+def _reflected_window(pixels_HWC: Pixels, top: int, left: int, size: int) -> Pixels:
+    """Return the square at (top, left), what lies outside reflected at the first or last pixel."""
+    height, width = pixels_HWC.shape[:2]
+    rows, columns = _reflected(top, size, height), _reflected(left, size, width)
+    first, stop = max(left, 0), min(left + size, width)
+    view_HWC = np.empty((size, size, 3), np.uint8)
+    view_HWC[:, first - left : stop - left] = pixels_HWC[rows, first:stop]
+    for x in (*range(first - left), *range(stop - left, size)):
+        view_HWC[:, x] = pixels_HWC[rows, columns[x]]
+    return view_HWC
+
+
+def _reflected(start: int, count: int, size: int) -> npt.NDArray[np.int64]:
+    """Return the places start to start + count, those outside [0, size) reflected at its first or last."""
+    places = np.abs(np.arange(start, start + count))
+    return size - 1 - np.abs(size - 1 - places)

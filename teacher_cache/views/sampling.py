@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from decimal import Context, Decimal
+from collections.abc import Callable
+from typing import NamedTuple
 
+from teacher_cache import portable
 from teacher_cache.keys import Purpose, Stream, sample_id, view_seed
-from teacher_cache.views.recipe import RandomResizedCrop, Recipe, ResizeCenterCrop
+from teacher_cache.views.recipe import Recipe
+from teacher_cache.views.recipe_ops import (
+    ColorJitter,
+    PixelOps,
+    RandAugment,
+    RandomErasing,
+    RandomResizedCrop,
+    ResizeCenterCrop,
+    ResizeRandomCrop,
+    ThreeAugment,
+)
 
-_LOG_CONTEXT = Context(prec=40)
-_CROP_ATTEMPTS = 10
-"""torchvision and timm give up on a random box after ten, and take a central one."""
+_ATTEMPTS = 10
+"""torchvision and timm give up on a random box after ten: a crop becomes a central one, an erasing none."""
+_LARGEST_LEVEL = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class ViewParams:
+class Box(NamedTuple):
+    """A rectangle of pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class PixelOp(NamedTuple):
+    """An op on uint8 pixels, by its name in views/ops.py, and its amount: 0 where there is none."""
+
+    name: str
+    amount: float
+
+
+class ViewParams(NamedTuple):
     """Everything that makes a view out of an image's pixels. All lengths in pixels.
 
-    The source box is cut out, resized to resize_height x resize_width, and the square window of side
-    img_size at (window_top, window_left) of that is the view, flipped at last if `flip`.
+    (seed, sample_id) is the key of the view's random streams, from which all else was drawn.
+    The source box (top, left, height, width) is cut out, resized to resize_height x resize_width, and the
+    square window of side img_size at (window_top, window_left) of that is kept, reflected where it reaches
+    over the edge. It is flipped if `flip`; then `ops` act on it, one after the other; `erase` is the box
+    that is erased, if any. Mixing is not the business of one view: see views/mixing.py.
     """
 
     seed: int
+    sample_id: int
     top: int
     left: int
     height: int
@@ -33,25 +63,56 @@ class ViewParams:
     window_top: int
     window_left: int
     flip: bool
+    ops: tuple[PixelOp, ...] = ()
+    erase: Box | None = None
 
 
 def sample_view(recipe: Recipe, key: str, view: int, height: int, width: int) -> ViewParams:
     """Return the parameters of view `view` of the sample `key`, whose image is height x width pixels."""
-    seed = view_seed(recipe.sha256, key, view)
-    stream_key = (seed, sample_id(key))
+    stream_key = (view_seed(recipe.sha256, key, view), sample_id(key))
     flip = False
     if recipe.flip_probability > 0:
         flip = Stream(stream_key, Purpose.FLIP).uniform() < recipe.flip_probability
-    crop = recipe.crop
-    size = recipe.img_size
+    return ViewParams(
+        *stream_key,
+        *_crop(recipe, stream_key, height, width),
+        flip,
+        ops=tuple(
+            op
+            for place, pixel_ops in enumerate(recipe.pixel_ops)
+            for op in _sample_ops(pixel_ops, Stream(stream_key, Purpose.OPS, (place, 0)))
+        ),
+        erase=_sample_erasing(recipe.erasing, stream_key, recipe.img_size) if recipe.erasing else None,
+    )
+
+
+def erasing_noise(params: ViewParams) -> Stream:
+    """Return the stream whose bytes fill the erased box of a view; its other ERASE stream chose the box."""
+    return Stream((params.seed, params.sample_id), Purpose.ERASE, (1, 0))
+
+
+def _crop(
+    recipe: Recipe, stream_key: tuple[int, int], height: int, width: int
+) -> tuple[int, int, int, int, int, int, int, int]:
+    """Return source box, resized height and width, and window's top and left."""
+    crop, size = recipe.crop, recipe.img_size
+    if isinstance(crop, RandomResizedCrop):
+        box = _random_box(crop, Stream(stream_key, Purpose.CROP), height, width)
+        return *box, size, size, 0, 0
     if isinstance(crop, ResizeCenterCrop):
-        resize_height, resize_width = _resized(height, width, math.floor(size / crop.crop_pct))
-        window_top, window_left = round((resize_height - size) / 2), round((resize_width - size) / 2)
-        return ViewParams(
-            seed, 0, 0, height, width, resize_height, resize_width, window_top, window_left, flip
-        )
-    box = _random_box(crop, Stream(stream_key, Purpose.CROP), height, width)
-    return ViewParams(seed, *box, size, size, 0, 0, flip)
+        resized = _resized(height, width, math.floor(size / crop.crop_pct))
+        window = (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
+        return 0, 0, height, width, *resized, *window
+    return 0, 0, height, width, *_random_window(crop, Stream(stream_key, Purpose.CROP), size, height, width)
+
+
+def _random_window(
+    crop: ResizeRandomCrop, stream: Stream, size: int, height: int, width: int
+) -> tuple[int, int, int, int]:
+    resized = _resized(height, width, size)
+    margin = min(crop.padding_px, size - 1)  # a reflection has no more pixels to show
+    window_top, window_left = (stream.integer(side + 2 * margin - size + 1) - margin for side in resized)
+    return *resized, window_top, window_left
 
 
 def _resized(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -61,42 +122,110 @@ def _resized(height: int, width: int, short_side: int) -> tuple[int, int]:
     return int(short_side * height / width), short_side
 
 
-def _random_box(
-    crop: RandomResizedCrop, stream: Stream, height: int, width: int
-) -> tuple[int, int, int, int]:
-    """Draw (top, left, height, width) as timm's RandomResizedCropAndInterpolation.get_params does."""
-    log_low, log_high = _exact_log(crop.ratio[0]), _exact_log(crop.ratio[1])
-    for _ in range(_CROP_ATTEMPTS):
+def _random_box(crop: RandomResizedCrop, stream: Stream, height: int, width: int) -> Box:
+    """Draw a box as timm's RandomResizedCropAndInterpolation.get_params does."""
+    for _ in range(_ATTEMPTS):
         area_px = stream.uniform(*crop.scale) * height * width
-        ratio = _portable_exp(stream.uniform(log_low, log_high))
+        ratio = portable.exp(stream.uniform(*_log_bounds(crop.ratio)))
         box_width, box_height = (
             max(1, round(math.sqrt(area_px * ratio))),
             max(1, round(math.sqrt(area_px / ratio))),
         )
         if box_width <= width and box_height <= height:
             top, left = stream.integer(height - box_height + 1), stream.integer(width - box_width + 1)
-            return top, left, box_height, box_width
+            return Box(top, left, box_height, box_width)
     ratio = min(max(width / height, crop.ratio[0]), crop.ratio[1])
     box_width = min(width, max(1, round(height * ratio)))
     box_height = min(height, max(1, round(width / ratio)))
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+def _sample_erasing(op: RandomErasing, stream_key: tuple[int, int], size: int) -> Box | None:
+    """Draw a box as timm's RandomErasing does (timm/data/random_erasing.py, _erase)."""
+    stream = Stream(stream_key, Purpose.ERASE)
+    if stream.uniform() >= op.probability:
+        return None
+    for _ in range(_ATTEMPTS):
+        area_px = stream.uniform(*op.area) * size * size
+        ratio = portable.exp(stream.uniform(*_log_bounds(op.ratio)))
+        height, width = round(math.sqrt(area_px * ratio)), round(math.sqrt(area_px / ratio))
+        if height < size and width < size:
+            return Box(stream.integer(size - height + 1), stream.integer(size - width + 1), height, width)
+    return None
 
 
 @functools.cache
-def _exact_log(value: float) -> float:
-    """Return ln(value) correctly rounded: decimal's is, on every platform; libm's is not promised to be."""
-    return float(Decimal(value).ln(_LOG_CONTEXT))
+def _log_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    return portable.exact_log(bounds[0]), portable.exact_log(bounds[1])
 
 
-def _portable_exp(x: float) -> float:
-    """Return e^x for |x| < 2.8 to 1e-14, by IEEE sums, products and quotients: the same bits anywhere.
+def _sample_ops(op: PixelOps, stream: Stream) -> list[PixelOp]:
+    if isinstance(op, RandAugment):
+        return _sample_rand_augment(op, stream)
+    if isinstance(op, ThreeAugment):
+        return [_sample_three_augment(op, stream)]
+    return _sample_color_jitter(op, stream)
 
-    libm's exp may differ by a unit in the last place between CPUs, and then a crop by a pixel.
-    """
-    halved = x / 8
-    total = 1.0
-    for order in range(12, 0, -1):
-        total = 1.0 + halved * total / order
-    total *= total
-    total *= total
-    return total * total
+
+class _Amount(NamedTuple):
+    """How an op's amount follows from its share of the largest level, negative half the time if `signed`."""
+
+    of_share: Callable[[float], float]
+    signed: bool
+
+
+_RAND_AUGMENT_OPS: tuple[tuple[str, _Amount | None], ...] = (
+    ("auto_contrast", None),
+    ("equalize", None),
+    ("invert", None),
+    ("rotate", _Amount(lambda share: 30 * share, signed=True)),
+    ("posterize", _Amount(lambda share: 4.0 - int(4 * share), signed=False)),
+    ("solarize", _Amount(lambda share: 256.0 - int(256 * share), signed=False)),
+    ("solarize_add", _Amount(lambda share: float(int(110 * share)), signed=False)),
+    ("color", _Amount(lambda share: max(0.1, 1 + 0.9 * share), signed=True)),
+    ("contrast", _Amount(lambda share: max(0.1, 1 + 0.9 * share), signed=True)),
+    ("brightness", _Amount(lambda share: max(0.1, 1 + 0.9 * share), signed=True)),
+    ("sharpness", _Amount(lambda share: max(0.1, 1 + 0.9 * share), signed=True)),
+    ("shear_x", _Amount(lambda share: 0.3 * share, signed=True)),
+    ("shear_y", _Amount(lambda share: 0.3 * share, signed=True)),
+    ("translate_x", _Amount(lambda share: 0.45 * share, signed=True)),
+    ("translate_y", _Amount(lambda share: 0.45 * share, signed=True)),
+)
+"""timm's _RAND_INCREASING_TRANSFORMS with its LEVEL_TO_ARG (timm/data/auto_augment.py): degrees, bits kept,
+threshold, addition, factors, slopes, and shares of the side."""
+
+
+def _sample_rand_augment(op: RandAugment, stream: Stream) -> list[PixelOp]:
+    chosen = []
+    for _ in range(op.num_ops):
+        name, amount = _RAND_AUGMENT_OPS[stream.integer(len(_RAND_AUGMENT_OPS))]
+        if stream.uniform() >= op.probability:
+            continue
+        if amount is None:
+            chosen.append(PixelOp(name, 0.0))
+            continue
+        level = op.magnitude + op.magnitude_std * stream.normal()
+        share = min(max(level, 0.0), _LARGEST_LEVEL) / _LARGEST_LEVEL
+        if amount.signed and stream.uniform() > 0.5:
+            share = -share
+        chosen.append(PixelOp(name, amount.of_share(share)))
+    return chosen
+
+
+def _sample_three_augment(op: ThreeAugment, stream: Stream) -> PixelOp:
+    choice = stream.integer(3)
+    if choice == 0:
+        return PixelOp("color", 0.0)
+    if choice == 1:
+        return PixelOp("solarize", float(op.solarize_threshold))
+    return PixelOp("gaussian_blur", stream.uniform(*op.blur_radius))
+
+
+def _sample_color_jitter(op: ColorJitter, stream: Stream) -> list[PixelOp]:
+    """Draw three factors, then their order by Fisher and Yates."""
+    jitters = (("brightness", op.brightness), ("contrast", op.contrast), ("color", op.saturation))
+    ops = [PixelOp(name, stream.uniform(1 - width, 1 + width)) for name, width in jitters]
+    for last in range(len(ops) - 1, 0, -1):
+        other = stream.integer(last + 1)
+        ops[last], ops[other] = ops[other], ops[last]
+    return ops

@@ -25,6 +25,7 @@ from teacher_cache.archive.manifest import ArchiveSpec, open_document
 from teacher_cache.archive.read import ArchiveReader, view_ranges
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.batch import BatchRenderer, Entries
 from teacher_cache.canonical import seal, unseal
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
@@ -33,7 +34,6 @@ from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.progress import silent
 from teacher_cache.store import Store
 from teacher_cache.teacher import build_teacher
-from teacher_cache.views.render import render_views
 
 NUM_ROWS = len(CLASSES) * IMAGES_PER_CLASS
 DOCS = Path(__file__).parents[2] / "docs" / "archive-format.md"
@@ -70,10 +70,10 @@ def test_labels_are_the_teachers_of_the_very_views(labels: str, dataset: PackedD
         device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),
     )
-    out_VCHW = torch.empty(1, 3, IMG_SIZE, IMG_SIZE, dtype=torch.uint8)
+    renderer = BatchRenderer(dataset, reader.recipe)
     for row in (0, 9, 32):
-        render_views(dataset.image_bytes(row), reader.recipe, dataset.index.key(row), [2], out_VCHW)
-        expected = labels_from_logits(teacher.logits(out_VCHW), K)
+        (batch,) = renderer.render([Entries(np.array([row]), np.array([2]))])
+        expected = labels_from_logits(teacher.logits(batch.pixels("cpu")), K)
         found = reader.labels(row // SHARD_SIZE, 2)
         place = row % SHARD_SIZE
         assert found.class_ids_BK[place].tolist() == expected.class_ids_BK[0].tolist()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, IMG_SIZE, encoded, extract_flags, picture, tree, write_class_folders
+from conftest import CLASSES, IMG_SIZE, SHARD_SIZE, encoded, extract_flags, picture, tree, write_class_folders
 
 from pipelines.cli import main
 from pipelines.plan import default_views_per_unit, missing_units
@@ -21,6 +21,7 @@ from teacher_cache.archive.manifest import spec_bytes
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.canonical import seal, unseal
+from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.models import create_model
 from teacher_cache.store import Store
@@ -240,6 +241,21 @@ def test_a_truncated_shard_is_named(data: str, tmp_path: Path, capsys: Capture) 
     shard.write_bytes(shard.read_bytes()[:-1000])
     assert main(extract_flags(str(tmp_path / "data"), tmp_path / "out")) == 2
     assert "shard-000001.tar has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_cut_short_in_the_middle_of_a_shard_is_named(
+    workers: int, data: str, dataset: PackedDataset, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    shard = tmp_path / "data" / "shard-000001.tar"
+    whole, image = bytearray(shard.read_bytes()), bytes(dataset.image_bytes(SHARD_SIZE + 3))
+    middle = whole.index(image) + len(image) // 2
+    whole[middle : middle + len(image) - len(image) // 2] = bytes(len(image) - len(image) // 2)
+    shard.write_bytes(whole)
+    flags = extract_flags(str(tmp_path / "data"), tmp_path / "out", workers=workers)
+    assert main(flags) == 2
+    assert repr(dataset.index.key(SHARD_SIZE + 3)) in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["pickle", "shape"])

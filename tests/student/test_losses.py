@@ -5,9 +5,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.data.mixup import one_hot
+from timm.loss import SoftTargetCrossEntropy
 
-from student.losses import distillation_loss, hard_term, soft_term
+from student.losses import distillation_loss, hard_term, label_term, soft_term
 from student.model import Heads
+from teacher_cache.batch import Targets
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
 B, C = 6, 12
@@ -83,7 +86,9 @@ def test_hard_is_the_cross_entropy_of_the_teachers_top_class() -> None:
 def test_terms_act_on_their_heads(kind: str, two_heads: bool) -> None:
     heads = Heads(logits(1), logits(2) if two_heads else None)
     labels, targets_B = labels_from_logits(logits(0), 4), torch.arange(B)
-    loss = distillation_loss(heads, targets_B, labels, kind, alpha=0.3, tau=2.0, smoothing=0.1)
+    loss = distillation_loss(
+        heads, Targets(targets_B, targets_B, None), labels, kind, alpha=0.3, tau=2.0, smoothing=0.1
+    )
     label = F.cross_entropy(logits(1), targets_B, label_smoothing=0.1)
     of_student = logits(2) if two_heads else logits(1)
     term = hard_term(of_student, labels) if kind == "hard" else soft_term(of_student, labels, 2.0)
@@ -98,5 +103,16 @@ def test_without_a_teacher_both_heads_learn_the_true_labels() -> None:
         (Heads(logits(1), None), losses[0]),
         (Heads(logits(1), logits(2)), (losses[0] + losses[1]) / 2),
     ):
-        found = distillation_loss(heads, targets_B, None, "none", alpha=0.5, tau=3.0, smoothing=0.0)
+        found = distillation_loss(
+            heads, Targets(targets_B, targets_B, None), None, "none", alpha=0.5, tau=3.0, smoothing=0.0
+        )
         torch.testing.assert_close(found.total, expected)
+
+
+def test_the_target_of_a_mixed_view_is_mixed_as_timm_mixes_it() -> None:
+    own_B, partner_B = torch.arange(B), torch.arange(B).flip(0) + 1
+    weight_B = torch.linspace(0.1, 1.0, B)
+    found = label_term(logits(1), Targets(own_B, partner_B, weight_B), smoothing=0.1)
+    dense_BC = weight_B[:, None] * one_hot(own_B, C, 0.9 + 0.1 / C, 0.1 / C)
+    dense_BC += (1 - weight_B)[:, None] * one_hot(partner_B, C, 0.9 + 0.1 / C, 0.1 / C)
+    torch.testing.assert_close(found, SoftTargetCrossEntropy()(logits(1), dense_BC))

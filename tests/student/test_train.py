@@ -58,7 +58,9 @@ def test_soft_cached_training_is_live_training_to_eight_bits(data: str, tmp_path
     flags = ("--distillation=soft", "--distillation-tau=2", "--distillation-alpha=0.9")
     cached = losses(train(tmp_path / "cached", data, f"--labels={tmp_path / 'all'}", *flags))
     live = losses(train(tmp_path / "live", data, *LIVE, *flags))
-    assert cached[0] == pytest.approx(live[0], rel=1e-3)
+    # a stored logit is off by 1/32 at most, which moves tau^2 KL by tau / 32 E|X - E X| to first order, X
+    # being the log of teacher's over student's probability: less than half a nat over these 3 classes
+    assert cached[0] == pytest.approx(live[0], abs=0.9 * 2 / 32 * 0.5)
     assert cached == pytest.approx(live, rel=5e-3)  # the steps drift apart from that first difference
 
 

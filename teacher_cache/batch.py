@@ -1,0 +1,176 @@
+"""(rows, views) -> rendered batches: each image decoded once, rendered in all the views that are wanted.
+
+Shapes: B views wanted, R views rendered (the B, then partners that are not among them), H = W = img_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.labels.topk import Labels
+from teacher_cache.views.finish import Finishing, erased_values, finish
+from teacher_cache.views.mixing import Mixing
+from teacher_cache.views.recipe import Recipe
+from teacher_cache.views.render import render_views
+
+
+class Entries(NamedTuple):
+    """Which view of which row, B of each: int64."""
+
+    rows_B: npt.NDArray[np.int64]
+    views_B: npt.NDArray[np.int64]
+
+
+class Targets(NamedTuple):
+    """The dataset's own labels of B views.
+
+    Attributes:
+        own_B: int64, of the views' own samples.
+        partner_B: int64, of those they are mixed with.
+        weight_B: float32, the own label's weight, the rest is the partner's; None: nothing is mixed.
+    """
+
+    own_B: torch.Tensor
+    partner_B: torch.Tensor
+    weight_B: torch.Tensor | None
+
+    def to(self, device: torch.device | str) -> Targets:
+        """Return the same targets on `device`, copied without waiting where memory is pinned."""
+        own_B, partner_B = (tensor.to(device, non_blocking=True) for tensor in (self.own_B, self.partner_B))
+        weight_B = None if self.weight_B is None else self.weight_B.to(device, non_blocking=True)
+        return Targets(own_B, partner_B, weight_B)
+
+
+class ViewBatch(NamedTuple):
+    """B views of samples, as a worker hands them over; `pixels` makes a model's picture of them.
+
+    Attributes:
+        images_RCHW: uint8 RGB, channels last in memory: the B views, then partners from outside the batch.
+        finishing: What is erased and mixed; None where the recipe does neither.
+        targets: The dataset's own labels.
+        labels: The teacher's, of the mixed view, or None without an archive.
+        rows_B: int64, the samples' rows; `PackedDataset.index.key(row)` is a row's key.
+        views_B: int64, the view index each is rendered at.
+    """
+
+    images_RCHW: torch.Tensor
+    finishing: Finishing | None
+    targets: Targets
+    labels: Labels | None
+    rows_B: torch.Tensor
+    views_B: torch.Tensor
+
+    def pixels(self, device: torch.device | str) -> torch.Tensor:
+        """Return the views, erased and mixed: float32 (B, 3, H, W) on `device`, from 0 to 255."""
+        return finish(self.images_RCHW.to(device, non_blocking=True), self.finishing)
+
+
+class BatchRenderer:
+    """Renders views of a dataset's rows under a recipe."""
+
+    def __init__(self, dataset: PackedDataset, recipe: Recipe) -> None:
+        self.dataset, self.recipe = dataset, recipe
+        self.mixing = (
+            Mixing(recipe, dataset.index.key, len(dataset), dataset.info.samples_per_shard)
+            if recipe.mixing
+            else None
+        )
+
+    def render(self, batches: Sequence[Entries]) -> list[ViewBatch]:
+        """Render batches together, reading and decoding each of their images once.
+
+        Raises:
+            DatasetError: An image is not the one that was packed.
+            ImageError: An image cannot be decoded.
+        """
+        plans = [_BatchPlan(entries, self.mixing) for entries in batches]
+        size = self.recipe.img_size
+        images = [np.empty((len(plan.rendered), size, size, 3), np.uint8) for plan in plans]
+        erase = [np.zeros((len(plan.rendered), 4), np.int32) for plan in plans]
+        places: dict[int, dict[int, list[tuple[int, int]]]] = {}
+        for number, plan in enumerate(plans):
+            for place, (row, view) in enumerate(plan.rendered):
+                places.setdefault(row, {}).setdefault(view, []).append((number, place))
+        for row, views in places.items():
+            firsts = [where[0] for where in views.values()]
+            out_VHWC = [images[number][place] for number, place in firsts]
+            key = self.dataset.index.key(row)
+            params_V = render_views(self.dataset.image_bytes(row), self.recipe, key, list(views), out_VHWC)
+            for where, out_HWC, params in zip(views.values(), out_VHWC, params_V, strict=True):
+                for number, place in where:
+                    if (number, place) != where[0]:
+                        images[number][place] = out_HWC
+                    if params.erase is not None:
+                        erase[number][place] = params.erase
+        return [self._batch(*parts) for parts in zip(batches, plans, images, erase, strict=True)]
+
+    def _batch(
+        self,
+        entries: Entries,
+        plan: _BatchPlan,
+        images_RHWC: npt.NDArray[np.uint8],
+        erase_R4: npt.NDArray[np.int32],
+    ) -> ViewBatch:
+        finishing = None
+        if self.recipe.erasing or self.recipe.mixing:
+            finishing = Finishing(
+                erase_R4=torch.from_numpy(erase_R4),
+                erased_C256=erased_values(self.recipe.erasing),
+                **plan.mixed(self.mixing),
+            )
+        labels_N = self.dataset.index.labels_N
+        own_B, partner_B = (
+            labels_N[rows_B].astype(np.int64) for rows_B in (entries.rows_B, plan.partner_rows_B)
+        )
+        weight_B = finishing.weight_B if finishing and self.mixing else None
+        return ViewBatch(
+            images_RCHW=torch.from_numpy(images_RHWC).permute(0, 3, 1, 2),
+            finishing=finishing,
+            targets=Targets(torch.from_numpy(own_B), torch.from_numpy(partner_B), weight_B),
+            labels=None,
+            rows_B=torch.from_numpy(entries.rows_B),
+            views_B=torch.from_numpy(entries.views_B),
+        )
+
+
+class _BatchPlan:
+    """What is rendered for a batch: its entries, then the partners that are not among them."""
+
+    def __init__(self, entries: Entries, mixing: Mixing | None) -> None:
+        self.entries = entries
+        self.partner_rows_B = entries.rows_B
+        if mixing is not None:
+            self.partner_rows_B = np.empty_like(entries.rows_B)
+            for view in np.unique(entries.views_B).tolist():
+                members = entries.views_B == view
+                self.partner_rows_B[members] = mixing.partners(entries.rows_B[members], view)
+        self.rendered = _pairs(entries.rows_B, entries.views_B)
+        self._places = {entry: place for place, entry in reversed(list(enumerate(self.rendered)))}
+        for partner in _pairs(self.partner_rows_B, entries.views_B):
+            if partner not in self._places:
+                self._places[partner] = len(self.rendered)
+                self.rendered.append(partner)
+
+    def mixed(self, mixing: Mixing | None) -> dict[str, torch.Tensor]:
+        """Return the fields of Finishing that say how views are mixed."""
+        count = len(self.entries.rows_B)
+        blend_B, weight_B = np.ones(count, np.float32), np.ones(count, np.float32)
+        box_B4, partner_B = np.zeros((count, 4), np.int32), np.arange(count)
+        if mixing is not None:
+            pairs = zip(self.rendered, self.partner_rows_B.tolist(), strict=False)
+            for place, ((row, view), partner) in enumerate(pairs):
+                partner_B[place] = self._places[partner, view]
+                mix = mixing.mix(row, partner, view)
+                blend_B[place], box_B4[place], weight_B[place] = mix.blend, mix.box, mix.weight
+        fields = {"partner_B": partner_B, "blend_B": blend_B, "box_B4": box_B4, "weight_B": weight_B}
+        return {name: torch.from_numpy(array) for name, array in fields.items()}
+
+
+def _pairs(rows_B: npt.NDArray[np.int64], views_B: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    return list(zip(rows_B.tolist(), views_B.tolist(), strict=True))

@@ -1,0 +1,329 @@
+"""Loops over uint8 pixels, compiled by numba: the same bits on every CPU, because every number is an integer.
+
+Interpolation weights are whole multiples of 1 / 4096. Where whole numbers are carried in float32 or float64,
+so that the compiler can vectorise, every sum is below 2^24 or 2^53, and so exact in any order. Coordinates
+have 24 fractional bits. Pixels are (H, W, 3), C-contiguous; `flat` ones are the same memory as (H, 3 W). A
+signed index that may be negative stops numba from vectorising: hence the slices, and the unsigned indices.
+
+Interpolation is Pillow's bicubic of Image.transform (Keys' kernel with a = -1, libImaging/Geometry.c), which
+is what timm's affine ops use: neighbours outside are clamped, what comes from outside is `fill`, and the
+result is truncated, not rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+FRACTION_BITS = 24
+_TABLE_BITS = 10
+_TABLE_SHIFT = FRACTION_BITS - _TABLE_BITS
+_TABLE_MASK = (1 << _TABLE_BITS) - 1
+_WEIGHT_BITS = 12
+_HALF = 1 << (FRACTION_BITS - 1)
+_UNIT = np.float32(2.0**-_WEIGHT_BITS)
+_NEXT = np.uintp(1)
+_UNIT_SQUARED = 2.0 ** (-2 * _WEIGHT_BITS)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiled(function: _Function) -> _Function:
+    """Compile at first call; keep the machine code on disk, or in memory where no folder can be written."""
+    try:
+        return cast("_Function", numba.njit(nogil=True, cache=True)(function))
+    except RuntimeError:
+        return cast("_Function", numba.njit(nogil=True)(function))
+
+
+def _bicubic_weights() -> npt.NDArray[np.float64]:
+    """Return the weights of the four neighbours at each of 1024 fractions: whole numbers that sum to 4096."""
+    d = np.arange(1 << _TABLE_BITS) / (1 << _TABLE_BITS)
+    exact = np.stack([-d + 2 * d**2 - d**3, 1 - 2 * d**2 + d**3, d + d**2 - d**3, -(d**2) + d**3], axis=1)
+    weights = np.rint(exact * (1 << _WEIGHT_BITS))
+    weights[:, 1] += (1 << _WEIGHT_BITS) - weights.sum(1)
+    return weights
+
+
+_WEIGHTS_F64 = _bicubic_weights()
+_WEIGHTS_F32 = _WEIGHTS_F64.astype(np.float32)
+
+
+@_compiled
+def histogram(pixels_HWC: Pixels) -> npt.NDArray[np.int64]:
+    """Count the values of each channel: int64 (3, 256)."""
+    counts_C256 = np.zeros((3, 256), np.int64)
+    height, width, _ = pixels_HWC.shape
+    for y in range(height):
+        for x in range(width):
+            counts_C256[0, pixels_HWC[y, x, 0]] += 1
+            counts_C256[1, pixels_HWC[y, x, 1]] += 1
+            counts_C256[2, pixels_HWC[y, x, 2]] += 1
+    return counts_C256
+
+
+@_compiled
+def apply_tables(pixels_HWC: Pixels, tables_C256: Pixels, out_HWC: Pixels) -> None:
+    """Look every pixel up in its channel's table."""
+    height, width, _ = pixels_HWC.shape
+    for y in range(height):
+        for x in range(width):
+            out_HWC[y, x, 0] = tables_C256[0, pixels_HWC[y, x, 0]]
+            out_HWC[y, x, 1] = tables_C256[1, pixels_HWC[y, x, 1]]
+            out_HWC[y, x, 2] = tables_C256[2, pixels_HWC[y, x, 2]]
+
+
+@_compiled
+def _luma(red: int, green: int, blue: int) -> int:
+    """Return Pillow's conversion to "L": ITU-R 601-2 in 16-bit fixed point (libImaging/Convert.c)."""
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+
+
+@_compiled
+def luma_sum(pixels_HWC: Pixels, tables_C256: Pixels) -> int:
+    """Return the sum of the luma of all pixels, after looking them up in tables."""
+    height, width, _ = pixels_HWC.shape
+    total = 0
+    for y in range(height):
+        for x in range(width):
+            total += _luma(
+                tables_C256[0, pixels_HWC[y, x, 0]],
+                tables_C256[1, pixels_HWC[y, x, 1]],
+                tables_C256[2, pixels_HWC[y, x, 2]],
+            )
+    return total
+
+
+@_compiled
+def _blend(low: int, high: int, factor_q16: int) -> int:
+    """Return low + factor * (high - low), clipped and truncated, as Pillow's Image.blend."""
+    return min(max(((low << 16) + factor_q16 * (high - low)) >> 16, 0), 255)
+
+
+@_compiled
+def blend_with_luma(pixels_HWC: Pixels, factor_q16: int, out_HWC: Pixels) -> None:
+    """Move every pixel towards its luma (factor below 1) or away from it; `out` may be `pixels`."""
+    height, width, _ = pixels_HWC.shape
+    for y in range(height):
+        for x in range(width):
+            red, green, blue = pixels_HWC[y, x, 0], pixels_HWC[y, x, 1], pixels_HWC[y, x, 2]
+            grey = _luma(red, green, blue)
+            out_HWC[y, x, 0] = _blend(grey, red, factor_q16)
+            out_HWC[y, x, 1] = _blend(grey, green, factor_q16)
+            out_HWC[y, x, 2] = _blend(grey, blue, factor_q16)
+
+
+@_compiled
+def blend_with_smooth(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
+    """Move every pixel towards the mean of its neighbourhood, or away from it; the edge stays as it is.
+
+    The mean weighs the pixel itself 5, its eight neighbours 1 each: Pillow's ImageFilter.SMOOTH.
+    """
+    height, width_3 = flat.shape
+    out_flat[0] = flat[0]
+    out_flat[height - 1] = flat[height - 1]
+    count = width_3 - 6
+    for y in range(1, height - 1):
+        out_flat[y, :3] = flat[y, :3]
+        out_flat[y, width_3 - 3 :] = flat[y, width_3 - 3 :]
+        above, here, below = flat[y - 1], flat[y], flat[y + 1]
+        a0, a1, a2 = above[:count], above[3 : 3 + count], above[6:]
+        h0, h1, h2 = here[:count], here[3 : 3 + count], here[6:]
+        b0, b1, b2 = below[:count], below[3 : 3 + count], below[6:]
+        out = out_flat[y, 3 : 3 + count]
+        for i in range(count):
+            around = (
+                np.int32(a0[i]) + a1[i] + a2[i] + h0[i] + h2[i] + np.int32(b0[i]) + b1[i] + b2[i] + 5 * h1[i]
+            )
+            out[i] = _blend((2 * around + 13) // 26, int(h1[i]), factor_q16)
+
+
+@_compiled
+def _inside(offset: int, size: int) -> tuple[int, int]:
+    """Return first and stop of the places p of [0, size) whose source p + 1/2 + offset lies inside, too."""
+    first = min(max(-((offset + _HALF) >> FRACTION_BITS), 0), size)
+    stop = min(max(-((offset + _HALF - (size << FRACTION_BITS)) >> FRACTION_BITS), first), size)
+    return first, stop
+
+
+@_compiled
+def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
+    """Let pixel (y, x) be what was at (y, x + offsets[y]), offsets in 2^-24 pixels: shear, translate in x."""
+    height, width_3 = flat.shape
+    width = width_3 // 3
+    for y in range(height):
+        offset = offsets_H[y]
+        first, stop = _inside(offset, width)
+        whole = offset >> FRACTION_BITS
+        weights = _WEIGHTS_F32[(offset >> _TABLE_SHIFT) & _TABLE_MASK]
+        row, out = flat[y], out_flat[y]
+        for outside in (range(first), range(stop, width)):
+            for x in outside:
+                for c in range(3):
+                    out[3 * x + c] = fill_C[c]
+        inner = min(max(first, 1 - whole), stop)
+        inner_stop = max(inner, min(stop, width - 2 - whole))
+        count = 3 * (inner_stop - inner)
+        if count > 0:
+            start = 3 * (inner + whole - 1)
+            w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
+            r0, r1 = row[start : start + count], row[start + 3 : start + 3 + count]
+            r2, r3 = row[start + 6 : start + 6 + count], row[start + 9 : start + 9 + count]
+            out_inner = out[3 * inner : 3 * inner + count]
+            for i in range(count):
+                total = (
+                    w0 * np.float32(r0[i])
+                    + w1 * np.float32(r1[i])
+                    + w2 * np.float32(r2[i])
+                    + w3 * np.float32(r3[i])
+                )
+                out_inner[i] = np.uint8(np.int32(min(max(total * _UNIT, np.float32(0)), np.float32(255))))
+        for edge in (range(first, inner), range(inner_stop, stop)):
+            for x in edge:
+                for c in range(3):
+                    total = np.float32(0)
+                    for k in range(4):
+                        neighbour = min(max(x + whole + k - 1, 0), width - 1)
+                        total += weights[k] * np.float32(row[3 * neighbour + c])
+                    out[3 * x + c] = np.uint8(min(max(total * _UNIT, np.float32(0)), np.float32(255)))
+
+
+@_compiled
+def shift_columns(flat: Pixels, offsets_W: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
+    """Let pixel (y, x) be what was at (y + offsets[x], x), offsets in 2^-24 pixels: shear, translate in y.
+
+    First by whole pixels, neighbours with the same offset together; then every row by the fractions.
+    """
+    height, width_3 = flat.shape
+    weights = np.empty((4, width_3), np.float32)
+    shifted = np.empty((height + 3, width_3), np.uint8)
+    start = 0
+    for x in range(width_3 // 3):
+        for i in range(3 * x, 3 * x + 3):
+            weights[:, i] = _WEIGHTS_F32[(offsets_W[x] >> _TABLE_SHIFT) & _TABLE_MASK]
+        whole = offsets_W[x] >> FRACTION_BITS
+        if x + 1 < width_3 // 3 and offsets_W[x + 1] >> FRACTION_BITS == whole:
+            continue
+        for y in range(height + 3):
+            row = flat[min(max(y - 1 + whole, 0), height - 1)]
+            for i in range(start, 3 * x + 3):
+                shifted[y, i] = row[i]
+        start = 3 * x + 3
+    w0, w1, w2, w3 = weights
+    for y in range(height):
+        out = out_flat[y]
+        r0, r1, r2, r3 = shifted[y], shifted[y + 1], shifted[y + 2], shifted[y + 3]
+        for i in range(width_3):
+            total = (
+                w0[i] * np.float32(r0[i])
+                + w1[i] * np.float32(r1[i])
+                + w2[i] * np.float32(r2[i])
+                + w3[i] * np.float32(r3[i])
+            )
+            out[i] = np.uint8(np.int32(min(max(total * _UNIT, np.float32(0)), np.float32(255))))
+    for x in range(width_3 // 3):
+        first, stop = _inside(offsets_W[x], height)
+        for outside in (range(first), range(stop, height)):
+            for y in outside:
+                for c in range(3):
+                    out_flat[y, 3 * x + c] = fill_C[c]
+
+
+@_compiled
+def affine(flat: Pixels, matrix_6: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
+    """Let pixel (y, x) be what was at M (x + 1/2, y + 1/2, 1), M's six numbers in 2^-24 pixels.
+
+    Whole numbers are carried in float64, whose products are faster; sums stay below 2^53 and so exact.
+    """
+    height, width_3 = flat.shape
+    width = width_3 // 3
+    a, b, c, d, e, f = matrix_6
+    pixels = flat.astype(np.float64).ravel()
+    stride = np.uintp(width_3)
+    for y in range(height):
+        row_x, row_y = (a + b * (2 * y + 1) + 2 * c) >> 1, (d + e * (2 * y + 1) + 2 * f) >> 1
+        out = out_flat[y]
+        for x in range(width):
+            source_x, source_y = row_x + a * x, row_y + d * x
+            i = np.uintp(3 * x)
+            if not (0 <= source_x < width << FRACTION_BITS and 0 <= source_y < height << FRACTION_BITS):
+                for k in range(3):
+                    out[i + np.uintp(k)] = fill_C[k]
+                continue
+            source_x -= _HALF
+            source_y -= _HALF
+            left, top = (source_x >> FRACTION_BITS) - 1, (source_y >> FRACTION_BITS) - 1
+            across = np.uintp((source_x >> _TABLE_SHIFT) & _TABLE_MASK)
+            down = np.uintp((source_y >> _TABLE_SHIFT) & _TABLE_MASK)
+            w0, w1 = _WEIGHTS_F64[across, 0], _WEIGHTS_F64[across, 1]
+            w2, w3 = _WEIGHTS_F64[across, 2], _WEIGHTS_F64[across, 3]
+            x0, x1 = np.uintp(3 * max(left, 0)), np.uintp(3 * max(left + 1, 0))
+            x2, x3 = np.uintp(3 * min(left + 2, width - 1)), np.uintp(3 * min(left + 3, width - 1))
+            red = green = blue = 0.0
+            for k in range(4):
+                row = np.uintp(min(max(top + k, 0), height - 1)) * stride
+                w = _WEIGHTS_F64[down, k]
+                p0, p1, p2, p3 = row + x0, row + x1, row + x2, row + x3
+                red += w * (w0 * pixels[p0] + w1 * pixels[p1] + w2 * pixels[p2] + w3 * pixels[p3])
+                p0, p1, p2, p3 = p0 + _NEXT, p1 + _NEXT, p2 + _NEXT, p3 + _NEXT
+                green += w * (w0 * pixels[p0] + w1 * pixels[p1] + w2 * pixels[p2] + w3 * pixels[p3])
+                p0, p1, p2, p3 = p0 + _NEXT, p1 + _NEXT, p2 + _NEXT, p3 + _NEXT
+                blue += w * (w0 * pixels[p0] + w1 * pixels[p1] + w2 * pixels[p2] + w3 * pixels[p3])
+            out[i] = np.uint8(np.int32(min(max(red * _UNIT_SQUARED, 0.0), 255.0)))
+            out[i + _NEXT] = np.uint8(np.int32(min(max(green * _UNIT_SQUARED, 0.0), 255.0)))
+            out[i + _NEXT + _NEXT] = np.uint8(np.int32(min(max(blue * _UNIT_SQUARED, 0.0), 255.0)))
+
+
+@_compiled
+def _box_blur(lines: Pixels, step: int, whole_q24: float, edge_q24: float, out: Pixels) -> None:
+    """Sum neighbours `step` values apart, the first and the last of them weighing less than the others."""
+    count = len(out)
+    last = len(lines) - count
+    totals = np.zeros(count, np.float64)
+    for start in range(step, last, step):
+        whole = lines[start : start + count]
+        for i in range(count):
+            totals[i] += whole[i]
+    first_edge, last_edge = lines[:count], lines[last:]
+    for i in range(count):
+        edges = np.float64(np.int32(first_edge[i]) + np.int32(last_edge[i]))
+        total = totals[i] * whole_q24 + edges * edge_q24
+        out[i] = np.uint8(np.int32((total + 2.0**23) * 2.0**-24))
+
+
+@_compiled
+def blur_rows(flat: Pixels, radius: int, whole_q24: float, edge_q24: float, passes: int) -> None:
+    """Blur every row in place by a box of 2 radius + 1 whole pixels and two partial ones, `passes` times.
+
+    The weights are whole numbers of 2^-24, carried in float64, where sums stay below 2^53 and so exact. The
+    edge is repeated, and every pass rounds: Pillow's libImaging/BoxBlur.c.
+    """
+    height, width_3 = flat.shape
+    margin = 3 * (radius + 1)
+    padded = np.empty(width_3 + 2 * margin, np.uint8)
+    for y in range(height):
+        for _ in range(passes):
+            padded[margin : margin + width_3] = flat[y]
+            for i in range(margin):
+                padded[i] = flat[y, i % 3]
+                padded[margin + width_3 + i] = flat[y, width_3 - 3 + i % 3]
+            _box_blur(padded, 3, whole_q24, edge_q24, flat[y])
+
+
+@_compiled
+def blur_columns(flat: Pixels, radius: int, whole_q24: float, edge_q24: float, passes: int) -> None:
+    """Blur every column in place, as `blur_rows` does rows."""
+    height, width_3 = flat.shape
+    padded = np.empty((height + 2 * (radius + 1), width_3), np.uint8)
+    for _ in range(passes):
+        for y in range(len(padded)):
+            padded[y] = flat[min(max(y - radius - 1, 0), height - 1)]
+        for y in range(height):
+            around = padded[y : y + 2 * radius + 3].ravel()
+            _box_blur(around, width_3, whole_q24, edge_q24, flat[y])

@@ -1,0 +1,299 @@
+"""The ops of a recipe, as data: one frozen dataclass each, validated at birth.
+
+A field's default is the value of the source named beside it; its type (number, whole number, name, or a
+tuple of numbers) is what JSON and YAML may give. An op's name in them is its class's in snake_case.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from teacher_cache.errors import RecipeError, nearest
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Per channel, of pixels scaled to [0, 1]: timm's IMAGENET_DEFAULT_MEAN (timm/data/constants.py)."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def require(allowed: bool, field: str, value: Any, rule: str) -> None:
+    """Raise RecipeError unless a field's value is allowed."""
+    if not allowed:
+        raise RecipeError(f"{field} = {value!r}", f"It must be {rule}.", "correct the recipe")
+
+
+def _check_range(field: str, value: tuple[float, float], low: float, high: float) -> None:
+    rule = f"two numbers, {low} < first <= second <= {high}"
+    is_pair = len(value) == 2 and all(isinstance(bound, int | float) for bound in value)
+    require(is_pair and low < value[0] <= value[1] <= high, field, value, rule)
+
+
+def _check_between(field: str, value: float, low: float, high: float) -> None:
+    require(low <= value <= high, field, value, f"from {low:g} to {high:g}")
+
+
+def _check_color(field: str, value: tuple[float, ...], low: float, high: float) -> None:
+    rule = f"three numbers from {low:g} to {high:g}, for red, green and blue"
+    require(len(value) == 3 and all(low <= number <= high for number in value), field, value, rule)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random part of the image, resized to a square: torchvision's and timm's op of that name.
+
+    Attributes:
+        scale: Bounds of the crop's share of the image's area, uniform.
+        ratio: Bounds of width / height, uniform in the logarithm.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        _check_range("random_resized_crop.scale", self.scale, 0, 1)
+        _check_range("random_resized_crop.ratio", self.ratio, 0, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeRandomCrop:
+    """The short side resized to img_size, and a random square of that: DeiT III's "simple random crop".
+
+    Attributes:
+        padding_px: Added around the resized image by reflection, before the square is chosen; 4 in DeiT III
+            (deit/augment.py, RandomCrop(padding=4, padding_mode="reflect")).
+    """
+
+    padding_px: int = 4
+
+    def __post_init__(self) -> None:
+        _check_between("resize_random_crop.padding_px", self.padding_px, 0, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeCenterCrop:
+    """The middle of the image, after its short side is resized to img_size / crop_pct: timm's evaluation.
+
+    Attributes:
+        crop_pct: Share of the short side that is kept; 0.875 in DeiT's main.py.
+    """
+
+    crop_pct: float = 0.875
+
+    def __post_init__(self) -> None:
+        require(0 < self.crop_pct <= 1, "resize_center_crop.crop_pct", self.crop_pct, "in (0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class HorizontalFlip:
+    """Left and right exchanged, with a probability."""
+
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.probability <= 1, "horizontal_flip.probability", self.probability, "in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """timm's RandAugment with increasing magnitudes, "rand-m9-mstd0.5-inc1" (timm/data/auto_augment.py).
+
+    Each of `num_ops` times one of 15 ops is chosen, each as likely, and applied with `probability` at a
+    magnitude drawn from a normal distribution and clipped to [0, 10].
+
+    Attributes:
+        magnitude: Mean of the magnitude.
+        magnitude_std: Its standard deviation; 0 is none.
+        num_ops: How often an op is chosen.
+        probability: Of each chosen op to be applied.
+        fill: Pixel value of what an affine op brings in; timm's is 255 times the mean, rounded.
+    """
+
+    magnitude: float = 9.0
+    magnitude_std: float = 0.5
+    num_ops: int = 2
+    probability: float = 0.5
+    fill: tuple[float, ...] = (124.0, 116.0, 104.0)
+
+    def __post_init__(self) -> None:
+        _check_between("rand_augment.magnitude", self.magnitude, 0, 10)
+        _check_between("rand_augment.magnitude_std", self.magnitude_std, 0, 10)
+        _check_between("rand_augment.num_ops", self.num_ops, 1, 15)
+        _check_between("rand_augment.probability", self.probability, 0, 1)
+        _check_color("rand_augment.fill", self.fill, 0, 255)
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreeAugment:
+    """DeiT III's 3-Augment: one of greyscale, solarize and Gaussian blur, each as likely (deit/augment.py).
+
+    Attributes:
+        solarize_threshold: Pixel values from here on are inverted; Pillow's default is 128.
+        blur_radius: Bounds of the blur's standard deviation in pixels, uniform.
+    """
+
+    solarize_threshold: int = 128
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        _check_between("three_augment.solarize_threshold", self.solarize_threshold, 0, 256)
+        _check_range("three_augment.blur_radius", self.blur_radius, 0, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+    """Brightness, contrast and saturation in a random order: torchvision's op of that name, without hue.
+
+    Attributes:
+        brightness: The factor is uniform in 1 - brightness to 1 + brightness; 0.3 in DeiT's main.py.
+        contrast: Likewise.
+        saturation: Likewise.
+    """
+
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+
+    def __post_init__(self) -> None:
+        for field, value in dataclasses.asdict(self).items():
+            _check_between(f"color_jitter.{field}", value, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomErasing:
+    """A random box of the view becomes noise or the mean: timm/data/random_erasing.py, modes pixel and const.
+
+    Attributes:
+        probability: Of a view to be erased; 0.25 in DeiT (Table 9).
+        area: Bounds of the box's share of the view's area, uniform.
+        ratio: Bounds of height / width, uniform in the logarithm.
+        mode: "pixel": every value is mean + std * a standard normal. "const": every value is the mean.
+        mean: Per channel, of pixels scaled to [0, 1].
+        std: Likewise.
+    """
+
+    probability: float = 0.25
+    area: tuple[float, float] = (0.02, 1 / 3)
+    ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    mode: Literal["pixel", "const"] = "pixel"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        _check_between("random_erasing.probability", self.probability, 0, 1)
+        _check_range("random_erasing.area", self.area, 0, 1)
+        _check_range("random_erasing.ratio", self.ratio, 0, 16)
+        require(self.mode in ("pixel", "const"), "random_erasing.mode", self.mode, "pixel or const")
+        _check_color("random_erasing.mean", self.mean, 0, 1)
+        _check_color("random_erasing.std", self.std, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixupCutmix:
+    """Pairs of views are mixed, or exchange a box: timm/data/mixup.py, mode "pair"; see views/mixing.py.
+
+    Attributes:
+        mixup_alpha: The share of a view's own picture is drawn from Beta(alpha, alpha); 0 is no mixup.
+        cutmix_alpha: Likewise for the area outside the exchanged box; 0 is no cutmix.
+        probability: Of a pair to be mixed.
+        switch_probability: Of cutmix rather than mixup, where both are on.
+        block_rows: Rows of a shard among which partners are found.
+    """
+
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    probability: float = 1.0
+    switch_probability: float = 0.5
+    block_rows: int = 256
+
+    def __post_init__(self) -> None:
+        _check_between("mixup_cutmix.mixup_alpha", self.mixup_alpha, 0, 2)
+        _check_between("mixup_cutmix.cutmix_alpha", self.cutmix_alpha, 0, 2)
+        is_on = self.mixup_alpha > 0 or self.cutmix_alpha > 0
+        require(is_on, "mixup_cutmix", self, "left out where both alphas are 0")
+        _check_between("mixup_cutmix.probability", self.probability, 0, 1)
+        _check_between("mixup_cutmix.switch_probability", self.switch_probability, 0, 1)
+        _check_between("mixup_cutmix.block_rows", self.block_rows, 2, 65_536)
+
+
+Crop = RandomResizedCrop | ResizeRandomCrop | ResizeCenterCrop
+PixelOps = RandAugment | ThreeAugment | ColorJitter
+Op = Crop | HorizontalFlip | PixelOps | RandomErasing | MixupCutmix
+
+OPS: Mapping[str, type[Op]] = {
+    "random_resized_crop": RandomResizedCrop,
+    "resize_random_crop": ResizeRandomCrop,
+    "resize_center_crop": ResizeCenterCrop,
+    "horizontal_flip": HorizontalFlip,
+    "rand_augment": RandAugment,
+    "three_augment": ThreeAugment,
+    "color_jitter": ColorJitter,
+    "random_erasing": RandomErasing,
+    "mixup_cutmix": MixupCutmix,
+}
+_NAMES = {op_type: name for name, op_type in OPS.items()}
+
+
+def op_name(op: Op) -> str:
+    """Return an op's name in JSON and YAML."""
+    return _NAMES[type(op)]
+
+
+def op_to_dict(op: Op) -> dict[str, Any]:
+    """Return an op as plain JSON values, all of its fields written out."""
+    fields = {
+        field: list(value) if isinstance(value, tuple) else value
+        for field, value in dataclasses.asdict(op).items()
+    }
+    return {"op": op_name(op), **fields}
+
+
+def op_from_dict(document: Any) -> Op:
+    """Build an op from JSON or YAML values.
+
+    Raises:
+        RecipeError: An unknown op or field (the nearest name is offered), or a value out of range.
+    """
+    require(isinstance(document, Mapping) and "op" in document, "op", document, "a mapping with a field 'op'")
+    name = document["op"]
+    if not isinstance(name, str) or name not in OPS:
+        remedy = nearest(str(name), OPS) or f"known: {', '.join(OPS)}"
+        raise RecipeError(f"unknown op {name!r}", "It cannot be rendered.", remedy)
+    defaults = {field.name: field.default for field in dataclasses.fields(OPS[name])}
+    fields = checked_fields(name, {k: v for k, v in document.items() if k != "op"}, set(defaults))
+    values: dict[str, Any] = {
+        field: _like(f"{name}.{field}", value, defaults[field]) for field, value in fields.items()
+    }
+    return OPS[name](**values)
+
+
+def checked_fields(what: str, document: Any, known: set[str]) -> dict[str, Any]:
+    """Return a mapping whose fields are all known, or raise RecipeError, offering the nearest name."""
+    require(isinstance(document, Mapping), what, document, "a mapping")
+    for field in document:
+        if field not in known:
+            remedy = nearest(str(field), known) or f"known: {', '.join(sorted(known))}"
+            raise RecipeError(f"unknown field {field!r} in {what}", "It would be ignored.", remedy)
+    return dict(document)
+
+
+def _like(field: str, value: Any, default: Any) -> Any:
+    """Return a value as the type of its field's default, or raise RecipeError."""
+    if isinstance(default, str):
+        require(isinstance(value, str), field, value, "a name")
+        return value
+    if isinstance(default, tuple):
+        is_right = isinstance(value, list | tuple) and len(value) == len(default)
+        words = {2: "two", 3: "three"}[len(default)]
+        require(is_right and all(map(_is_number, value)), field, value, f"{words} numbers")
+        return tuple(map(float, value))
+    if isinstance(default, int):
+        require(type(value) is int, field, value, "a whole number")
+        return value
+    require(_is_number(value), field, value, "a number")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
