@@ -5,17 +5,18 @@ Shapes: B views wanted, R views rendered (the B, then partners that are not amon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data import get_worker_info
 
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.labels.topk import Labels
 from teacher_cache.views.finish import Finishing, erased_values, finish
-from teacher_cache.views.mixing import Mixing
+from teacher_cache.views.mixing import Mix, Mixing
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.render import render_views
 
@@ -71,6 +72,40 @@ class ViewBatch(NamedTuple):
         return finish(self.images_RCHW.to(device, non_blocking=True), self.finishing)
 
 
+class PackedBatch(NamedTuple):
+    """A batch on its way out of a worker: the images in shared memory, all else pickled by value.
+
+    torch opens a shared file for every tensor that leaves a worker, which costs more than a small tensor is
+    worth; numpy arrays are pickled.
+    """
+
+    images_RCHW: torch.Tensor
+    rest: Any
+
+
+def pack_batch(batch: ViewBatch) -> PackedBatch:
+    """Return a batch as a worker should send it."""
+    rest = _with_leaves(batch._replace(images_RCHW=None), torch.Tensor.numpy)  # type: ignore[arg-type]
+    return PackedBatch(batch.images_RCHW, rest)
+
+
+def unpack_batch(packed: PackedBatch) -> ViewBatch:
+    """Return the batch that `pack_batch` was given."""
+    return _with_leaves(packed.rest, torch.from_numpy)._replace(images_RCHW=packed.images_RCHW)
+
+
+def as_rendered(load: list[PackedBatch]) -> list[PackedBatch]:
+    """Return a load as it is: torch's own default would make tensors of its arrays again."""
+    return load
+
+
+def _with_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return nested named tuples, each of their arrays or tensors changed."""
+    if isinstance(value, tuple):
+        return type(value)(*(_with_leaves(field, change) for field in value))
+    return value if value is None else change(value)
+
+
 class BatchRenderer:
     """Renders views of a dataset's rows under a recipe."""
 
@@ -91,7 +126,8 @@ class BatchRenderer:
         """
         plans = [_BatchPlan(entries, self.mixing) for entries in batches]
         size = self.recipe.img_size
-        images = [np.empty((len(plan.rendered), size, size, 3), np.uint8) for plan in plans]
+        tensors = [_empty_images(len(plan.rendered), size) for plan in plans]
+        images = [tensor.numpy() for tensor in tensors]
         erase = [np.zeros((len(plan.rendered), 4), np.int32) for plan in plans]
         places: dict[int, dict[int, list[tuple[int, int]]]] = {}
         for number, plan in enumerate(plans):
@@ -108,13 +144,13 @@ class BatchRenderer:
                         images[number][place] = out_HWC
                     if params.erase is not None:
                         erase[number][place] = params.erase
-        return [self._batch(*parts) for parts in zip(batches, plans, images, erase, strict=True)]
+        return [self._batch(*parts) for parts in zip(batches, plans, tensors, erase, strict=True)]
 
     def _batch(
         self,
         entries: Entries,
         plan: _BatchPlan,
-        images_RHWC: npt.NDArray[np.uint8],
+        images_RHWC: torch.Tensor,
         erase_R4: npt.NDArray[np.int32],
     ) -> ViewBatch:
         finishing = None
@@ -130,7 +166,7 @@ class BatchRenderer:
         )
         weight_B = finishing.weight_B if finishing and self.mixing else None
         return ViewBatch(
-            images_RCHW=torch.from_numpy(images_RHWC).permute(0, 3, 1, 2),
+            images_RCHW=images_RHWC.permute(0, 3, 1, 2),
             finishing=finishing,
             targets=Targets(torch.from_numpy(own_B), torch.from_numpy(partner_B), weight_B),
             labels=None,
@@ -164,12 +200,22 @@ class _BatchPlan:
         box_B4, partner_B = np.zeros((count, 4), np.int32), np.arange(count)
         if mixing is not None:
             pairs = zip(self.rendered, self.partner_rows_B.tolist(), strict=False)
+            mixes: dict[tuple[int, int], Mix] = {}
             for place, ((row, view), partner) in enumerate(pairs):
                 partner_B[place] = self._places[partner, view]
-                mix = mixing.mix(row, partner, view)
+                mix = mixes.pop((partner, view), None) or mixing.mix(row, partner, view)
+                mixes[row, view] = mix
                 blend_B[place], box_B4[place], weight_B[place] = mix.blend, mix.box, mix.weight
         fields = {"partner_B": partner_B, "blend_B": blend_B, "box_B4": box_B4, "weight_B": weight_B}
         return {name: torch.from_numpy(array) for name, array in fields.items()}
+
+
+def _empty_images(count: int, size: int) -> torch.Tensor:
+    """Return uint8 (count, size, size, 3); in a worker, memory that can be shared, as torch collates into."""
+    if get_worker_info() is None:
+        return torch.empty(count, size, size, 3, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count * size * size * 3)
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(count, size, size, 3)
 
 
 def _pairs(rows_B: npt.NDArray[np.int64], views_B: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

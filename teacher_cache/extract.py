@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from teacher_cache.archive.layout import Unit
-from teacher_cache.batch import BatchRenderer, Entries, ViewBatch
+from teacher_cache.batch import BatchRenderer, Entries, PackedBatch, as_rendered, pack_batch, unpack_batch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.labels.codec import LabelArrays, encode
@@ -21,7 +21,7 @@ from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
 from teacher_cache.views.recipe import Recipe
 
 
-class _Loads(Dataset[list[ViewBatch]]):
+class _Loads(Dataset[list[PackedBatch]]):
     """The batches of a unit, rendered load by load."""
 
     def __init__(self, renderer: BatchRenderer, loads: Sequence[Sequence[Entries]]) -> None:
@@ -30,8 +30,8 @@ class _Loads(Dataset[list[ViewBatch]]):
     def __len__(self) -> int:
         return len(self._loads)
 
-    def __getitem__(self, number: int) -> list[ViewBatch]:
-        return self._renderer.render(self._loads[number])
+    def __getitem__(self, number: int) -> list[PackedBatch]:
+        return [pack_batch(batch) for batch in self._renderer.render(self._loads[number])]
 
 
 def unit_loads(
@@ -108,11 +108,12 @@ def extract_unit(
     loader = DataLoader(
         _Loads(renderer, unit_loads(rows, unit.views, batch_size, renderer.mixing)),
         batch_size=None,
+        collate_fn=as_rendered,
         num_workers=workers,
         pin_memory=teacher.device.type == "cuda",
     )
     labelled: LabelArrays | None = None
-    for batch in itertools.chain.from_iterable(loader):
+    for batch in map(unpack_batch, itertools.chain.from_iterable(loader)):
         logits_BC = teacher.logits(batch.pixels(teacher.device))
         if not torch.isfinite(logits_BC).all():
             raise TeacherCacheError(

@@ -11,13 +11,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
-import threading
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from teacher_cache import portable
+from teacher_cache.compiled import compiled
 
 _MASK_64 = (1 << 64) - 1
 
@@ -36,11 +35,8 @@ class Purpose(enum.IntEnum):
 
 
 def _hash_64(domain: bytes, *fields: bytes) -> int:
-    digest = hashlib.blake2b(digest_size=8, person=domain)
-    for field in fields:
-        digest.update(len(field).to_bytes(8, "little"))
-        digest.update(field)
-    return int.from_bytes(digest.digest(), "little")
+    prefixed = b"".join([len(field).to_bytes(8, "little") + field for field in fields])
+    return int.from_bytes(hashlib.blake2b(prefixed, digest_size=8, person=domain).digest(), "little")
 
 
 def sample_id(key: str) -> int:
@@ -112,34 +108,51 @@ class Stream:
 
     def _words_at(self, position: int, count: int) -> npt.NDArray[np.uint64]:
         block, skipped = divmod(position, _WORDS_PER_BLOCK)
+        words = np.empty(-(-(skipped + count) // _WORDS_PER_BLOCK) * _WORDS_PER_BLOCK, np.uint64)
         try:
-            bits = _scratch.rekeyed(self._key, (block, *self._counter))
+            _philox(np.array((*self._key, block, *self._counter), np.uint64), words)
         except OverflowError as error:
             raise ValueError(
                 f"key {self._key}, counter {self._counter}: not unsigned 64-bit words"
             ) from error
-        return bits.random_raw(skipped + count)[skipped:]
+        return words[skipped : skipped + count]
 
 
 _WORDS_PER_BLOCK = 4
-_READ_AHEAD = 16
+_READ_AHEAD = 8
+_ROUNDS = 10
+_MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
+_WEYL = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B))
+_LOW, _32, _ONE = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(1)
 
 
-class _Scratch(threading.local):
-    """One generator a thread, keyed anew for each read: the words of a new one, eight times faster."""
+@compiled
+def _philox(key_and_counter_6: npt.NDArray[np.uint64], out: npt.NDArray[np.uint64]) -> None:
+    """Fill `out` with the words of Philox4x64-10 from a block on, as numpy.random.Philox gives them.
 
-    def __init__(self) -> None:
-        self._bits = np.random.Philox(0)
-        self._place: dict[str, tuple[int, ...]] = {}
-        self._state: Any = {**self._bits.state, "state": self._place, "buffer": (0, 0, 0, 0)}
+    A generator of NumPy's takes longer to be made than all else that a view is sampled from. Like it, this
+    adds one to the counter before each block. Constants and rounds: Salmon et al., "Parallel random numbers:
+    as easy as 1, 2, 3", SC 2011.
+    """
+    first_0, first_1, counter, c1, c2, c3 = key_and_counter_6
+    for start in range(0, len(out), _WORDS_PER_BLOCK):
+        counter += _ONE
+        x0, x1, x2, x3 = counter, c1, c2, c3
+        k0, k1 = first_0, first_1
+        for _ in range(_ROUNDS):
+            high_0, high_2 = _high_product(_MULTIPLIERS[0], x0), _high_product(_MULTIPLIERS[1], x2)
+            x0, x1, x2, x3 = high_2 ^ x1 ^ k0, _MULTIPLIERS[1] * x2, high_0 ^ x3 ^ k1, _MULTIPLIERS[0] * x0
+            k0, k1 = k0 + _WEYL[0], k1 + _WEYL[1]
+        out[start], out[start + 1], out[start + 2], out[start + 3] = x0, x1, x2, x3
 
-    def rekeyed(self, key: tuple[int, int], counter: tuple[int, ...]) -> np.random.Philox:
-        self._place["key"], self._place["counter"] = key, counter
-        self._bits.state = self._state
-        return self._bits
 
-
-_scratch = _Scratch()
+@compiled
+def _high_product(a: np.uint64, b: np.uint64) -> np.uint64:
+    """Return the upper 64 bits of a product of 128, from its four parts of 32 bits."""
+    low = (a & _LOW) * (b & _LOW)
+    cross_1, cross_2 = (a & _LOW) * (b >> _32), (a >> _32) * (b & _LOW)
+    middle = (low >> _32) + (cross_1 & _LOW) + (cross_2 & _LOW)
+    return (a >> _32) * (b >> _32) + (cross_1 >> _32) + (cross_2 >> _32) + (middle >> _32)
 
 
 def permutation(count: int, stream: Stream) -> npt.NDArray[np.int64]:

@@ -25,7 +25,15 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from teacher_cache.archive.read import ArchiveReader, view_ranges
-from teacher_cache.batch import BatchRenderer, Entries, ViewBatch
+from teacher_cache.batch import (
+    BatchRenderer,
+    Entries,
+    PackedBatch,
+    ViewBatch,
+    as_rendered,
+    pack_batch,
+    unpack_batch,
+)
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.topk import Labels
@@ -33,10 +41,10 @@ from teacher_cache.stream_plan import StreamPlan, ViewSchedule
 from teacher_cache.views.recipe import Recipe
 
 
-class ViewStream(IterableDataset[list[ViewBatch]]):
-    """Batches of views, in an order that is the same for any number of workers.
+class ViewStream(IterableDataset[list[PackedBatch]]):
+    """Batches of views, in an order that is the same for any number of workers: iterate over `loader`.
 
-    Iterating over the stream itself gives loads, lists of batches; `loader` gives the batches.
+    Iterating over the stream itself is what its workers do: it gives loads, lists of packed batches.
 
     Args:
         dataset: The images.
@@ -77,7 +85,7 @@ class ViewStream(IterableDataset[list[ViewBatch]]):
         size = self._plan.batches_per_load
         return range(self._batches.start // size, -(-self._batches.stop // size))
 
-    def __iter__(self) -> Iterator[list[ViewBatch]]:
+    def __iter__(self) -> Iterator[list[PackedBatch]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         cached = functools.lru_cache(maxsize=2 * self._plan.window_shards)
@@ -89,13 +97,14 @@ class ViewStream(IterableDataset[list[ViewBatch]]):
             batches = self._renderer.render(wanted)
             if labels_of is not None:
                 batches = [batch._replace(labels=self._join(labels_of, batch)) for batch in batches]
-            yield batches
+            yield [pack_batch(batch) for batch in batches]
 
     def loader(self, workers: int, *, pin_memory: bool = False) -> BatchLoader:
         """Return what to iterate: `workers` processes render, whole batches come out one by one."""
         loads = DataLoader(
             self,
             batch_size=None,
+            collate_fn=as_rendered,
             num_workers=workers,
             pin_memory=pin_memory,
             prefetch_factor=max(1, 4 // self._plan.batches_per_load) if workers else None,
@@ -135,7 +144,7 @@ class ViewStream(IterableDataset[list[ViewBatch]]):
 class BatchLoader:
     """The batches of a stream, one by one."""
 
-    def __init__(self, loads: DataLoader[list[ViewBatch]], num_batches: int) -> None:
+    def __init__(self, loads: DataLoader[list[PackedBatch]], num_batches: int) -> None:
         self._loads, self._num_batches = loads, num_batches
 
     def __len__(self) -> int:
@@ -143,7 +152,7 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[ViewBatch]:
         for batches in self._loads:
-            yield from batches
+            yield from map(unpack_batch, batches)
 
 
 def _check_archive(

@@ -41,9 +41,13 @@ def test_words_are_pinned() -> None:
     assert Stream((1, 2), Purpose.FLIP, (3, 4)).words(1).tolist() == [15293350248826363405]
 
 
-def test_words_are_numpys_own_philox() -> None:
-    theirs = np.random.Philox(key=np.array([1, 2], np.uint64), counter=np.array([0, 1, 3, 4], np.uint64))
-    assert Stream((1, 2), Purpose.CROP, (3, 4)).words(64).tolist() == theirs.random_raw(64).tolist()
+@given(st.tuples(*[st.integers(0, (1 << 64) - 1)] * 4), st.integers(0, 70), st.sampled_from(Purpose))
+def test_words_are_numpys_own_philox(words: tuple[int, int, int, int], count: int, purpose: Purpose) -> None:
+    key, counter = words[:2], words[2:]
+    theirs = np.random.Philox(
+        key=np.array(key, np.uint64), counter=np.array([0, purpose, *counter], np.uint64)
+    )
+    assert Stream(key, purpose, counter).words(count).tolist() == theirs.random_raw(count).tolist()
 
 
 def test_numbers_are_made_from_the_words() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.batch import ViewBatch
+from teacher_cache.batch import ViewBatch, unpack_batch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.stream import ViewStream
@@ -81,7 +81,7 @@ def test_the_order_is_the_same_for_any_number_of_workers(
     stream = stream_of(dataset, labels, plan_of(dataset), epochs=2)
     alone = samples_of(dataset, stream.loader(0))
     assert samples_of(dataset, stream.loader(workers)) == alone
-    assert samples_of(dataset, (batch for load in stream for batch in load)) == alone
+    assert samples_of(dataset, (unpack_batch(batch) for load in stream for batch in load)) == alone
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

@@ -12,12 +12,10 @@ result is truncated, not rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from teacher_cache.compiled import compiled
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -30,16 +28,6 @@ _HALF = 1 << (FRACTION_BITS - 1)
 _UNIT = np.float32(2.0**-_WEIGHT_BITS)
 _NEXT = np.uintp(1)
 _UNIT_SQUARED = 2.0 ** (-2 * _WEIGHT_BITS)
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _compiled(function: _Function) -> _Function:
-    """Compile at first call; keep the machine code on disk, or in memory where no folder can be written."""
-    try:
-        return cast("_Function", numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:
-        return cast("_Function", numba.njit(nogil=True)(function))
 
 
 def _bicubic_weights() -> npt.NDArray[np.float64]:
@@ -55,7 +43,7 @@ _WEIGHTS_F64 = _bicubic_weights()
 _WEIGHTS_F32 = _WEIGHTS_F64.astype(np.float32)
 
 
-@_compiled
+@compiled
 def histogram(pixels_HWC: Pixels) -> npt.NDArray[np.int64]:
     """Count the values of each channel: int64 (3, 256)."""
     counts_C256 = np.zeros((3, 256), np.int64)
@@ -68,7 +56,7 @@ def histogram(pixels_HWC: Pixels) -> npt.NDArray[np.int64]:
     return counts_C256
 
 
-@_compiled
+@compiled
 def apply_tables(pixels_HWC: Pixels, tables_C256: Pixels, out_HWC: Pixels) -> None:
     """Look every pixel up in its channel's table."""
     height, width, _ = pixels_HWC.shape
@@ -79,13 +67,13 @@ def apply_tables(pixels_HWC: Pixels, tables_C256: Pixels, out_HWC: Pixels) -> No
             out_HWC[y, x, 2] = tables_C256[2, pixels_HWC[y, x, 2]]
 
 
-@_compiled
+@compiled
 def _luma(red: int, green: int, blue: int) -> int:
     """Return Pillow's conversion to "L": ITU-R 601-2 in 16-bit fixed point (libImaging/Convert.c)."""
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
 
-@_compiled
+@compiled
 def luma_sum(pixels_HWC: Pixels, tables_C256: Pixels) -> int:
     """Return the sum of the luma of all pixels, after looking them up in tables."""
     height, width, _ = pixels_HWC.shape
@@ -100,13 +88,13 @@ def luma_sum(pixels_HWC: Pixels, tables_C256: Pixels) -> int:
     return total
 
 
-@_compiled
+@compiled
 def _blend(low: int, high: int, factor_q16: int) -> int:
     """Return low + factor * (high - low), clipped and truncated, as Pillow's Image.blend."""
     return min(max(((low << 16) + factor_q16 * (high - low)) >> 16, 0), 255)
 
 
-@_compiled
+@compiled
 def blend_with_luma(pixels_HWC: Pixels, factor_q16: int, out_HWC: Pixels) -> None:
     """Move every pixel towards its luma (factor below 1) or away from it; `out` may be `pixels`."""
     height, width, _ = pixels_HWC.shape
@@ -119,7 +107,7 @@ def blend_with_luma(pixels_HWC: Pixels, factor_q16: int, out_HWC: Pixels) -> Non
             out_HWC[y, x, 2] = _blend(grey, blue, factor_q16)
 
 
-@_compiled
+@compiled
 def blend_with_smooth(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
     """Move every pixel towards the mean of its neighbourhood, or away from it; the edge stays as it is.
 
@@ -144,7 +132,7 @@ def blend_with_smooth(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
             out[i] = _blend((2 * around + 13) // 26, int(h1[i]), factor_q16)
 
 
-@_compiled
+@compiled
 def _inside(offset: int, size: int) -> tuple[int, int]:
     """Return first and stop of the places p of [0, size) whose source p + 1/2 + offset lies inside, too."""
     first = min(max(-((offset + _HALF) >> FRACTION_BITS), 0), size)
@@ -152,7 +140,7 @@ def _inside(offset: int, size: int) -> tuple[int, int]:
     return first, stop
 
 
-@_compiled
+@compiled
 def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
     """Let pixel (y, x) be what was at (y, x + offsets[y]), offsets in 2^-24 pixels: shear, translate in x."""
     height, width_3 = flat.shape
@@ -194,7 +182,7 @@ def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, o
                     out[3 * x + c] = np.uint8(min(max(total * _UNIT, np.float32(0)), np.float32(255)))
 
 
-@_compiled
+@compiled
 def shift_columns(flat: Pixels, offsets_W: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
     """Let pixel (y, x) be what was at (y + offsets[x], x), offsets in 2^-24 pixels: shear, translate in y.
 
@@ -235,7 +223,7 @@ def shift_columns(flat: Pixels, offsets_W: npt.NDArray[np.int64], fill_C: Pixels
                     out_flat[y, 3 * x + c] = fill_C[c]
 
 
-@_compiled
+@compiled
 def affine(flat: Pixels, matrix_6: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
     """Let pixel (y, x) be what was at M (x + 1/2, y + 1/2, 1), M's six numbers in 2^-24 pixels.
 
@@ -280,7 +268,7 @@ def affine(flat: Pixels, matrix_6: npt.NDArray[np.int64], fill_C: Pixels, out_fl
             out[i + _NEXT + _NEXT] = np.uint8(np.int32(min(max(blue * _UNIT_SQUARED, 0.0), 255.0)))
 
 
-@_compiled
+@compiled
 def _box_blur(lines: Pixels, step: int, whole_q24: float, edge_q24: float, out: Pixels) -> None:
     """Sum neighbours `step` values apart, the first and the last of them weighing less than the others."""
     count = len(out)
@@ -297,7 +285,7 @@ def _box_blur(lines: Pixels, step: int, whole_q24: float, edge_q24: float, out: 
         out[i] = np.uint8(np.int32((total + 2.0**23) * 2.0**-24))
 
 
-@_compiled
+@compiled
 def blur_rows(flat: Pixels, radius: int, whole_q24: float, edge_q24: float, passes: int) -> None:
     """Blur every row in place by a box of 2 radius + 1 whole pixels and two partial ones, `passes` times.
 
@@ -316,7 +304,7 @@ def blur_rows(flat: Pixels, radius: int, whole_q24: float, edge_q24: float, pass
             _box_blur(padded, 3, whole_q24, edge_q24, flat[y])
 
 
-@_compiled
+@compiled
 def blur_columns(flat: Pixels, radius: int, whole_q24: float, edge_q24: float, passes: int) -> None:
     """Blur every column in place, as `blur_rows` does rows."""
     height, width_3 = flat.shape

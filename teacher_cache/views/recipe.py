@@ -74,7 +74,7 @@ class Recipe:
         once = len({type(op) for op in self.ops}) == len(self.ops)
         require(in_order and once, "ops", [op_name(op) for op in self.ops], _ORDER_RULE)
 
-    @property
+    @functools.cached_property
     def crop(self) -> Crop:
         """The op that every recipe begins with."""
         return self.ops[0]  # type: ignore[return-value]  # __post_init__ holds it

@@ -124,9 +124,10 @@ def _resized(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 def _random_box(crop: RandomResizedCrop, stream: Stream, height: int, width: int) -> Box:
     """Draw a box as timm's RandomResizedCropAndInterpolation.get_params does."""
+    log_ratio = _log_bounds(crop.ratio)
     for _ in range(_ATTEMPTS):
         area_px = stream.uniform(*crop.scale) * height * width
-        ratio = portable.exp(stream.uniform(*_log_bounds(crop.ratio)))
+        ratio = portable.exp(stream.uniform(*log_ratio))
         box_width, box_height = (
             max(1, round(math.sqrt(area_px * ratio))),
             max(1, round(math.sqrt(area_px / ratio))),
