@@ -77,21 +77,35 @@ class PackedBatch(NamedTuple):
 
     torch opens a shared file for every tensor that leaves a worker, which costs more than a small tensor is
     worth; numpy arrays are pickled.
+
+    Attributes:
+        images_RCHW: The images.
+        is_taken_1: A byte beside them, which their reader sets to 0 when it has copied them.
+        rest: The other fields.
     """
 
     images_RCHW: torch.Tensor
+    is_taken_1: torch.Tensor
     rest: Any
 
 
 def pack_batch(batch: ViewBatch) -> PackedBatch:
     """Return a batch as a worker should send it."""
     rest = _with_leaves(batch._replace(images_RCHW=None), torch.Tensor.numpy)  # type: ignore[arg-type]
-    return PackedBatch(batch.images_RCHW, rest)
+    buffer = batch.images_RCHW.untyped_storage()
+    is_taken_1 = torch.empty(0, dtype=torch.uint8).set_(buffer, len(buffer) - 1, (1,), (1,))
+    return PackedBatch(batch.images_RCHW, is_taken_1, rest)
 
 
-def unpack_batch(packed: PackedBatch) -> ViewBatch:
-    """Return the batch that `pack_batch` was given."""
-    return _with_leaves(packed.rest, torch.from_numpy)._replace(images_RCHW=packed.images_RCHW)
+def unpack_batch(packed: PackedBatch, *, pin_memory: bool = False) -> ViewBatch:
+    """Return the batch that `pack_batch` was given, and let its worker write into its buffer again."""
+    images_RCHW = packed.images_RCHW
+    if pin_memory:
+        images_RCHW = images_RCHW.pin_memory()
+    elif images_RCHW.is_shared():
+        images_RCHW = images_RCHW.clone()
+    packed.is_taken_1.zero_()
+    return _with_leaves(packed.rest, torch.from_numpy)._replace(images_RCHW=images_RCHW)
 
 
 def as_rendered(load: list[PackedBatch]) -> list[PackedBatch]:
@@ -111,6 +125,7 @@ class BatchRenderer:
 
     def __init__(self, dataset: PackedDataset, recipe: Recipe) -> None:
         self.dataset, self.recipe = dataset, recipe
+        self._buffers = _ImageBuffers()
         self.mixing = (
             Mixing(recipe, dataset.index.key, len(dataset), dataset.info.samples_per_shard)
             if recipe.mixing
@@ -126,7 +141,7 @@ class BatchRenderer:
         """
         plans = [_BatchPlan(entries, self.mixing) for entries in batches]
         size = self.recipe.img_size
-        tensors = [_empty_images(len(plan.rendered), size) for plan in plans]
+        tensors = [self._buffers.empty(len(plan.rendered), size) for plan in plans]
         images = [tensor.numpy() for tensor in tensors]
         erase = [np.zeros((len(plan.rendered), 4), np.int32) for plan in plans]
         places: dict[int, dict[int, list[tuple[int, int]]]] = {}
@@ -210,12 +225,39 @@ class _BatchPlan:
         return {name: torch.from_numpy(array) for name, array in fields.items()}
 
 
-def _empty_images(count: int, size: int) -> torch.Tensor:
-    """Return uint8 (count, size, size, 3); in a worker, memory that can be shared, as torch collates into."""
-    if get_worker_info() is None:
-        return torch.empty(count, size, size, 3, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(count * size * size * 3)
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(count, size, size, 3)
+class _ImageBuffers:
+    """Memory for rendered images: fresh, or in a worker, shared buffers that are used again once read.
+
+    The pages of new shared memory cost a fifteenth of what rendering into them does.
+    """
+
+    def __init__(self) -> None:
+        self._shared: list[torch.Tensor] = []
+
+    def empty(self, count: int, size: int) -> torch.Tensor:
+        """Return uint8 (count, size, size, 3), with a byte behind it that says whether it is taken."""
+        num_bytes = count * size * size * 3
+        if get_worker_info() is None:
+            buffer = torch.empty(num_bytes + 1, dtype=torch.uint8)
+        else:
+            free = (buffer for buffer in self._shared if len(buffer) > num_bytes and not buffer[-1])
+            found = next(free, None)
+            buffer = self._new(num_bytes + size * size * 3 * _SPARE_IMAGES) if found is None else found
+            buffer[-1] = 1
+        return buffer[:num_bytes].view(count, size, size, 3)
+
+    def _new(self, num_bytes: int) -> torch.Tensor:
+        storage = torch.UntypedStorage._new_shared(num_bytes + 1)  # as torch's own collate does
+        buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
+        if len(self._shared) < _MAX_BUFFERS:
+            self._shared.append(buffer)
+        return buffer
+
+
+_SPARE_IMAGES = 4
+"""Room for as many more partners than the first batch of a buffer had."""
+_MAX_BUFFERS = 16
+"""More than a loader holds at once: a reader that copies nothing must not make a worker grow for ever."""
 
 
 def _pairs(rows_B: npt.NDArray[np.int64], views_B: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

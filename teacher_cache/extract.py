@@ -110,10 +110,10 @@ def extract_unit(
         batch_size=None,
         collate_fn=as_rendered,
         num_workers=workers,
-        pin_memory=teacher.device.type == "cuda",
     )
     labelled: LabelArrays | None = None
-    for batch in map(unpack_batch, itertools.chain.from_iterable(loader)):
+    for packed in itertools.chain.from_iterable(loader):
+        batch = unpack_batch(packed, pin_memory=teacher.device.type == "cuda")
         logits_BC = teacher.logits(batch.pixels(teacher.device))
         if not torch.isfinite(logits_BC).all():
             raise TeacherCacheError(

@@ -106,10 +106,9 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
             batch_size=None,
             collate_fn=as_rendered,
             num_workers=workers,
-            pin_memory=pin_memory,
             prefetch_factor=max(1, 4 // self._plan.batches_per_load) if workers else None,
         )
-        return BatchLoader(loads, len(self._batches))
+        return BatchLoader(loads, len(self._batches), pin_memory)
 
     def _entries(self, number: int) -> Entries:
         rows_B, turns_B = self._plan.rows(number, self._companies if self._renderer.mixing else None)
@@ -144,15 +143,16 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
 class BatchLoader:
     """The batches of a stream, one by one."""
 
-    def __init__(self, loads: DataLoader[list[PackedBatch]], num_batches: int) -> None:
-        self._loads, self._num_batches = loads, num_batches
+    def __init__(self, loads: DataLoader[list[PackedBatch]], num_batches: int, pin_memory: bool) -> None:
+        self._loads, self._num_batches, self._pin_memory = loads, num_batches, pin_memory
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[ViewBatch]:
         for batches in self._loads:
-            yield from map(unpack_batch, batches)
+            for batch in batches:
+                yield unpack_batch(batch, pin_memory=self._pin_memory)
 
 
 def _check_archive(

@@ -115,6 +115,16 @@ def test_partners_beyond_the_batch_are_rendered_and_no_more(dataset: PackedDatas
     assert torch.equal(alone.pixels("cpu")[0], pair.pixels("cpu")[0])
 
 
+def test_buffers_that_workers_use_again_change_no_batch_that_was_handed_over(dataset: PackedDataset) -> None:
+    plan = StreamPlan(len(dataset), SHARD_SIZE, 4, seed=5, drop_last=True)
+    stream = ViewStream(dataset, deit(IMG_SIZE), plan, ViewSchedule(VIEWS), num_batches=60)
+    kept = list(stream.loader(1))
+    assert all(not batch.images_RCHW.is_shared() for batch in kept)
+    for batch, expected in zip(kept, stream.loader(0), strict=True):
+        assert torch.equal(batch.images_RCHW, expected.images_RCHW)
+        assert batch.images_RCHW.stride() == expected.images_RCHW.stride()
+
+
 def test_a_view_wanted_twice_is_given_twice(dataset: PackedDataset) -> None:
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
     (batch,) = renderer.render([Entries(np.array([3, 3]), np.array([2, 2]))])
