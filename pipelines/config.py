@@ -131,10 +131,10 @@ class InspectConfig:
     """An archive, whose recipe and labels are shown; or none, with --recipe."""
     data: str = ""
     """A packed dataset."""
-    row: int = 0
-    """Which sample, by its row."""
+    row: int | None = None
+    """Which sample, by its row; the first if neither --row nor --key is given."""
     key: str | None = None
-    """Which sample, by its key, instead of --row."""
+    """Which sample, by its key."""
     view: int = 0
     """Which view of it."""
     recipe: str | None = None
@@ -149,6 +149,8 @@ class InspectConfig:
     def __post_init__(self) -> None:
         _at_least("--row", self.row, 0)
         _at_least("--view", self.view, 0)
+        if self.row is not None and self.key is not None:
+            raise InputError("--row and --key", "They name two samples.", "give one of them")
         if not self.data:
             raise InputError("--data is missing", "There is no image to look at.", "give a packed dataset")
         if self.archive is not None and (self.recipe is not None or self.img_size is not None):

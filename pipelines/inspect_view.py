@@ -22,6 +22,8 @@ from teacher_cache.views.sampling import ViewParams, sample_view
 
 _BOX_COLOR = (255, 0, 64)
 _GAP_PX = 8
+_WIDEST = 8
+"""Width over height of the panel that shows the image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +90,14 @@ def _row(dataset: PackedDataset, config: InspectConfig) -> int:
                 "its index.parquet lists the keys",
             )
         return row
-    if config.row >= len(dataset):
+    row = config.row or 0
+    if row >= len(dataset):
         raise InputError(
-            f"--row {config.row}, but {config.data} has {len(dataset):,} samples",
+            f"--row {row}, but {config.data} has {len(dataset):,} samples",
             "There is nothing to look at.",
             f"choose a row from 0 to {len(dataset) - 1}",
         )
-    return config.row
+    return row
 
 
 def _label(archive: ArchiveReader, dataset: PackedDataset, row: int, view: int) -> list[dict[str, Any]]:
@@ -110,9 +113,11 @@ def _strip(pixels_HWC: npt.NDArray[np.uint8], params: ViewParams, batch: ViewBat
     original = Image.fromarray(pixels_HWC)
     scale_y, scale_x = params.height / params.resize_height, params.width / params.resize_width
     top, left = params.top + scale_y * params.window_top, params.left + scale_x * params.window_left
-    crop = (left, top, left + scale_x * size - 1, top + scale_y * size - 1)
+    crop = (left, top, left + max(scale_x * size - 1, 0), top + max(scale_y * size - 1, 0))
     ImageDraw.Draw(original).rectangle(crop, outline=_BOX_COLOR, width=max(1, height // 100))
-    panels = [original.resize((max(1, width * size // height), size), Image.Resampling.BICUBIC)]
+    scale = min(size / height, _WIDEST * size / width)
+    shown = (max(1, round(width * scale)), max(1, round(height * scale)))
+    panels = [original.resize(shown, Image.Resampling.BICUBIC)]
     panels += [_picture(image_CHW) for image_CHW in batch.images_RCHW]
     if batch.targets.weight_B is not None:
         panels.append(_picture(batch.pixels("cpu")[0].round().clamp(0, 255).to(torch.uint8)))

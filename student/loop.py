@@ -79,7 +79,8 @@ def train(config: TrainConfig, track: Track) -> RunResult:
         views_together=config.views_together,
     )
     num_steps = config.steps or config.epochs * plan.batches_per_epoch
-    schedule = _schedule(config, archive, -(-num_steps // plan.batches_per_epoch))
+    passes = -(-num_steps // (plan.batches_per_epoch * config.views_per_load))
+    schedule = _schedule(config, archive, passes * config.views_per_load)
     stream = ViewStream(dataset, recipe, plan, schedule, num_batches=num_steps, archive=archive)
     device = resolve_device(config.device)
     trainer = build_trainer(config, dataset.info, recipe.img_size, num_steps, plan.batches_per_epoch, device)

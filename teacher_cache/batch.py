@@ -100,12 +100,13 @@ def pack_batch(batch: ViewBatch) -> PackedBatch:
 def unpack_batch(packed: PackedBatch, *, pin_memory: bool = False) -> ViewBatch:
     """Return the batch that `pack_batch` was given, and let its worker write into its buffer again."""
     images_RCHW = packed.images_RCHW
+    rest = _with_leaves(packed.rest, torch.from_numpy)
     if pin_memory:
-        images_RCHW = images_RCHW.pin_memory()
+        images_RCHW, rest = images_RCHW.pin_memory(), _with_leaves(rest, torch.Tensor.pin_memory)
     elif images_RCHW.is_shared():
         images_RCHW = images_RCHW.clone()
     packed.is_taken_1.zero_()
-    return _with_leaves(packed.rest, torch.from_numpy)._replace(images_RCHW=images_RCHW)
+    return rest._replace(images_RCHW=images_RCHW)
 
 
 def as_rendered(load: list[PackedBatch]) -> list[PackedBatch]:
@@ -131,6 +132,9 @@ class BatchRenderer:
             if recipe.mixing
             else None
         )
+
+    def __reduce__(self) -> tuple[type[BatchRenderer], tuple[PackedDataset, Recipe]]:
+        return BatchRenderer, (self.dataset, self.recipe)  # a worker that is spawned opens the dataset itself
 
     def render(self, batches: Sequence[Entries]) -> list[ViewBatch]:
         """Render batches together, reading and decoding each of their images once.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +36,19 @@ def check_size(name: str, height: int, width: int, max_pixels: int = MAX_PIXELS)
         )
 
 
-def decode(data: bytes | memoryview, name: str, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def decode(
+    data: bytes | memoryview,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    empty: Callable[[int], npt.NDArray[np.uint8]] | None = None,
+) -> npt.NDArray[np.uint8]:
     """Decode an image to RGB pixels.
 
     Args:
         data: An encoded JPEG, PNG or WebP image.
         name: What to call the image in an error: its key or path.
         max_pixels: The largest height x width that is decoded; checked on the header first.
+        empty: Gives uint8 memory of a number of bytes to decode into, for whoever has some to spare.
 
     Returns:
         uint8 (height, width, 3), contiguous.
@@ -54,7 +61,8 @@ def decode(data: bytes | memoryview, name: str, max_pixels: int = MAX_PIXELS) ->
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             check_size(name, height, width, max_pixels)
             if colorspace in _TURBO_COLORSPACES:
-                return simplejpeg.decode_jpeg(data, "RGB")
+                buffer = empty(height * width * 3) if empty else None
+                return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:

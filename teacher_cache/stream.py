@@ -35,7 +35,7 @@ from teacher_cache.batch import (
     unpack_batch,
 )
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import ArchiveError
+from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.topk import Labels
 from teacher_cache.stream_plan import StreamPlan, ViewSchedule
 from teacher_cache.views.recipe import Recipe
@@ -56,6 +56,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         archive: The teacher's labels, or None to yield none. The recipe must be the archive's.
 
     Raises:
+        InputError: The plan is of another dataset, or a load has more views than the schedule.
         ArchiveError: The archive does not belong to the dataset, or lacks a view of the schedule.
         RecipeError: The recipe is not the archive's, or its pixels differ on this machine.
     """
@@ -74,6 +75,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         self._plan, self._schedule, self._archive = plan, schedule, archive
         self._batches = range(first_batch, num_batches)
         self._renderer = BatchRenderer(dataset, recipe)
+        _check_plan(plan, schedule, dataset)
         if archive is not None:
             _check_archive(archive, dataset, recipe, schedule)
 
@@ -88,7 +90,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
     def __iter__(self) -> Iterator[list[PackedBatch]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        cached = functools.lru_cache(maxsize=2 * self._plan.window_shards)
+        cached = functools.lru_cache(maxsize=2 * self._plan.window_shards * self._plan.views_per_load)
         labels_of = cached(self._archive.labels) if self._archive else None
         size = self._plan.batches_per_load
         for load in self._loads[first::step]:
@@ -153,6 +155,23 @@ class BatchLoader:
         for batches in self._loads:
             for batch in batches:
                 yield unpack_batch(batch, pin_memory=self._pin_memory)
+
+
+def _check_plan(plan: StreamPlan, schedule: ViewSchedule, dataset: PackedDataset) -> None:
+    here = (len(dataset), dataset.info.samples_per_shard)
+    if (plan.num_rows, plan.rows_per_shard) != here:
+        raise InputError(
+            f"a plan of {plan.num_rows:,} samples, {plan.rows_per_shard:,} a shard, "
+            f"for a dataset of {here[0]:,}, {here[1]:,} a shard",
+            "Samples would be given the labels of others.",
+            "make the plan of len(dataset) and dataset.info.samples_per_shard",
+        )
+    if len(set(schedule.views)) < plan.views_per_load:
+        raise InputError(
+            f"{plan.views_per_load} views per load, of {len(set(schedule.views))} views",
+            "The same view would be seen twice, and other samples not at all.",
+            "choose fewer --views-per-load, more --epochs, or an archive of more views",
+        )
 
 
 def _check_archive(

@@ -58,7 +58,7 @@ class StreamPlan:
         num_rows: Samples of the dataset.
         rows_per_shard: Samples in every shard but the last.
         batch_size: Views in a batch of one rank.
-        seed: Of the order; None keeps the rows in order.
+        seed: Of the order; None keeps the rows in order, and then partners apart.
         window_shards: Shards that are shuffled together.
         rank: This process, of `world_size`. A batch of all ranks is cut into equal neighbours.
         world_size: Processes.

@@ -1,7 +1,9 @@
 """What teacher and student see: the same mixed views, whatever the batch, the order or the ranks."""
 
+import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import IMG_SIZE, SHARD_SIZE
+from conftest import IMG_SIZE, SHARD_SIZE, write_class_folders
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.cli import main
 from teacher_cache.batch import BatchRenderer, Entries, ViewBatch
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.shards import PackedDataset
@@ -21,6 +24,7 @@ from teacher_cache.stream import ViewStream
 from teacher_cache.stream_plan import StreamPlan, ViewSchedule
 from teacher_cache.views.mixing import Mixing
 from teacher_cache.views.recipe import Recipe, deit, deit3
+from teacher_cache.views.recipe_ops import MixupCutmix
 
 VIEWS = range(4)
 Pixels = dict[tuple[int, int], str]
@@ -91,6 +95,34 @@ def test_the_student_sees_what_the_teacher_saw(dataset: PackedDataset, whole: Pi
     found = streamed(dataset, deit(IMG_SIZE), **changes)
     assert found
     assert found.items() <= whole.items()
+
+
+def test_teacher_and_student_agree_over_rings_blocks_and_arrangements(tmp_path: Path) -> None:
+    """One shard of 66 rows in blocks of 20 and 6, and views on both sides of a new arrangement."""
+    write_class_folders(tmp_path / "images", per_class=22)
+    assert main(["pack", str(tmp_path / "images"), str(tmp_path / "data"), "--shard-size", "66"]) == 0
+    dataset = PackedDataset(str(tmp_path / "data"))
+    base = deit(IMG_SIZE)
+    recipe = dataclasses.replace(base, ops=(*base.ops[:-1], MixupCutmix(block_rows=20)))
+    views, renderer = range(10, 14), BatchRenderer(dataset, recipe)
+    alone = [Entries(np.array([row]), np.array([view])) for row in range(len(dataset)) for view in views]
+    whole = pixels_of([batch for one in alone for batch in renderer.render([one])])
+    loads = unit_loads(dataset.rows_of(0), views, 16, renderer.mixing)
+    assert pixels_of([batch for load in loads for batch in renderer.render(load)]) == whole
+    for views_per_load in (1, 2, 4):
+        plan = StreamPlan(66, 66, 11, 3, drop_last=True, views_per_load=views_per_load)
+        stream = ViewStream(dataset, recipe, plan, ViewSchedule(views), num_batches=24)
+        assert pixels_of(list(stream.loader(0))) == whole
+
+
+def test_a_renderer_is_light_to_send(dataset: PackedDataset) -> None:
+    sent = pickle.dumps(BatchRenderer(dataset, deit(IMG_SIZE)))
+    assert len(sent) < 4096
+    entries = Entries(np.arange(4), np.arange(4))
+    (here,), (there,) = (
+        r.render([entries]) for r in (BatchRenderer(dataset, deit(IMG_SIZE)), pickle.loads(sent))
+    )
+    assert torch.equal(here.pixels("cpu"), there.pixels("cpu"))
 
 
 def test_views_are_mixed_and_erased_at_all(dataset: PackedDataset) -> None:

@@ -225,6 +225,40 @@ def test_a_plan_that_cannot_be_is_refused(changes: dict, message: str, dataset: 
         plan_of(dataset, **changes)
 
 
+def test_a_plan_of_another_dataset_is_refused(dataset: PackedDataset, labels: str) -> None:
+    for plan in (StreamPlan(len(dataset), SHARD_SIZE + 1, 5), StreamPlan(len(dataset) - 1, SHARD_SIZE, 5)):
+        with pytest.raises(InputError, match="a plan of"):
+            stream_of(dataset, labels, plan)
+
+
+def test_more_views_a_load_than_there_are_is_refused(dataset: PackedDataset, labels: str) -> None:
+    plan = plan_of(dataset, views_per_load=4, drop_last=True)
+    with pytest.raises(InputError, match="4 views per load, of 3 views"):
+        stream_of(dataset, labels, plan)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_several_views_a_load_have_their_own_labels_each_read_once_and_resume(
+    dataset: PackedDataset, labels: str, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(dataset, batch_size=6, drop_last=True, views_per_load=3, views_together=together)
+    expected = {
+        sample[:2]: sample[2:]
+        for sample in samples_of(dataset, stream_of(dataset, labels, plan_of(dataset), epochs=3).loader(0))
+    }
+    reads = []
+    original = ArchiveReader.labels
+    monkeypatch.setattr(
+        ArchiveReader, "labels", lambda self, *place: (reads.append(place), original(self, *place))[1]
+    )
+    whole = samples_of(dataset, stream_of(dataset, labels, plan, epochs=3).loader(0))
+    assert len({sample[:2] for sample in whole}) == len(whole) == 3 * 30
+    assert all(expected[sample[:2]] == sample[2:] for sample in whole)
+    assert len(reads) == len(set(reads))
+    rest = samples_of(dataset, stream_of(dataset, labels, plan, epochs=3, first_batch=4).loader(2))
+    assert rest == whole[4 * 6 :]
+
+
 def test_a_schedule_goes_round() -> None:
     assert [ViewSchedule((2, 3, 7)).view(epoch) for epoch in range(7)] == [2, 3, 7, 2, 3, 7, 2]
     with pytest.raises(InputError, match="They hold no view"):

@@ -47,7 +47,7 @@ def erased_values(op: RandomErasing | None) -> torch.Tensor:
     rendering fills the box with random bytes. At 256 equally likely values the standard deviation is 0.995.
     """
     if op is None:
-        return torch.zeros(3, 256)
+        return torch.zeros(3, 256, dtype=torch.float32)
     normal = NormalDist()
     quantiles = [round(normal.inv_cdf((byte + 0.5) / 256), 9) for byte in range(256)]
     scales = op.std if op.mode == "pixel" else (0.0, 0.0, 0.0)
@@ -55,7 +55,8 @@ def erased_values(op: RandomErasing | None) -> torch.Tensor:
         [
             [255 * (mean + scale * quantile) for quantile in quantiles]
             for mean, scale in zip(op.mean, scales, strict=True)
-        ]
+        ],
+        dtype=torch.float32,
     )
 
 
@@ -121,8 +122,15 @@ def normalize(pixels_BCHW: torch.Tensor, mean: Sequence[float], std: Sequence[fl
     Returns:
         float32 (B, 3, H, W) on the same device.
     """
-    device = pixels_BCHW.device
-    scale_C = torch.tensor([1 / (255 * s) for s in std], device=device)
-    shift_C = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    scaled_BCHW = pixels_BCHW.contiguous().float() * scale_C.view(-1, 1, 1)
-    return scaled_BCHW.add_(shift_C.view(-1, 1, 1))
+    scale_C11, shift_C11 = _scale_and_shift(tuple(mean), tuple(std), pixels_BCHW.device)
+    return (pixels_BCHW.contiguous().float() * scale_C11).add_(shift_C11)
+
+
+@functools.cache  # a new tensor on a device is a wait for it
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scales = [1 / (255 * s) for s in std]
+    shifts = [-m / s for m, s in zip(mean, std, strict=True)]
+    pair = torch.tensor([scales, shifts], dtype=torch.float32, device=device)[:, :, None, None]
+    return pair[0], pair[1]

@@ -3,8 +3,8 @@
 The rows of a shard are taken in blocks (256, part of the recipe). For every 12 consecutive views a block's
 rows are arranged anew, by a random stream, into rings of up to 16; in each of those views the ring plays
 another round of a round-robin tournament. So each view has its own pairing, which depends on no batch, order
-or rank; and the 16 x 12 views of a ring are mixed among themselves: each image is decoded once, rendered in
-all of them, and no partner is ever missing.
+or rank; and the 16 x 12 views of a ring are mixed among themselves: each of its images is decoded once,
+rendered in all of them, and no partner is missing.
 """
 
 from __future__ import annotations

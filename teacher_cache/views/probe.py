@@ -15,14 +15,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from teacher_cache.canonical import canonical_json
 from teacher_cache.errors import RecipeError
+from teacher_cache.views import ops
+from teacher_cache.views.finish import erased_values
+from teacher_cache.views.mixing import sample_mix
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.render import render_views
+from teacher_cache.views.sampling import PixelOp
 
-PIXEL_LIBRARIES = ("torch", "simplejpeg", "pillow", "numpy")
+PIXEL_LIBRARIES = ("torch", "simplejpeg", "pillow", "numpy", "numba", "llvmlite")
 """Whoever turns image bytes into view pixels."""
 
 _VIEWS = range(4)
+_AMOUNTS = (0.3, 1.7)
+"""Of every op: some way from no change, on either side where there are two."""
 
 
 def library_versions() -> dict[str, str]:
@@ -31,13 +38,26 @@ def library_versions() -> dict[str, str]:
 
 
 def probe_digest(recipe: Recipe) -> str:
-    """Return the sha256 over the pixels of four views of each probe image, in order of their names."""
+    """Return the sha256 over the pixels of four views of each probe image, in order of their names.
+
+    Of a recipe with ops on pixels, every op that there is follows, on the last of these views; of one that
+    erases or mixes, the values of erased bytes and how some pairs are mixed.
+    """
     digest = hashlib.sha256()
     out_VHWC = np.empty((len(_VIEWS), recipe.img_size, recipe.img_size, 3), np.uint8)
     folder = importlib.resources.files("teacher_cache.views") / "probe_images"
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         render_views(file.read_bytes(), recipe, file.name, _VIEWS, out_VHWC)
         digest.update(out_VHWC.transpose(0, 3, 1, 2).tobytes())
+    if recipe.pixel_ops:
+        for name in sorted(ops.OPS):
+            for amount in _AMOUNTS:
+                ops.draw_view(out_VHWC[-1], [PixelOp(name, amount)], recipe.fill, out_VHWC[0])
+                digest.update(out_VHWC[0].tobytes())
+    if recipe.erasing is not None:
+        digest.update(erased_values(recipe.erasing).numpy().astype("<f4").tobytes())
+    if recipe.mixing is not None:
+        digest.update(canonical_json([sample_mix(recipe, "probe", view) for view in range(16)]))
     return digest.hexdigest()
 
 

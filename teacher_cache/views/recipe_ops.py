@@ -62,7 +62,7 @@ class ResizeRandomCrop:
 
     Attributes:
         padding_px: Added around the resized image by reflection, before the square is chosen; 4 in DeiT III
-            (deit/augment.py, RandomCrop(padding=4, padding_mode="reflect")).
+            (deit/augment.py, RandomCrop(padding=4, padding_mode="reflect")). At most img_size - 1 are added.
     """
 
     padding_px: int = 4
@@ -122,6 +122,7 @@ class RandAugment:
         _check_between("rand_augment.num_ops", self.num_ops, 1, 15)
         _check_between("rand_augment.probability", self.probability, 0, 1)
         _check_color("rand_augment.fill", self.fill, 0, 255)
+        require(all(map(float.is_integer, map(float, self.fill))), "rand_augment.fill", self.fill, "whole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +209,9 @@ class MixupCutmix:
     block_rows: int = 256
 
     def __post_init__(self) -> None:
-        _check_between("mixup_cutmix.mixup_alpha", self.mixup_alpha, 0, 2)
-        _check_between("mixup_cutmix.cutmix_alpha", self.cutmix_alpha, 0, 2)
+        for field, alpha in (("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)):
+            rule = "0, or from 0.05 to 2"
+            require(alpha == 0 or 0.05 <= alpha <= 2, f"mixup_cutmix.{field}", alpha, rule)
         is_on = self.mixup_alpha > 0 or self.cutmix_alpha > 0
         require(is_on, "mixup_cutmix", self, "left out where both alphas are 0")
         _check_between("mixup_cutmix.probability", self.probability, 0, 1)

@@ -7,6 +7,7 @@ with itself across levels). Pixels are (H, W, 3): rows of a decoder, of torch's 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -37,13 +38,28 @@ def render_views(
     Raises:
         ImageError: The image cannot be decoded, or is so long and thin that its short side cannot be resized.
     """
-    pixels_HWC = images.decode(image_bytes, key)
+    pixels_HWC = images.decode(image_bytes, key, empty=_scratch.empty)
     height, width = pixels_HWC.shape[:2]
     params_V = [sample_view(recipe, key, view, height, width) for view in views]
     for params, out_HWC in zip(params_V, out_VHWC, strict=True):
         images.check_size(key, params.resize_height, params.resize_width)
         render(pixels_HWC, recipe, params, out_HWC)
     return params_V
+
+
+class _Scratch(threading.local):
+    """Memory that a thread decodes one image after the other into, rather than into new pages each time."""
+
+    def __init__(self) -> None:
+        self._buffer = np.empty(0, np.uint8)
+
+    def empty(self, num_bytes: int) -> Pixels:
+        if len(self._buffer) < num_bytes:
+            self._buffer = np.empty(num_bytes, np.uint8)
+        return self._buffer[:num_bytes]
+
+
+_scratch = _Scratch()
 
 
 def render(pixels_HWC: Pixels, recipe: Recipe, params: ViewParams, out_HWC: Pixels) -> None:

@@ -71,6 +71,7 @@ def test_the_picture_shows_box_view_partner_and_mix(
     [
         (["--row", "33"], "--row 33, but"),
         (["--row", "-1"], "--row -1"),
+        (["--row", "1", "--key", "a"], "--row and --key"),
         (["--view", "-1"], "--view -1"),
         (["--key", "nobody"], "has no sample 'nobody'"),
         (["--recipe", "deit4"], "nearest: deit"),

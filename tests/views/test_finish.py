@@ -117,8 +117,14 @@ def test_cuda_gives_what_the_cpu_gives() -> None:
     erase_R4 = torch.tensor([[n, 1, 4, 5] for n in range(8)], dtype=torch.int32)
     blend_B = torch.rand(8, generator=torch.Generator().manual_seed(0))
     finishing = finishing_of(
-        8, erase_R4=erase_R4, partner_B=torch.arange(8).flip(0), blend_B=blend_B, weight_B=blend_B
+        8,
+        erase_R4=erase_R4,
+        partner_B=torch.arange(8).flip(0),
+        blend_B=blend_B,
+        box_B4=erase_R4.flip(0),
+        weight_B=blend_B,
     )
+    assert torch.equal(finish(images.cuda(), finishing).cpu(), finish(images, finishing))
     here = normalize(finish(images, finishing), IMAGENET_MEAN, IMAGENET_STD)
     there = normalize(finish(images.cuda(), finishing), IMAGENET_MEAN, IMAGENET_STD).cpu()
     torch.testing.assert_close(there, here, rtol=0, atol=1e-6)
