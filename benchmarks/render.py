@@ -33,7 +33,7 @@ from teacher_cache.views.recipe import NAMED, Recipe
 from teacher_cache.views.render import render_views, resized_window
 from teacher_cache.views.sampling import sample_view
 
-_BLOCK = 20
+_BLOCK = 50
 _MAX_SIDE_PX, _QUALITY = 400, 90
 _VIEWS = 8
 
