@@ -232,7 +232,7 @@ class _BatchPlan:
 class _ImageBuffers:
     """Memory for rendered images: fresh, or in a worker, shared buffers that are used again once read.
 
-    The pages of new shared memory cost a fifteenth of what rendering into them does.
+    New shared memory comes page by page, each an interrupt; a buffer that is there already costs nothing.
     """
 
     def __init__(self) -> None:

@@ -190,4 +190,5 @@ def read_index(store: Store, info: DatasetInfo) -> Index:
             "Samples would be read from the wrong places.",
             "copy the file again, or pack the dataset again",
         )
-    return Index(pq.read_table(io.BytesIO(data)))
+    # from memory and without threads: with arrow's and torch's loaded, a short command may abort as it exits
+    return Index(pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False))
