@@ -198,7 +198,6 @@ class _BatchPlan:
     """What is rendered for a batch: its entries, then the partners that are not among them."""
 
     def __init__(self, entries: Entries, mixing: Mixing | None) -> None:
-        self.entries = entries
         self.partner_rows_B = entries.rows_B
         if mixing is not None:
             self.partner_rows_B = np.empty_like(entries.rows_B)
@@ -214,7 +213,7 @@ class _BatchPlan:
 
     def mixed(self, mixing: Mixing | None) -> dict[str, torch.Tensor]:
         """Return the fields of Finishing that say how views are mixed."""
-        count = len(self.entries.rows_B)
+        count = len(self.partner_rows_B)
         blend_B, weight_B = np.ones(count, np.float32), np.ones(count, np.float32)
         box_B4, partner_B = np.zeros((count, 4), np.int32), np.arange(count)
         if mixing is not None:

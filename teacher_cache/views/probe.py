@@ -1,9 +1,9 @@
 """The replay guard: digests of a few probe images' views, which catch a library that renders other pixels.
 
 An archive carries the digest of the day it was made. Whoever opens it to replay views renders the probes
-again, in under a second, and refuses on a difference. The probe images lie in probe_images/: patterns
-of waves, edges and isolated pixels, as 4:4:4, 4:2:0, grey and CMYK JPEG, palette PNG and lossy WebP, and one
-larger than most views, so that enlarging and reducing are both seen.
+again, in under a second once the ops are compiled, and refuses on a difference. The probe images lie in
+probe_images/: patterns of waves, edges and isolated pixels, as 4:4:4, 4:2:0, grey and CMYK JPEG, palette PNG
+and lossy WebP, and one larger than most views, so that enlarging and reducing are both seen.
 """
 
 from __future__ import annotations
