@@ -7,8 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pipelines.config import ExtractConfig, InspectConfig, PackConfig, VerifyConfig
-from teacher_cache.commandline import Command, run_command
+from pipelines.archive_config import (
+    ExportConfig,
+    ImportConfig,
+    MergeConfig,
+    RepairConfig,
+    StatusConfig,
+    VerifyConfig,
+)
+from pipelines.config import ExtractConfig, InspectConfig, PackConfig
+from teacher_cache.commandline import Command, parse_views, run_command
 from teacher_cache.errors import InputError
 
 
@@ -71,12 +79,114 @@ def _verify(config: VerifyConfig) -> int:
     from teacher_cache.archive.verify import verify
     from teacher_cache.progress import console
 
-    problems = verify(config.archive, config.level, console)
+    if config.level == "teacher":
+        return _ask_again(config)
+    problems = [problem.what for problem in verify(config.archive, config.level, console)]
     if config.json:
         print(json.dumps({"level": config.level, "problems": problems}))
     else:
         print("\n".join([*problems, f"{config.archive}: {len(problems) or 'no'} problems ({config.level})"]))
     return 1 if problems else 0
+
+
+def _ask_again(config: VerifyConfig) -> int:
+    from pipelines.ask_again import ask_again
+    from teacher_cache.progress import console
+
+    found = ask_again(config, console)
+    if config.json:
+        print(json.dumps({"level": config.level, **dataclasses.asdict(found), "fits": found.fits}))
+    else:
+        print(
+            f"{config.archive}: {'the labels are' if found.fits else 'the labels are NOT'} the teacher's: "
+            f"of {found.views:,} views, probability error at most {found.max_error:.2g}, "
+            f"mean {found.mean_error:.2g} (tolerance {found.tolerance:.2g}), top-1 agreement {found.top1:.2%}"
+        )
+    return 0 if found.fits else 1
+
+
+def _repair(config: RepairConfig) -> int:
+    from pipelines.repair import repair
+    from teacher_cache.progress import console
+
+    report = repair(config, console)
+    if config.json:
+        print(json.dumps(dataclasses.asdict(report)))
+        return 1 if report.left else 0
+    for line in report.found:
+        print(f"found: {line}")
+    for name in report.computed:
+        print(f"computed again: {name}" + (", to other bytes" if name in report.changed else ""))
+    for line in report.left:
+        print(f"left: {line}")
+    print(f"{config.archive}: {len(report.found) or 'no'} problems found, {len(report.left) or 'none'} left")
+    return 1 if report.left else 0
+
+
+def _status(config: StatusConfig) -> int:
+    from rich.console import Console
+
+    from pipelines.status import picture, status
+
+    found = status(config.archive)
+    if config.json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return 0
+    console = Console(highlight=False)
+    for line in picture(found, console.width):
+        console.print(line)
+    state = "finished" if found.finished else "not finished: run the same extract again"
+    console.print(
+        f"{config.archive}: {state}, {found.label_bytes:,} bytes, fingerprint {found.fingerprint[:12]}"
+    )
+    return 0
+
+
+def _export(config: ExportConfig) -> int:
+    from teacher_cache.archive.export_parquet import export_parquet
+    from teacher_cache.archive.export_tars import export_tars
+    from teacher_cache.archive.read import ArchiveReader
+    from teacher_cache.dataset.shards import PackedDataset
+    from teacher_cache.progress import console
+    from teacher_cache.store import Store
+
+    reader, dataset, destination = (
+        ArchiveReader(config.archive),
+        PackedDataset(config.data),
+        Store(config.dst),
+    )
+    views = parse_views(config.views) if config.views else range(reader.views[0], reader.views[-1] + 1)
+    write = export_tars if config.format == "webdataset" else export_parquet
+    write(reader, dataset, views, destination, console)
+    print(f"exported views {views.start}:{views.stop} of {len(dataset):,} samples to {config.dst}")
+    return 0
+
+
+def _import(config: ImportConfig) -> int:
+    from teacher_cache.archive.import_tars import import_tars
+    from teacher_cache.archive.read_tars import ExportReader
+    from teacher_cache.progress import console
+    from teacher_cache.store import Store
+
+    export = ExportReader(config.src)
+    import_tars(export, Store(config.dst), console)
+    views = f"{export.views[0]}:{export.views[-1] + 1}"
+    print(f"{config.dst}: views {views}, fingerprint {export.spec.fingerprint[:12]}")
+    return 0
+
+
+def _merge(config: MergeConfig) -> int:
+    from teacher_cache.archive.merge import merge
+    from teacher_cache.archive.read import ArchiveReader
+    from teacher_cache.archive.source import view_ranges
+    from teacher_cache.progress import console
+    from teacher_cache.store import Store
+
+    differ = merge([ArchiveReader(source) for source in config.src], Store(config.dst), console)
+    for name in differ:
+        print(f"unit {name} is not the same everywhere; the first was kept")
+    print(f"{config.dst}: views {view_ranges(ArchiveReader(config.dst).views)}")
+    return 0
 
 
 def _inspect(config: InspectConfig) -> int:
@@ -106,8 +216,13 @@ def _inspect(config: InspectConfig) -> int:
 COMMANDS = {
     "pack": Command(PackConfig, _pack),
     "extract": Command(ExtractConfig, _extract),
+    "status": Command(StatusConfig, _status),
     "verify": Command(VerifyConfig, _verify),
+    "repair": Command(RepairConfig, _repair),
     "inspect": Command(InspectConfig, _inspect),
+    "export": Command(ExportConfig, _export),
+    "import": Command(ImportConfig, _import),
+    "merge": Command(MergeConfig, _merge),
 }
 
 

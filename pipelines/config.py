@@ -8,13 +8,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from teacher_cache.commandline import parse_kwargs, parse_views
+from teacher_cache.commandline import at_least, parse_kwargs, parse_views
 from teacher_cache.errors import InputError
-
-
-def _at_least(flag: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise InputError(f"{flag} {value}", f"It must be {least} or more.", f"choose {flag} {least} or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +42,10 @@ class PackConfig:
     """Print the result as JSON."""
 
     def __post_init__(self) -> None:
-        _at_least("--shard-size", self.shard_size, 1)
-        _at_least("--max-side", self.max_side, 1)
-        _at_least("--seed", self.seed, 0)
-        _at_least("--workers", self.workers, 1)
+        at_least("--shard-size", self.shard_size, 1)
+        at_least("--max-side", self.max_side, 1)
+        at_least("--seed", self.seed, 0)
+        at_least("--workers", self.workers, 1)
         if (self.max_side is None) != (self.quality is None):
             raise InputError(
                 "one of --max-side and --quality without the other",
@@ -87,8 +82,12 @@ class ExtractConfig:
     """View indices A:B, from A up to and without B."""
     topk: int = 10
     """Classes kept of each label."""
+    values: Literal["q8", "float32"] = "q8"
+    """How logits are stored: in eight bits each, or exactly, for research."""
     views_per_unit: int | None = None
     """Views computed and stored together; at most 32, in equal blocks, if not given."""
+    extends: str | None = None
+    """An archive whose labels are not computed again: of fewer views, or of the first image shards."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward pass: auto is bfloat16 autocast on CUDA, float32 elsewhere."""
     engine: Literal["local"] = "local"
@@ -103,24 +102,12 @@ class ExtractConfig:
     """Print the result as JSON."""
 
     def __post_init__(self) -> None:
-        _at_least("--topk", self.topk, 1)
-        _at_least("--views-per-unit", self.views_per_unit, 1)
-        _at_least("--batch-size", self.batch_size, 1)
-        _at_least("--workers", self.workers, 0)
+        at_least("--topk", self.topk, 1)
+        at_least("--views-per-unit", self.views_per_unit, 1)
+        at_least("--batch-size", self.batch_size, 1)
+        at_least("--workers", self.workers, 0)
         parse_views(self.views)
         parse_kwargs(self.model_kwargs)
-
-
-@dataclasses.dataclass(frozen=True)
-class VerifyConfig:
-    """Hold an archive against its manifest; exit code 1 if anything is wrong."""
-
-    archive: Positional[str]
-    """The archive."""
-    level: Literal["quick", "full"] = "quick"
-    """quick: documents, names and sizes. full: also every hash, chunk and label."""
-    json: bool = False
-    """Print the result as JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +134,8 @@ class InspectConfig:
     """Print the result as JSON."""
 
     def __post_init__(self) -> None:
-        _at_least("--row", self.row, 0)
-        _at_least("--view", self.view, 0)
+        at_least("--row", self.row, 0)
+        at_least("--view", self.view, 0)
         if self.row is not None and self.key is not None:
             raise InputError("--row and --key", "They name two samples.", "give one of them")
         if not self.data:

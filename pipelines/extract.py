@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 
 from pipelines.config import ExtractConfig
 from pipelines.engines import local
+from pipelines.job import Job
 from pipelines.plan import default_views_per_unit, missing_units
-from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import SPEC_FILE, ArchiveSpec, LabelSpec
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.archive.write import ArchiveWriter, extension
 from teacher_cache.commandline import parse_kwargs, parse_views
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
-from teacher_cache.extract import extract_unit
+from teacher_cache.labels.affinity import affinity_rule
+from teacher_cache.labels.codec import Values
 from teacher_cache.labels.topk import check_topk
 from teacher_cache.models import resolve_device
 from teacher_cache.progress import Track
@@ -48,17 +50,23 @@ class ExtractReport:
 
 
 def archive_spec(
-    dataset: DatasetInfo, recipe: Recipe, teacher: TeacherSpec, k: int, views_per_unit: int
+    dataset: DatasetInfo, recipe: Recipe, teacher: TeacherSpec, k: int, values: Values, views_per_unit: int
 ) -> ArchiveSpec:
     """Return the spec of an archive, from what determines its labels."""
     return ArchiveSpec(
         dataset={
             "sha256": dataset.sha256,
-            "shards": [[shard.sha256, shard.num_samples] for shard in dataset.shards],
+            "shards": [(shard.sha256, shard.num_samples) for shard in dataset.shards],
         },
         recipe=recipe.to_dict(),
         teacher=teacher.to_dict(),
-        labels=LabelSpec(k, len(dataset.classes), dataset.classes_sha256),
+        labels=LabelSpec(
+            k,
+            len(dataset.classes),
+            dataset.classes_sha256,
+            affinity=affinity_rule(k, len(dataset.classes)),
+            values=values,
+        ),
         probe_sha256=probe_digest(recipe),
         views_per_unit=views_per_unit,
         made_with=library_versions(),
@@ -87,10 +95,17 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         precision=config.precision,
     )
     views_per_unit = config.views_per_unit or default_views_per_unit(len(views))
-    asked = archive_spec(dataset.info, recipe, teacher.spec, config.topk, views_per_unit)
+    base = ArchiveReader(config.extends) if config.extends else None
+    views_per_unit = (
+        config.views_per_unit
+        or (base.spec.views_per_unit if base else None)
+        or default_views_per_unit(len(views))
+    )
+    asked = archive_spec(dataset.info, recipe, teacher.spec, config.topk, config.values, views_per_unit)
     store = Store(config.out)
     if store.stat(SPEC_FILE) is None:
         asked.layout.units(views.start, views.stop)  # refuses what cannot be before a spec pins the layout
+    there = extension(store, asked, base) if base else {}
     writer = ArchiveWriter.open(store, asked)
     layout = writer.spec.layout
     if config.views_per_unit not in (None, layout.views_per_unit):
@@ -100,30 +115,19 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
             "Units of two sizes cannot lie in one archive.",
             "leave the flag out, or choose a new folder with --out",
         )
-    units = missing_units(layout, views, (receipt.unit for receipt in writer.receipts()))
+    elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *there.values()])
+    finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
+    units = missing_units(layout, views, finished)
     num_views = sum(writer.spec.rows(unit.shard) * len(unit.views) for unit in units)
+    job = Job(writer.spec, dataset, teacher, config.batch_size, config.workers)
+    if writer.spec.labels.affinity is not None and writer.affinity is None:
+        writer.freeze_affinity(job.affinity(track))
 
     start_s = time.monotonic()
     with track("extract", num_views, "views") as advance:
-
-        def work(unit: Unit) -> None:
-            labels = extract_unit(
-                unit,
-                dataset,
-                recipe,
-                teacher,
-                k=config.topk,
-                batch_size=config.batch_size,
-                workers=config.workers,
-                advance=advance,
-            )
-            rows = dataset.rows_of(unit.shard)
-            writer.commit(unit, labels, dataset.index.keys_sha256(rows.start, rows.stop))
-
-        local.run(units, work)
+        local.run(units, lambda unit: writer.commit(unit, job.label(unit, advance), job.keys_sha256(unit)))
     seconds = time.monotonic() - start_s
-    if units or not writer.is_finished:
-        writer.finish()
+    writer.finish(there)
     archive = ArchiveReader(config.out)
     return ExtractReport(
         units=len(units),

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 
 from pipelines.config import InspectConfig
 from teacher_cache import images
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.open import open_labels
+from teacher_cache.archive.source import LabelSource
 from teacher_cache.batch import BatchRenderer, Entries, ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
@@ -46,7 +47,7 @@ def inspect_view(config: InspectConfig) -> Inspection:
         InputError: No such row or key; see also the errors of what it calls.
     """
     dataset = PackedDataset(config.data)
-    archive = ArchiveReader(config.archive) if config.archive else None
+    archive = open_labels(config.archive) if config.archive else None
     if archive is not None:
         archive.check_replay(dataset.info)
     recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
@@ -100,7 +101,7 @@ def _row(dataset: PackedDataset, config: InspectConfig) -> int:
     return row
 
 
-def _label(archive: ArchiveReader, dataset: PackedDataset, row: int, view: int) -> list[dict[str, Any]]:
+def _label(archive: LabelSource, dataset: PackedDataset, row: int, view: int) -> list[dict[str, Any]]:
     shard, place = divmod(row, dataset.info.samples_per_shard)
     labels = archive.labels(shard, view)
     shares_K = (1 - labels.tail_B[place]) * labels.relative_logits_BK[place].softmax(0)

@@ -9,6 +9,7 @@ from teacher_cache.commandline import parse_kwargs, parse_views
 from teacher_cache.errors import InputError
 
 Distillation = Literal["none", "soft", "hard"]
+Tail = Literal["affinity", "uniform", "bucket", "renormalised"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -48,6 +49,8 @@ class TrainConfig:
     """Weight of the teacher's term, the rest is the true labels'; the paper's soft runs take 0.1."""
     distillation_tau: float = 3.0
     """Temperature of soft distillation."""
+    tail: Tail = "affinity"
+    """What soft labels say of classes they do not name: see docs/labels.md."""
 
     recipe: str | None = None
     """A named recipe or a YAML file, where no --labels are given; deit if not given either."""

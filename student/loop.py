@@ -19,11 +19,13 @@ from student.evaluate import accuracy
 from student.losses import Loss
 from student.model import train_both_heads
 from student.step import Objective, Trainer
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.open import open_labels
+from teacher_cache.archive.source import LabelSource
 from teacher_cache.commandline import parse_kwargs, parse_views
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError, nearest
+from teacher_cache.labels.topk import Labels
 from teacher_cache.models import create_model, normalization, resolve_device
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
@@ -65,7 +67,7 @@ def train(config: TrainConfig, track: Track) -> RunResult:
     """
     output = _new_output(config)
     dataset = PackedDataset(config.data)
-    archive = ArchiveReader(config.labels) if config.labels else None
+    archive = open_labels(config.labels) if config.labels else None
     recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
     validation = _validation_data(config, dataset.info)
     plan = StreamPlan(
@@ -83,7 +85,15 @@ def train(config: TrainConfig, track: Track) -> RunResult:
     schedule = _schedule(config, archive, passes * config.views_per_load)
     stream = ViewStream(dataset, recipe, plan, schedule, num_batches=num_steps, archive=archive)
     device = resolve_device(config.device)
-    trainer = build_trainer(config, dataset.info, recipe.img_size, num_steps, plan.batches_per_epoch, device)
+    trainer = build_trainer(
+        config,
+        dataset.info,
+        recipe.img_size,
+        num_steps,
+        plan.batches_per_epoch,
+        device,
+        affinity=archive.affinity if archive else None,
+    )
     output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())
 
     torch.manual_seed(config.seed)
@@ -120,6 +130,7 @@ def build_trainer(
     num_steps: int,
     batches_per_epoch: int,
     device: torch.device,
+    affinity: Labels | None = None,
 ) -> Trainer:
     """Build the student, its optimizer and schedule, and a live teacher if one is asked for."""
     model = create_model(
@@ -131,7 +142,7 @@ def build_trainer(
         model_kwargs=_model_kwargs(config),
     )
     train_both_heads(model)
-    model.to(device).train()
+    model.to(device).to(memory_format=torch.channels_last).train()  # as the pixels lie
     if config.opt not in list_optimizers():
         raise InputError(
             f"timm has no optimizer {config.opt!r}",
@@ -157,7 +168,12 @@ def build_trainer(
         scheduler=scheduler,
         ema=ModelEmaV3(model, decay=config.model_ema_decay) if config.model_ema else None,
         objective=Objective(
-            config.distillation, config.distillation_alpha, config.distillation_tau, config.smoothing
+            config.distillation,
+            config.distillation_alpha,
+            config.distillation_tau,
+            config.smoothing,
+            config.tail,
+            affinity.to(device) if affinity is not None else None,
         ),
         teacher=_teacher(config, dataset, img_size, device) if config.teacher else None,
         bfloat16=config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda"),
@@ -215,7 +231,7 @@ def _validation_data(config: TrainConfig, dataset: DatasetInfo) -> PackedDataset
     return validation
 
 
-def _schedule(config: TrainConfig, archive: ArchiveReader | None, num_epochs: int) -> ViewSchedule:
+def _schedule(config: TrainConfig, archive: LabelSource | None, num_epochs: int) -> ViewSchedule:
     if config.views is not None:
         return ViewSchedule(parse_views(config.views))
     return ViewSchedule(archive.views if archive is not None else range(num_epochs))

@@ -1,5 +1,5 @@
 """Distillation losses from sparse labels (Touvron et al., "Training data-efficient image transformers &
-distillation through attention", ICML 2021, section 4), never made dense.
+distillation through attention", ICML 2021, section 4).
 
 With student logits Z, true label y, teacher probabilities t, alpha = lambda, tau = temperature:
 
@@ -12,6 +12,17 @@ samples; DeiT's own code divides its KL by the number of classes too (losses.py,
 which makes it C times smaller than the paper's. Label smoothing acts on y alone. Of a mixed view y is mixed
 too; t needs no mixing, for the teacher saw the mixed view.
 
+A stored t names K classes; teacher_cache/labels/tails.py says what t is of the others, by the rule `tail`:
+with s = softmax(Z / tau), u = t^(1/tau) / norm, and O the classes a label does not name,
+
+    affinity, uniform   KL = sum over all classes of u log(u / s)
+    bucket              KL = sum over K of u log(u / s) + U log(U / S), U and S the sums over O of u and s;
+                        u in O is taken as uniform
+    renormalised        KL = sum over K of u log(u / s), where t is 0 in O, and u sums to 1 over K
+
+With K = C all four are the KL to the teacher itself. Only `affinity` makes t dense, for it differs in each
+class; the others need of O just sums of the student's.
+
 Shapes: B samples, C classes, K classes kept of a label.
 """
 
@@ -23,9 +34,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
 
-from student.config import Distillation
+from student.config import Distillation, Tail
 from student.model import Heads
 from teacher_cache.batch import Targets
+from teacher_cache.labels.tails import dense_probabilities, kept_log_probabilities
 from teacher_cache.labels.topk import Labels
 
 
@@ -46,6 +58,8 @@ def distillation_loss(
     alpha: float,
     tau: float,
     smoothing: float,
+    tail: Tail = "uniform",
+    affinity: Labels | None = None,
 ) -> Loss:
     """Return the loss of a batch.
 
@@ -57,6 +71,8 @@ def distillation_loss(
         alpha: Weight of the teacher's term.
         tau: Temperature of the soft term.
         smoothing: Of the true classes.
+        tail: What the soft term takes labels to say of classes they do not name.
+        affinity: The archive's, which tail "affinity" needs.
     """
     label = label_term(heads.class_BC.float(), targets, smoothing)
     student_BC = heads.class_BC if heads.distillation_BC is None else heads.distillation_BC
@@ -68,7 +84,7 @@ def distillation_loss(
     term = (
         hard_term(student_BC.float(), labels)
         if kind == "hard"
-        else soft_term(student_BC.float(), labels, tau)
+        else soft_term(student_BC.float(), labels, tau, tail, affinity)
     )
     return Loss((1 - alpha) * label + alpha * term, label, term)
 
@@ -87,24 +103,39 @@ def hard_term(logits_BC: torch.Tensor, labels: Labels) -> torch.Tensor:
     return F.cross_entropy(logits_BC, labels.class_ids_BK[:, 0].long())
 
 
-def soft_term(logits_BC: torch.Tensor, labels: Labels, tau: float) -> torch.Tensor:
-    """Return tau^2 KL(t^(1/tau) / norm || softmax(Z / tau)), the tail spread evenly over the other classes.
-
-    The sum over the C - K classes outside the label needs none of them by name: the teacher gives each the
-    same probability, so only the sum of the student's log-probabilities is needed.
-    """
+def soft_term(
+    logits_BC: torch.Tensor,
+    labels: Labels,
+    tau: float,
+    tail: Tail = "uniform",
+    affinity: Labels | None = None,
+) -> torch.Tensor:
+    """Return tau^2 KL(t^(1/tau) / norm || softmax(Z / tau)), the mean over the samples."""
     num_classes, k = logits_BC.shape[1], labels.class_ids_BK.shape[1]
     student_BC = F.log_softmax(logits_BC / tau, dim=1)
+    if tail == "affinity" and k < num_classes:
+        if affinity is None:
+            raise ValueError("labels of some of the classes need the archive's affinity")
+        teacher_BC = F.log_softmax(dense_probabilities(labels, num_classes, affinity).log() / tau, dim=1)
+        return tau**2 * _kl(teacher_BC, student_BC).mean()
     student_BK = student_BC.gather(1, labels.class_ids_BK.long())
-    kept_B = (1 - labels.tail_B).log()
-    teacher_BK = (F.log_softmax(labels.relative_logits_BK, dim=1) + kept_B[:, None]) / tau
-    if k == num_classes:
-        teacher_BK = teacher_BK.log_softmax(1)
-        return tau**2 * (teacher_BK.exp() * (teacher_BK - student_BK)).sum(1).mean()
+    if tail == "renormalised" or k == num_classes:
+        return tau**2 * _kl(F.log_softmax(labels.relative_logits_BK / tau, dim=1), student_BK).mean()
     outside = num_classes - k
+    teacher_BK = kept_log_probabilities(labels) / tau
     each_B = (labels.tail_B.clamp_min(torch.finfo(torch.float32).tiny) / outside).log() / tau
     norm_B = torch.logsumexp(torch.cat([teacher_BK, (each_B + math.log(outside))[:, None]], dim=1), dim=1)
     teacher_BK, each_B = teacher_BK - norm_B[:, None], each_B - norm_B
-    inside_B = (teacher_BK.exp() * (teacher_BK - student_BK)).sum(1)
-    outside_B = each_B.exp() * (outside * each_B - (student_BC.sum(1) - student_BK.sum(1)))
-    return tau**2 * (inside_B + outside_B).mean()
+    if tail == "uniform":
+        others_B = student_BC.sum(1) - student_BK.sum(1)
+        of_others_B = each_B.exp() * (outside * each_B - others_B)
+    else:
+        others_BC = student_BC.scatter(1, labels.class_ids_BK.long(), -math.inf)
+        of_others_B = _kl((each_B + math.log(outside))[:, None], others_BC.logsumexp(1)[:, None])
+    return tau**2 * (_kl(teacher_BK, student_BK) + of_others_B).mean()
+
+
+def _kl(teacher_BN: torch.Tensor, student_BN: torch.Tensor) -> torch.Tensor:
+    """Return the sum over N of u log(u / s), from their logarithms; 0 where u is 0."""
+    share_BN = teacher_BN.exp()
+    return (share_BN * (teacher_BN - student_BN)).where(share_BN > 0, 0.0).sum(1)

@@ -8,7 +8,7 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 
-from student.config import Distillation
+from student.config import Distillation, Tail
 from student.losses import Loss, distillation_loss
 from student.model import as_heads
 from teacher_cache.batch import ViewBatch
@@ -25,6 +25,8 @@ class Objective:
     alpha: float
     tau: float
     smoothing: float
+    tail: Tail = "uniform"
+    affinity: Labels | None = None
 
 
 @dataclasses.dataclass
@@ -76,6 +78,8 @@ class Trainer:
             alpha=self.objective.alpha,
             tau=self.objective.tau,
             smoothing=self.objective.smoothing,
+            tail=self.objective.tail,
+            affinity=self.objective.affinity,
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()

@@ -58,6 +58,12 @@ def parse(config: type, argv: Sequence[str], prog: str) -> Any:
     return tyro.cli(config, args=_expand_config(argv), prog=prog, description=description)
 
 
+def at_least(flag: str, value: int | None, least: int) -> None:
+    """Refuse a number that is too small. Raises InputError."""
+    if value is not None and value < least:
+        raise InputError(f"{flag} {value}", f"It must be {least} or more.", f"choose {flag} {least} or more")
+
+
 def parse_views(text: str) -> range:
     """Turn "A:B" into range(A, B).
 

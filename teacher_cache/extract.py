@@ -7,31 +7,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from teacher_cache.archive.layout import Unit
-from teacher_cache.batch import BatchRenderer, Entries, PackedBatch, as_rendered, pack_batch, unpack_batch
+from teacher_cache.batch import BatchRenderer, Entries
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import TeacherCacheError
-from teacher_cache.labels.codec import LabelArrays, encode
+from teacher_cache.labels.codec import LabelArrays, Values, encode
 from teacher_cache.labels.topk import labels_from_logits
+from teacher_cache.logits import teacher_logits
 from teacher_cache.teacher import Teacher
 from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
 from teacher_cache.views.recipe import Recipe
-
-
-class _Loads(Dataset[list[PackedBatch]]):
-    """The batches of a unit, rendered load by load."""
-
-    def __init__(self, renderer: BatchRenderer, loads: Sequence[Sequence[Entries]]) -> None:
-        self._renderer, self._loads = renderer, loads
-
-    def __len__(self) -> int:
-        return len(self._loads)
-
-    def __getitem__(self, number: int) -> list[PackedBatch]:
-        return [pack_batch(batch) for batch in self._renderer.render(self._loads[number])]
 
 
 def unit_loads(
@@ -77,6 +62,7 @@ def extract_unit(
     teacher: Teacher,
     *,
     k: int,
+    values: Values,
     batch_size: int,
     workers: int,
     advance: Callable[[int], None],
@@ -91,12 +77,13 @@ def extract_unit(
         recipe: How views are rendered.
         teacher: Who labels them.
         k: Classes to keep.
+        values: How their logits are stored.
         batch_size: Views in one forward pass.
         workers: Processes that render; 0 renders in this one.
         advance: Told the number of views that were labelled since it was last told.
 
     Returns:
-        idx and dq (rows, views, k), tail (rows, views).
+        idx and values (rows, views, k), tail (rows, views).
 
     Raises:
         DatasetError: An image is not the one that was packed.
@@ -105,23 +92,12 @@ def extract_unit(
     """
     rows = dataset.rows_of(unit.shard)
     renderer = BatchRenderer(dataset, recipe)
-    loader = DataLoader(
-        _Loads(renderer, unit_loads(rows, unit.views, batch_size, renderer.mixing)),
-        batch_size=None,
-        collate_fn=as_rendered,
-        num_workers=workers,
-    )
+    loads = unit_loads(rows, unit.views, batch_size, renderer.mixing)
     labelled: LabelArrays | None = None
-    for packed in itertools.chain.from_iterable(loader):
-        batch = unpack_batch(packed, pin_memory=teacher.device.type == "cuda")
-        logits_BC = teacher.logits(batch.pixels(teacher.device))
-        if not torch.isfinite(logits_BC).all():
-            raise TeacherCacheError(
-                f"the teacher's logits of unit {unit.name} are not all finite",
-                "They would be stored as labels that look valid.",
-                "check its weights, or choose --precision float32",
-            )
-        part = encode(labels_from_logits(logits_BC, k), teacher.spec.num_classes)
+    for batch, logits_BC in teacher_logits(
+        renderer, teacher, loads, workers=workers, what=f"unit {unit.name}"
+    ):
+        part = encode(labels_from_logits(logits_BC, k), teacher.spec.num_classes, values)
         if labelled is None:
             shape = (len(rows), len(unit.views))
             labelled = LabelArrays(*(np.empty(shape + array.shape[1:], array.dtype) for array in part))

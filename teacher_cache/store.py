@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import posixpath
 import re
 import secrets
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import fsspec
@@ -44,6 +46,28 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
+    def beside(self, place: str) -> Store:
+        """Return a store that lies at a relative path from this one's root: "../other"."""
+        scheme, separator, path = self.url.rpartition("://")
+        whole = posixpath.normpath(posixpath.join(self._root if self.is_local else path, place))
+        return Store(whole if self.is_local else scheme + separator + whole)
+
+    def place_of(self, other: Store) -> str:
+        """Return the relative path that leads from this store's root to another's.
+
+        Raises:
+            InputError: There is none: another file system or bucket.
+        """
+        here, there = self._root, other._root
+        is_other_bucket = not self.is_local and here.split("/")[0] != there.split("/")[0]
+        if self._fs.protocol != other._fs.protocol or is_other_bucket:
+            raise InputError(
+                f"no relative path leads from {self.url} to {other.url}",
+                "An archive can refer only to archives that travel with it.",
+                "copy one of them, or merge them",
+            )
+        return posixpath.relpath(there, here)
+
     def path(self, name: str) -> str:
         """Return the full path of an object, for messages and for libraries that open files themselves.
 
@@ -61,6 +85,25 @@ class Store:
     def get_range(self, name: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object, fewer if it ends before. Raises FileNotFoundError."""
         return self._fs.cat_file(self.path(name), start=start, end=stop)
+
+    def get_ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return bytes [start, stop) of an object for each of many spans. Raises FileNotFoundError."""
+        path = self.path(name)
+        if not self.is_local:
+            starts, stops = (list(part) for part in zip(*spans, strict=True))
+            return self._fs.cat_ranges([path] * len(spans), starts, stops, on_error="raise")
+        with Path(path).open("rb") as file:
+            return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
+
+    @contextlib.contextmanager
+    def local_copy(self, name: str) -> Iterator[Path]:
+        """Lend a local path of a whole object: its own, or a copy's while the block runs."""
+        if self.is_local:
+            yield Path(self.path(name))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self._fs.get_file(self.path(name), f"{folder}/object")
+            yield Path(folder, "object")
 
     def put(self, name: str, data: bytes) -> None:
         """Write a whole object, replacing any of that name.
@@ -156,6 +199,27 @@ class Store:
         start = len(self._root) + 1
         names = (found[start:] for found in self._fs.find(top))
         return sorted(name for name in names if not _PARTIAL.search(name))
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Let one process at a time into the block, on a local store; the lock dies with its process.
+
+        Object stores have no locks: there this does nothing.
+        """
+        if not self.is_local:
+            yield
+            return
+        root = Path(self._root)
+        try:
+            _make_folder(root)
+            handle = os.open(root, os.O_RDONLY)
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""

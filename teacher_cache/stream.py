@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from teacher_cache.archive.read import ArchiveReader, view_ranges
+from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.batch import (
     BatchRenderer,
     Entries,
@@ -70,7 +70,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         *,
         num_batches: int,
         first_batch: int = 0,
-        archive: ArchiveReader | None = None,
+        archive: LabelSource | None = None,
     ) -> None:
         self._plan, self._schedule, self._archive = plan, schedule, archive
         self._batches = range(first_batch, num_batches)
@@ -175,7 +175,7 @@ def _check_plan(plan: StreamPlan, schedule: ViewSchedule, dataset: PackedDataset
 
 
 def _check_archive(
-    archive: ArchiveReader, dataset: PackedDataset, recipe: Recipe, schedule: ViewSchedule
+    archive: LabelSource, dataset: PackedDataset, recipe: Recipe, schedule: ViewSchedule
 ) -> None:
     if recipe.sha256 != archive.recipe.sha256:
         raise ArchiveError(

@@ -45,7 +45,9 @@ class Teacher:
 
     def __init__(self, model: torch.nn.Module, spec: TeacherSpec, device: torch.device) -> None:
         self.spec, self.device = spec, device
-        self._model = model.to(device).eval().requires_grad_(False)
+        # as the pixels lie: a RegNetY runs at twice the speed on a CPU
+        model = model.to(device).to(memory_format=torch.channels_last)
+        self._model = model.eval().requires_grad_(False)
 
     @torch.inference_mode()
     def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:

@@ -31,15 +31,22 @@ FLAGS = {
         "src dst shard_size seed max_side quality skip_corrupt split image_column label_column workers json"
     ),
     "teacher-cache extract": (
-        "data teacher out checkpoint pretrained model_kwargs recipe img_size views topk views_per_unit "
-        "precision engine device batch_size workers json"
+        "data teacher out checkpoint pretrained model_kwargs recipe img_size views topk values "
+        "views_per_unit extends precision engine device batch_size workers json"
     ),
-    "teacher-cache verify": "archive level json",
+    "teacher-cache status": "archive json",
+    "teacher-cache verify": (
+        "archive level data checkpoint pretrained num_views seed device batch_size workers json"
+    ),
+    "teacher-cache repair": "archive data checkpoint pretrained device batch_size workers json",
     "teacher-cache inspect": "archive data row key view recipe img_size image json",
+    "teacher-cache export": "archive dst data format views",
+    "teacher-cache import": "src dst",
+    "teacher-cache merge": "dst src",
     "student train": (
         "data output model pretrained model_kwargs distillation labels teacher teacher_checkpoint "
-        "teacher_pretrained teacher_model_kwargs distillation_alpha distillation_tau recipe img_size views "
-        "views_per_load views_together window_shards epochs steps batch_size opt lr lr_base min_lr "
+        "teacher_pretrained teacher_model_kwargs distillation_alpha distillation_tau tail recipe img_size "
+        "views views_per_load views_together window_shards epochs steps batch_size opt lr lr_base min_lr "
         "warmup_epochs warmup_lr weight_decay smoothing drop_path clip_grad model_ema "
         "model_ema_decay seed val_data crop_pct device precision workers log_interval"
     ),

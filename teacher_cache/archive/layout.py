@@ -1,14 +1,13 @@
 """The bytes of labels.zarr: which arrays there are, how they are cut into objects, and their codecs.
 
-A unit is (image shard, block of views). Every array has one Zarr shard file, here called an object, per
-unit. Objects are made and read in memory, so that only whole ones ever reach a store, and with the codecs
-written here, so that an archive from elsewhere cannot name others.
+A unit is (image shard, block of views). Every array of labels has one Zarr shard file, here called an object,
+per unit; the arrays of the class affinity have one each. Objects are made in memory, by zarr, so that only
+whole ones ever reach a store, and read by chunks.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,20 +16,23 @@ import numpy.typing as npt
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from teacher_cache.errors import InputError
-from teacher_cache.labels.codec import LabelArrays, idx_dtype, idx_fill
+from teacher_cache.archive.chunks import ChunkFormat, ReadRange, read_chunk, read_places
+from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.labels.codec import LabelArrays, Values, idx_dtype, idx_fill
 
 GROUP = "labels.zarr"
-ARRAYS = ("idx", "dq", "tail")
+AFFINITY_ARRAYS = ("affinity_idx", "affinity_dq", "affinity_tail")
 
 _DIMENSIONS = ("row", "view", "rank")
+_AFFINITY_DIMENSIONS = ("class", "entry")
 _MAX_CHUNK_VIEWS = 8
 """Views in one compressed chunk: more hardly save bytes, and one view is read at a time."""
 _MAX_K_OF_SHARED_CHUNKS = 20
 """Above it a chunk holds one view: sharing saves hardly a byte there, and reading one is slower."""
+_MAX_CHUNK_BYTES = 2**28
+"""What is inflated at once: 30 times the largest layout in use, and far below a machine's memory."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -54,6 +56,21 @@ class Unit:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Array:
+    """An array as Zarr knows it: its item, what an absent one is, and the shape of a chunk and a shard."""
+
+    dtype: np.dtype
+    fill: float
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...] | None
+    dimensions: tuple[str, ...]
+
+    @property
+    def format(self) -> ChunkFormat:
+        return ChunkFormat(self.chunk, self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """How labels are cut into objects.
 
@@ -63,6 +80,11 @@ class Layout:
         views_per_unit: Views in every block but the last.
         k: Classes kept.
         num_classes: Classes in all.
+        values: How logits are stored: see labels/codec.py.
+        affinity_entries: Classes kept of each row of the class affinity; 0 if there is none.
+
+    Raises:
+        ArchiveError: A chunk would be larger than any reader should have to inflate.
     """
 
     num_shards: int
@@ -70,6 +92,27 @@ class Layout:
     views_per_unit: int
     k: int
     num_classes: int
+    values: Values = "q8"
+    affinity_entries: int = 0
+
+    def __post_init__(self) -> None:
+        largest = max((self._array(name).format.num_bytes for name in self._names), default=0)
+        if largest > _MAX_CHUNK_BYTES:
+            raise ArchiveError(
+                f"{self.rows_per_shard:,} rows a shard, {self.views_per_unit:,} views a unit, k = {self.k:,} "
+                f"of {self.num_classes:,} classes make chunks of {largest:,} bytes",
+                f"More than {_MAX_CHUNK_BYTES:,} at once are never inflated.",
+                "pack smaller shards with --shard-size",
+            )
+
+    @property
+    def arrays(self) -> tuple[str, str, str]:
+        """Names of the arrays of labels, in the order of LabelArrays."""
+        return ("idx", "dq" if self.values == "q8" else "rel", "tail")
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (*self.arrays, *(AFFINITY_ARRAYS if self.affinity_entries else ()))
 
     @property
     def chunk_views(self) -> int:
@@ -77,10 +120,24 @@ class Layout:
         limit = _MAX_CHUNK_VIEWS if self.k <= _MAX_K_OF_SHARED_CHUNKS else 1
         return next(n for n in range(limit, 0, -1) if self.views_per_unit % n == 0)
 
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of an object of labels."""
+        return self.views_per_unit // self.chunk_views
+
     def object_name(self, array: str, unit: Unit) -> str:
         """Return where an array's object of a unit lies in the archive."""
         rank = "" if array == "tail" else "/0"
         return f"{GROUP}/{array}/c/{unit.shard}/{unit.block}{rank}"
+
+    def affinity_name(self, array: str) -> str:
+        """Return where the one object of an affinity's array lies in the archive."""
+        return f"{GROUP}/{array}/c/0" if array == "affinity_tail" else f"{GROUP}/{array}/c/0/0"
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Types of the items of the arrays of labels, by name."""
+        return {name: self._array(name).dtype for name in self.arrays}
 
     def units(self, first_view: int, stop_view: int) -> list[Unit]:
         """Return the units that hold views [first_view, stop_view), block by block.
@@ -113,8 +170,10 @@ class Layout:
         """Return the Zarr documents, by name in the archive, of a group that holds views [0, num_views)."""
         memory = MemoryStore()
         group = zarr.create_group(memory, attributes=dict(attributes))
-        for array in ARRAYS:
-            self._create(group, array, self.num_shards * self.rows_per_shard, num_views)
+        for name in self._names:
+            array = self._array(name)
+            rows = (self.num_shards * self.rows_per_shard, num_views, *array.chunk[2:])
+            _create(group, name, array, array.chunk if name in AFFINITY_ARRAYS else rows)
         documents = memory._store_dict
         return {f"{GROUP}/{name}": documents[name].to_bytes() for name in sorted(documents)}
 
@@ -123,58 +182,93 @@ class Layout:
 
         Rows and views that the last shard or block lacks are stored as fill values.
         """
-        return {array: self._encode(array, values) for array, values in zip(ARRAYS, arrays, strict=True)}
+        return {name: self._encode(name, values) for name, values in zip(self.arrays, arrays, strict=True)}
 
-    def decode_view(self, objects: Mapping[str, bytes], unit: Unit, view: int) -> LabelArrays:
-        """Decode all rows of one view from a unit's objects: (rows_per_shard, k) twice, (rows_per_shard,).
+    def encode_affinity(self, arrays: LabelArrays) -> dict[str, bytes]:
+        """Encode the class affinity, (classes + 1, entries) twice and (classes + 1,), an object per array."""
+        return {
+            name: self._encode(name, values) for name, values in zip(AFFINITY_ARRAYS, arrays, strict=True)
+        }
+
+    def decode_affinity(self, objects: Mapping[str, bytes]) -> LabelArrays:
+        """Decode the class affinity from its objects. Raises ValueError if one is damaged."""
+        return LabelArrays(
+            *(
+                read_chunk(_reads(objects[name]), np.array([0, len(objects[name])]), self._array(name).format)
+                for name in AFFINITY_ARRAYS
+            )
+        )
+
+    def places(self, read: ReadRange, object_bytes: int) -> npt.NDArray[np.int64]:
+        """Return where the chunks of an object lie. Raises ValueError if it is damaged."""
+        return read_places(read, object_bytes, self.num_chunks)
+
+    def decode_view(
+        self, array: str, read: ReadRange, places: npt.NDArray[np.int64], unit: Unit, view: int
+    ) -> npt.NDArray[Any]:
+        """Decode an array's rows of one view, (rows_per_shard, ...), reading the one chunk that holds it.
 
         Raises:
-            ValueError: An object is damaged.
+            ValueError: The object is damaged.
         """
-        place = view - unit.first_view
-        return LabelArrays(*(np.asarray(self._decode(array, objects[array])[:, place]) for array in ARRAYS))
+        chunk, place = divmod(view - unit.first_view, self.chunk_views)
+        return read_chunk(read, places[chunk], self._array(array).format)[:, place]
 
     def decode_unit(self, objects: Mapping[str, bytes]) -> LabelArrays:
         """Decode everything in a unit's objects, padding included. Raises ValueError if one is damaged."""
-        return LabelArrays(*(np.asarray(self._decode(array, objects[array])[:]) for array in ARRAYS))
+        return LabelArrays(*(self._decode(name, objects[name]) for name in self.arrays))
 
-    def _create(self, group: zarr.Group, array: str, rows: int, views: int) -> zarr.Array:
-        dtype = idx_dtype(self.num_classes) if array == "idx" else np.dtype("u1")
-        extent = () if array == "tail" else (self.k,)
-        compressors: list[BytesBytesCodec] = [
-            BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=5, shuffle="bitshuffle", blocksize=0),
-            Crc32cCodec(),
-        ]
-        return group.create_array(
-            array,
-            shape=(rows, views, *extent),
-            chunks=(self.rows_per_shard, self.chunk_views, *extent),
-            shards=(self.rows_per_shard, self.views_per_unit, *extent),
-            dtype=dtype,
-            compressors=compressors,
-            fill_value=idx_fill(self.num_classes) if array == "idx" else 255,
-            dimension_names=_DIMENSIONS[: 2 + len(extent)],
-            config={"write_empty_chunks": True},
-        )
+    def _decode(self, name: str, data: bytes) -> npt.NDArray[Any]:
+        places, read = self.places(_reads(data), len(data)), _reads(data)
+        return np.concatenate([read_chunk(read, place, self._array(name).format) for place in places], axis=1)
 
-    def _key(self, array: str) -> str:
-        return f"{array}/c/0/0" if array == "tail" else f"{array}/c/0/0/0"
+    def _array(self, name: str) -> _Array:
+        ids = (idx_dtype(self.num_classes), idx_fill(self.num_classes))
+        byte, real = (np.dtype("u1"), 255), (np.dtype("<f4"), np.nan)
+        dtype, fill = {
+            "idx": ids,
+            "dq": byte,
+            "rel": real,
+            "tail": byte if self.values == "q8" else real,
+            "affinity_idx": ids,
+            "affinity_dq": byte,
+            "affinity_tail": byte,
+        }[name]
+        if name in AFFINITY_ARRAYS:
+            shape = (self.num_classes + 1, self.affinity_entries)[: 1 if name == "affinity_tail" else 2]
+            return _Array(dtype, fill, shape, None, _AFFINITY_DIMENSIONS[: len(shape)])
+        extent = () if name == "tail" else (self.k,)
+        chunk = (self.rows_per_shard, self.chunk_views, *extent)
+        shard = (self.rows_per_shard, self.views_per_unit, *extent)
+        return _Array(dtype, fill, chunk, shard, _DIMENSIONS[: len(chunk)])
 
-    def _encode(self, array: str, values: npt.NDArray[Any]) -> bytes:
-        memory = MemoryStore()
-        stored = self._create(zarr.create_group(memory), array, self.rows_per_shard, self.views_per_unit)
-        padding = [(0, self.rows_per_shard - values.shape[0]), (0, self.views_per_unit - values.shape[1])]
-        padding += [(0, 0)] * (values.ndim - 2)
+    def _encode(self, name: str, values: npt.NDArray[Any]) -> bytes:
+        array, memory = self._array(name), MemoryStore()
+        shape = array.shard or array.chunk
+        stored = _create(zarr.create_group(memory), name, array, shape)
+        padding = [(0, whole - part) for whole, part in zip(shape, values.shape, strict=True)]
         stored[...] = np.pad(values, padding, constant_values=stored.fill_value)
-        return memory._store_dict[self._key(array)].to_bytes()
+        (key,) = (key for key in memory._store_dict if "/c/" in key)
+        return memory._store_dict[key].to_bytes()
 
-    def _decode(self, array: str, data: bytes) -> zarr.Array:
-        buffer = default_buffer_prototype().buffer.from_bytes(data)
-        memory = MemoryStore({f"{array}/zarr.json": self._unit_metadata(array), self._key(array): buffer})
-        return zarr.open_array(memory, path=array, mode="r", zarr_format=3)
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019  # a Layout is a handful of integers
-    def _unit_metadata(self, array: str) -> Any:
-        memory = MemoryStore()
-        self._create(zarr.create_group(memory), array, self.rows_per_shard, self.views_per_unit)
-        return memory._store_dict[f"{array}/zarr.json"]
+def _create(group: zarr.Group, name: str, array: _Array, shape: tuple[int, ...]) -> zarr.Array:
+    compressors: list[BytesBytesCodec] = [
+        BloscCodec(typesize=array.dtype.itemsize, cname="zstd", clevel=5, shuffle="bitshuffle", blocksize=0),
+        Crc32cCodec(),
+    ]
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=array.chunk,
+        shards=array.shard,
+        dtype=array.dtype,
+        compressors=compressors,
+        fill_value=array.fill,
+        dimension_names=array.dimensions,
+        config={"write_empty_chunks": True},
+    )
+
+
+def _reads(data: bytes) -> ReadRange:
+    return lambda start, stop: data[start:stop]

@@ -1,11 +1,13 @@
-"""The archive's documents: the spec of what is asked, a receipt per finished unit, the manifest of them all.
+"""The archive's documents: the spec of what is asked, receipts of what is finished, the manifest of it all.
 
     spec.json               written first: what determines the labels, and the layout
+    receipts/affinity.json  the class affinity, frozen before the first unit
     receipts/00012-003.json written after a unit's objects: makes the unit count
     manifest.json           written last: the spec, every unit with its hashes, and what is covered
 
 All are sealed canonical JSON (canonical.py) and hold no clock, path or host: the same request gives the same
-bytes. The fingerprint is the sha256 over what determines the labels.
+bytes. The fingerprint is the sha256 over what determines the labels. Documents come from elsewhere: their
+types and ranges are checked before anything is done with them.
 """
 
 from __future__ import annotations
@@ -13,18 +15,39 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict, TypeVar
 
-from teacher_cache.archive.layout import ARRAYS, Layout, Unit
+import msgspec
+from msgspec import Meta
+
+from teacher_cache.archive.layout import AFFINITY_ARRAYS, Layout, Unit
 from teacher_cache.canonical import seal, sha256_of, unseal
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.labels.codec import VALUE_STEP
+from teacher_cache.labels.codec import VALUE_STEP, Values
 
 FORMAT = "teacher-cache-archive"
 VERSION = 1
 SPEC_FILE = "spec.json"
 MANIFEST_FILE = "manifest.json"
 RECEIPTS = "receipts"
+AFFINITY_FILE = f"{RECEIPTS}/affinity.json"
+
+MAX_DOCUMENT_BYTES = 2**26
+"""A manifest of 100,000 units has 40 MB; nothing larger is read into memory."""
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Meta(ge=1, le=2**32)]
+Place = Annotated[int, Meta(ge=0, le=2**32)]
+View = Annotated[int, Meta(ge=0, le=2**20)]
+Digest = tuple[Sha256, Annotated[int, Meta(ge=1, le=2**32)]]
+"""sha256 and size in bytes of an object."""
+
+
+class DatasetRef(TypedDict):
+    """Which dataset is labelled: its sha256, and [sha256, samples] of each of its shards."""
+
+    sha256: Sha256
+    shards: list[tuple[Sha256, Count]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +58,26 @@ class LabelSpec:
         k: Classes kept.
         num_classes: Classes in all.
         classes_sha256: Identity of the class list.
-        values: "q8": eight-bit steps of `value_step` nats, as in labels/codec.py.
+        affinity: How the class affinity is calibrated: see labels/affinity.py. None if the archive has none.
+        values: "q8": eight-bit steps of `value_step` nats, or "float32": see labels/codec.py.
         value_step: See values.
         order: Of a label's classes: by falling probability.
         temperature: Of the softmax the numbers come from.
-        affinity: How the class affinity was calibrated, or None if the archive has none.
     """
 
-    k: int
-    num_classes: int
-    classes_sha256: str
-    values: str = "q8"
+    k: Count
+    num_classes: Annotated[int, Meta(ge=1, le=2**24)]
+    classes_sha256: Sha256
+    affinity: dict[str, Annotated[int, Meta(ge=1, le=2**24)]] | None = None
+    values: Values = "q8"
     value_step: float = VALUE_STEP
     order: str = "probability"
     temperature: float = 1.0
-    affinity: dict[str, Any] | None = None
+
+    @property
+    def affinity_entries(self) -> int:
+        """Classes kept of each row of the affinity; 0 if there is none."""
+        return self.affinity["entries"] if self.affinity else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,22 +85,40 @@ class ArchiveSpec:
     """Everything that is decided before the first unit.
 
     Attributes:
-        dataset: sha256 of the packed dataset, and [sha256, samples] of each of its shards.
+        dataset: What is labelled.
         recipe: Recipe.to_dict().
         teacher: TeacherSpec.to_dict().
         labels: See LabelSpec.
         probe_sha256: Digest of the recipe's probe views.
         views_per_unit: Layout only; no part of the fingerprint.
         made_with: Versions of the libraries that made the pixels; no part of the fingerprint.
+
+    Raises:
+        ArchiveError: See Layout; or shards that are not all full but for the last.
     """
 
-    dataset: dict[str, Any]
+    dataset: DatasetRef
     recipe: dict[str, Any]
     teacher: dict[str, Any]
     labels: LabelSpec
-    probe_sha256: str
-    views_per_unit: int
+    probe_sha256: Sha256
+    views_per_unit: Annotated[int, Meta(ge=1, le=2**12)]
     made_with: dict[str, str]
+
+    def __post_init__(self) -> None:
+        counts = [count for _, count in self.dataset["shards"]]
+        if not counts or set(counts[:-1]) - {counts[0]} or counts[-1] > counts[0]:
+            raise ArchiveError(
+                f"shards of {counts[:4]} ... samples",
+                "A row's place must follow from its number: all shards but the last are full.",
+            )
+        entries = self.labels.affinity_entries
+        if max(self.labels.k, entries) > self.labels.num_classes:
+            raise ArchiveError(
+                f"k = {self.labels.k}, {entries} entries, of {self.labels.num_classes} classes",
+                "A label cannot name more classes than there are.",
+            )
+        _ = self.layout  # refuses chunks that are too large
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -91,11 +137,19 @@ class ArchiveSpec:
         """Same fingerprint: reuse, never recompute."""
         return sha256_of(self.identity)
 
-    @property
+    @functools.cached_property
     def layout(self) -> Layout:
         """How the labels are cut into objects."""
-        shards = self.dataset["shards"]
-        return Layout(len(shards), shards[0][1], self.views_per_unit, self.labels.k, self.labels.num_classes)
+        shards, labels = self.dataset["shards"], self.labels
+        return Layout(
+            num_shards=len(shards),
+            rows_per_shard=shards[0][1],
+            views_per_unit=self.views_per_unit,
+            k=labels.k,
+            num_classes=labels.num_classes,
+            values=labels.values,
+            affinity_entries=labels.affinity_entries,
+        )
 
     def rows(self, shard: int) -> int:
         """Return how many samples a shard holds."""
@@ -107,8 +161,8 @@ class ArchiveSpec:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ArchiveSpec:
-        """Build a spec from what `to_dict` gave."""
-        return cls(**{**document, "labels": LabelSpec(**document["labels"])})
+        """Build a spec from what `to_dict` gave. Raises ArchiveError if it is none."""
+        return _converted(document, cls, "an archive's spec")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +179,7 @@ class Receipt:
     unit: Unit
     rows: int
     keys_sha256: str
-    objects: dict[str, tuple[str, int]]
+    objects: dict[str, Digest]
 
     @property
     def num_bytes(self) -> int:
@@ -140,17 +194,136 @@ class Receipt:
             "views": [self.unit.first_view, self.unit.stop_view],
             "rows": self.rows,
             "keys_sha256": self.keys_sha256,
-            "objects": {array: list(self.objects[array]) for array in ARRAYS},
+            "objects": {array: list(digest) for array, digest in self.objects.items()},
         }
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Receipt:
-        """Build a receipt from what `to_dict` gave."""
+        """Build a receipt from what `to_dict` gave. Raises ArchiveError if it is none."""
+        fields = _converted(document, _ReceiptFields, "a receipt")
         return cls(
-            unit=Unit(document["shard"], document["block"], *document["views"]),
-            rows=document["rows"],
-            keys_sha256=document["keys_sha256"],
-            objects={array: (digest, size) for array, (digest, size) in document["objects"].items()},
+            Unit(fields["shard"], fields["block"], *fields["views"]),
+            fields["rows"],
+            fields["keys_sha256"],
+            fields["objects"],
+        )
+
+
+class _ReceiptFields(TypedDict):
+    shard: Place
+    block: Place
+    views: tuple[View, View]
+    rows: Count
+    keys_sha256: Sha256
+    objects: dict[str, Digest]
+
+
+class Extension(TypedDict):
+    """Units that lie in another archive, which is named by where it lies from this one: "../labels"."""
+
+    archive: Annotated[str, Meta(pattern="^[^/:\\\\][^:\\\\]*$", max_length=4096)]
+    units: list[dict[str, Any]]
+
+
+class _ManifestFields(TypedDict):
+    fingerprint: Sha256
+    spec: dict[str, Any]
+    affinity: dict[str, Digest] | None
+    views: list[tuple[View, View]]
+    units: list[dict[str, Any]]
+    extends: list[Extension]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Everything a finished archive holds.
+
+    Attributes:
+        spec: What was asked for.
+        affinity: sha256 and size of each object of the class affinity, or None.
+        receipts: Of the units that lie in the archive itself, in order of shard and block.
+        extends: Receipts of units that lie in other archives, by where these lie from this one.
+    """
+
+    spec: ArchiveSpec
+    affinity: dict[str, Digest] | None
+    receipts: tuple[Receipt, ...]
+    extends: Mapping[str, tuple[Receipt, ...]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.affinity is None) != (self.spec.labels.affinity is None):
+            raise ArchiveError("a manifest with an affinity its spec does not have, or without one it has")
+        for receipt in self.all_receipts:
+            _check_receipt(self.spec, receipt)
+
+    @functools.cached_property
+    def all_receipts(self) -> tuple[Receipt, ...]:
+        """Receipts of all units, wherever they lie."""
+        return (*self.receipts, *(receipt for receipts in self.extends.values() for receipt in receipts))
+
+    @functools.cached_property
+    def views(self) -> list[tuple[int, int]]:
+        """The views [first, stop) that every shard has, rising, no two ranges touching."""
+        return complete_views(self.spec, self.all_receipts)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of manifest.json."""
+        return seal(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "fingerprint": self.spec.fingerprint,
+                "spec": self.spec.to_dict(),
+                "affinity": self.affinity,
+                "views": self.views,
+                "units": _in_order(self.receipts),
+                "extends": [
+                    {"archive": place, "units": _in_order(receipts)}
+                    for place, receipts in sorted(self.extends.items())
+                ],
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, what: str) -> Manifest:
+        """Read manifest.json.
+
+        Raises:
+            DamagedError: Its bytes are not as they were written.
+            ArchiveError: It is of another format or version, or says what cannot be.
+        """
+        document = open_document(data, what)
+        fields = _converted(document, _ManifestFields, what)
+        manifest = cls(
+            spec_of(fields, what),
+            fields["affinity"],
+            tuple(Receipt.from_dict(unit) for unit in fields["units"]),
+            {
+                extension["archive"]: tuple(Receipt.from_dict(unit) for unit in extension["units"])
+                for extension in fields["extends"]
+            },
+        )
+        if manifest.to_bytes() != data:
+            raise DamagedError(f"{what} says of itself what is not so", "Nothing it says is certain.")
+        return manifest
+
+
+def _in_order(receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
+    return [receipt.to_dict() for receipt in sorted(receipts, key=lambda receipt: receipt.unit)]
+
+
+def _check_receipt(spec: ArchiveSpec, receipt: Receipt) -> None:
+    """Refuse a receipt of something that cannot lie in an archive. Raises ArchiveError."""
+    layout, unit = spec.layout, receipt.unit
+    if (
+        not layout.holds(unit)
+        or receipt.rows != spec.rows(unit.shard)
+        or set(receipt.objects) != set(layout.arrays)
+    ):
+        raise ArchiveError(
+            f"a receipt of unit {unit.name}, views {unit.first_view}:{unit.stop_view}, "
+            f"{receipt.rows:,} rows, arrays {', '.join(receipt.objects)}",
+            "The archive's layout has no such unit.",
         )
 
 
@@ -166,24 +339,49 @@ def spec_bytes(spec: ArchiveSpec) -> bytes:
     )
 
 
+def spec_of(document: Mapping[str, Any], what: str) -> ArchiveSpec:
+    """Return the spec in a document, whose fingerprint must be its own. Raises ArchiveError."""
+    spec = ArchiveSpec.from_dict(document["spec"])
+    if document.get("fingerprint") != spec.fingerprint:
+        raise ArchiveError(
+            f"{what} has a fingerprint that is not of its spec", "It could be taken for another archive."
+        )
+    return spec
+
+
 def receipt_bytes(receipt: Receipt, fingerprint: str) -> bytes:
     """Return the content of a receipt's file."""
     return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "unit": receipt.to_dict()})
 
 
-def manifest_bytes(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> bytes:
-    """Return the content of manifest.json."""
-    return seal(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "fingerprint": spec.fingerprint,
-            "spec": spec.to_dict(),
-            "views": complete_views(spec, receipts),
-            "units": [receipt.to_dict() for receipt in sorted(receipts, key=lambda receipt: receipt.unit)],
-            "extends": [],
-        }
-    )
+def affinity_bytes(objects: Mapping[str, Digest], fingerprint: str) -> bytes:
+    """Return the content of the affinity's receipt."""
+    digests = {array: list(digest) for array, digest in objects.items()}
+    return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "affinity": digests})
+
+
+def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
+    """Read a unit's receipt. Raises ArchiveError if it is damaged, or is no receipt of this archive."""
+    document = _of_archive(data, what, spec)
+    receipt = Receipt.from_dict(document.get("unit", {}))
+    _check_receipt(spec, receipt)
+    return receipt
+
+
+def read_affinity_receipt(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Digest]:
+    """Read the affinity's receipt. Raises ArchiveError if it is damaged, or is not of this archive."""
+    document = _of_archive(data, what, spec)
+    objects = _converted(document.get("affinity"), dict[str, Digest], what)
+    if set(objects) != set(AFFINITY_ARRAYS):
+        raise ArchiveError(f"{what} names the arrays {', '.join(objects)}", "They are no class affinity.")
+    return objects
+
+
+def _of_archive(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Any]:
+    document = open_document(data, what)
+    if document.get("fingerprint") != spec.fingerprint:
+        raise ArchiveError(f"{what} is of another archive", "What it vouches for is not here.")
+    return document
 
 
 def zarr_documents(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> dict[str, bytes]:
@@ -193,13 +391,22 @@ def zarr_documents(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> dict[str, 
     return spec.layout.metadata(num_views, attributes)
 
 
-def complete_views(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> list[int]:
-    """Return the view indices that every shard has, rising."""
-    counts: dict[int, int] = {}
+def complete_views(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> list[tuple[int, int]]:
+    """Return the views [first, stop) that every shard has, rising, no two ranges touching."""
+    stops: dict[int, dict[int, int]] = {}
     for receipt in receipts:
-        for view in receipt.unit.views:
-            counts[view] = counts.get(view, 0) + 1
-    return sorted(view for view, count in counts.items() if count == spec.layout.num_shards)
+        of_block = stops.setdefault(receipt.unit.first_view, {})
+        of_block[receipt.unit.shard] = max(receipt.unit.stop_view, of_block.get(receipt.unit.shard, 0))
+    ranges: list[tuple[int, int]] = []
+    for first, of_block in sorted(stops.items()):
+        if len(of_block) < spec.layout.num_shards:
+            continue
+        stop = min(of_block.values())
+        if ranges and ranges[-1][1] == first:
+            ranges[-1] = (ranges[-1][0], stop)
+        else:
+            ranges.append((first, stop))
+    return ranges
 
 
 def open_document(data: bytes, what: str) -> dict[str, Any]:
@@ -210,12 +417,14 @@ def open_document(data: bytes, what: str) -> dict[str, Any]:
         ArchiveError: It is of another format, or of a version this program does not know.
     """
     try:
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"{len(data):,} bytes, and {MAX_DOCUMENT_BYTES:,} are read at most")
         document = unseal(data)
     except ValueError as error:
         raise DamagedError(
             f"{what} is damaged: {error}",
             "What it vouches for is not certain.",
-            "run the same extract again, or copy the archive again",
+            "teacher-cache repair, or copy the archive again",
         ) from error
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise ArchiveError(
@@ -224,3 +433,17 @@ def open_document(data: bytes, what: str) -> dict[str, Any]:
             "use the release that wrote it, or extract again",
         )
     return document
+
+
+_Type = TypeVar("_Type")
+
+
+def _converted(document: Any, to: type[_Type], what: str) -> _Type:
+    try:
+        return msgspec.convert(document, to, strict=True)
+    except msgspec.ValidationError as error:
+        raise ArchiveError(
+            f"{what} says what cannot be: {error}",
+            "It was not made by this program, or by another version.",
+            "use the release that wrote it, or copy the archive again",
+        ) from error

@@ -2,53 +2,68 @@
 
 from __future__ import annotations
 
-from teacher_cache.archive.layout import Unit
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teacher_cache.archive.chunks import ReadRange
 from teacher_cache.archive.manifest import (
     MANIFEST_FILE,
+    MAX_DOCUMENT_BYTES,
     SPEC_FILE,
-    ArchiveSpec,
+    Digest,
+    Manifest,
     Receipt,
-    open_document,
+    zarr_documents,
 )
+from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.codec import LabelArrays, decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.store import Store
-from teacher_cache.views import recipe as recipes
-from teacher_cache.views.probe import check_probe
-from teacher_cache.views.recipe import Recipe
 
 
-class ArchiveReader:
+class ArchiveReader(LabelSource):
     """A finished archive. Cheap to pickle: a worker process opens its own.
 
     Args:
         url: Its folder, or any URL fsspec opens.
 
     Raises:
-        ArchiveError: There is no finished archive, or its manifest is damaged or of an unknown version.
+        ArchiveError: There is no finished archive, its manifest is damaged or of an unknown version, or the
+            metadata that plain Zarr would read is not that of its labels.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._store = Store(url)
-        document = _read_manifest(self._store)
-        self.spec = ArchiveSpec.from_dict(document["spec"])
-        self.views: list[int] = document["views"]
-        self.receipts = [Receipt.from_dict(unit) for unit in document["units"]]
-        self._units = {(receipt.unit.shard, receipt.unit.block): receipt for receipt in self.receipts}
+        self.store = Store(url)
+        self.manifest = read_manifest(self.store)
+        self.spec = self.manifest.spec
+        self.views = [view for first, stop in self.manifest.views for view in range(first, stop)]
         self._layout = self.spec.layout
-        self._hashed: set[str] = set()
+        self._stores = {
+            "": self.store,
+            **{place: self.store.beside(place) for place in self.manifest.extends},
+        }
+        everywhere = {"": self.manifest.receipts, **self.manifest.extends}
+        self._units = {
+            (receipt.unit.shard, receipt.unit.block): (place, receipt)
+            for place, receipts in everywhere.items()
+            for receipt in receipts
+        }
+        self._places: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
 
     def __reduce__(self) -> tuple[type[ArchiveReader], tuple[str]]:
         return ArchiveReader, (self.url,)
 
     @property
-    def recipe(self) -> Recipe:
-        """The augmentation that was labelled."""
-        return recipes.from_dict(self.spec.recipe)
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Receipts of all units, also those that lie in archives this one extends."""
+        return self.manifest.all_receipts
 
     @property
     def num_bytes(self) -> int:
@@ -56,95 +71,146 @@ class ArchiveReader:
         return sum(receipt.num_bytes for receipt in self.receipts)
 
     def check_replay(self, dataset: DatasetInfo) -> None:
-        """Refuse to pair these labels with images or views they were not made for.
+        """Refuse to pair these labels with images or views they were not made for; see LabelSource."""
+        self.check_zarr()
+        super().check_replay(dataset)
+
+    def check_zarr(self) -> None:
+        """Refuse an archive whose Zarr documents are not those of its labels: plain Zarr would trust them.
 
         Raises:
-            ArchiveError: Another class list or dataset.
-            RecipeError: This machine's libraries render other pixels.
+            DamagedError: One is missing or another.
         """
-        if dataset.classes_sha256 != self.spec.labels.classes_sha256:
-            raise ArchiveError(
-                f"archive {self.url} labels {self.spec.labels.num_classes} classes of another class list "
-                f"than the dataset's {len(dataset.classes)}",
-                "Its class ids would mean other classes.",
-                "give --data the dataset that was labelled",
-            )
-        if dataset.sha256 != self.spec.dataset["sha256"]:
-            raise ArchiveError(
-                f"archive {self.url} labels dataset {self.spec.dataset['sha256'][:12]}, "
-                f"not {dataset.sha256[:12]}",
-                "Each image would get another image's label.",
-                "give --data the dataset that was labelled, or extract labels for this one",
-            )
-        check_probe(self.recipe, self.spec.probe_sha256, self.spec.made_with)
+        for name, expected in zarr_documents(self.spec, self.receipts).items():
+            if self.store.stat(name) != len(expected) or self.store.get(name) != expected:
+                raise DamagedError(
+                    f"{self.store.path(name)} does not describe the arrays in the manifest",
+                    "A Zarr reader would be told other types, codecs or shapes than were written.",
+                    f"teacher-cache repair {self.url}",
+                )
+
+    @functools.cached_property
+    def affinity(self) -> Labels | None:  # type: ignore[override]
+        """The class affinity, or None where no label has a tail.
+
+        Raises:
+            ArchiveError: It is missing or damaged.
+        """
+        rows = self.affinity_arrays()
+        return None if rows is None else decode(rows, self.spec.labels.num_classes)
+
+    def affinity_arrays(self) -> LabelArrays | None:
+        """Return the class affinity as it is stored; see `affinity`."""
+        if self.manifest.affinity is None:
+            return None
+        objects = {
+            array: self._whole("", self._layout.affinity_name(array), digest, "the class affinity")
+            for array, digest in self.manifest.affinity.items()
+        }
+        try:
+            return self._layout.decode_affinity(objects)
+        except ValueError as error:
+            raise self._damaged("the class affinity", str(error)) from error
 
     def labels(self, shard: int, view: int) -> Labels:
-        """Return the labels of one view of all samples of a shard, in order.
-
-        Raises:
-            ArchiveError: The unit is not in the archive, or an object of it is missing or damaged; names it.
-        """
-        receipt = self._units.get((shard, view // self._layout.views_per_unit))
+        """Return the labels of one view of all samples of a shard, in order; see LabelSource."""
+        place, receipt = self._units.get((shard, view // self._layout.views_per_unit), ("", None))
         if receipt is None or view not in receipt.unit.views:
             raise ArchiveError(
                 f"archive {self.url} has no labels of view {view} of shard {shard}",
                 f"It holds views {view_ranges(self.views)}.",
                 "extract more views, or ask for fewer",
             )
-        objects = self.objects(receipt)
-        try:
-            arrays = self._layout.decode_view(objects, receipt.unit, view)
-        except (ValueError, RuntimeError) as error:
-            raise self._damaged(receipt.unit, f"it cannot be decoded: {error}") from error
+        arrays = (self._view(place, receipt, array, view) for array in self._layout.arrays)
         rows = LabelArrays(*(values[: receipt.rows] for values in arrays))
+        if not (rows.idx < self.spec.labels.num_classes).all():
+            raise self._damaged(f"unit {receipt.unit.name}", "a class id is not below the number of classes")
         return decode(rows, self.spec.labels.num_classes)
 
+    def store_of(self, receipt: Receipt) -> Store:
+        """Return where a unit's objects lie: in this archive, or in one that it extends."""
+        place, _ = self._units[receipt.unit.shard, receipt.unit.block]
+        return self._stores[place]
+
     def objects(self, receipt: Receipt) -> dict[str, bytes]:
-        """Return a unit's objects, each hashed the first time this reader sees it.
+        """Return a unit's objects, each hashed.
 
         Raises:
             ArchiveError: One is missing, or is not the one the manifest names.
         """
-        objects = {}
-        for array, (digest, _) in receipt.objects.items():
-            name = self._layout.object_name(array, receipt.unit)
-            try:
-                data = objects[array] = self._store.get(name)
-            except FileNotFoundError as error:
-                raise self._damaged(receipt.unit, f"{name} is missing") from error
-            if name not in self._hashed:
-                if sha256_hex(data) != digest:
-                    raise self._damaged(receipt.unit, f"{name} does not have the sha256 in the manifest")
-                self._hashed.add(name)
-        return objects
+        place, _ = self._units[receipt.unit.shard, receipt.unit.block]
+        return {
+            array: self._whole(place, self._layout.object_name(array, receipt.unit), digest, _named(receipt))
+            for array, digest in receipt.objects.items()
+        }
 
-    def _damaged(self, unit: Unit, what: str) -> DamagedError:
+    def _view(self, place: str, receipt: Receipt, array: str, view: int) -> npt.NDArray[Any]:
+        """Return one view of an array: of an object that was hashed before, only its chunk is read."""
+        name, digest = self._layout.object_name(array, receipt.unit), receipt.objects[array]
+        store, places = self._stores[place], self._places.get((place, name))
+        try:
+            if places is not None:
+                read: ReadRange = functools.partial(store.get_range, name)
+            else:
+                whole = self._whole(place, name, digest, _named(receipt))
+                read = functools.partial(_part, whole)
+                places = self._places[place, name] = self._layout.places(read, digest[1])
+            return self._layout.decode_view(array, read, places, receipt.unit, view)
+        except (ValueError, FileNotFoundError) as error:
+            raise self._damaged(_named(receipt), f"{name}: {error}") from error
+
+    def _whole(self, place: str, name: str, digest: Digest, of: str) -> bytes:
+        """Return an object that has the sha256 and size it must have."""
+        store = self._stores[place]
+        size = store.stat(name)
+        if size is None:
+            raise self._damaged(of, f"{name} is missing")
+        if size != digest[1]:
+            raise self._damaged(of, f"{name} has {size:,} of {digest[1]:,} bytes")
+        data = store.get(name)
+        if sha256_hex(data) != digest[0]:
+            raise self._damaged(of, f"{name} does not have the sha256 in the manifest")
+        return data
+
+    def _damaged(self, of: str, what: str) -> DamagedError:
         return DamagedError(
-            f"unit {unit.name} of archive {self.url} is damaged: {what}",
-            "Its labels cannot be trusted, and none are given.",
-            f"delete receipts/{unit.name}.json and run the same extract again",
+            f"{of} of archive {self.url} is damaged: {what}",
+            "It cannot be trusted, and no labels are given.",
+            f"teacher-cache repair {self.url} --data ...",
         )
 
 
-def view_ranges(views: list[int]) -> str:
-    """Say which views there are: "0:4, 8:12", or "none"."""
-    starts = [view for view in views if view - 1 not in views]
-    stops = [view + 1 for view in views if view + 1 not in views]
-    return ", ".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True)) or "none"
+def _named(receipt: Receipt) -> str:
+    return f"unit {receipt.unit.name}"
 
 
-def _read_manifest(store: Store) -> dict:
-    try:
-        return open_document(store.get(MANIFEST_FILE), store.path(MANIFEST_FILE))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if store.stat(SPEC_FILE) is not None:
-            raise ArchiveError(
-                f"archive {store.url} is not finished: it has no {MANIFEST_FILE}",
-                "Some of its labels are missing.",
-                "run the same extract again; it continues where it stopped",
-            ) from error
+def _part(data: bytes, start: int, stop: int) -> bytes:
+    return data[start:stop]
+
+
+def read_manifest(store: Store) -> Manifest:
+    """Read an archive's manifest.
+
+    Raises:
+        DamagedError: It is not as it was written.
+        ArchiveError: There is none, or none that this program can read.
+    """
+    size = store.stat(MANIFEST_FILE)
+    if size is None and store.stat(SPEC_FILE) is not None:
+        raise ArchiveError(
+            f"archive {store.url} is not finished: it has no {MANIFEST_FILE}",
+            "Some of its labels are missing.",
+            "run the same extract again; it continues where it stopped",
+        )
+    if size is None:
         raise ArchiveError(
             f"{store.url} is no archive: it has no {MANIFEST_FILE}",
             "There are no labels to read.",
             "make one: teacher-cache extract",
-        ) from error
+        )
+    if size > MAX_DOCUMENT_BYTES:
+        raise ArchiveError(
+            f"{store.path(MANIFEST_FILE)} has {size:,} bytes",
+            f"More than {MAX_DOCUMENT_BYTES:,} are never read.",
+        )
+    return Manifest.from_bytes(store.get(MANIFEST_FILE), store.path(MANIFEST_FILE))

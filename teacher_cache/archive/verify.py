@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
-from teacher_cache.archive.layout import GROUP
+from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
 from teacher_cache.archive.manifest import (
+    AFFINITY_FILE,
     MANIFEST_FILE,
     RECEIPTS,
     SPEC_FILE,
     Receipt,
+    affinity_bytes,
     receipt_bytes,
     receipt_name,
     spec_bytes,
@@ -20,15 +23,37 @@ from teacher_cache.archive.manifest import (
 )
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.errors import ArchiveError
-from teacher_cache.labels.codec import NO_TAIL, LabelArrays, idx_fill
+from teacher_cache.labels.codec import VALUE_STEP, LabelArrays, decode, idx_fill
+from teacher_cache.labels.topk import Labels
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
 
 Level = Literal["quick", "full"]
 
+_SLACK = 1e-5
+"""Of a probability: what float32 loses in the sum over the classes of a label."""
 
-def verify(url: str, level: Level, track: Track) -> list[str]:
-    """Return what is wrong with an archive, a line each; nothing if it is sound.
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        what: A line that names it.
+        receipt: Of the unit that must be computed again, or None.
+        affinity: Whether the class affinity must be calibrated again.
+    """
+
+    what: str
+    receipt: Receipt | None = None
+    affinity: bool = False
+
+    def __str__(self) -> str:
+        return self.what
+
+
+def verify(url: str, level: Level, track: Track) -> list[Problem]:
+    """Return what is wrong with an archive; nothing if it is sound.
 
     Args:
         url: The archive.
@@ -39,69 +64,115 @@ def verify(url: str, level: Level, track: Track) -> list[str]:
         ArchiveError: There is no finished archive to look at.
     """
     reader = ArchiveReader(url)
-    store = Store(url)
-    problems = list(_documents(reader, store))
+    problems = [*_documents(reader, reader.store), *_affinity(reader, level)]
     with track(f"verify {level}", len(reader.receipts), "units") as advance:
         for receipt in reader.receipts:
-            problems += _unit(reader, store, receipt, level)
+            problems += _unit(reader, receipt, level)
             advance(1)
     return problems
 
 
-def _documents(reader: ArchiveReader, store: Store) -> Iterator[str]:
-    layout, spec = reader.spec.layout, reader.spec
-    if _get(store, SPEC_FILE) != spec_bytes(spec):
-        yield f"{SPEC_FILE} is not the one in the manifest"
-    known = {MANIFEST_FILE, SPEC_FILE, f"{GROUP}/zarr.json"}
-    for receipt in reader.receipts:
-        name = receipt_name(receipt.unit)
-        known.add(name)
-        if _get(store, name) != receipt_bytes(receipt, spec.fingerprint):
-            yield f"{name} is not the one in the manifest"
-        for array in receipt.objects:
-            known |= {layout.object_name(array, receipt.unit), f"{GROUP}/{array}/zarr.json"}
-    for name, expected in zarr_documents(spec, reader.receipts).items():
-        if _get(store, name) != expected:
-            yield f"{name} does not describe the arrays in the manifest"
+def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
+    layout, spec, manifest = reader.spec.layout, reader.spec, reader.manifest
+    expected = {SPEC_FILE: spec_bytes(spec)}
+    if manifest.affinity is not None:
+        expected[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
+    for receipt in manifest.receipts:
+        expected[receipt_name(receipt.unit)] = receipt_bytes(receipt, spec.fingerprint)
+    for name, data in expected.items():
+        if _get(store, name) != data:
+            yield Problem(f"{name} is not the one in the manifest")
+    documents = zarr_documents(spec, reader.receipts)
+    for name, data in documents.items():
+        if _get(store, name) != data:
+            yield Problem(f"{name} does not describe the arrays in the manifest")
+    known = {MANIFEST_FILE, *expected, *documents, *map(layout.affinity_name, AFFINITY_ARRAYS)}
+    known |= {layout.object_name(array, r.unit) for r in manifest.receipts for array in r.objects}
     for name in store.list():
         if name not in known and not name.startswith(f"{RECEIPTS}/"):
-            yield f"{name} is not in the manifest"
+            under_way = name.startswith(f"{GROUP}/") and "/c/" in name
+            yield Problem(
+                f"{name} is not in the manifest" + (", or of a unit under way" if under_way else "")
+            )
 
 
-def _unit(reader: ArchiveReader, store: Store, receipt: Receipt, level: Level) -> Iterator[str]:
-    layout = reader.spec.layout
+def _affinity(reader: ArchiveReader, level: Level) -> Iterator[Problem]:
+    layout, manifest = reader.spec.layout, reader.manifest
+    for array, (_, size) in (manifest.affinity or {}).items():
+        name = layout.affinity_name(array)
+        found = reader.store.stat(name)
+        if found != size:
+            yield Problem(_size_says(name, found, size), affinity=True)
+            return
+    if level == "quick" or manifest.affinity is None:
+        return
+    try:
+        rows = reader.affinity
+    except ArchiveError as error:
+        yield Problem(error.value, affinity=True)
+        return
+    assert rows is not None
+    if (rows.class_ids_BK >= reader.spec.labels.num_classes).any():
+        yield Problem("the class affinity names a class that is none", affinity=True)
+
+
+def _unit(reader: ArchiveReader, receipt: Receipt, level: Level) -> Iterator[Problem]:
+    layout, store = reader.spec.layout, reader.store_of(receipt)
     for array, (_, size) in receipt.objects.items():
         name = layout.object_name(array, receipt.unit)
         found = store.stat(name)
         if found != size:
-            yield f"{name} has {'no' if found is None else f'{found:,} of {size:,}'} bytes"
+            yield Problem(_size_says(name, found, size), receipt)
             return
     if level == "quick":
         return
     try:
         arrays = layout.decode_unit(reader.objects(receipt))
-    except (ArchiveError, ValueError, RuntimeError) as error:
-        yield error.value if isinstance(error, ArchiveError) else f"unit {receipt.unit.name}: {error}"
+    except (ArchiveError, ValueError) as error:
+        what = error.value if isinstance(error, ArchiveError) else f"unit {receipt.unit.name}: {error}"
+        yield Problem(what, receipt)
         return
     for problem in _labels(reader, receipt, arrays):
-        yield f"unit {receipt.unit.name}: {problem}"
+        yield Problem(f"unit {receipt.unit.name}: {problem}", receipt)
+
+
+def _size_says(name: str, found: int | None, size: int) -> str:
+    return f"{name} has {'no' if found is None else f'{found:,} of {size:,}'} bytes"
 
 
 def _labels(reader: ArchiveReader, receipt: Receipt, arrays: LabelArrays) -> Iterator[str]:
     labels = reader.spec.labels
     inside = np.zeros(arrays.tail.shape, bool)
     inside[: receipt.rows, : len(receipt.unit.views)] = True
-    ids = np.sort(arrays.idx[inside], axis=1)
+    idx, values, tail = (array[inside] for array in arrays)
+    ids = np.sort(idx, axis=1)
     if (ids >= labels.num_classes).any():
         yield "a class id is not below the number of classes, or a label is missing"
     if (ids[:, 1:] == ids[:, :-1]).any():
         yield "a label has one class twice"
     if (arrays.idx[~inside] != idx_fill(labels.num_classes)).any():
         yield "there are labels outside its rows and views"
-    if (arrays.dq[inside][:, 0] != 0).any():
+    if not (values[:, 0] == 0).all():
         yield "a first rank is not its own reference"
-    if labels.k == labels.num_classes and (arrays.tail[inside] != NO_TAIL).any():
+    if labels.values == "float32" and not (np.diff(values, axis=1) <= 0).all():
+        yield "logits do not fall with rank"
+    label = decode(LabelArrays(idx, values, tail), labels.num_classes)
+    if not _tails_fit(label, labels.num_classes, steps=labels.values == "q8"):
+        yield "a tail is not what its label's last rank allows"
+    if labels.k == labels.num_classes and (label.tail_B != 0).any():
         yield "a label of all classes has a tail"
+
+
+def _tails_fit(labels: Labels, num_classes: int, *, steps: bool) -> bool:
+    """Say whether no class outside a label needs to be more probable than its last one.
+
+    So tail / (1 - tail) <= (C - k) share of the last rank among the kept; of rounded values, each of the
+    tail, that rank and the sum may be off by half a step.
+    """
+    half, others = (VALUE_STEP / 2 if steps else 0), num_classes - labels.class_ids_BK.shape[1]
+    tail_B = labels.tail_B.double().numpy() * np.exp(-half)
+    last_B = labels.relative_logits_BK.double().softmax(1)[:, -1].numpy() * np.exp(2 * half)
+    return bool(((tail_B >= 0) & (tail_B <= (others * last_B + _SLACK) * (1 - tail_B) + _SLACK)).all())
 
 
 def _get(store: Store, name: str) -> bytes | None:

@@ -7,18 +7,25 @@ from typing import Any
 
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
+    AFFINITY_FILE,
     MANIFEST_FILE,
     RECEIPTS,
     SPEC_FILE,
     ArchiveSpec,
+    Digest,
+    Manifest,
     Receipt,
-    manifest_bytes,
+    affinity_bytes,
     open_document,
+    read_affinity_receipt,
+    read_receipt,
     receipt_bytes,
     receipt_name,
     spec_bytes,
+    spec_of,
     zarr_documents,
 )
+from teacher_cache.archive.read import ArchiveReader, read_manifest
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.codec import LabelArrays
@@ -28,8 +35,9 @@ from teacher_cache.store import Store
 class ArchiveWriter:
     """An archive being made. Killing it at any point loses only the unit under way.
 
-    Two writers of one fingerprint do no harm where they write the same bytes: on the same kind of device,
-    with the same batch size. Each object is whole in any case.
+    Several writers of one fingerprint do no harm: on a local store they take turns, and who comes second to
+    a unit leaves the first one's as it is. An object store has no turns to take: there the writers must be
+    of one kind of device and one batch size, so that they write the same bytes.
 
     Args:
         store: Where the archive lies or will lie.
@@ -58,7 +66,7 @@ class ArchiveWriter:
                 "choose a new folder",
             )
         store.put_new(SPEC_FILE, spec_bytes(spec))
-        existing = _existing_spec(store)
+        existing = existing_spec(store)
         if existing.fingerprint != spec.fingerprint:
             raise ArchiveError(
                 f"{store.url} holds labels of another request: {'; '.join(differences(existing, spec))}",
@@ -69,72 +77,163 @@ class ArchiveWriter:
 
     def receipts(self) -> list[Receipt]:
         """Return the receipts of finished units whose objects are there in full size."""
-        found = []
-        for name in self._store.list(RECEIPTS):
-            try:
-                document = open_document(self._store.get(name), name)
-            except ArchiveError:
-                continue  # the unit is computed again, and its receipt replaced
-            receipt = Receipt.from_dict(document["unit"])
-            is_ours = document["fingerprint"] == self.spec.fingerprint and name == receipt_name(receipt.unit)
-            if is_ours and self._layout.holds(receipt.unit) and self._is_whole(receipt):
-                found.append(receipt)
-        return found
+        names = (name for name in self._store.list(RECEIPTS) if name != AFFINITY_FILE)
+        found = (self._receipt(name) for name in names)
+        return [receipt for receipt in found if receipt is not None]
 
-    def _is_whole(self, receipt: Receipt) -> bool:
-        return all(
+    def _receipt(self, name: str) -> Receipt | None:
+        """Return a receipt that counts; a unit without one is computed again, and its receipt replaced."""
+        try:
+            receipt = read_receipt(self._store.get(name), name, self.spec)
+        except (ArchiveError, FileNotFoundError):
+            return None
+        is_whole = all(
             self._store.stat(self._layout.object_name(array, receipt.unit)) == size
             for array, (_, size) in receipt.objects.items()
         )
+        return receipt if is_whole and name == receipt_name(receipt.unit) else None
 
     def commit(self, unit: Unit, labels: LabelArrays, keys_sha256: str) -> Receipt:
-        """Write a unit's objects, then its receipt.
+        """Write a unit's objects, then its receipt, unless another writer just did.
 
         Args:
             unit: What was computed.
-            labels: idx and dq (rows, views, k), tail (rows, views).
+            labels: idx and values (rows, views, k), tail (rows, views).
             keys_sha256: Digest of the rows' keys.
+
+        Returns:
+            The receipt of what then lies there.
         """
-        objects: Mapping[str, bytes] = self._layout.encode_unit(labels)
-        for array, data in objects.items():
-            self._store.put(self._layout.object_name(array, unit), data)
-        receipt = Receipt(
-            unit=unit,
-            rows=labels.idx.shape[0],
-            keys_sha256=keys_sha256,
-            objects={array: (sha256_hex(data), len(data)) for array, data in objects.items()},
-        )
-        self._store.put(receipt_name(unit), receipt_bytes(receipt, self.spec.fingerprint))
+        return self.put_objects(unit, self._layout.encode_unit(labels), labels.idx.shape[0], keys_sha256)
+
+    def put_objects(
+        self, unit: Unit, objects: Mapping[str, bytes], rows: int, keys_sha256: str, *, replace: bool = False
+    ) -> Receipt:
+        """Write a unit from its objects; `replace` also one that has a receipt."""
+        with self._store.exclusive():
+            there = None if replace else self._receipt(receipt_name(unit))
+            if there is not None and there.unit.stop_view >= unit.stop_view:
+                return there
+            if there is not None:
+                raise ArchiveError(
+                    f"unit {unit.name} is finished with views up to {there.unit.stop_view}, "
+                    f"not {unit.stop_view}",
+                    "A finished unit is never rewritten.",
+                    "let one run at a time choose how far a block reaches",
+                )
+            for array, data in objects.items():
+                self._store.put(self._layout.object_name(array, unit), data)
+            receipt = Receipt(unit, rows, keys_sha256, _digests(objects))
+            self._store.put(receipt_name(unit), receipt_bytes(receipt, self.spec.fingerprint))
         return receipt
 
-    def finish(self) -> None:
-        """Write the Zarr documents and, last, the manifest of all finished units."""
+    @property
+    def affinity(self) -> dict[str, Digest] | None:
+        """sha256 and size of each object of the frozen affinity; None if it is not there in full."""
+        try:
+            objects = read_affinity_receipt(self._store.get(AFFINITY_FILE), AFFINITY_FILE, self.spec)
+        except (ArchiveError, FileNotFoundError):
+            return None
+        is_whole = all(
+            self._store.stat(self._layout.affinity_name(array)) == size
+            for array, (_, size) in objects.items()
+        )
+        return objects if is_whole else None
+
+    def freeze_affinity(self, rows: LabelArrays, *, replace: bool = False) -> None:
+        """Write the class affinity and its receipt, unless it is there; `replace` also then."""
+        objects = self._layout.encode_affinity(rows)
+        with self._store.exclusive():
+            if self.affinity is not None and not replace:
+                return
+            for array, data in objects.items():
+                self._store.put(self._layout.affinity_name(array), data)
+            self._store.put(AFFINITY_FILE, affinity_bytes(_digests(objects), self.spec.fingerprint))
+
+    def finish(self, extends: Mapping[str, tuple[Receipt, ...]] | None = None) -> None:
+        """Write the Zarr documents and, last, the manifest of all finished units.
+
+        Args:
+            extends: Receipts of units that lie in other archives, by where these lie from this one; those
+                the archive extends already are kept.
+        """
+        with self._store.exclusive():
+            for name, data in self._closing(extends).items():
+                if self._store.stat(name) != len(data) or self._store.get(name) != data:
+                    self._store.put(name, data)
+
+    def _closing(self, extends: Mapping[str, tuple[Receipt, ...]] | None) -> dict[str, bytes]:
+        """Return the documents that close the archive, the manifest last."""
         receipts = self.receipts()
-        for name, data in zarr_documents(self.spec, receipts).items():
-            self._store.put(name, data)
-        self._store.put(MANIFEST_FILE, manifest_bytes(self.spec, receipts))
+        own = {(receipt.unit.shard, receipt.unit.block) for receipt in receipts}
+        elsewhere = {
+            place: tuple(receipt for receipt in theirs if (receipt.unit.shard, receipt.unit.block) not in own)
+            for place, theirs in {**self.extends, **(extends or {})}.items()
+        }
+        manifest = Manifest(
+            self.spec,
+            self.affinity,
+            tuple(sorted(receipts, key=lambda receipt: receipt.unit)),
+            {place: theirs for place, theirs in elsewhere.items() if theirs},
+        )
+        return {**zarr_documents(self.spec, manifest.all_receipts), MANIFEST_FILE: manifest.to_bytes()}
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the manifest of all finished units is there, and the Zarr documents are."""
-        receipts = self.receipts()
-        wanted = {**zarr_documents(self.spec, receipts), MANIFEST_FILE: manifest_bytes(self.spec, receipts)}
-        return all(
-            self._store.stat(name) == len(data) and self._store.get(name) == data
-            for name, data in wanted.items()
+    def extends(self) -> Mapping[str, tuple[Receipt, ...]]:
+        """Receipts of units in other archives that the manifest refers to; none if there is no manifest."""
+        try:
+            return read_manifest(self._store).extends
+        except ArchiveError:
+            return {}
+
+
+def extension(store: Store, spec: ArchiveSpec, base: ArchiveReader) -> dict[str, tuple[Receipt, ...]]:
+    """Return the units of another archive that an archive can refer to, by where it lies from `store`.
+
+    They are those of the image shards that both datasets begin with, if all else that determines labels is
+    the same. Archives that the other one extends are referred to directly.
+
+    Raises:
+        ArchiveError: Something else is not the same.
+    """
+    ours, theirs = ({**part.identity, "dataset": None} for part in (spec, base.spec))
+    if ours != theirs or spec.views_per_unit != base.spec.views_per_unit:
+        what = _differences("", theirs, ours) or [
+            f"views_per_unit {base.spec.views_per_unit}, not {spec.views_per_unit}"
+        ]
+        raise ArchiveError(
+            f"{base.url} holds labels of another request: {'; '.join(what)}",
+            "Its units cannot stand for those asked for.",
+            "ask for the same recipe, teacher, topk and views per unit, or leave --extends out",
         )
+    here = store.place_of(base.store)
+    pairs = zip(spec.dataset["shards"], base.spec.dataset["shards"], strict=False)
+    same = next((n for n, (a, b) in enumerate(pairs) if tuple(a) != tuple(b)), None)
+    shared = min(len(spec.dataset["shards"]), len(base.spec.dataset["shards"])) if same is None else same
+    found = {}
+    for place, receipts in {"": base.manifest.receipts, **base.manifest.extends}.items():
+        kept = tuple(receipt for receipt in receipts if receipt.unit.shard < shared)
+        where = store.place_of(base.store.beside(place)) if place else here
+        if kept and where != ".":
+            found[where] = kept
+    return found
 
 
-def _existing_spec(store: Store) -> ArchiveSpec:
+def existing_spec(store: Store) -> ArchiveSpec:
     """Read spec.json, or, if it was damaged, make it again from the manifest that holds the same."""
     try:
         document = open_document(store.get(SPEC_FILE), store.path(SPEC_FILE))
-    except DamagedError:
+    except (DamagedError, FileNotFoundError):
         if store.stat(MANIFEST_FILE) is None:
             raise
-        document = open_document(store.get(MANIFEST_FILE), store.path(MANIFEST_FILE))
-        store.put(SPEC_FILE, spec_bytes(ArchiveSpec.from_dict(document["spec"])))
-    return ArchiveSpec.from_dict(document["spec"])
+        spec = read_manifest(store).spec
+        store.put(SPEC_FILE, spec_bytes(spec))
+        return spec
+    return spec_of(document, store.path(SPEC_FILE))
+
+
+def _digests(objects: Mapping[str, bytes]) -> dict[str, Digest]:
+    return {array: (sha256_hex(data), len(data)) for array, data in objects.items()}
 
 
 def differences(ours: ArchiveSpec, theirs: ArchiveSpec) -> list[str]:

@@ -139,7 +139,7 @@ class Index:
 def index_bytes(table: pa.Table) -> bytes:
     """Return the content of index.parquet."""
     sink = io.BytesIO()
-    pq.write_table(table.cast(INDEX_SCHEMA), sink, compression="zstd", use_dictionary=False)
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
     return sink.getvalue()
 
 
@@ -176,7 +176,7 @@ def read_info(store: Store) -> DatasetInfo:
     )
 
 
-def read_index(store: Store, info: DatasetInfo) -> Index:
+def read_index_table(store: Store, info: DatasetInfo) -> pa.Table:
     """Read index.parquet and hold it against dataset.json.
 
     Raises:
@@ -191,4 +191,4 @@ def read_index(store: Store, info: DatasetInfo) -> Index:
             "copy the file again, or pack the dataset again",
         )
     # from memory and without threads: with arrow's and torch's loaded, a short command may abort as it exits
-    return Index(pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False))
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)

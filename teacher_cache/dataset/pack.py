@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +93,7 @@ def pack(
             name = f"shard-{len(shards):06d}.tar"
             with destination.put_file(name) as path:
                 num_samples = _write_tar(path, source, first, samples, shard_size)
-                _index_tar(path, len(shards), columns)
+                index_tar(path, len(shards), columns)
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 shards.append(Shard(name, digest, path.stat().st_size, num_samples))
@@ -212,11 +212,22 @@ def _write_tar(
     return count
 
 
-def _index_tar(path: Path, shard: int, columns: dict[str, list[Any]]) -> None:
-    """Append the place, label and digest of every sample of a tar, in its order, to the index's columns."""
+def index_tar(
+    path: Path, shard: int, columns: dict[str, list[Any]], offsets_of: Mapping[str, str] | None = None
+) -> None:
+    """Append the place, label and digest of every sample of a tar, in its order, to the index's columns.
+
+    Args:
+        path: The tar.
+        shard: Its number.
+        columns: By name; see INDEX_SCHEMA.
+        offsets_of: Further columns: extension -> the one its members' offsets belong in.
+    """
     with path.open("rb") as file, tarfile.open(path, "r:") as tar:
         keys: list[str] = []
         for member in tar:
+            if member.name.startswith("__"):  # WebDataset passes over such members
+                continue
             key, _, extension = member.name.rpartition("/")[2].partition(".")
             key = member.name[: len(member.name) - len(extension) - 1]
             if not keys or keys[-1] != key:
@@ -228,5 +239,7 @@ def _index_tar(path: Path, shard: int, columns: dict[str, list[Any]]) -> None:
                 columns["offset"].append(member.offset_data)
                 columns["size"].append(member.size)
                 columns["sha256"].append(hashlib.sha256(file.read(member.size)).digest())
+            elif offsets_of and extension in offsets_of:
+                columns[offsets_of[extension]].append(member.offset_data)
         columns["key"] += keys
         columns["shard"] += [shard] * len(keys)

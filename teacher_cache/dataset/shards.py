@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from teacher_cache.canonical import sha256_hex
-from teacher_cache.dataset.index import DatasetInfo, Index, read_index, read_info
+from teacher_cache.dataset.index import DatasetInfo, Index, read_index_table, read_info
 from teacher_cache.errors import DatasetError
 from teacher_cache.store import Store
 
@@ -30,7 +30,7 @@ class PackedDataset:
         self.url = url
         self._store = Store(url)
         self.info: DatasetInfo = read_info(self._store)
-        self.index: Index = read_index(self._store, self.info)
+        self.index: Index = Index(read_index_table(self._store, self.info))
         for shard in self.info.shards:
             size = self._store.stat(shard.name)
             if size != shard.num_bytes:

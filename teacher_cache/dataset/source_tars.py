@@ -22,7 +22,7 @@ class TarSource:
         self.keys: list[str] = []
         self.labels: list[int] = []
         for number, file in enumerate(files):
-            for key, members in _samples_of(file):
+            for key, members in samples_of(file):
                 self._append(number, file, key, members)
         if not self.keys:
             raise DatasetError(f"{files[0]} has no samples", "There is nothing to pack.", "check the path")
@@ -54,7 +54,7 @@ class TarSource:
         return Members(data.pop(extension), data)
 
 
-def _samples_of(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+def samples_of(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """Yield (key, extension -> (offset, size)) of a tar; neighbours of one key are one sample."""
     key: str | None = None
     members: dict[str, tuple[int, int]] = {}

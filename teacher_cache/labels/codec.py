@@ -1,13 +1,17 @@
 """Labels <-> the three arrays that are stored. No files here: docs/archive-format.md is this page in prose.
 
 idx   u16 (u32 above 65,535 classes)   class ids by falling probability; the fill value means "no label"
-dq    u8    q = cumsum(dq) along the last axis;  logit_j - logit_0 = -q_j / 16
-tail  u8    probability outside the top k = min(exp(-tail / 16), 1 - k / classes); 255 means none
+q8, eight bits a value:
+    dq    u8    q = cumsum(dq) along the last axis;  logit_j - logit_0 = -q_j / 16
+    tail  u8    probability outside the top k = min(exp(-tail / 16), 1 - k / classes); 255 means none
+float32, exact, for research:
+    rel   f4    logit_j - logit_0
+    tail  f4    probability outside the top k
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +19,20 @@ import torch
 
 from teacher_cache.labels.topk import Labels
 
+Values = Literal["q8", "float32"]
+
 VALUE_STEP = 1 / 16
-"""Nats per step of dq and tail. Finer buys nothing, coarser costs fidelity (docs/archive-format.md)."""
+"""Nats per step of dq and tail. Finer buys nothing, coarser costs fidelity (docs/labels.md)."""
 
 NO_TAIL = 255
 MAX_CLASSES_U16 = 65_535
 
 
 class LabelArrays(NamedTuple):
-    """Labels as stored: idx and dq (..., K), tail (...)."""
+    """Labels as stored: idx and values (..., K), tail (...); values are dq or rel, as their type tells."""
 
     idx: npt.NDArray[Any]
-    dq: npt.NDArray[Any]
+    values: npt.NDArray[Any]
     tail: npt.NDArray[Any]
 
 
@@ -40,14 +46,17 @@ def idx_fill(num_classes: int) -> int:
     return int(np.iinfo(idx_dtype(num_classes)).max)
 
 
-def encode(labels: Labels, num_classes: int) -> LabelArrays:
-    """Quantise labels to eight bits a value.
+def encode(labels: Labels, num_classes: int, values: Values = "q8") -> LabelArrays:
+    """Return labels as they are stored.
 
-    Each gap between neighbours in rank is rounded against what the earlier ranks decode to, so that errors
-    do not add up. A gap above 15.9 nats, a probability ratio under 1.2e-7, is cut to 15.9.
+    Of q8 each gap between neighbours in rank is rounded against what the earlier ranks decode to, so that
+    errors do not add up. A gap above 15.9 nats, a probability ratio under 1.2e-7, is cut to 15.9.
     """
-    relative_BK = labels.relative_logits_BK.cpu().numpy().astype(np.float64)
-    target_BK = np.rint(-relative_BK / VALUE_STEP)
+    idx_BK = labels.class_ids_BK.cpu().numpy().astype(idx_dtype(num_classes))
+    relative_BK, tail_B = labels.relative_logits_BK.cpu().numpy(), labels.tail_B.cpu().numpy()
+    if values == "float32":
+        return LabelArrays(idx_BK, relative_BK.astype("<f4"), tail_B.astype("<f4"))
+    target_BK = np.rint(relative_BK.astype(np.float64) / -VALUE_STEP)
     dq_BK = np.empty(target_BK.shape, np.uint8)
     reached_B = np.zeros(target_BK.shape[0])
     for rank in range(target_BK.shape[1]):
@@ -55,12 +64,8 @@ def encode(labels: Labels, num_classes: int) -> LabelArrays:
         dq_BK[:, rank] = gap_B
         reached_B += gap_B
     with np.errstate(divide="ignore"):
-        tail_B = np.rint(-np.log(labels.tail_B.cpu().numpy().astype(np.float64)) / VALUE_STEP)
-    return LabelArrays(
-        labels.class_ids_BK.cpu().numpy().astype(idx_dtype(num_classes)),
-        dq_BK,
-        np.clip(tail_B, 0, NO_TAIL).astype(np.uint8),
-    )
+        steps_B = np.rint(-np.log(tail_B.astype(np.float64)) / VALUE_STEP)
+    return LabelArrays(idx_BK, dq_BK, np.clip(steps_B, 0, NO_TAIL).astype(np.uint8))
 
 
 def decode(arrays: LabelArrays, num_classes: int) -> Labels:
@@ -68,12 +73,18 @@ def decode(arrays: LabelArrays, num_classes: int) -> Labels:
 
     A tail is never more than 1 - K / C, that of a flat distribution, which eight bits round up to 1.
     """
-    q_BK = np.cumsum(arrays.dq, axis=1, dtype=np.int32)
-    tail_B = np.exp(arrays.tail * np.float32(-VALUE_STEP), dtype=np.float32)
-    tail_B[arrays.tail == NO_TAIL] = 0
-    tail_B = np.minimum(tail_B, np.float32(1 - arrays.idx.shape[1] / num_classes))
+    class_ids_BK = torch.from_numpy(arrays.idx.astype(np.int32))
+    if arrays.values.dtype.kind == "f":
+        relative_BK, tail_B = (part.astype(np.float32) for part in arrays[1:])
+        return Labels(class_ids_BK, torch.from_numpy(relative_BK), torch.from_numpy(tail_B))
+    q_BK = np.cumsum(arrays.values, axis=1, dtype=np.int32)
+    tail_B = np.minimum(_TAILS[arrays.tail], np.float32(1 - arrays.idx.shape[1] / num_classes))
     return Labels(
-        torch.from_numpy(arrays.idx.astype(np.int32)),
+        class_ids_BK,
         torch.from_numpy(q_BK.astype(np.float32) * np.float32(-VALUE_STEP)),
         torch.from_numpy(tail_B),
     )
+
+
+_TAILS = np.append(np.exp(np.arange(NO_TAIL) * -VALUE_STEP), 0).astype(np.float32)
+"""What each value of the stored tail means."""

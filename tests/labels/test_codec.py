@@ -44,7 +44,7 @@ def test_decoding_and_encoding_again_changes_nothing(seed: int, k: int) -> None:
     once = encode(labels_of(seed, k), C)
     again = encode(decode(once, C), C)
     np.testing.assert_array_equal(again.idx, once.idx)
-    np.testing.assert_array_equal(again.dq, once.dq)
+    np.testing.assert_array_equal(again.values, once.values)
 
 
 def test_all_classes_have_no_tail() -> None:
@@ -62,7 +62,7 @@ def test_a_flat_distributions_tail_is_not_rounded_to_everything() -> None:
 
 def test_a_gap_too_wide_for_a_byte_is_cut_and_later_gaps_catch_up() -> None:
     labels = labels_from_logits(torch.tensor([[0.0, -20.0, -25.0]]), 3)
-    assert encode(labels, 3).dq.tolist() == [[0, 255, 145]]
+    assert encode(labels, 3).values.tolist() == [[0, 255, 145]]
 
 
 def test_stored_types_are_small_and_their_fill_is_no_class() -> None:
@@ -73,5 +73,5 @@ def test_stored_types_are_small_and_their_fill_is_no_class() -> None:
 def test_stored_values_are_pinned() -> None:
     arrays = encode(labels_from_logits(torch.tensor([[0.5, 2.0, -1.0, 1.9]]), 3), 4)
     assert arrays.idx.tolist() == [[1, 3, 0]]
-    assert arrays.dq.tolist() == [[0, 2, 22]]
+    assert arrays.values.tolist() == [[0, 2, 22]]
     assert arrays.tail.tolist() == [60]

@@ -1,0 +1,89 @@
+"""Exported tars back to an archive, every tar hashed and read strictly: see tars.py."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from teacher_cache import images
+from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.read_tars import ExportReader
+from teacher_cache.archive.tars import LABELS_EXTENSION, META, arrays_of
+from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.dataset.index import DATASET_FILE
+from teacher_cache.dataset.source_tars import samples_of
+from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.progress import Track
+from teacher_cache.store import Store
+
+
+def import_tars(export: ExportReader, destination: Store, track: Track) -> ArchiveWriter:
+    """Make an archive again of an export's tars: of whole units, the very bytes it was exported from.
+
+    Every tar is hashed and read strictly: names, kinds and sizes of all members are what an export writes.
+
+    Raises:
+        ArchiveError: The views do not begin a block of the archive, or a tar holds anything else.
+        DatasetError: A tar holds links, odd names or duplicates.
+    """
+    spec = export.spec
+    units = spec.layout.units(export.views[0], export.views[-1] + 1)
+    writer = ArchiveWriter.open(destination, spec)
+    affinity = export.affinity_arrays()
+    if affinity is not None:
+        writer.freeze_affinity(affinity)
+    with track("import", len(export.info.shards), "shards") as advance:
+        for number, shard in enumerate(export.info.shards):
+            with export.store.local_copy(shard.name) as path:
+                _check_tar(path, export, number)
+            records_RV = export.records(number)
+            first = number * export.info.samples_per_shard
+            keys_sha256 = export.index.keys_sha256(first, first + shard.num_samples)
+            for unit in units:
+                if unit.shard == number:
+                    writer.commit(unit, arrays_of(records_RV[:, _places(unit, export.views[0])]), keys_sha256)
+            advance(1)
+    writer.finish()
+    return writer
+
+
+def _places(unit: Unit, first_view: int) -> slice:
+    return slice(unit.first_view - first_view, unit.stop_view - first_view)
+
+
+def _check_tar(path: Path, export: ExportReader, shard: int) -> None:
+    """Refuse a tar that is not byte for byte what was exported, or that holds anything an export does not."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    info = export.info.shards[shard]
+    if digest != info.sha256:
+        raise DamagedError(
+            f"{path} does not have the sha256 in {DATASET_FILE}",
+            "Its labels cannot be trusted.",
+            "copy the export again",
+        )
+    first, row = shard * export.info.samples_per_shard, 0
+    for key, members in samples_of(path):
+        if key.startswith("__"):
+            odd = {f"{key}.{extension}" for extension in members} - set(_meta_names())
+        else:
+            images_of = [extension for extension in members if extension in images.EXTENSIONS]
+            odd = set(members) - {"cls", LABELS_EXTENSION, *images_of[:1]}
+            if (
+                row >= info.num_samples
+                or key != export.index.key(first + row)
+                or len(members) - len(odd) != 3
+            ):
+                odd = {key}
+            row += 1
+        if odd:
+            raise ArchiveError(
+                f"{path} holds {', '.join(sorted(odd))}",
+                "An export holds of each sample its image, cls and labels.npy, and nothing else.",
+                "export the archive again, with this program",
+            )
+
+
+def _meta_names() -> Iterator[str]:
+    return (f"{META}/{name}" for name in ("spec.json", "affinity.npy"))

@@ -1,0 +1,55 @@
+"""Merging archives of one fingerprint that were made apart: their units, hashed and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from teacher_cache.archive.manifest import Receipt
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.errors import ArchiveError
+from teacher_cache.progress import Track
+from teacher_cache.store import Store
+
+
+def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) -> list[str]:
+    """Copy every unit of some archives into one, new or of the same fingerprint.
+
+    Of a unit that several have, the first is kept: on one kind of device they are the same bytes. So is the
+    first class affinity. What an archive extends is copied too, so the result stands alone.
+
+    Returns:
+        Names of units whose bytes were not the same everywhere.
+
+    Raises:
+        ArchiveError: The fingerprints or the sizes of units differ, or a unit is damaged.
+    """
+    writer = ArchiveWriter.open(destination, sources[0].spec)
+    for source in sources:
+        if source.spec.fingerprint != writer.spec.fingerprint:
+            ArchiveWriter.open(destination, source.spec)  # says what differs
+        if source.spec.views_per_unit != writer.spec.views_per_unit:
+            raise ArchiveError(
+                f"{source.url} has {source.spec.views_per_unit} views a unit, {destination.url} "
+                f"{writer.spec.views_per_unit}",
+                "Units of two sizes cannot lie in one archive.",
+                "extract one of them again, with the other's --views-per-unit",
+            )
+    affinity = sources[0].affinity_arrays()
+    if affinity is not None:
+        writer.freeze_affinity(affinity)
+    differ = []
+    with track("merge", sum(len(source.receipts) for source in sources), "units") as advance:
+        for source in sources:
+            for receipt in source.receipts:
+                if not _same(writer, source, receipt):
+                    differ.append(receipt.unit.name)
+                advance(1)
+    writer.finish()
+    return differ
+
+
+def _same(writer: ArchiveWriter, source: ArchiveReader, receipt: Receipt) -> bool:
+    objects = source.objects(receipt)
+    kept = writer.put_objects(receipt.unit, objects, receipt.rows, receipt.keys_sha256)
+    return kept.objects == receipt.objects

@@ -1,0 +1,18 @@
+"""Labels of any kind by where they lie: an archive, or tars that were exported from one."""
+
+from __future__ import annotations
+
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.read_tars import ExportReader
+from teacher_cache.archive.source import LabelSource
+from teacher_cache.archive.tars import EXPORT_FILE
+from teacher_cache.store import Store
+
+
+def open_labels(url: str) -> LabelSource:
+    """Open an archive or an export.
+
+    Raises:
+        ArchiveError: It is neither, or is not finished or damaged.
+    """
+    return ExportReader(url) if Store(url).stat(EXPORT_FILE) is not None else ArchiveReader(url)

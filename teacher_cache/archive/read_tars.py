@@ -1,0 +1,151 @@
+"""Reading labels that lie beside the images, in exported tars: see tars.py."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from teacher_cache.archive.manifest import ArchiveSpec
+from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache.archive.tars import (
+    AFFINITY_FILE,
+    EXPORT_FILE,
+    OFFSETS_COLUMN,
+    affinity_dtype,
+    arrays_of,
+    npy_bytes,
+    read_export,
+    record_dtype,
+)
+from teacher_cache.canonical import sha256_hex
+from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, Index, read_index_table, read_info
+from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.labels.codec import LabelArrays, decode
+from teacher_cache.labels.topk import Labels
+from teacher_cache.store import Store
+
+
+class ExportReader(LabelSource):
+    """Labels that lie beside the images, in exported tars. Cheap to pickle.
+
+    Args:
+        url: The export's folder, or any URL fsspec opens.
+
+    Raises:
+        ArchiveError: It is no export, or its documents are damaged or of an unknown version.
+        DatasetError: Its dataset.json or index.parquet is damaged.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.store = Store(url)
+        self._fields = read_export(self.store)
+        self.spec = ArchiveSpec.from_dict(self._fields["spec"])
+        self.views = list(range(*self._fields["views"]))
+        self.info = read_info(self.store)
+        table = read_index_table(self.store, self.info)
+        self.index = Index(table)
+        self._dtype = record_dtype(self.spec.layout)
+        self._header = npy_bytes(np.empty(len(self.views), self._dtype))[
+            : -len(self.views) * self._dtype.itemsize
+        ]
+        shapes = [shard.num_samples for shard in self.info.shards]
+        wanted = [count for _, count in self.spec.dataset["shards"]]
+        if (
+            self.info.sha256 != self._fields["dataset_sha256"]
+            or shapes != wanted
+            or OFFSETS_COLUMN not in table.column_names
+        ):
+            raise DamagedError(
+                f"{url} is damaged: its {DATASET_FILE} is not of its {EXPORT_FILE}",
+                "Labels would be read from other places.",
+                "export the archive again",
+            )
+        self._offsets_N: npt.NDArray[np.int64] = table[OFFSETS_COLUMN].to_numpy()
+        self._hashed: set[int] = set()
+
+    def __reduce__(self) -> tuple[type[ExportReader], tuple[str]]:
+        return ExportReader, (self.url,)
+
+    def _is_of(self, dataset: DatasetInfo) -> bool:
+        return dataset.sha256 == self.info.sha256 or super()._is_of(dataset)
+
+    @functools.cached_property
+    def affinity(self) -> Labels | None:  # type: ignore[override]
+        """The class affinity, or None where no label has a tail. Raises ArchiveError if it is damaged."""
+        rows = self.affinity_arrays()
+        return None if rows is None else decode(rows, self.spec.labels.num_classes)
+
+    def affinity_arrays(self) -> LabelArrays | None:
+        """Return the class affinity as it is stored; see `affinity`."""
+        if self._fields["affinity_sha256"] is None:
+            return None
+        data = self.store.get(AFFINITY_FILE) if self.store.stat(AFFINITY_FILE) is not None else b""
+        dtype, count = affinity_dtype(self.spec), self.spec.labels.num_classes + 1
+        if sha256_hex(data) != self._fields["affinity_sha256"] or len(data) <= count * dtype.itemsize:
+            raise self._damaged(f"{AFFINITY_FILE} does not have the sha256 in {EXPORT_FILE}")
+        return arrays_of(np.frombuffer(data[-count * dtype.itemsize :], dtype))
+
+    def labels(self, shard: int, view: int) -> Labels:
+        """Return the labels of one view of all samples of a shard, in order; see LabelSource."""
+        if view not in self.views or not 0 <= shard < len(self.info.shards):
+            raise ArchiveError(
+                f"export {self.url} has no labels of view {view} of shard {shard}",
+                f"It holds views {view_ranges(self.views)}.",
+                "export more views, or ask for fewer",
+            )
+        place = view - self.views[0]
+        if shard not in self._hashed:
+            records_R = self.records(shard)[:, place]
+            self._hashed.add(shard)
+        else:
+            starts = self._starts(shard) + len(self._header) + place * self._dtype.itemsize
+            records_R = np.frombuffer(self._read(shard, starts, self._dtype.itemsize), self._dtype)
+        if not (records_R["idx"] < self.spec.labels.num_classes).all():
+            raise self._damaged(
+                f"a class id in {self.info.shards[shard].name} is not below the number of classes"
+            )
+        return decode(arrays_of(records_R), self.spec.labels.num_classes)
+
+    def records(self, shard: int) -> npt.NDArray[np.void]:
+        """Return a shard's labels, (rows, views), hashed.
+
+        Raises:
+            DamagedError: They are not those that were exported.
+        """
+        size = len(self._header) + len(self.views) * self._dtype.itemsize
+        data = self._read(shard, self._starts(shard), size)
+        rows_RN = np.frombuffer(data, np.uint8).reshape(-1, size)
+        header_N = np.frombuffer(self._header, np.uint8)
+        body = np.ascontiguousarray(rows_RN[:, len(header_N) :])
+        if (rows_RN[:, : len(header_N)] != header_N).any() or (
+            sha256_hex(body.data) != self._fields["labels_sha256"][shard]
+        ):
+            raise self._damaged(
+                f"the labels in {self.info.shards[shard].name} do not have the sha256 in {EXPORT_FILE}"
+            )
+        return body.view(self._dtype)
+
+    def _starts(self, shard: int) -> npt.NDArray[np.int64]:
+        first = shard * self.info.samples_per_shard
+        return self._offsets_N[first : first + self.info.shards[shard].num_samples]
+
+    def _read(self, shard: int, starts: npt.NDArray[np.int64], size: int) -> bytes:
+        spans = list(zip(starts.tolist(), (starts + size).tolist(), strict=True))
+        name = self.info.shards[shard].name
+        try:
+            data = b"".join(self.store.get_ranges(name, spans))
+        except (OSError, ValueError) as error:
+            raise self._damaged(f"{name} cannot be read: {error}") from error
+        if len(data) != size * len(spans):
+            raise self._damaged(f"{name} ends before its labels do")
+        return data
+
+    def _damaged(self, what: str) -> DamagedError:
+        return DamagedError(
+            f"export {self.url} is damaged: {what}",
+            "Its labels cannot be trusted, and none are given.",
+            "copy the export again, or export the archive again",
+        )

@@ -1,0 +1,77 @@
+"""Where labels come from: what an archive and its export have in common for those who read them."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+from teacher_cache.archive.manifest import ArchiveSpec
+from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.errors import ArchiveError
+from teacher_cache.labels.topk import Labels
+from teacher_cache.views import recipe as recipes
+from teacher_cache.views.probe import check_probe
+from teacher_cache.views.recipe import Recipe
+
+
+class LabelSource(abc.ABC):
+    """Labels of views of a packed dataset: archive/read.py, archive/tars.py. Cheap to pickle.
+
+    Attributes:
+        url: Where it lies.
+        spec: What was labelled, by whom, and what the numbers mean.
+        views: The view indices that every sample has, rising.
+        affinity: The class affinity (labels/affinity.py), or None where no label has a tail.
+    """
+
+    url: str
+    spec: ArchiveSpec
+    views: list[int]
+    affinity: Labels | None
+
+    @abc.abstractmethod
+    def labels(self, shard: int, view: int) -> Labels:
+        """Return the labels of one view of all samples of a shard, in order.
+
+        Raises:
+            ArchiveError: They are not there, or are damaged; names the place.
+        """
+
+    @property
+    def recipe(self) -> Recipe:
+        """The augmentation that was labelled."""
+        return recipes.from_dict(self.spec.recipe)
+
+    def check_replay(self, dataset: DatasetInfo) -> None:
+        """Refuse to pair these labels with images or views they were not made for.
+
+        Raises:
+            ArchiveError: Another class list or dataset.
+            RecipeError: This machine's libraries render other pixels.
+        """
+        if dataset.classes_sha256 != self.spec.labels.classes_sha256:
+            raise ArchiveError(
+                f"archive {self.url} labels {self.spec.labels.num_classes} classes of another class list "
+                f"than the dataset's {len(dataset.classes)}",
+                "Its class ids would mean other classes.",
+                "give --data the dataset that was labelled",
+            )
+        if not self._is_of(dataset):
+            raise ArchiveError(
+                f"archive {self.url} labels dataset {self.spec.dataset['sha256'][:12]}, "
+                f"not {dataset.sha256[:12]}",
+                "Each image would get another image's label.",
+                "give --data the dataset that was labelled, or extract labels for this one",
+            )
+        check_probe(self.recipe, self.spec.probe_sha256, self.spec.made_with)
+
+    def _is_of(self, dataset: DatasetInfo) -> bool:
+        return dataset.sha256 == self.spec.dataset["sha256"]
+
+
+def view_ranges(views: Sequence[int]) -> str:
+    """Say which views there are: "0:4, 8:12", or "none"."""
+    there = set(views)
+    starts = [view for view in views if view - 1 not in there]
+    stops = [view + 1 for view in views if view + 1 not in there]
+    return ", ".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True)) or "none"

@@ -1,0 +1,75 @@
+"""The class affinity: which classes a teacher also thinks of when it thinks of one.
+
+Calibrated once per archive, from the teacher's probabilities p of a fixed set of views:
+
+    A[c] = sum over views of p_c p, plus half the mean p; divided by its sum
+    A[C] = the mean p
+
+So A[c] is the mean output where the teacher thinks of c, and the mean output of all where it never does. Each
+row is kept as a label is: its largest entries, and their tail, spread evenly. They spread labels' tails, at
+no byte per label: labels/tails.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from teacher_cache.labels.topk import Labels, labels_from_logits
+
+ENTRIES = 128
+"""Classes kept of a row: fewer cost fidelity, more gain none (docs/labels.md)."""
+VIEWS_PER_CLASS = 20
+"""Views calibrated on, per class: more gain little (docs/labels.md)."""
+_PRIOR_VIEWS = 0.5
+"""Weight of the mean output in each row, in views: a class that was never thought of has a row too."""
+
+
+def affinity_rule(k: int, num_classes: int) -> dict[str, Any] | None:
+    """Return how an archive's affinity is calibrated, as its spec says it; None where no label has a tail."""
+    if k == num_classes:
+        return None
+    return {"entries": min(ENTRIES, num_classes), "views_per_class": VIEWS_PER_CLASS}
+
+
+def calibration_rows_views(
+    num_rows: int, num_views: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the fixed set of views: rows (N,) and view indices (N,).
+
+    Rows evenly over the dataset, each in view 0; where there are fewer rows than views, all rows in view 0,
+    then in view 1, and so on.
+    """
+    numbers_N = np.arange(num_views, dtype=np.int64)
+    if num_views <= num_rows:
+        return numbers_N * num_rows // num_views, np.zeros_like(numbers_N)
+    return numbers_N % num_rows, numbers_N // num_rows
+
+
+class AffinitySum:
+    """The sum over views that a class affinity is made of, on the device of what it is given."""
+
+    def __init__(self) -> None:
+        self._sum_CC: torch.Tensor | None = None
+        self._sum_C: torch.Tensor | None = None
+        self._num_views = 0
+
+    def add(self, logits_BC: torch.Tensor) -> None:
+        """Add B views' dense logits."""
+        probabilities_BC = logits_BC.float().softmax(1)
+        products_CC, total_C = probabilities_BC.T @ probabilities_BC, probabilities_BC.sum(0)
+        self._sum_CC = products_CC if self._sum_CC is None else self._sum_CC.add_(products_CC)
+        self._sum_C = total_C if self._sum_C is None else self._sum_C.add_(total_C)
+        self._num_views += len(logits_BC)
+
+    def rows(self, entries: int) -> Labels:
+        """Return the affinity: a label per class, and one of the mean output, (C + 1, entries)."""
+        assert self._sum_CC is not None
+        assert self._sum_C is not None
+        mean_C = self._sum_C / self._num_views
+        whole_RC = torch.cat([self._sum_CC + _PRIOR_VIEWS * mean_C, mean_C[None]])
+        floor = torch.finfo(torch.float32).tiny
+        return Labels(*(part.cpu() for part in labels_from_logits(whole_RC.clamp_min(floor).log(), entries)))

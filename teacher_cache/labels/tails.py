@@ -1,0 +1,66 @@
+"""What a label says of the classes it does not name: its tail mass, spread by one of four rules.
+
+With p the probabilities of the k kept classes, m the tail mass, and O the C - k classes outside:
+
+    affinity      t_c = m a_c / sum over O of a,
+                  log a = 1.4 sum over kept j of (p_j / sum of p) log A[j] - 0.4 log A[C]
+    uniform       t_c = m / (C - k)
+    bucket        only the sum over O is known: m
+    renormalised  t_c = 0, and p is divided by its sum
+
+A is the archive's class affinity (labels/affinity.py), A[C] its mean output: a is a geometric mean of the
+rows of the kept classes, sharpened away from what the teacher thinks of anyway, for a class that several rows
+name is likelier than each row knows. Kept classes have t_c = p_c, but where renormalised. The rule is a
+choice of whoever trains, not of the archive.
+
+Shapes: B views, K kept, C classes, R = C + 1 rows of A, N entries of each, J = K + 1 rows a label draws on.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from teacher_cache.labels.topk import Labels
+
+POWER = 1.4
+"""Of the geometric mean: lower costs fidelity at small k, higher at large k (docs/labels.md)."""
+
+
+def kept_log_probabilities(labels: Labels) -> torch.Tensor:
+    """Return log p of the kept classes, (B, K)."""
+    return labels.relative_logits_BK.log_softmax(1) + torch.log1p(-labels.tail_B)[:, None]
+
+
+def dense_probabilities(labels: Labels, num_classes: int, affinity: Labels | None) -> torch.Tensor:
+    """Return t of all classes, (B, C), the tail spread by the affinity, or evenly where that is None."""
+    class_ids_BK = labels.class_ids_BK.long()
+    count, k = class_ids_BK.shape
+    kept_BK = kept_log_probabilities(labels).exp()
+    if k == num_classes:
+        return torch.empty(count, num_classes, device=kept_BK.device).scatter(1, class_ids_BK, kept_BK)
+    shape_BC = (
+        torch.ones(count, num_classes, device=kept_BK.device)
+        if affinity is None
+        else _affinity_shape(labels, num_classes, affinity)
+    )
+    shape_BC = shape_BC.scatter(1, class_ids_BK, 0.0)
+    tail_BC = shape_BC * (labels.tail_B / shape_BC.sum(1))[:, None]
+    return tail_BC.scatter(1, class_ids_BK, kept_BK)
+
+
+def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels) -> torch.Tensor:
+    """Return a, (B, C), up to a factor per view."""
+    entries = affinity.class_ids_BK.shape[1]
+    rows_RN = kept_log_probabilities(affinity)
+    rest_R = (affinity.tail_B / max(num_classes - entries, 1)).log().minimum(rows_RN[:, -1])
+    rest_R = rest_R.where(affinity.tail_B > 0, rows_RN[:, -1])
+    classes_BK = labels.class_ids_BK.long()
+    mean_B1 = torch.full_like(classes_BK[:, :1], num_classes)
+    rows_BJ = torch.cat([classes_BK, mean_B1], dim=1)
+    weights_BK = POWER * labels.relative_logits_BK.softmax(1)
+    weights_BJ = torch.cat([weights_BK, torch.full_like(weights_BK[:, :1], 1 - POWER)], dim=1)
+    above_BJN = (rows_RN - rest_R[:, None])[rows_BJ] * weights_BJ[:, :, None]
+    ids_BM = affinity.class_ids_BK.long()[rows_BJ].flatten(1)
+    shape_BC = torch.zeros(len(classes_BK), num_classes, device=ids_BM.device)
+    shape_BC.scatter_add_(1, ids_BM, above_BJN.flatten(1))
+    return (shape_BC - shape_BC.amax(1, keepdim=True)).exp()
