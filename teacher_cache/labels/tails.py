@@ -3,7 +3,8 @@
 With p the probabilities of the k kept classes, m the tail mass, and O the C - k classes outside:
 
     affinity      t_c = m a_c / sum over O of a,
-                  log a = 1.4 sum over kept j of (p_j / sum of p) log A[j] - 0.4 log A[C]
+                  log a = b sum over kept j of (p_j / sum of p) log A[j] + (1 - b) log A[C]
+                  b = 1 + 0.4 (1 - k / C)^2
     uniform       t_c = m / (C - k)
     bucket        only the sum over O is known: m
     renormalised  t_c = 0, and p is divided by its sum
@@ -22,8 +23,13 @@ import torch
 
 from teacher_cache.labels.topk import Labels
 
-POWER = 1.4
-"""Of the geometric mean: lower costs fidelity at small k, higher at large k (docs/labels.md)."""
+_MOST_SHARPENING = 0.4
+"""Of b - 1: more gains at small k what it loses at large k (docs/labels.md)."""
+
+
+def sharpening(k: int, num_classes: int) -> float:
+    """Return b: the more classes a label names, the less the others follow from them."""
+    return 1 + _MOST_SHARPENING * (1 - k / num_classes) ** 2
 
 
 def kept_log_probabilities(labels: Labels) -> torch.Tensor:
@@ -31,8 +37,17 @@ def kept_log_probabilities(labels: Labels) -> torch.Tensor:
     return labels.relative_logits_BK.log_softmax(1) + torch.log1p(-labels.tail_B)[:, None]
 
 
-def dense_probabilities(labels: Labels, num_classes: int, affinity: Labels | None) -> torch.Tensor:
-    """Return t of all classes, (B, C), the tail spread by the affinity, or evenly where that is None."""
+def dense_probabilities(
+    labels: Labels, num_classes: int, affinity: Labels | None, power: float | None = None
+) -> torch.Tensor:
+    """Return t of all classes, (B, C), the tail spread by the affinity, or evenly where that is None.
+
+    Args:
+        labels: What is known.
+        num_classes: C.
+        affinity: The archive's.
+        power: b, if not what `sharpening` says.
+    """
     class_ids_BK = labels.class_ids_BK.long()
     count, k = class_ids_BK.shape
     kept_BK = kept_log_probabilities(labels).exp()
@@ -41,14 +56,14 @@ def dense_probabilities(labels: Labels, num_classes: int, affinity: Labels | Non
     shape_BC = (
         torch.ones(count, num_classes, device=kept_BK.device)
         if affinity is None
-        else _affinity_shape(labels, num_classes, affinity)
+        else _affinity_shape(labels, num_classes, affinity, power or sharpening(k, num_classes))
     )
     shape_BC = shape_BC.scatter(1, class_ids_BK, 0.0)
     tail_BC = shape_BC * (labels.tail_B / shape_BC.sum(1))[:, None]
     return tail_BC.scatter(1, class_ids_BK, kept_BK)
 
 
-def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels) -> torch.Tensor:
+def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels, power: float) -> torch.Tensor:
     """Return a, (B, C), up to a factor per view."""
     entries = affinity.class_ids_BK.shape[1]
     rows_RN = kept_log_probabilities(affinity)
@@ -57,8 +72,8 @@ def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels) -> torch
     classes_BK = labels.class_ids_BK.long()
     mean_B1 = torch.full_like(classes_BK[:, :1], num_classes)
     rows_BJ = torch.cat([classes_BK, mean_B1], dim=1)
-    weights_BK = POWER * labels.relative_logits_BK.softmax(1)
-    weights_BJ = torch.cat([weights_BK, torch.full_like(weights_BK[:, :1], 1 - POWER)], dim=1)
+    weights_BK = power * labels.relative_logits_BK.softmax(1)
+    weights_BJ = torch.cat([weights_BK, torch.full_like(weights_BK[:, :1], 1 - power)], dim=1)
     above_BJN = (rows_RN - rest_R[:, None])[rows_BJ] * weights_BJ[:, :, None]
     ids_BM = affinity.class_ids_BK.long()[rows_BJ].flatten(1)
     shape_BC = torch.zeros(len(classes_BK), num_classes, device=ids_BM.device)

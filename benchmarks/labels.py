@@ -1,0 +1,280 @@
+"""Labels against those of TinyViT, FKD and ml-dr: bytes, what is lost, and how fast they are read.
+
+    python -m benchmarks.labels --data PACKED --teacher MODEL --checkpoint FILE [--study]
+
+A teacher's logits of views of a packed dataset are computed once. For each k every format writes the labels
+of all of them, as its own writer does, and reads them again. Bytes are all files of a format over its labels,
+keys too. The KL is from the teacher's whole softmax to what a reader makes of a label, over the views that
+the class affinity was not calibrated on. Reading is timed on one core: ours by views of shards, as the
+stream reads; the peers' by labels in a random order, as their loaders do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import environment, write_json
+from benchmarks.label_peers import PEERS, Peer
+from benchmarks.label_study import figure, study
+from pipelines.extract import archive_spec
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.batch import BatchRenderer
+from teacher_cache.commandline import Command, at_least, run_single
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.extract import unit_loads
+from teacher_cache.labels.affinity import AffinitySum, affinity_rule, calibration_rows_views
+from teacher_cache.labels.codec import encode
+from teacher_cache.labels.tails import dense_probabilities
+from teacher_cache.labels.topk import Labels, labels_from_logits
+from teacher_cache.logits import teacher_logits
+from teacher_cache.models import resolve_device
+from teacher_cache.progress import console
+from teacher_cache.store import Store
+from teacher_cache.teacher import Teacher, build_teacher
+from teacher_cache.views import recipe as recipes
+
+_BATCH = 256
+_SPEED_K = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsConfig:
+    """Compare stored labels with those of TinyViT, FKD and ml-dr, over the same logits."""
+
+    data: str
+    """A packed dataset."""
+    teacher: str
+    """A timm model."""
+    checkpoint: str
+    """Its weights."""
+    recipe: str = "rrc"
+    """A named recipe or a YAML file."""
+    img_size: int = 56
+    """Side of a view in pixels."""
+    views: int = 32
+    """Views of each sample."""
+    rows: int = 4000
+    """Samples, of the first shard."""
+    topk: tuple[int, ...] = (3, 5, 10, 20, 50, 100)
+    """Classes kept, each in turn."""
+    repeats: int = 5
+    """Timed readings of each format."""
+    workers: int = 1
+    """Processes that render."""
+    study: bool = False
+    """Also compare choices that the format could have made."""
+    figure: str | None = None
+    """Draw bytes against KL into this PNG."""
+    json: str | None = None
+    """Write the result to this file."""
+
+    def __post_init__(self) -> None:
+        at_least("--views", self.views, 2)
+        at_least("--rows", self.rows, 1)
+        at_least("--repeats", self.repeats, 1)
+
+
+def _logits(config: LabelsConfig, dataset: PackedDataset, teacher: Teacher) -> torch.Tensor:
+    """Return the teacher's logits (rows, views, classes)."""
+    renderer = BatchRenderer(dataset, recipes.load(config.recipe, config.img_size))
+    rows = range(min(config.rows, len(dataset.rows_of(0))))
+    found_RVC = torch.empty(len(rows), config.views, teacher.spec.num_classes)
+    loads = unit_loads(rows, range(config.views), _BATCH, renderer.mixing)
+    with console("logits", len(rows) * config.views, "views") as advance:
+        for batch, logits_BC in teacher_logits(
+            renderer, teacher, loads, workers=config.workers, what="the benchmark"
+        ):
+            found_RVC[batch.rows_B, batch.views_B] = logits_BC.cpu()
+            advance(len(batch.rows_B))
+    return found_RVC
+
+
+def _write_ours(
+    config: LabelsConfig, dataset: PackedDataset, teacher: Teacher, logits_RVC: torch.Tensor, k: int, url: str
+) -> int:
+    """Write an archive of the logits; return the first view the affinity was not calibrated on."""
+    recipe = recipes.load(config.recipe, config.img_size)
+    spec = archive_spec(dataset.info, recipe, teacher.spec, k, "q8", config.views)
+    num_rows, _, num_classes = logits_RVC.shape
+    # the rows that are labelled stand for the dataset
+    spec = dataclasses.replace(
+        spec, dataset={**spec.dataset, "shards": [(dataset.info.shards[0].sha256, num_rows)]}
+    )
+    writer = ArchiveWriter.open(Store(url), spec)
+    rule = affinity_rule(k, num_classes)
+    assert rule is not None
+    rows_N, views_N = calibration_rows_views(num_rows, rule["views_per_class"] * num_classes)
+    total = AffinitySum()
+    total.add(logits_RVC[rows_N, views_N])
+    writer.freeze_affinity(encode(total.rows(rule["entries"]), num_classes))
+    (unit,) = spec.layout.units(0, config.views)
+    arrays = encode(labels_from_logits(logits_RVC.flatten(0, 1), k), num_classes)
+    shaped = type(arrays)(*(part.reshape(num_rows, config.views, *part.shape[1:]) for part in arrays))
+    writer.commit(unit, shaped, dataset.index.keys_sha256(0, num_rows))
+    writer.finish()
+    return int(views_N.max()) + 1
+
+
+def kl(logits_BC: torch.Tensor, probabilities_BC: torch.Tensor) -> float:
+    """Return the mean KL from the softmax of logits to probabilities, in nats."""
+    full_BC = logits_BC.double().log_softmax(1)
+    floor = torch.finfo(torch.float32).tiny
+    given_BC = probabilities_BC.double().clamp_min(floor).log()
+    return float((full_BC.exp() * (full_BC - given_BC)).sum(1).mean())
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _smeared(class_ids_BK: torch.Tensor, shares_BK: torch.Tensor, num_classes: int) -> torch.Tensor:
+    rest_B = (1 - shares_BK.sum(1)).clamp_min(0) / (num_classes - class_ids_BK.shape[1])
+    return rest_B[:, None].repeat(1, num_classes).scatter(1, class_ids_BK, shares_BK)
+
+
+def _rate(read: Callable[[], int], repeats: int) -> list[float]:
+    """Return labels per second of each repeat, on one core."""
+    cores = os.sched_getaffinity(0)
+    threads = torch.get_num_threads()
+    os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    rates = []
+    try:
+        read()  # every object hashed and in the page cache
+        for _ in range(repeats):
+            start_s = time.perf_counter()
+            count = read()
+            rates.append(count / (time.perf_counter() - start_s))
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+    return rates
+
+
+def _measure_ours(
+    config: LabelsConfig, url: str, first_view: int, logits_RVC: torch.Tensor
+) -> dict[str, Any]:
+    reader = ArchiveReader(url)
+    num_rows, num_views, num_classes = logits_RVC.shape
+    found: dict[str, Any] = {"bytes": _folder_bytes(Path(url)) / (num_rows * num_views)}
+    for name, affinity in (("affinity", reader.affinity), ("uniform", None)):
+        of_views = [
+            kl(logits_RVC[:, view], dense_probabilities(reader.labels(0, view), num_classes, affinity))
+            for view in range(first_view, num_views)
+        ]
+        found[f"kl_{name}"] = statistics.fmean(of_views)
+
+    def read() -> int:
+        return sum(len(reader.labels(0, view).tail_B) for view in range(num_views))
+
+    if reader.spec.labels.k == _SPEED_K:
+        found["labels_per_s"] = _rate(read, config.repeats)
+    return found
+
+
+def _measure_peer(
+    config: LabelsConfig, peer: Peer, labels: Labels, first_view: int, logits_RVC: torch.Tensor
+) -> dict[str, Any]:
+    num_rows, num_views, num_classes = logits_RVC.shape
+    shares_BK = (1 - labels.tail_B)[:, None] * labels.relative_logits_BK.softmax(1)
+    shape = (num_rows, num_views, -1)
+    peer.write(labels.class_ids_BK.reshape(shape).numpy().astype(np.int64), shares_BK.reshape(shape).numpy())
+    found: dict[str, Any] = {"bytes": peer.num_bytes() / (num_rows * num_views)}
+    of_views = []
+    for view in range(first_view, min(first_view + 2, num_views)):
+        records = [peer.read(row, view) for row in range(num_rows)]
+        ids_BK, read_BK = (np.stack(part) for part in zip(*records, strict=True))
+        dense = _smeared(
+            torch.from_numpy(ids_BK.astype(np.int64)),
+            torch.from_numpy(read_BK.astype(np.float32)),
+            num_classes,
+        )
+        of_views.append(kl(logits_RVC[:, view], dense))
+    found["kl"] = statistics.fmean(of_views)
+    order = np.random.default_rng(0).permutation(num_rows)[:2000].tolist()
+
+    def read() -> int:
+        return sum(1 for row in order if peer.read(row, first_view) is not None)
+
+    if peer.k == _SPEED_K:
+        found["labels_per_s"] = _rate(read, config.repeats)
+    return found
+
+
+def _run(config: LabelsConfig) -> int:
+    dataset = PackedDataset(config.data)
+    teacher = build_teacher(
+        config.teacher,
+        num_classes=len(dataset.info.classes),
+        classes_sha256=dataset.info.classes_sha256,
+        img_size=config.img_size,
+        device=resolve_device("auto"),
+        checkpoint=config.checkpoint,
+    )
+    logits_RVC = _logits(config, dataset, teacher)
+    keys = [dataset.index.key(row) for row in range(len(logits_RVC))]
+    some_RVC, truth_R = logits_RVC[:, ::8], torch.tensor(dataset.index.labels_N[: len(keys)])
+    top1 = float((some_RVC.argmax(2) == truth_R[:, None]).float().mean())
+    confidence = float(some_RVC.softmax(2).amax(2).mean())
+    print(f"teacher: {top1:.1%} top-1 on these views, mean largest probability {confidence:.3f}")
+    by_k: dict[int, dict[str, dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for k in config.topk:
+            url = f"{folder}/ours-{k}"
+            first_view = _write_ours(config, dataset, teacher, logits_RVC, k, url)
+            formats = {"ours": _measure_ours(config, url, first_view, logits_RVC)}
+            labels = labels_from_logits(logits_RVC.flatten(0, 1), k)
+            for kind in PEERS:
+                peer = kind(Path(folder, f"{kind.name}-{k}"), keys, k)
+                formats[kind.name] = _measure_peer(config, peer, labels, first_view, logits_RVC)
+            by_k[k] = formats
+            _show(k, formats)
+    result: dict[str, Any] = {
+        "environment": environment(("torch", "timm", "zarr", "numcodecs")),
+        "config": dataclasses.asdict(config),
+        "teacher": {"top1": top1, "mean_top_probability": confidence, "views": logits_RVC.shape[:2]},
+        "formats": by_k,
+    }
+    if config.study:
+        result["study"] = study(logits_RVC)
+    if config.figure is not None:
+        figure(by_k, config.figure)
+    write_json(config.json, result)
+    return 0
+
+
+def _show(k: int, formats: dict[str, dict[str, Any]]) -> None:
+    ours = formats["ours"]
+    table = Table(title=f"k = {k}")
+    for column in ("format", "bytes a label", "ours over it", "KL", "ours over it", "labels/s/core"):
+        table.add_column(column, justify="left" if column == "format" else "right")
+    rates = f"{statistics.median(ours['labels_per_s']):,.0f}" if "labels_per_s" in ours else ""
+    table.add_row("ours, affinity", f"{ours['bytes']:.2f}", "", f"{ours['kl_affinity']:.4f}", "", rates)
+    uniform = ours["kl_affinity"] / ours["kl_uniform"]
+    table.add_row(
+        "ours, uniform", f"{ours['bytes']:.2f}", "", f"{ours['kl_uniform']:.4f}", f"{uniform:.3f}", ""
+    )
+    for name, peer in formats.items():
+        if name != "ours":
+            rates = f"{statistics.median(peer['labels_per_s']):,.0f}" if "labels_per_s" in peer else ""
+            cells = (f"{peer['bytes']:.2f}", f"{ours['bytes'] / peer['bytes']:.3f}")
+            table.add_row(name, *cells, f"{peer['kl']:.4f}", f"{ours['kl_affinity'] / peer['kl']:.3f}", rates)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(run_single("benchmarks.labels", Command(LabelsConfig, _run), sys.argv[1:]))
