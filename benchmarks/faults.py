@@ -92,7 +92,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
 
 
 def _forked(argv: list[str], *, uid: int | None = None) -> int:
-    """Start a command in a process group of its own; return its pid. This process must not have used torch."""
+    """Start a command in its own process group; return its pid. This process must not have used torch."""
     pid = os.fork()
     if pid:
         return pid

@@ -21,19 +21,19 @@ from teacher_cache.errors import InputError
 
 
 def _pack(config: PackConfig) -> int:
+    from teacher_cache.dataset.grow import Growth
     from teacher_cache.dataset.pack import Reencode, pack
+    from teacher_cache.dataset.shards import PackedDataset
     from teacher_cache.dataset.sources import open_source
     from teacher_cache.progress import console
     from teacher_cache.store import Store
 
     reencode = Reencode(config.max_side, config.quality) if config.max_side and config.quality else None
+    source = open_source(
+        config.src, split=config.split, image_column=config.image_column, label_column=config.label_column
+    )
     info = pack(
-        open_source(
-            config.src,
-            split=config.split,
-            image_column=config.image_column,
-            label_column=config.label_column,
-        ),
+        Growth(PackedDataset(config.extends), source) if config.extends else source,
         Store(config.dst),
         shard_size=config.shard_size,
         seed=config.seed,

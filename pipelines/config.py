@@ -30,6 +30,8 @@ class PackConfig:
     """JPEG quality of the re-encoded images."""
     skip_corrupt: bool = False
     """Leave out images that cannot be decoded, and record them, instead of refusing them."""
+    extends: str | None = None
+    """A packed dataset whose full shards are kept; samples whose keys it has are not packed again."""
     split: str | None = None
     """Which files to take, where the names of parquet files or tars tell several splits: train, val, test."""
     image_column: str | None = None

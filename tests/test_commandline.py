@@ -28,7 +28,8 @@ def run(*argv: str) -> tuple[int, list[Flags]]:
 
 FLAGS = {
     "teacher-cache pack": (
-        "src dst shard_size seed max_side quality skip_corrupt split image_column label_column workers json"
+        "src dst shard_size seed max_side quality skip_corrupt extends split image_column label_column "
+        "workers json"
     ),
     "teacher-cache extract": (
         "data teacher out checkpoint pretrained model_kwargs recipe img_size views topk values "

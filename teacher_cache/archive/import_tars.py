@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 from teacher_cache import images
@@ -63,27 +64,25 @@ def _check_tar(path: Path, export: ExportReader, shard: int) -> None:
             "Its labels cannot be trusted.",
             "copy the export again",
         )
-    first, row = shard * export.info.samples_per_shard, 0
-    for key, members in samples_of(path):
-        if key.startswith("__"):
-            odd = {f"{key}.{extension}" for extension in members} - set(_meta_names())
-        else:
-            images_of = [extension for extension in members if extension in images.EXTENSIONS]
-            odd = set(members) - {"cls", LABELS_EXTENSION, *images_of[:1]}
-            if (
-                row >= info.num_samples
-                or key != export.index.key(first + row)
-                or len(members) - len(odd) != 3
-            ):
-                odd = {key}
-            row += 1
-        if odd:
+    first = shard * export.info.samples_per_shard
+    meta = ["spec.json"] if export.spec.labels.affinity is None else ["spec.json", "affinity.npy"]
+    expected: list[tuple[str, tuple[str, ...]]] = [
+        (f"{META}/{name.partition('.')[0]}", (name.partition(".")[2],)) for name in meta
+    ]
+    expected += [
+        (export.index.key(row), ("cls", "image", LABELS_EXTENSION))
+        for row in range(first, first + info.num_samples)
+    ]
+    found = ((key, _kinds(members)) for key, members in samples_of(path))
+    for number, (sample, wanted) in enumerate(itertools.zip_longest(found, expected)):
+        if sample != wanted:
             raise ArchiveError(
-                f"{path} holds {', '.join(sorted(odd))}",
-                "An export holds of each sample its image, cls and labels.npy, and nothing else.",
+                f"sample {number} of {path} is {sample or 'missing'}, not {wanted or 'there'}",
+                "An export holds of each sample its image, cls and labels.npy, in order, and nothing else.",
                 "export the archive again, with this program",
             )
 
 
-def _meta_names() -> Iterator[str]:
-    return (f"{META}/{name}" for name in ("spec.json", "affinity.npy"))
+def _kinds(members: Iterable[str]) -> tuple[str, ...]:
+    """Return the extensions of a sample's members, sorted, that of an image as "image"."""
+    return tuple(sorted("image" if extension in images.EXTENSIONS else extension for extension in members))

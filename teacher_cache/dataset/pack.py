@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import webdataset
 
 from teacher_cache import images
 from teacher_cache.canonical import sha256_hex
+from teacher_cache.dataset.grow import Growth
 from teacher_cache.dataset.index import (
     DATASET_FILE,
     INDEX_FILE,
@@ -60,7 +62,7 @@ def pack(
     """Pack a source into WebDataset tars with an index. Every image is decoded once, to see that it can be.
 
     Args:
-        source: What to pack.
+        source: What to pack; a Growth begins with the full shards of another dataset.
         destination: An empty or new folder.
         shard_size: Samples in every shard but the last.
         seed: Of the shuffle.
@@ -74,6 +76,13 @@ def pack(
         ImageError: An image cannot be decoded; names it.
     """
     _check_source(source)
+    if isinstance(source, Growth) and shard_size != source.base.info.samples_per_shard:
+        raise DatasetError(
+            f"--shard-size {shard_size}, but the shards of {source.base.url} hold "
+            f"{source.base.info.samples_per_shard}",
+            "A row's place must follow from its number.",
+            f"give --shard-size {source.base.info.samples_per_shard}",
+        )
     if destination.list():
         raise DatasetError(
             f"destination {destination.url} is not empty",
@@ -86,6 +95,8 @@ def pack(
     shards: list[Shard] = []
 
     with track("pack", len(order), "images") as advance, _removed_on_error(destination, shards):
+        if isinstance(source, Growth):
+            _copy_shards(source, destination, shards, columns)
         samples = _good(
             _prepare(source, order.tolist(), reencode, workers), source, skip_corrupt, skipped, advance
         )
@@ -126,6 +137,24 @@ def _removed_on_error(destination: Store, shards: list[Shard]) -> Iterator[None]
         for shard in shards:
             destination.delete(shard.name)
         raise
+
+
+def _copy_shards(
+    growth: Growth, destination: Store, shards: list[Shard], columns: dict[str, list[Any]]
+) -> None:
+    """Copy the full shards of a dataset that grows, and index them again."""
+    for shard in growth.full_shards:
+        with destination.put_file(shard.name) as path:
+            shutil.copyfile(growth.base.shard_path(shard), path)
+            index_tar(path, len(shards), columns)
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                    raise DatasetError(
+                        f"{growth.base.shard_path(shard)} does not have the sha256 in dataset.json",
+                        "Nothing was packed.",
+                        "copy the shard again",
+                    )
+        shards.append(shard)
 
 
 def _check_source(source: Source) -> None:

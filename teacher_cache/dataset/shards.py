@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from teacher_cache.canonical import sha256_hex
-from teacher_cache.dataset.index import DatasetInfo, Index, read_index_table, read_info
+from teacher_cache.dataset.index import DatasetInfo, Index, Shard, read_index_table, read_info
 from teacher_cache.errors import DatasetError
 from teacher_cache.store import Store
 
@@ -47,6 +47,18 @@ class PackedDataset:
 
     def __len__(self) -> int:
         return self.info.num_samples
+
+    def shard_path(self, shard: Shard) -> Path:
+        """Return the local path of a shard.
+
+        Raises:
+            DatasetError: The dataset does not lie on a local disk.
+        """
+        if not self._store.is_local:
+            raise DatasetError(
+                f"{self.url} does not lie on a local disk", "Its shards cannot be copied.", "copy it first"
+            )
+        return Path(self._store.path(shard.name))
 
     def rows_of(self, shard: int) -> range:
         """Return the rows of a shard."""

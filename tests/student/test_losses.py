@@ -11,6 +11,8 @@ from timm.loss import SoftTargetCrossEntropy
 from student.losses import distillation_loss, hard_term, label_term, soft_term
 from student.model import Heads
 from teacher_cache.batch import Targets
+from teacher_cache.labels.affinity import AffinitySum
+from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
 B, C = 6, 12
@@ -116,3 +118,73 @@ def test_the_target_of_a_mixed_view_is_mixed_as_timm_mixes_it() -> None:
     dense_BC = weight_B[:, None] * one_hot(own_B, C, 0.9 + 0.1 / C, 0.1 / C)
     dense_BC += (1 - weight_B)[:, None] * one_hot(partner_B, C, 0.9 + 0.1 / C, 0.1 / C)
     torch.testing.assert_close(found, SoftTargetCrossEntropy()(logits(1), dense_BC))
+
+
+def affinity_of(seed: int) -> Labels:
+    total = AffinitySum()
+    total.add(torch.cat([logits(seed + n) for n in range(20)]))
+    return total.rows(5)
+
+
+def tail_reference(student_BC: torch.Tensor, labels: Labels, tau: float, tail: str) -> torch.Tensor:
+    """Return the soft term as the module's docstring writes it, in float64."""
+    teacher_BC = dense_teacher(labels)
+    if tail == "renormalised":
+        ids_BK = labels.class_ids_BK.long()
+        kept_BK = teacher_BC.gather(1, ids_BK)
+        return soft_reference(
+            student_BC, torch.zeros(B, C).double().scatter(1, ids_BK, kept_BK / kept_BK.sum(1)[:, None]), tau
+        )
+    powered_BC = teacher_BC ** (1 / tau)
+    target_BC, student_BC = (
+        powered_BC / powered_BC.sum(1, keepdim=True),
+        (student_BC.double() / tau).softmax(1),
+    )
+    is_kept_BC = torch.zeros(B, C, dtype=torch.bool).scatter(1, labels.class_ids_BK.long(), True)
+    kept_B = (target_BC * (target_BC / student_BC).log()).where(is_kept_BC, 0).sum(1)
+    teacher_B, student_B = target_BC.where(~is_kept_BC, 0).sum(1), student_BC.where(~is_kept_BC, 0).sum(1)
+    return tau**2 * (kept_B + teacher_B * (teacher_B / student_B).log()).mean()
+
+
+@given(
+    st.integers(0, 500),
+    st.integers(1, C - 1),
+    st.sampled_from([0.5, 1.0, 3.0]),
+    st.sampled_from(["bucket", "renormalised"]),
+)
+def test_other_tails_are_their_formulas(seed: int, k: int, tau: float, tail: str) -> None:
+    labels = labels_from_logits(logits(seed), k)
+    found = soft_term(logits(seed + 1), labels, tau, tail)
+    expected = tail_reference(logits(seed + 1), labels, tau, tail)
+    torch.testing.assert_close(found.double(), expected, rtol=3e-4, atol=3e-5)
+
+
+@given(st.integers(0, 500), st.integers(1, C - 1), st.sampled_from([0.5, 1.0, 3.0]))
+def test_the_affinitys_tail_is_its_formula(seed: int, k: int, tau: float) -> None:
+    labels, affinity = labels_from_logits(logits(seed), k), affinity_of(seed)
+    found = soft_term(logits(seed + 1), labels, tau, "affinity", affinity)
+    teacher_BC = dense_probabilities(labels, C, affinity).double()
+    expected = soft_reference(logits(seed + 1), teacher_BC, tau)
+    torch.testing.assert_close(found.double(), expected, rtol=3e-4, atol=3e-5)
+
+
+@pytest.mark.parametrize("tail", ["affinity", "uniform", "bucket", "renormalised"])
+def test_with_all_classes_every_tail_is_the_kl_to_the_teacher_itself(tail: str) -> None:
+    found = soft_term(logits(1), labels_from_logits(logits(0), C), 2.0, tail)
+    expected = soft_reference(logits(1), logits(0).double().softmax(1), 2.0)
+    torch.testing.assert_close(found.double(), expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("tail", ["affinity", "bucket", "renormalised"])
+@pytest.mark.parametrize("mass", [0.0, 1e-30])
+def test_every_tail_is_finite_where_it_is_nothing(tail: str, mass: float) -> None:
+    label = labels_from_logits(logits(0), 5)._replace(tail_B=torch.full((B,), mass))
+    student_BC = logits(1).requires_grad_()
+    soft_term(student_BC, label, 3.0, tail, affinity_of(0)).backward()
+    assert student_BC.grad is not None
+    assert student_BC.grad.isfinite().all()
+
+
+def test_a_tail_by_an_affinity_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="affinity"):
+        soft_term(logits(1), labels_from_logits(logits(0), 3), 1.0, "affinity")

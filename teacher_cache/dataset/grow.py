@@ -1,0 +1,63 @@
+"""A packed dataset and more images: its full shards as they are, then shards of what is new."""
+
+from __future__ import annotations
+
+from teacher_cache.dataset.index import Shard
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.dataset.source import Members, Source
+from teacher_cache.dataset.source_tars import TarSource
+from teacher_cache.errors import DatasetError
+
+
+class Growth:
+    """What comes after the full shards of a dataset: the samples of its last shard, if that is not full, and
+    those of a source whose keys it does not have. A source itself, for `pack`.
+
+    Attributes:
+        full_shards: The shards that stay.
+
+    Raises:
+        DatasetError: The classes are not the dataset's, or nothing is new.
+    """
+
+    def __init__(self, base: PackedDataset, source: Source) -> None:
+        if tuple(source.classes) != base.info.classes:
+            raise DatasetError(
+                f"the source has {len(source.classes):,} classes, {base.url} has {len(base.info.classes):,}, "
+                "or others by the same number",
+                "Class ids would mean other classes.",
+                "give a source with the same classes, or pack a dataset of its own",
+            )
+        known = set(base.index.keys.to_pylist())
+        self._new = [number for number, key in enumerate(source.keys) if key not in known]
+        if not self._new:
+            raise DatasetError(
+                f"every sample of the source is in {base.url} already", "There is nothing to add."
+            )
+        size = base.info.samples_per_shard
+        self.base, self._source = base, source
+        self.full_shards: list[Shard] = [shard for shard in base.info.shards if shard.num_samples == size]
+        rest = base.info.shards[len(self.full_shards) :]
+        self._rest = [TarSource([base.shard_path(shard)]) for shard in rest]
+        self._num_rest = sum(len(part.keys) for part in self._rest)
+        self.kind = source.kind
+        self.classes = list(source.classes)
+        self.keys = [key for part in self._rest for key in part.keys]
+        self.keys += [source.keys[number] for number in self._new]
+        self.labels = [label for part in self._rest for label in part.labels]
+        self.labels += [source.labels[number] for number in self._new]
+
+    def place(self, number: int) -> str:
+        """Say where sample `number` comes from, for messages."""
+        part, place = self._part(number)
+        return part.place(place)
+
+    def read(self, number: int) -> Members:
+        """Return what there is of sample `number`."""
+        part, place = self._part(number)
+        return part.read(place)
+
+    def _part(self, number: int) -> tuple[Source, int]:
+        if number < self._num_rest:
+            return self._rest[0], number
+        return self._source, self._new[number - self._num_rest]
