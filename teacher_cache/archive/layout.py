@@ -1,8 +1,9 @@
 """The bytes of labels.zarr: which arrays there are, how they are cut into objects, and their codecs.
 
 A unit is (image shard, block of views). Every array of labels has one Zarr shard file, here called an object,
-per unit; the arrays of the class affinity have one each. Objects are made in memory, by zarr, so that only
-whole ones ever reach a store, and read by chunks.py.
+per unit, with a chunk per view: sharing chunks between views saves two per cent (docs/labels.md), and reading
+one view would inflate them all. The arrays of the class affinity have one object each. Objects are made in
+memory, by zarr, so that only whole ones ever reach a store, and read by chunks.py.
 """
 
 from __future__ import annotations
@@ -27,10 +28,6 @@ AFFINITY_ARRAYS = ("affinity_idx", "affinity_dq", "affinity_tail")
 
 _DIMENSIONS = ("row", "view", "rank")
 _AFFINITY_DIMENSIONS = ("class", "entry")
-_MAX_CHUNK_VIEWS = 8
-"""Views in one compressed chunk: more hardly save bytes, and one view is read at a time."""
-_MAX_K_OF_SHARED_CHUNKS = 20
-"""Above it a chunk holds one view: sharing saves hardly a byte there, and reading one is slower."""
 _MAX_CHUNK_BYTES = 2**28
 """What is inflated at once: 30 times the largest layout in use, and far below a machine's memory."""
 
@@ -114,17 +111,6 @@ class Layout:
     def _names(self) -> tuple[str, ...]:
         return (*self.arrays, *(AFFINITY_ARRAYS if self.affinity_entries else ()))
 
-    @property
-    def chunk_views(self) -> int:
-        """Views in one compressed chunk: the largest divisor of views_per_unit that is allowed."""
-        limit = _MAX_CHUNK_VIEWS if self.k <= _MAX_K_OF_SHARED_CHUNKS else 1
-        return next(n for n in range(limit, 0, -1) if self.views_per_unit % n == 0)
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks of an object of labels."""
-        return self.views_per_unit // self.chunk_views
-
     def object_name(self, array: str, unit: Unit) -> str:
         """Return where an array's object of a unit lies in the archive."""
         rank = "" if array == "tail" else "/0"
@@ -201,7 +187,7 @@ class Layout:
 
     def places(self, read: ReadRange, object_bytes: int) -> npt.NDArray[np.int64]:
         """Return where the chunks of an object lie. Raises ValueError if it is damaged."""
-        return read_places(read, object_bytes, self.num_chunks)
+        return read_places(read, object_bytes, self.views_per_unit)
 
     def decode_view(
         self, array: str, read: ReadRange, places: npt.NDArray[np.int64], unit: Unit, view: int
@@ -211,8 +197,7 @@ class Layout:
         Raises:
             ValueError: The object is damaged.
         """
-        chunk, place = divmod(view - unit.first_view, self.chunk_views)
-        return read_chunk(read, places[chunk], self._array(array).format)[:, place]
+        return read_chunk(read, places[view - unit.first_view], self._array(array).format)[:, 0]
 
     def decode_unit(self, objects: Mapping[str, bytes]) -> LabelArrays:
         """Decode everything in a unit's objects, padding included. Raises ValueError if one is damaged."""
@@ -238,7 +223,7 @@ class Layout:
             shape = (self.num_classes + 1, self.affinity_entries)[: 1 if name == "affinity_tail" else 2]
             return _Array(dtype, fill, shape, None, _AFFINITY_DIMENSIONS[: len(shape)])
         extent = () if name == "tail" else (self.k,)
-        chunk = (self.rows_per_shard, self.chunk_views, *extent)
+        chunk = (self.rows_per_shard, 1, *extent)
         shard = (self.rows_per_shard, self.views_per_unit, *extent)
         return _Array(dtype, fill, chunk, shard, _DIMENSIONS[: len(chunk)])
 

@@ -257,15 +257,6 @@ def test_units_are_whole_blocks() -> None:
         layout.units(4, 4)
 
 
-@pytest.mark.parametrize(
-    ("views_per_unit", "k", "chunk_views"),
-    [(32, 10, 8), (30, 10, 6), (4, 10, 4), (7, 5, 7), (11, 5, 1), (32, 50, 1)],
-)
-def test_chunks_divide_units(views_per_unit: int, k: int, chunk_views: int) -> None:
-    layout = Layout(1, 8, views_per_unit, k, 1000)
-    assert layout.chunk_views == chunk_views
-
-
 @pytest.mark.parametrize("num_classes", [3, 70_000])
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_unit_comes_back_padded_with_fill(num_classes: int, k: int) -> None:

@@ -60,9 +60,9 @@ def vouch_for(archive: Path, array: str, data: bytes) -> None:
 
 
 def shard_of(chunk: bytes) -> bytes:
-    """Return an object of one chunk, with all its checksums right."""
+    """Return an object whose two views are one chunk, with all its checksums right."""
     body = chunk + google_crc32c.value(chunk).to_bytes(4, "little")
-    index = struct.pack("<QQ", 0, len(body))
+    index = struct.pack("<QQQQ", 0, len(body), 0, len(body))
     return body + index + google_crc32c.value(index).to_bytes(4, "little")
 
 
