@@ -19,10 +19,15 @@ Shapes: B views, K kept, C classes, R = C + 1 rows of A, N entries of each, J = 
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from teacher_cache.labels.codec import NO_TAIL, VALUE_STEP
 from teacher_cache.labels.topk import Labels
 
+_LEAST_TAIL = math.exp(-NO_TAIL * VALUE_STEP)
+"""What a row of the affinity without a tail has instead: a logarithm of it is taken."""
 _MOST_SHARPENING = 0.4
 """Of b - 1: more gains at small k what it loses at large k (docs/labels.md)."""
 
@@ -67,8 +72,7 @@ def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels, power: f
     """Return a, (B, C), up to a factor per view."""
     entries = affinity.class_ids_BK.shape[1]
     rows_RN = kept_log_probabilities(affinity)
-    rest_R = (affinity.tail_B / max(num_classes - entries, 1)).log().minimum(rows_RN[:, -1])
-    rest_R = rest_R.where(affinity.tail_B > 0, rows_RN[:, -1])
+    rest_R = (affinity.tail_B.clamp_min(_LEAST_TAIL) / max(num_classes - entries, 1)).log()
     classes_BK = labels.class_ids_BK.long()
     mean_B1 = torch.full_like(classes_BK[:, :1], num_classes)
     rows_BJ = torch.cat([classes_BK, mean_B1], dim=1)

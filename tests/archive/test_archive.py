@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorstore
 import torch
 from conftest import (
     CLASSES,
@@ -109,20 +108,6 @@ def test_the_documents_ten_lines_read_a_view_with_plain_zarr(
         kept = (1 - ours.tail_B.double())[:, None] * ours.relative_logits_BK.double().softmax(1)
         np.testing.assert_allclose(names["probabilities"][rows], kept, rtol=1e-6)
     assert (names["class_ids"][NUM_ROWS:] == 65_535).all()
-
-
-def test_tensorstore_reads_the_same(labels: str) -> None:
-    reader = ArchiveReader(labels)
-    arrays = {}
-    for array in ("idx", "dq", "tail"):
-        kvstore = {"driver": "file", "path": f"{labels}/labels.zarr/{array}/"}
-        arrays[array] = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()
-    for shard, view in ((0, 0), (3, 2), (4, 1)):
-        ours = reader.labels(shard, view)
-        rows = slice(shard * SHARD_SIZE, shard * SHARD_SIZE + len(ours.tail_B))
-        np.testing.assert_array_equal(arrays["idx"][rows, view].read().result(), ours.class_ids_BK)
-        q = np.cumsum(arrays["dq"][rows, view].read().result(), axis=1, dtype=int)
-        np.testing.assert_array_equal(-q / 16, ours.relative_logits_BK)
 
 
 def test_the_labels_of_the_tests_differ(labels: str) -> None:

@@ -32,7 +32,7 @@ def dense_rows(affinity: Labels) -> list[list[float]]:
     rows = []
     for ids, relative, tail in zip(*(part.tolist() for part in affinity), strict=True):
         total = math.fsum(map(math.exp, relative))
-        row = [tail / max(C - entries, 1)] * C
+        row = [max(tail, math.exp(-255 / 16)) / max(C - entries, 1)] * C
         for place, value in zip(ids, relative, strict=True):
             row[place] = (1 - tail) * math.exp(value) / total
         rows.append(row)
