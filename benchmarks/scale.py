@@ -42,6 +42,7 @@ from teacher_cache.labels.affinity import affinity_rule
 from teacher_cache.labels.codec import LabelArrays, encode
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.store import Store
+from teacher_cache.teacher import TeacherSpec
 
 _DIGEST = "0" * 64
 _ROWS_PER_SHARD = 5000
@@ -87,7 +88,8 @@ CASES = {
 def _spec(shards: list[tuple[str, int]], classes: int, k: int, views_per_unit: int) -> ArchiveSpec:
     labels = LabelSpec(k, classes, _DIGEST, affinity=affinity_rule(k, classes))
     dataset: Any = {"sha256": _DIGEST, "shards": shards}
-    return ArchiveSpec(dataset, {}, {}, labels, _DIGEST, views_per_unit, {})
+    teacher = TeacherSpec("fake", {}, _DIGEST, classes, (0.5,) * 3, (0.5,) * 3, "float32").to_dict()
+    return ArchiveSpec(dataset, {}, teacher, labels, _DIGEST, views_per_unit, {})
 
 
 def _timed(work: Callable[[], object]) -> float:

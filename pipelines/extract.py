@@ -94,7 +94,6 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         model_kwargs=parse_kwargs(config.model_kwargs),
         precision=config.precision,
     )
-    views_per_unit = config.views_per_unit or default_views_per_unit(len(views))
     base = ArchiveReader(config.extends) if config.extends else None
     views_per_unit = (
         config.views_per_unit
@@ -103,10 +102,13 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     )
     asked = archive_spec(dataset.info, recipe, teacher.spec, config.topk, config.values, views_per_unit)
     store = Store(config.out)
-    if store.stat(SPEC_FILE) is None:
-        asked.layout.units(views.start, views.stop)  # refuses what cannot be before a spec pins the layout
-    there = extension(store, asked, base) if base else {}
-    writer = ArchiveWriter.open(store, asked)
+    if store.stat(SPEC_FILE) is None:  # refuse what cannot be before a spec pins the layout
+        asked.layout.units(views.start, views.stop)
+        there = extension(store, asked, base) if base else {}
+        writer = ArchiveWriter.open(store, asked)
+    else:
+        writer = ArchiveWriter.open(store, asked)
+        there = extension(store, writer.spec, base) if base else {}
     layout = writer.spec.layout
     if config.views_per_unit not in (None, layout.views_per_unit):
         raise InputError(

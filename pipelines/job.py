@@ -99,6 +99,13 @@ def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
     dataset = PackedDataset(data)
     archive.check_replay(dataset.info)
     theirs = archive.spec.teacher
+    odd = [name for name in theirs["model_kwargs"] if name.startswith(("pretrained", "checkpoint", "cache"))]
+    if odd or ":" in theirs["model"]:
+        raise ArchiveError(
+            f"{archive.url} names the teacher {theirs['model']!r} with {', '.join(odd) or 'no files'}",
+            "An archive may name a model of timm's, not where to load files from.",
+            "extract again with a timm name and --checkpoint",
+        )
     teacher = build_teacher(
         theirs["model"],
         num_classes=len(dataset.info.classes),

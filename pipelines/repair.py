@@ -10,9 +10,10 @@ from pipelines.job import Job, job_of
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
     AFFINITY_FILE,
-    MANIFEST_FILE,
+    EXTENDS_FILE,
     SPEC_FILE,
     affinity_bytes,
+    extends_bytes,
     receipt_bytes,
     receipt_name,
     spec_bytes,
@@ -77,7 +78,6 @@ def _manifest(store: Store) -> list[str]:
         if store.stat(SPEC_FILE) is None:
             raise
         writer = ArchiveWriter(store, existing_spec(store))
-        store.delete(MANIFEST_FILE)
         writer.finish()
         return [error.value]
     return []
@@ -105,6 +105,8 @@ def _rewrite_documents(store: Store) -> None:
     documents = {SPEC_FILE: spec_bytes(manifest.spec), **zarr_documents(manifest.spec, manifest.all_receipts)}
     if manifest.affinity is not None:
         documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, fingerprint)
+    if manifest.extends:
+        documents[EXTENDS_FILE] = extends_bytes(manifest.extends, fingerprint)
     for receipt in manifest.receipts:
         documents[receipt_name(receipt.unit)] = receipt_bytes(receipt, fingerprint)
     for name, data in documents.items():

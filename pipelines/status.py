@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Literal
 
 from rich.text import Text
 
-from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.manifest import AFFINITY_FILE, MANIFEST_FILE, RECEIPTS, SPEC_FILE
+from teacher_cache.archive.layout import MAX_VIEW, Unit
+from teacher_cache.archive.manifest import MANIFEST_FILE, RECEIPTS, SPEC_FILE
 from teacher_cache.archive.write import ArchiveWriter, existing_spec
 from teacher_cache.errors import ArchiveError
 from teacher_cache.store import Store
 
+_RECEIPT = re.compile(RECEIPTS + r"/([0-9]{5,10})-([0-9]{3,7})\.json")
 State = Literal["done", "elsewhere", "damaged", "missing"]
 _STYLES: dict[State, str] = {"done": "green", "elsewhere": "cyan", "damaged": "bold red", "missing": "dim"}
 _SIGNS: dict[State, str] = {"done": "█", "elsewhere": "▓", "damaged": "✗", "missing": "·"}
@@ -59,16 +61,16 @@ def status(url: str) -> Status:
     writer = ArchiveWriter(store, existing_spec(store))
     receipts = writer.receipts()
     units: dict[tuple[int, int], tuple[State, int]] = {}
+    layout = writer.spec.layout
     for name in store.list(RECEIPTS):
-        shard, _, block = name.removeprefix(f"{RECEIPTS}/").removesuffix(".json").partition("-")
-        if name != AFFINITY_FILE and shard.isdigit() and block.isdigit():
-            units[int(shard), int(block)] = ("damaged", 0)
+        match = _RECEIPT.fullmatch(name)
+        if match and int(match[1]) < layout.num_shards and int(match[2]) < MAX_VIEW // layout.views_per_unit:
+            units[int(match[1]), int(match[2])] = ("damaged", 0)
     elsewhere: list[Unit] = [receipt.unit for theirs in writer.extends.values() for receipt in theirs]
     for unit in elsewhere:
         units[unit.shard, unit.block] = ("elsewhere", unit.stop_view)
     for receipt in receipts:
         units[receipt.unit.shard, receipt.unit.block] = ("done", receipt.unit.stop_view)
-    layout = writer.spec.layout
     blocks = range(max((block for _, block in units), default=-1) + 1)
     absent: tuple[State, int] = ("missing", 0)
     found = [[units.get((shard, block), absent) for shard in range(layout.num_shards)] for block in blocks]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from teacher_cache.batch import BatchRenderer, Entries
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.labels.affinity import AffinitySum, calibration_rows_views
+from teacher_cache.labels.affinity import AffinityRule, AffinitySum, calibration_rows_views
 from teacher_cache.labels.codec import LabelArrays, encode
 from teacher_cache.logits import teacher_logits
 from teacher_cache.teacher import Teacher
 from teacher_cache.views.recipe import Recipe
 
 
-def num_calibration_views(rule: dict[str, Any], num_classes: int) -> int:
+def num_calibration_views(rule: AffinityRule, num_classes: int) -> int:
     """Return how many views an affinity is calibrated on."""
     return rule["views_per_class"] * num_classes
 
@@ -25,7 +24,7 @@ def calibrate(
     dataset: PackedDataset,
     recipe: Recipe,
     teacher: Teacher,
-    rule: dict[str, Any],
+    rule: AffinityRule,
     *,
     batch_size: int,
     workers: int,

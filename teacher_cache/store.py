@@ -79,8 +79,20 @@ class Store:
         return f"{self._root}/{name}" if name else self._root
 
     def get(self, name: str) -> bytes:
-        """Return a whole object. Raises FileNotFoundError if there is none."""
-        return self._fs.cat_file(self.path(name))
+        """Return a whole object.
+
+        Raises:
+            FileNotFoundError: There is none.
+            InputError: It cannot be read.
+        """
+        try:
+            return self._fs.cat_file(self.path(name))
+        except (IsADirectoryError, PermissionError) as error:
+            raise InputError(
+                f"{self.path(name)} cannot be read: {error.strerror}",
+                "What it holds is not known.",
+                "change its permissions, or copy it again",
+            ) from error
 
     def get_range(self, name: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object, fewer if it ends before. Raises FileNotFoundError."""

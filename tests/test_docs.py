@@ -14,7 +14,7 @@ from student.cli import main as student_main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SMALL = {
-    "extract": ["--no-pretrained", f"--img-size={IMG_SIZE}", "--topk=3", "--views=0:2"],
+    "extract": ["--no-pretrained", f"--img-size={IMG_SIZE}", "--topk=2", "--views=0:2"],
     "train": ["--steps=2", "--batch-size=8"],
 }
 SMALL_MODELS = {
@@ -50,7 +50,9 @@ def test_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.Monke
             words += ["--model-kwargs", "embed_dim=48", "depth=1", "num_heads=3", f"img_size={IMG_SIZE}"]
         assert programs[program](words) == 0, words
         ran.append(words[0])
-    assert ran == ["pack", "pack", "extract", "verify", "inspect", "train", "eval", "train", "extract"]
+    archive = ["status", "repair", "export", "import", "merge", "export"]
+    students = ["train", "train", "eval", "train", "extract"]
+    assert ran == ["pack", "pack", "extract", "verify", "inspect", *archive, *students]
     (snippet,) = blocks("python")
     exec(snippet, {})
 

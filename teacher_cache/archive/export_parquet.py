@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from teacher_cache.archive.export_tars import check_export
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.progress import Track
@@ -24,7 +25,7 @@ def export_parquet(
     Raises:
         ArchiveError: The labels do not belong to the dataset, or one is damaged.
     """
-    source.check_replay(dataset.info)
+    check_export(source, dataset, views, destination)
     with track("export", len(dataset.info.shards), "shards") as advance:
         for shard in range(len(dataset.info.shards)):
             rows = dataset.rows_of(shard)

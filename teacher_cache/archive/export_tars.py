@@ -56,14 +56,7 @@ def export_tars(
         ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination is not
             empty; a label or image is damaged.
     """
-    reader.check_replay(dataset.info)
-    _check_views(reader, views)
-    if destination.list():
-        raise ArchiveError(
-            f"destination {destination.url} is not empty",
-            "What lies there could be taken for part of the export.",
-            "choose a new folder, or empty this one",
-        )
+    check_export(reader, dataset, views, destination)
     affinity = reader.affinity_arrays()
     affinity_npy = None if affinity is None else npy_bytes(records_of(affinity, affinity_dtype(reader.spec)))
     head = {"spec": reader.spec.to_dict(), "views": [views.start, views.stop]}
@@ -117,13 +110,26 @@ def shard_records(reader: ArchiveReader, shard: int, views: range) -> npt.NDArra
     return np.concatenate(parts, axis=1)
 
 
-def _check_views(source: LabelSource, views: range) -> None:
+def check_export(source: LabelSource, dataset: PackedDataset, views: range, destination: Store) -> None:
+    """Refuse an export that could not be whole, or could be taken for part of another.
+
+    Raises:
+        ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination is not
+            empty.
+    """
+    source.check_replay(dataset.info)
     missing = sorted(set(views) - set(source.views))
-    if missing:
+    if missing or not views:
         raise ArchiveError(
             f"archive {source.url} holds views {view_ranges(source.views)}, not {view_ranges(missing)}",
             "They cannot be exported.",
             "extract more views, or ask for fewer with --views",
+        )
+    if destination.list():
+        raise ArchiveError(
+            f"destination {destination.url} is not empty",
+            "What lies there could be taken for part of the export.",
+            "choose a new folder, or empty this one",
         )
 
 

@@ -31,6 +31,13 @@ def import_tars(export: ExportReader, destination: Store, track: Track) -> Archi
     spec = export.spec
     units = spec.layout.units(export.views[0], export.views[-1] + 1)
     writer = ArchiveWriter.open(destination, spec)
+    if writer.spec.views_per_unit != spec.views_per_unit:
+        raise ArchiveError(
+            f"{export.url} has {spec.views_per_unit} views a unit, {destination.url} "
+            f"{writer.spec.views_per_unit}",
+            "Units of two sizes cannot lie in one archive.",
+            "import into a new folder",
+        )
     affinity = export.affinity_arrays()
     if affinity is not None:
         writer.freeze_affinity(affinity)

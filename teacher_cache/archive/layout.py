@@ -28,8 +28,11 @@ AFFINITY_ARRAYS = ("affinity_idx", "affinity_dq", "affinity_tail")
 
 _DIMENSIONS = ("row", "view", "rank")
 _AFFINITY_DIMENSIONS = ("class", "entry")
-_MAX_CHUNK_BYTES = 2**28
+_MAX_CHUNK_BYTES = 2**26
 """What is inflated at once: 30 times the largest layout in use, and far below a machine's memory."""
+_MAX_UNIT_BYTES = 2**28
+"""Of an array of a unit, inflated: it is held whole while it is written or verified."""
+MAX_VIEW = 2**20
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -94,18 +97,28 @@ class Layout:
 
     def __post_init__(self) -> None:
         largest = max((self._array(name).format.num_bytes for name in self._names), default=0)
-        if largest > _MAX_CHUNK_BYTES:
+        if largest > _MAX_CHUNK_BYTES or self._unit_bytes > _MAX_UNIT_BYTES:
             raise ArchiveError(
                 f"{self.rows_per_shard:,} rows a shard, {self.views_per_unit:,} views a unit, k = {self.k:,} "
-                f"of {self.num_classes:,} classes make chunks of {largest:,} bytes",
-                f"More than {_MAX_CHUNK_BYTES:,} at once are never inflated.",
-                "pack smaller shards with --shard-size",
+                f"of {self.num_classes:,} classes: chunks of {largest:,} bytes, units {self._unit_bytes:,}",
+                f"More than {_MAX_CHUNK_BYTES:,} and {_MAX_UNIT_BYTES:,} are never inflated at once.",
+                "give a smaller --views-per-unit, or pack smaller shards with --shard-size",
             )
 
     @property
     def arrays(self) -> tuple[str, str, str]:
         """Names of the arrays of labels, in the order of LabelArrays."""
         return ("idx", "dq" if self.values == "q8" else "rel", "tail")
+
+    @property
+    def _unit_bytes(self) -> int:
+        """Bytes of the largest array of a unit, inflated."""
+        return max(self._array(name).format.num_bytes for name in self.arrays) * self.views_per_unit
+
+    @property
+    def max_object_bytes(self) -> int:
+        """More than any object of a unit has: what does not shrink grows by headers and places."""
+        return self._unit_bytes + self._unit_bytes // 16 + 2**20
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -134,6 +147,12 @@ class Layout:
         size = self.views_per_unit
         if not 0 <= first_view < stop_view:
             raise InputError(f"--views {first_view}:{stop_view}", "It holds no view.", "give A:B with A < B")
+        if stop_view > MAX_VIEW:
+            raise InputError(
+                f"--views {first_view}:{stop_view}",
+                f"Views above {MAX_VIEW:,} are never read.",
+                "ask for fewer",
+            )
         if first_view % size:
             raise InputError(
                 f"--views {first_view}:{stop_view} with {size} views a unit",

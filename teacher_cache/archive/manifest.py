@@ -2,6 +2,7 @@
 
     spec.json               written first: what determines the labels, and the layout
     receipts/affinity.json  the class affinity, frozen before the first unit
+    receipts/extends.json   units that lie in other archives, if there are any
     receipts/00012-003.json written after a unit's objects: makes the unit count
     manifest.json           written last: the spec, every unit with its hashes, and what is covered
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -23,7 +24,9 @@ from msgspec import Meta
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, Layout, Unit
 from teacher_cache.canonical import seal, sha256_of, unseal
 from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.labels.affinity import AffinityRule
 from teacher_cache.labels.codec import VALUE_STEP, Values
+from teacher_cache.store import Store
 
 FORMAT = "teacher-cache-archive"
 VERSION = 1
@@ -31,9 +34,10 @@ SPEC_FILE = "spec.json"
 MANIFEST_FILE = "manifest.json"
 RECEIPTS = "receipts"
 AFFINITY_FILE = f"{RECEIPTS}/affinity.json"
+EXTENDS_FILE = f"{RECEIPTS}/extends.json"
 
-MAX_DOCUMENT_BYTES = 2**26
-"""A manifest of 100,000 units has 40 MB; nothing larger is read into memory."""
+MAX_DOCUMENT_BYTES = 2**25
+"""A manifest of 80,000 units: nothing larger is read, for JSON grows twentyfold in memory."""
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=1, le=2**32)]
@@ -41,6 +45,18 @@ Place = Annotated[int, Meta(ge=0, le=2**32)]
 View = Annotated[int, Meta(ge=0, le=2**20)]
 Digest = tuple[Sha256, Annotated[int, Meta(ge=1, le=2**32)]]
 """sha256 and size in bytes of an object."""
+
+
+class _TeacherFields(TypedDict):
+    """TeacherSpec.to_dict()."""
+
+    model: str
+    model_kwargs: dict[str, Any]
+    weights_sha256: Sha256
+    num_classes: Count
+    mean: list[float]
+    std: list[float]
+    precision: Literal["float32", "bfloat16"]
 
 
 class DatasetRef(TypedDict):
@@ -68,11 +84,29 @@ class LabelSpec:
     k: Count
     num_classes: Annotated[int, Meta(ge=1, le=2**24)]
     classes_sha256: Sha256
-    affinity: dict[str, Annotated[int, Meta(ge=1, le=2**24)]] | None = None
+    affinity: AffinityRule | None = None
     values: Values = "q8"
     value_step: float = VALUE_STEP
     order: str = "probability"
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.value_step, self.order, self.temperature) != (VALUE_STEP, "probability", 1.0):
+            raise ArchiveError(
+                f"values in steps of {self.value_step}, by {self.order}, at temperature {self.temperature}",
+                f"This program knows steps of {VALUE_STEP}, by probability, at temperature 1.",
+                "use the release that wrote the archive",
+            )
+        if not 1 <= max(self.affinity_entries, self.k) <= self.num_classes:
+            raise ArchiveError(
+                f"k = {self.k}, {self.affinity_entries} entries, of {self.num_classes} classes",
+                "A label cannot name more classes than there are.",
+            )
+        if (self.affinity is None) != (self.k == self.num_classes):
+            raise ArchiveError(
+                f"k = {self.k} of {self.num_classes} classes, with affinity {self.affinity}",
+                "There is an affinity where, and only where, a label has a tail.",
+            )
 
     @property
     def affinity_entries(self) -> int:
@@ -112,12 +146,7 @@ class ArchiveSpec:
                 f"shards of {counts[:4]} ... samples",
                 "A row's place must follow from its number: all shards but the last are full.",
             )
-        entries = self.labels.affinity_entries
-        if max(self.labels.k, entries) > self.labels.num_classes:
-            raise ArchiveError(
-                f"k = {self.labels.k}, {entries} entries, of {self.labels.num_classes} classes",
-                "A label cannot name more classes than there are.",
-            )
+        _converted(self.teacher, _TeacherFields, "the teacher in a spec")
         _ = self.layout  # refuses chunks that are too large
 
     @functools.cached_property
@@ -251,10 +280,22 @@ class Manifest:
     extends: Mapping[str, tuple[Receipt, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.affinity is None) != (self.spec.labels.affinity is None):
-            raise ArchiveError("a manifest with an affinity its spec does not have, or without one it has")
+        wanted = set(AFFINITY_ARRAYS) if self.spec.labels.affinity else set()
+        if set(self.affinity or ()) != wanted:
+            raise ArchiveError(
+                f"a manifest with the affinity {', '.join(self.affinity or ()) or 'none'}",
+                f"Its spec asks for {', '.join(sorted(wanted)) or 'none'}.",
+                "run the same extract again: it calibrates what is missing",
+            )
+        seen: set[tuple[int, int]] = set()
         for receipt in self.all_receipts:
             _check_receipt(self.spec, receipt)
+            place = (receipt.unit.shard, receipt.unit.block)
+            if place in seen:
+                raise ArchiveError(
+                    f"unit {receipt.unit.name} is twice in a manifest", "One would hide the other."
+                )
+            seen.add(place)
 
     @functools.cached_property
     def all_receipts(self) -> tuple[Receipt, ...]:
@@ -277,10 +318,7 @@ class Manifest:
                 "affinity": self.affinity,
                 "views": self.views,
                 "units": _in_order(self.receipts),
-                "extends": [
-                    {"archive": place, "units": _in_order(receipts)}
-                    for place, receipts in sorted(self.extends.items())
-                ],
+                "extends": _extensions(self.extends),
             }
         )
 
@@ -292,20 +330,40 @@ class Manifest:
             DamagedError: Its bytes are not as they were written.
             ArchiveError: It is of another format or version, or says what cannot be.
         """
-        document = open_document(data, what)
-        fields = _converted(document, _ManifestFields, what)
+        fields = _converted(open_document(data, what), _ManifestFields, what)
         manifest = cls(
             spec_of(fields, what),
             fields["affinity"],
             tuple(Receipt.from_dict(unit) for unit in fields["units"]),
-            {
-                extension["archive"]: tuple(Receipt.from_dict(unit) for unit in extension["units"])
-                for extension in fields["extends"]
-            },
+            _extended(fields["extends"]),
         )
         if manifest.to_bytes() != data:
             raise DamagedError(f"{what} says of itself what is not so", "Nothing it says is certain.")
         return manifest
+
+
+def _extensions(extends: Mapping[str, Sequence[Receipt]]) -> list[dict[str, Any]]:
+    return [{"archive": place, "units": _in_order(receipts)} for place, receipts in sorted(extends.items())]
+
+
+def _extended(extensions: Sequence[Extension]) -> dict[str, tuple[Receipt, ...]]:
+    return {
+        extension["archive"]: tuple(Receipt.from_dict(unit) for unit in extension["units"])
+        for extension in extensions
+    }
+
+
+def extends_bytes(extends: Mapping[str, Sequence[Receipt]], fingerprint: str) -> bytes:
+    """Return the content of the receipt of what an archive extends."""
+    return seal(
+        {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "extends": _extensions(extends)}
+    )
+
+
+def read_extends(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, tuple[Receipt, ...]]:
+    """Read the receipt of what an archive extends. Raises ArchiveError if it is damaged or of another."""
+    document = _of_archive(data, what, spec)
+    return _extended(_converted(document.get("extends"), list[Extension], what))
 
 
 def _in_order(receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
@@ -315,6 +373,11 @@ def _in_order(receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
 def _check_receipt(spec: ArchiveSpec, receipt: Receipt) -> None:
     """Refuse a receipt of something that cannot lie in an archive. Raises ArchiveError."""
     layout, unit = spec.layout, receipt.unit
+    if max((size for _, size in receipt.objects.values()), default=0) > layout.max_object_bytes:
+        raise ArchiveError(
+            f"a receipt of unit {unit.name} with objects of {receipt.num_bytes:,} bytes",
+            f"Labels of its layout never take more than {layout.max_object_bytes:,}.",
+        )
     if (
         not layout.holds(unit)
         or receipt.rows != spec.rows(unit.shard)
@@ -341,7 +404,7 @@ def spec_bytes(spec: ArchiveSpec) -> bytes:
 
 def spec_of(document: Mapping[str, Any], what: str) -> ArchiveSpec:
     """Return the spec in a document, whose fingerprint must be its own. Raises ArchiveError."""
-    spec = ArchiveSpec.from_dict(document["spec"])
+    spec = ArchiveSpec.from_dict(document.get("spec", {}))
     if document.get("fingerprint") != spec.fingerprint:
         raise ArchiveError(
             f"{what} has a fingerprint that is not of its spec", "It could be taken for another archive."
@@ -409,6 +472,21 @@ def complete_views(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> list[tuple
     return ranges
 
 
+def get_document(store: Store, name: str) -> bytes:
+    """Return a document's bytes, if they are no more than any has.
+
+    Raises:
+        FileNotFoundError: There is none.
+        DamagedError: It is larger than any that was written.
+    """
+    size = store.stat(name)
+    if size is not None and size > MAX_DOCUMENT_BYTES:
+        raise DamagedError(
+            f"{store.path(name)} has {size:,} bytes", f"More than {MAX_DOCUMENT_BYTES:,} are never read."
+        )
+    return store.get(name)
+
+
 def open_document(data: bytes, what: str) -> dict[str, Any]:
     """Decode spec.json, a receipt or manifest.json.
 
@@ -417,8 +495,6 @@ def open_document(data: bytes, what: str) -> dict[str, Any]:
         ArchiveError: It is of another format, or of a version this program does not know.
     """
     try:
-        if len(data) > MAX_DOCUMENT_BYTES:
-            raise ValueError(f"{len(data):,} bytes, and {MAX_DOCUMENT_BYTES:,} are read at most")
         document = unseal(data)
     except ValueError as error:
         raise DamagedError(
@@ -441,7 +517,7 @@ _Type = TypeVar("_Type")
 def _converted(document: Any, to: type[_Type], what: str) -> _Type:
     try:
         return msgspec.convert(document, to, strict=True)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise ArchiveError(
             f"{what} says what cannot be: {error}",
             "It was not made by this program, or by another version.",

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from teacher_cache.archive.chunks import ReadRange
 from teacher_cache.archive.manifest import (
     MANIFEST_FILE,
-    MAX_DOCUMENT_BYTES,
     SPEC_FILE,
     Digest,
     Manifest,
     Receipt,
+    get_document,
     zarr_documents,
 )
 from teacher_cache.archive.source import LabelSource, view_ranges
@@ -88,16 +88,6 @@ class ArchiveReader(LabelSource):
                     "A Zarr reader would be told other types, codecs or shapes than were written.",
                     f"teacher-cache repair {self.url}",
                 )
-
-    @functools.cached_property
-    def affinity(self) -> Labels | None:  # type: ignore[override]
-        """The class affinity, or None where no label has a tail.
-
-        Raises:
-            ArchiveError: It is missing or damaged.
-        """
-        rows = self.affinity_arrays()
-        return None if rows is None else decode(rows, self.spec.labels.num_classes)
 
     def affinity_arrays(self) -> LabelArrays | None:
         """Return the class affinity as it is stored; see `affinity`."""
@@ -208,9 +198,4 @@ def read_manifest(store: Store) -> Manifest:
             "There are no labels to read.",
             "make one: teacher-cache extract",
         )
-    if size > MAX_DOCUMENT_BYTES:
-        raise ArchiveError(
-            f"{store.path(MANIFEST_FILE)} has {size:,} bytes",
-            f"More than {MAX_DOCUMENT_BYTES:,} are never read.",
-        )
-    return Manifest.from_bytes(store.get(MANIFEST_FILE), store.path(MANIFEST_FILE))
+    return Manifest.from_bytes(get_document(store, MANIFEST_FILE), store.path(MANIFEST_FILE))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +13,7 @@ from teacher_cache.archive.tars import (
     OFFSETS_COLUMN,
     affinity_dtype,
     arrays_of,
-    npy_bytes,
+    npy_header,
     read_export,
     record_dtype,
 )
@@ -48,9 +46,7 @@ class ExportReader(LabelSource):
         table = read_index_table(self.store, self.info)
         self.index = Index(table)
         self._dtype = record_dtype(self.spec.layout)
-        self._header = npy_bytes(np.empty(len(self.views), self._dtype))[
-            : -len(self.views) * self._dtype.itemsize
-        ]
+        self._header = npy_header(self._dtype, len(self.views))
         shapes = [shard.num_samples for shard in self.info.shards]
         wanted = [count for _, count in self.spec.dataset["shards"]]
         if (
@@ -71,12 +67,6 @@ class ExportReader(LabelSource):
 
     def _is_of(self, dataset: DatasetInfo) -> bool:
         return dataset.sha256 == self.info.sha256 or super()._is_of(dataset)
-
-    @functools.cached_property
-    def affinity(self) -> Labels | None:  # type: ignore[override]
-        """The class affinity, or None where no label has a tail. Raises ArchiveError if it is damaged."""
-        rows = self.affinity_arrays()
-        return None if rows is None else decode(rows, self.spec.labels.num_classes)
 
     def affinity_arrays(self) -> LabelArrays | None:
         """Return the class affinity as it is stored; see `affinity`."""

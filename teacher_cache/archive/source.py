@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Sequence
 
 from teacher_cache.archive.manifest import ArchiveSpec
 from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.errors import ArchiveError
+from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.labels.codec import LabelArrays, decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.probe import check_probe
@@ -15,19 +17,17 @@ from teacher_cache.views.recipe import Recipe
 
 
 class LabelSource(abc.ABC):
-    """Labels of views of a packed dataset: archive/read.py, archive/tars.py. Cheap to pickle.
+    """Labels of views of a packed dataset: archive/read.py, archive/read_tars.py. Cheap to pickle.
 
     Attributes:
         url: Where it lies.
         spec: What was labelled, by whom, and what the numbers mean.
         views: The view indices that every sample has, rising.
-        affinity: The class affinity (labels/affinity.py), or None where no label has a tail.
     """
 
     url: str
     spec: ArchiveSpec
     views: list[int]
-    affinity: Labels | None
 
     @abc.abstractmethod
     def labels(self, shard: int, view: int) -> Labels:
@@ -36,6 +36,24 @@ class LabelSource(abc.ABC):
         Raises:
             ArchiveError: They are not there, or are damaged; names the place.
         """
+
+    @abc.abstractmethod
+    def affinity_arrays(self) -> LabelArrays | None:
+        """Return the class affinity as it is stored; see `affinity`."""
+
+    @functools.cached_property
+    def affinity(self) -> Labels | None:
+        """The class affinity (labels/affinity.py), or None where no label has a tail.
+
+        Raises:
+            ArchiveError: It is missing or damaged, or names a class that is none.
+        """
+        rows = self.affinity_arrays()
+        if rows is None:
+            return None
+        if not (rows.idx < self.spec.labels.num_classes).all():
+            raise DamagedError(f"the class affinity of {self.url} names a class that is none")
+        return decode(rows, self.spec.labels.num_classes)
 
     @property
     def recipe(self) -> Recipe:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.archive.layout import Layout
-from teacher_cache.archive.manifest import ArchiveSpec, Sha256, View
+from teacher_cache.archive.manifest import ArchiveSpec, Sha256, View, get_document
 from teacher_cache.canonical import unseal
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.codec import LabelArrays
@@ -63,6 +63,14 @@ def npy_bytes(array: npt.NDArray[Any]) -> bytes:
     return sink.getvalue()
 
 
+def npy_header(dtype: np.dtype, count: int) -> bytes:
+    """Return what a .npy file of `count` records begins with."""
+    sink = io.BytesIO()
+    shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(sink, shape)
+    return sink.getvalue()
+
+
 def records_of(arrays: LabelArrays, dtype: np.dtype) -> npt.NDArray[np.void]:
     """Return stored labels as records."""
     records = np.empty(arrays.tail.shape, dtype)
@@ -89,8 +97,14 @@ def read_export(store: Store) -> ExportFields:
         ArchiveError: It is damaged, of an unknown version, or says what cannot be.
     """
     what = store.path(EXPORT_FILE)
+    if store.stat(EXPORT_FILE) is None:
+        raise ArchiveError(
+            f"{store.url} is no export: it has no {EXPORT_FILE}",
+            "There is nothing to read.",
+            "check the path",
+        )
     try:
-        document = unseal(store.get(EXPORT_FILE))
+        document = unseal(get_document(store, EXPORT_FILE))
     except ValueError as error:
         raise DamagedError(
             f"{what} is damaged: {error}", "What it says is not certain.", "export the archive again"
@@ -107,8 +121,9 @@ def read_export(store: Store) -> ExportFields:
         raise ArchiveError(
             f"{what} says what cannot be: {error}", "It is no export of this program."
         ) from error
+    shards = ArchiveSpec.from_dict(fields["spec"]).dataset["shards"]
     first, stop = fields["views"]
-    if not first < stop or len(fields["labels_sha256"]) != len(fields["spec"]["dataset"]["shards"]):
+    if not first < stop or len(fields["labels_sha256"]) != len(shards):
         raise ArchiveError(
             f"{what} says what cannot be: views {first}:{stop}", "It is no export of this program."
         )

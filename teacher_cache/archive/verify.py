@@ -11,18 +11,21 @@ import numpy as np
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
 from teacher_cache.archive.manifest import (
     AFFINITY_FILE,
+    EXTENDS_FILE,
     MANIFEST_FILE,
     RECEIPTS,
     SPEC_FILE,
     Receipt,
     affinity_bytes,
+    extends_bytes,
+    get_document,
     receipt_bytes,
     receipt_name,
     spec_bytes,
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.errors import ArchiveError
+from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.codec import VALUE_STEP, LabelArrays, decode, idx_fill
 from teacher_cache.labels.topk import Labels
 from teacher_cache.progress import Track
@@ -77,6 +80,8 @@ def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
     expected = {SPEC_FILE: spec_bytes(spec)}
     if manifest.affinity is not None:
         expected[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
+    if manifest.extends:
+        expected[EXTENDS_FILE] = extends_bytes(manifest.extends, spec.fingerprint)
     for receipt in manifest.receipts:
         expected[receipt_name(receipt.unit)] = receipt_bytes(receipt, spec.fingerprint)
     for name, data in expected.items():
@@ -107,13 +112,9 @@ def _affinity(reader: ArchiveReader, level: Level) -> Iterator[Problem]:
     if level == "quick" or manifest.affinity is None:
         return
     try:
-        rows = reader.affinity
+        _ = reader.affinity
     except ArchiveError as error:
         yield Problem(error.value, affinity=True)
-        return
-    assert rows is not None
-    if (rows.class_ids_BK >= reader.spec.labels.num_classes).any():
-        yield Problem("the class affinity names a class that is none", affinity=True)
 
 
 def _unit(reader: ArchiveReader, receipt: Receipt, level: Level) -> Iterator[Problem]:
@@ -177,6 +178,6 @@ def _tails_fit(labels: Labels, num_classes: int, *, steps: bool) -> bool:
 
 def _get(store: Store, name: str) -> bytes | None:
     try:
-        return store.get(name)
-    except FileNotFoundError:
+        return get_document(store, name)
+    except (FileNotFoundError, InputError):
         return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
     AFFINITY_FILE,
+    EXTENDS_FILE,
     MANIFEST_FILE,
     RECEIPTS,
     SPEC_FILE,
@@ -16,8 +17,11 @@ from teacher_cache.archive.manifest import (
     Manifest,
     Receipt,
     affinity_bytes,
+    extends_bytes,
+    get_document,
     open_document,
     read_affinity_receipt,
+    read_extends,
     read_receipt,
     receipt_bytes,
     receipt_name,
@@ -26,8 +30,8 @@ from teacher_cache.archive.manifest import (
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader, read_manifest
-from teacher_cache.canonical import sha256_hex
-from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.canonical import sha256_hex, sha256_of
+from teacher_cache.errors import ArchiveError, DamagedError, InputError
 from teacher_cache.labels.codec import LabelArrays
 from teacher_cache.store import Store
 
@@ -65,6 +69,8 @@ class ArchiveWriter:
                 "It is not an archive, and nothing in it is overwritten.",
                 "choose a new folder",
             )
+        spec = ArchiveSpec.from_dict(spec.to_dict())  # refuses what no reader would take
+        _mend_spec(store, spec)
         store.put_new(SPEC_FILE, spec_bytes(spec))
         existing = existing_spec(store)
         if existing.fingerprint != spec.fingerprint:
@@ -77,15 +83,15 @@ class ArchiveWriter:
 
     def receipts(self) -> list[Receipt]:
         """Return the receipts of finished units whose objects are there in full size."""
-        names = (name for name in self._store.list(RECEIPTS) if name != AFFINITY_FILE)
+        names = (name for name in self._store.list(RECEIPTS) if name not in (AFFINITY_FILE, EXTENDS_FILE))
         found = (self._receipt(name) for name in names)
         return [receipt for receipt in found if receipt is not None]
 
     def _receipt(self, name: str) -> Receipt | None:
         """Return a receipt that counts; a unit without one is computed again, and its receipt replaced."""
         try:
-            receipt = read_receipt(self._store.get(name), name, self.spec)
-        except (ArchiveError, FileNotFoundError):
+            receipt = read_receipt(get_document(self._store, name), name, self.spec)
+        except (InputError, FileNotFoundError):
             return None
         is_whole = all(
             self._store.stat(self._layout.object_name(array, receipt.unit)) == size
@@ -131,8 +137,10 @@ class ArchiveWriter:
     def affinity(self) -> dict[str, Digest] | None:
         """sha256 and size of each object of the frozen affinity; None if it is not there in full."""
         try:
-            objects = read_affinity_receipt(self._store.get(AFFINITY_FILE), AFFINITY_FILE, self.spec)
-        except (ArchiveError, FileNotFoundError):
+            objects = read_affinity_receipt(
+                get_document(self._store, AFFINITY_FILE), AFFINITY_FILE, self.spec
+            )
+        except (InputError, FileNotFoundError):
             return None
         is_whole = all(
             self._store.stat(self._layout.affinity_name(array)) == size
@@ -164,27 +172,58 @@ class ArchiveWriter:
 
     def _closing(self, extends: Mapping[str, tuple[Receipt, ...]] | None) -> dict[str, bytes]:
         """Return the documents that close the archive, the manifest last."""
-        receipts = self.receipts()
-        own = {(receipt.unit.shard, receipt.unit.block) for receipt in receipts}
-        elsewhere = {
-            place: tuple(receipt for receipt in theirs if (receipt.unit.shard, receipt.unit.block) not in own)
-            for place, theirs in {**self.extends, **(extends or {})}.items()
-        }
-        manifest = Manifest(
+        manifest = self._manifest({**self.extends, **(extends or {})})
+        documents = dict(zarr_documents(self.spec, manifest.all_receipts))
+        if manifest.extends:
+            documents[EXTENDS_FILE] = extends_bytes(manifest.extends, self.spec.fingerprint)
+        return {**documents, MANIFEST_FILE: manifest.to_bytes()}
+
+    def _manifest(self, extends: Mapping[str, tuple[Receipt, ...]]) -> Manifest:
+        """Return what the archive holds: no unit twice, and none that its manifest has is forgotten.
+
+        A unit whose objects are damaged stays in the manifest: it is found when read, and `repair` mends it.
+        """
+        seen: set[tuple[int, int]] = set()
+        own = _first_ones((*self.receipts(), *self._known()), seen)
+        elsewhere = {place: _first_ones(theirs, seen) for place, theirs in extends.items()}
+        return Manifest(
             self.spec,
             self.affinity,
-            tuple(sorted(receipts, key=lambda receipt: receipt.unit)),
+            tuple(sorted(own, key=lambda receipt: receipt.unit)),
             {place: theirs for place, theirs in elsewhere.items() if theirs},
         )
-        return {**zarr_documents(self.spec, manifest.all_receipts), MANIFEST_FILE: manifest.to_bytes()}
+
+    def _known(self) -> tuple[Receipt, ...]:
+        """Return the receipts in the manifest, if there is one that can be read."""
+        try:
+            return read_manifest(self._store).receipts
+        except ArchiveError:
+            return ()
 
     @property
     def extends(self) -> Mapping[str, tuple[Receipt, ...]]:
-        """Receipts of units in other archives that the manifest refers to; none if there is no manifest."""
-        try:
-            return read_manifest(self._store).extends
-        except ArchiveError:
+        """Receipts of units in other archives that this one refers to.
+
+        Raises:
+            ArchiveError: They are damaged, and the manifest that repeats them is too.
+        """
+        if self._store.stat(EXTENDS_FILE) is None:
             return {}
+        try:
+            return read_extends(get_document(self._store, EXTENDS_FILE), EXTENDS_FILE, self.spec)
+        except ArchiveError:
+            return read_manifest(self._store).extends
+
+
+def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tuple[Receipt, ...]:
+    """Return the receipts of units that were not seen before, which then were."""
+    found = []
+    for receipt in receipts:
+        place = (receipt.unit.shard, receipt.unit.block)
+        if place not in seen:
+            seen.add(place)
+            found.append(receipt)
+    return tuple(found)
 
 
 def extension(store: Store, spec: ArchiveSpec, base: ArchiveReader) -> dict[str, tuple[Receipt, ...]]:
@@ -197,7 +236,7 @@ def extension(store: Store, spec: ArchiveSpec, base: ArchiveReader) -> dict[str,
         ArchiveError: Something else is not the same.
     """
     ours, theirs = ({**part.identity, "dataset": None} for part in (spec, base.spec))
-    if ours != theirs or spec.views_per_unit != base.spec.views_per_unit:
+    if sha256_of(ours) != sha256_of(theirs) or spec.views_per_unit != base.spec.views_per_unit:
         what = _differences("", theirs, ours) or [
             f"views_per_unit {base.spec.views_per_unit}, not {spec.views_per_unit}"
         ]
@@ -219,10 +258,23 @@ def extension(store: Store, spec: ArchiveSpec, base: ArchiveReader) -> dict[str,
     return found
 
 
+def _mend_spec(store: Store, asked: ArchiveSpec) -> None:
+    """Write a damaged spec.json of an unfinished archive again, if every receipt is of what is asked."""
+    if store.stat(SPEC_FILE) is None or store.stat(MANIFEST_FILE) is not None:
+        return
+    try:
+        open_document(get_document(store, SPEC_FILE), SPEC_FILE)
+    except DamagedError:
+        names = [name for name in store.list(RECEIPTS) if name not in (AFFINITY_FILE, EXTENDS_FILE)]
+        for name in names:
+            read_receipt(get_document(store, name), store.path(name), asked)
+        store.put(SPEC_FILE, spec_bytes(asked))
+
+
 def existing_spec(store: Store) -> ArchiveSpec:
     """Read spec.json, or, if it was damaged, make it again from the manifest that holds the same."""
     try:
-        document = open_document(store.get(SPEC_FILE), store.path(SPEC_FILE))
+        document = open_document(get_document(store, SPEC_FILE), store.path(SPEC_FILE))
     except (DamagedError, FileNotFoundError):
         if store.stat(MANIFEST_FILE) is None:
             raise

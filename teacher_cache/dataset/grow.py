@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from teacher_cache.dataset.index import Shard
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.source import Members, Source
@@ -38,6 +40,14 @@ class Growth:
         self.base, self._source = base, source
         self.full_shards: list[Shard] = [shard for shard in base.info.shards if shard.num_samples == size]
         rest = base.info.shards[len(self.full_shards) :]
+        for shard in rest:
+            with base.shard_path(shard).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                    raise DatasetError(
+                        f"{base.shard_path(shard)} does not have the sha256 in dataset.json",
+                        "Damaged images would be packed as good ones.",
+                        "copy the shard again",
+                    )
         self._rest = [TarSource([base.shard_path(shard)]) for shard in rest]
         self._num_rest = sum(len(part.keys) for part in self._rest)
         self.kind = source.kind
@@ -56,6 +66,21 @@ class Growth:
         """Return what there is of sample `number`."""
         part, place = self._part(number)
         return part.read(place)
+
+    def is_packed(self, number: int) -> bool:
+        """Say whether sample `number` is one of the dataset's own."""
+        return number < self._num_rest
+
+    def check_reencoding(self, max_side_px: int | None, quality: int | None) -> None:
+        """Refuse to re-encode new images otherwise than the dataset's were. Raises DatasetError."""
+        theirs = (self.base.info.source.get("max_side_px"), self.base.info.source.get("quality"))
+        if (max_side_px, quality) != theirs:
+            raise DatasetError(
+                f"--max-side {max_side_px} --quality {quality}, but {self.base.url} was packed with "
+                f"{theirs[0]} and {theirs[1]}",
+                "One dataset would hold images of two kinds.",
+                "give the same, or leave them out where there were none",
+            )
 
     def _part(self, number: int) -> tuple[Source, int]:
         if number < self._num_rest:

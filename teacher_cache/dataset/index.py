@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import Meta
 
 from teacher_cache.canonical import canonical_json, seal, sha256_hex, sha256_of, unseal
 from teacher_cache.errors import DatasetError
@@ -37,10 +39,10 @@ INDEX_SCHEMA = pa.schema(
 class Shard:
     """One tar of the dataset."""
 
-    name: str
-    sha256: str
-    num_bytes: int
-    num_samples: int
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    num_bytes: Annotated[int, Meta(ge=0)]
+    num_samples: Annotated[int, Meta(ge=1, le=2**32)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +170,14 @@ def read_info(store: Store) -> DatasetInfo:
             f"This program reads teacher-cache-dataset version {VERSION}.",
             "use the release that packed it, or pack it again",
         )
-    return DatasetInfo(
-        classes=tuple(document["classes"]),
-        shards=tuple(Shard(**shard) for shard in document["shards"]),
-        index_sha256=document["index_sha256"],
-        source=document["source"],
-    )
+    try:
+        return msgspec.convert(document, DatasetInfo, strict=True)
+    except msgspec.ValidationError as error:
+        raise DatasetError(
+            f"{store.path(DATASET_FILE)} says what cannot be: {error}",
+            "It was not made by this program, or by another version.",
+            "pack the dataset again",
+        ) from error
 
 
 def read_index_table(store: Store, info: DatasetInfo) -> pa.Table:
@@ -191,4 +195,12 @@ def read_index_table(store: Store, info: DatasetInfo) -> pa.Table:
             "copy the file again, or pack the dataset again",
         )
     # from memory and without threads: with arrow's and torch's loaded, a short command may abort as it exits
-    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    known = table.num_rows == info.num_samples and set(INDEX_SCHEMA.names) <= set(table.column_names)
+    if not known or table.select(INDEX_SCHEMA.names).schema.types != INDEX_SCHEMA.types:
+        raise DatasetError(
+            f"{store.path(INDEX_FILE)} has {table.num_rows:,} rows of {', '.join(table.column_names)}",
+            f"It does not index the {info.num_samples:,} samples of {DATASET_FILE}.",
+            "pack the dataset again",
+        )
+    return table

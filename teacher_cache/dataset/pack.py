@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -33,6 +34,8 @@ from teacher_cache.progress import Track
 from teacher_cache.store import Store
 
 _READ_AHEAD = 256
+META = re.compile("__[^/]*__(/|$)")
+"""Names of members that are of no sample; WebDataset passes over them (tariterators.py)."""
 
 
 class Reencode(NamedTuple):
@@ -76,6 +79,8 @@ def pack(
         ImageError: An image cannot be decoded; names it.
     """
     _check_source(source)
+    if isinstance(source, Growth):
+        source.check_reencoding(*(reencode or (None, None)))
     if isinstance(source, Growth) and shard_size != source.base.info.samples_per_shard:
         raise DatasetError(
             f"--shard-size {shard_size}, but the shards of {source.base.url} hold "
@@ -166,6 +171,13 @@ def _check_source(source: Source) -> None:
             "A label could not be told apart from another's.",
             "rename or remove all but one",
         )
+    odd = next((number for number, other in enumerate(source.keys) if META.match(other)), None)
+    if odd is not None:
+        raise DatasetError(
+            f"key {source.keys[odd]!r} of {source.place(odd)}",
+            "WebDataset passes over names that begin like __this__/.",
+            "rename its folder",
+        )
     for number, label in enumerate(source.labels):
         if not 0 <= label < len(source.classes):
             raise DatasetError(
@@ -189,7 +201,7 @@ def _prepare(source: Source, order: list[int], reencode: Reencode | None, worker
             pixels_HWC = images.decode(members.image, source.place(number))
         except ImageError as error:
             return _Ready(number, None, error.value)
-        if reencode:
+        if reencode and not (isinstance(source, Growth) and source.is_packed(number)):
             small_HWC = images.shrink(pixels_HWC, reencode.max_side_px)
             members = Members(images.encode_jpeg(small_HWC, reencode.quality), members.others)
         return _Ready(number, members, "")
@@ -255,7 +267,7 @@ def index_tar(
     with path.open("rb") as file, tarfile.open(path, "r:") as tar:
         keys: list[str] = []
         for member in tar:
-            if member.name.startswith("__"):  # WebDataset passes over such members
+            if META.match(member.name):
                 continue
             key, _, extension = member.name.rpartition("/")[2].partition(".")
             key = member.name[: len(member.name) - len(extension) - 1]

@@ -12,11 +12,13 @@ no byte per label: labels/tails.py.
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Annotated, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec import Meta
 
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
@@ -27,8 +29,23 @@ VIEWS_PER_CLASS = 20
 _PRIOR_VIEWS = 0.5
 """Weight of the mean output in each row, in views: a class that was never thought of has a row too."""
 
+_ROWS_AT_ONCE = 1024
+"""Rows that are sorted together: of 21,841 classes all at once would take gigabytes."""
 
-def affinity_rule(k: int, num_classes: int) -> dict[str, Any] | None:
+
+class AffinityRule(TypedDict):
+    """How an affinity is calibrated.
+
+    Attributes:
+        entries: Classes kept of a row.
+        views_per_class: Views calibrated on, times the classes.
+    """
+
+    entries: Annotated[int, Meta(ge=1, le=2**16)]
+    views_per_class: Annotated[int, Meta(ge=1, le=2**16)]
+
+
+def affinity_rule(k: int, num_classes: int) -> AffinityRule | None:
     """Return how an archive's affinity is calibrated, as its spec says it; None where no label has a tail."""
     if k == num_classes:
         return None
@@ -70,6 +87,10 @@ class AffinitySum:
         assert self._sum_CC is not None
         assert self._sum_C is not None
         mean_C = self._sum_C / self._num_views
-        whole_RC = torch.cat([self._sum_CC + _PRIOR_VIEWS * mean_C, mean_C[None]])
         floor = torch.finfo(torch.float32).tiny
-        return Labels(*(part.cpu() for part in labels_from_logits(whole_RC.clamp_min(floor).log(), entries)))
+        parts = (part_RC + _PRIOR_VIEWS * mean_C for part_RC in self._sum_CC.split(_ROWS_AT_ONCE))
+        rows = [
+            labels_from_logits(part_RC.clamp_min(floor).log(), entries)
+            for part_RC in itertools.chain(parts, [mean_C[None]])
+        ]
+        return Labels(*(torch.cat(fields).cpu() for fields in zip(*rows, strict=True)))

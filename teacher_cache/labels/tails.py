@@ -61,7 +61,9 @@ def dense_probabilities(
     shape_BC = (
         torch.ones(count, num_classes, device=kept_BK.device)
         if affinity is None
-        else _affinity_shape(labels, num_classes, affinity, power or sharpening(k, num_classes))
+        else _affinity_shape(
+            labels, num_classes, affinity, sharpening(k, num_classes) if power is None else power
+        )
     )
     shape_BC = shape_BC.scatter(1, class_ids_BK, 0.0)
     tail_BC = shape_BC * (labels.tail_B / shape_BC.sum(1))[:, None]
@@ -69,10 +71,11 @@ def dense_probabilities(
 
 
 def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels, power: float) -> torch.Tensor:
-    """Return a, (B, C), up to a factor per view."""
+    """Return a of the classes a label does not name, (B, C), up to a factor per view; 0 of the others."""
     entries = affinity.class_ids_BK.shape[1]
     rows_RN = kept_log_probabilities(affinity)
     rest_R = (affinity.tail_B.clamp_min(_LEAST_TAIL) / max(num_classes - entries, 1)).log()
+    rest_R = rest_R.minimum(rows_RN[:, -1])
     classes_BK = labels.class_ids_BK.long()
     mean_B1 = torch.full_like(classes_BK[:, :1], num_classes)
     rows_BJ = torch.cat([classes_BK, mean_B1], dim=1)
@@ -82,4 +85,5 @@ def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels, power: f
     ids_BM = affinity.class_ids_BK.long()[rows_BJ].flatten(1)
     shape_BC = torch.zeros(len(classes_BK), num_classes, device=ids_BM.device)
     shape_BC.scatter_add_(1, ids_BM, above_BJN.flatten(1))
-    return (shape_BC - shape_BC.amax(1, keepdim=True)).exp()
+    others_BC = shape_BC.scatter(1, classes_BK, -math.inf)
+    return (others_BC - others_BC.amax(1, keepdim=True)).exp()

@@ -7,7 +7,7 @@ tuple of numbers) is what JSON and YAML may give. An op's name in them is its cl
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -82,7 +82,7 @@ class ResizeCenterCrop:
     crop_pct: float = 0.875
 
     def __post_init__(self) -> None:
-        require(0 < self.crop_pct <= 1, "resize_center_crop.crop_pct", self.crop_pct, "in (0, 1]")
+        require(0.05 <= self.crop_pct <= 1, "resize_center_crop.crop_pct", self.crop_pct, "in [0.05, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,4 +298,4 @@ def _like(field: str, value: Any, default: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -138,6 +138,19 @@ def test_parquet_holds_every_label(labels: str, data: str, dataset: PackedDatase
         assert (found["key"], found["view"]) == (dataset.index.key(row), view)
 
 
+def test_tables_are_not_mixed_with_others(labels: str, data: str, tmp_path: Path) -> None:
+    (tmp_path / "labels-000009.parquet").write_bytes(b"")
+    assert main(["export", labels, str(tmp_path), "--data", data, "--format", "parquet"]) == 2
+
+
+def test_units_of_two_sizes_are_not_imported_together(exported: str, data: str, tmp_path: Path) -> None:
+    assert main(extract_flags(data, tmp_path / "other", views_per_unit=3)) == 0
+    before = tree(tmp_path / "other")
+    assert main(["import", exported, str(tmp_path / "other")]) == 2
+    assert main(extract_flags(data, tmp_path / "other", views_per_unit=None, extends=tmp_path / "other")) == 0
+    assert tree(tmp_path / "other") == before
+
+
 def test_archives_made_apart_are_merged(data: str, labels: str, tmp_path: Path) -> None:
     for name, views in (("a", "0:2"), ("b", "2:3")):
         assert main(extract_flags(data, tmp_path / name, views=views)) == 0
@@ -180,6 +193,11 @@ def test_more_views_extend_an_archive_that_stays_as_it_is(data: str, labels: str
     assert verify(str(tmp_path / "new"), "full", silent) == []
     assert main(["merge", str(tmp_path / "one"), str(tmp_path / "new")]) == 0
     assert tree(tmp_path / "one") == tree(labels)
+    (tmp_path / "new/manifest.json").write_bytes(b"{}")
+    assert main(["repair", str(tmp_path / "new")]) == 0
+    assert ArchiveReader(str(tmp_path / "new")).manifest.to_bytes() == new.manifest.to_bytes()
+    assert main(extract_flags(data, tmp_path / "new", views_per_unit=None)) == 0
+    assert ArchiveReader(str(tmp_path / "new")).manifest.to_bytes() == new.manifest.to_bytes()
     (tmp_path / "old/labels.zarr/dq/c/3/0/0").write_bytes(b"bad")
     with pytest.raises(ArchiveError, match="unit 00003-000"):
         ArchiveReader(str(tmp_path / "new")).labels(3, 0)

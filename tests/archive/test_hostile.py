@@ -1,5 +1,6 @@
 """Archives from elsewhere that mean harm: refused with a clear error, nothing run, little memory used."""
 
+import dataclasses
 import io
 import json
 import pickle
@@ -20,14 +21,16 @@ from conftest import tree
 
 from pipelines.cli import main
 from teacher_cache.archive.chunks import ChunkFormat, inflate, read_places
-from teacher_cache.archive.manifest import Manifest, receipt_name
+from teacher_cache.archive.manifest import Manifest, receipt_name, zarr_documents
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.verify import verify
+from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.canonical import seal, sha256_hex, unseal
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, DatasetError, TeacherCacheError
 from teacher_cache.progress import silent
+from teacher_cache.store import Store
 
 _CHUNK = ChunkFormat((100, 2), np.dtype("<u2"))
 _GIGABYTE = 2**30
@@ -152,6 +155,16 @@ def changed(archive: Path, change: Callable[[dict], object]) -> Path:
         lambda d: d["spec"]["labels"].update(k=1.5),
         lambda d: d["spec"]["labels"].update(num_classes=2**60),
         lambda d: d["spec"]["labels"].update(values="pickle"),
+        lambda d: d["spec"]["labels"].update(value_step=0.125),
+        lambda d: d["spec"]["labels"].update(temperature=4.0),
+        lambda d: d["spec"]["labels"].update(order="class"),
+        lambda d: d["spec"]["labels"].update(affinity=None),
+        lambda d: d["spec"]["labels"].update(affinity={"views_per_class": 20}),
+        lambda d: d["spec"]["teacher"].update(model=7),
+        lambda d: d["spec"]["teacher"].pop("model_kwargs"),
+        lambda d: d["units"].append(d["units"][0]),
+        lambda d: d["affinity"].pop("affinity_idx"),
+        lambda d: d["affinity"].update({"../../x": ["0" * 64, 1]}),
         lambda d: d["spec"]["dataset"].update(shards=[["0" * 64, 2**31]] * 5),
         lambda d: d["spec"]["dataset"].update(shards=[]),
         lambda d: d["spec"].update(views_per_unit=0),
@@ -336,6 +349,83 @@ def test_no_reader_unpickles(labels: str, exported: Path, monkeypatch: pytest.Mo
     for source in (open_labels(labels), open_labels(str(exported))):
         source.labels(0, 0)
         assert source.affinity is not None
+
+
+def test_an_affinity_of_classes_that_are_none_is_refused(copy: Path) -> None:
+    reader = ArchiveReader(str(copy))
+    rows = reader.affinity_arrays()
+    assert rows is not None
+    writer = ArchiveWriter(Store(copy), reader.spec)
+    writer.freeze_affinity(rows._replace(idx=rows.idx + 1), replace=True)
+    writer.finish()
+    with pytest.raises(ArchiveError, match="names a class that is none"):
+        _ = ArchiveReader(str(copy)).affinity
+    assert [problem.affinity for problem in verify(str(copy), "full", silent)] == [True]
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"model_kwargs": {"checkpoint_path": "evil.pth"}},
+        {"model_kwargs": {"pretrained_cfg_overlay": {"file": "evil.pth"}}},
+        {"model": "local-dir:/evil"},
+        {"model": "hf-hub:evil/model"},
+    ],
+    ids=str,
+)
+def test_an_archive_cannot_say_where_to_load_a_teacher_from(
+    teacher: dict, copy: Path, data: str, capsys: pytest.CaptureFixture
+) -> None:
+    reader = ArchiveReader(str(copy))
+    spec = dataclasses.replace(reader.spec, teacher={**reader.spec.teacher, **teacher})
+    manifest = Manifest(spec, reader.manifest.affinity, reader.manifest.receipts)
+    (copy / "manifest.json").write_bytes(manifest.to_bytes())
+    for name, expected in zarr_documents(spec, reader.receipts).items():
+        (copy / name).write_bytes(expected)
+    assert main(["verify", str(copy), "--level", "teacher", "--data", data]) == 2
+    assert "not where to load files from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["0-20000000", "00000-99999999", "0-²2", "x"])
+def test_odd_receipts_are_no_units(name: str, copy: Path, capsys: pytest.CaptureFixture) -> None:
+    (copy / "receipts" / f"{name}.json").write_bytes(b"")
+    assert main(["status", str(copy)]) == 0
+    assert "10 done" in capsys.readouterr().out
+
+
+def test_a_folder_in_place_of_a_document_is_found(copy: Path) -> None:
+    (copy / "receipts/00000-000.json").unlink()
+    (copy / "receipts/00000-000.json").mkdir()
+    problems = [problem.what for problem in verify(str(copy), "full", silent)]
+    assert problems == ["receipts/00000-000.json is not the one in the manifest"]
+
+
+def test_what_is_no_export_is_not_imported(labels: str, exported: Path, tmp_path: Path) -> None:
+    assert main(["import", labels, str(tmp_path / "a")]) == 2
+    shutil.copytree(exported, tmp_path / "odd")
+    export = unseal((tmp_path / "odd" / "export.json").read_bytes())
+    (tmp_path / "odd" / "export.json").write_bytes(seal({**export, "spec": {}}))
+    assert main(["import", str(tmp_path / "odd"), str(tmp_path / "a")]) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["shards"][0].update(name="../x"),
+        lambda d: d["shards"][0].update(num_samples=-1),
+        lambda d: d.pop("classes"),
+        lambda d: d.update(shards=7),
+    ],
+)
+def test_a_dataset_that_says_what_cannot_be_is_refused(
+    change: Callable[[dict], object], data: str, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    document = unseal((tmp_path / "data" / "dataset.json").read_bytes())
+    change(document)
+    (tmp_path / "data" / "dataset.json").write_bytes(seal(document))
+    with pytest.raises(DatasetError):
+        PackedDataset(str(tmp_path / "data"))
 
 
 def test_a_manifest_comes_back_byte_for_byte(labels: str) -> None:

@@ -74,8 +74,9 @@ class PageReader:
         idx, dq, tail = (read(folder, f"affinity_{array}") for array in ("idx", "dq", "tail"))
         entries = labels["affinity"]["entries"]
         share, outside = probabilities(dq, tail, entries, self.classes)
-        others = np.exp(np.where(tail == 255, -255 / 16, np.log(outside, where=outside > 0)))
-        self.affinity = np.repeat(others[:, None] / max(self.classes - entries, 1), self.classes, axis=1)
+        others = np.where(tail == 255, np.exp(-255 / 16), outside)
+        others = np.minimum(others / max(self.classes - entries, 1), (1 - outside) * share[:, -1])
+        self.affinity = np.repeat(others[:, None], self.classes, axis=1)
         np.put_along_axis(self.affinity, idx.astype(int), (1 - outside)[:, None] * share, axis=1)
 
     def dense(self, row: int, view: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import webdataset
 from conftest import CLASSES, IMAGES_PER_CLASS, SHARD_SIZE, encoded, picture, tree, write_class_folders
 
 from teacher_cache import images
+from teacher_cache.dataset.grow import Growth
 from teacher_cache.dataset.index import DatasetInfo, read_info
 from teacher_cache.dataset.pack import Reencode, pack
 from teacher_cache.dataset.shards import PackedDataset
@@ -296,3 +298,35 @@ def test_a_dataset_survives_pickling(dataset: PackedDataset) -> None:
     again = pickle.loads(pickle.dumps(dataset))
     assert again.image_bytes(5) == dataset.image_bytes(5)
     np.testing.assert_array_equal(again.index.labels_N, dataset.index.labels_N)
+
+
+def test_a_folder_that_webdataset_would_pass_over_is_refused(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders, tmp_path / "images")
+    (tmp_path / "images" / "ant").rename(tmp_path / "images" / "__ant__")
+    with pytest.raises(DatasetError, match="WebDataset passes over"):
+        packed(open_source(str(tmp_path / "images")), tmp_path / "out")
+    (tmp_path / "images" / "__ant__").rename(tmp_path / "images" / "__ant")
+    assert packed(open_source(str(tmp_path / "images")), tmp_path / "out").num_samples == 33
+    assert len(PackedDataset(str(tmp_path / "out"))) == 33
+
+
+def test_a_damaged_last_shard_does_not_grow(data: str, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    shard = tmp_path / "data" / "shard-000004.tar"
+    damaged = bytearray(shard.read_bytes())
+    damaged[700] ^= 1
+    shard.write_bytes(damaged)
+    more = write_class_folders(tmp_path / "more", per_class=12)
+    with pytest.raises(DatasetError, match="shard-000004.tar does not have the sha256"):
+        Growth(PackedDataset(str(tmp_path / "data")), open_source(str(more)))
+
+
+def test_growth_is_of_one_kind(data: str, folders: Path, tmp_path: Path) -> None:
+    more = write_class_folders(tmp_path / "more", per_class=12)
+    growth = Growth(PackedDataset(data), open_source(str(more)))
+    with pytest.raises(DatasetError, match="--max-side 32"):
+        packed(growth, tmp_path / "out", reencode=Reencode(32, 90), shard_size=8)
+    with pytest.raises(DatasetError, match="give --shard-size 8"):
+        packed(growth, tmp_path / "out", shard_size=5)
+    with pytest.raises(DatasetError, match="already"):
+        Growth(PackedDataset(data), open_source(str(folders)))

@@ -32,7 +32,8 @@ def dense_rows(affinity: Labels) -> list[list[float]]:
     rows = []
     for ids, relative, tail in zip(*(part.tolist() for part in affinity), strict=True):
         total = math.fsum(map(math.exp, relative))
-        row = [max(tail, math.exp(-255 / 16)) / max(C - entries, 1)] * C
+        last = (1 - tail) * math.exp(relative[-1]) / total
+        row = [min(max(tail, math.exp(-255 / 16)) / max(C - entries, 1), last)] * C
         for place, value in zip(ids, relative, strict=True):
             row[place] = (1 - tail) * math.exp(value) / total
         rows.append(row)

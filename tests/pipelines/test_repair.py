@@ -103,6 +103,33 @@ def test_a_manifest_and_a_receipt_lost_together_are_mended(copy: Path, data: str
     assert tree(copy) == tree(labels)
 
 
+def test_a_finished_unit_that_is_damaged_is_not_forgotten(copy: Path, data: str, labels: str) -> None:
+    """Extending, or any run that closes the archive again, leaves it in the manifest for repair to find."""
+    (copy / "labels.zarr/tail/c/2/0").unlink()
+    assert main(extract_flags(data, copy, views="2:3", views_per_unit=None)) == 0
+    assert ArchiveReader(str(copy)).views == [0, 1, 2]
+    assert repair(copy, *with_teacher(data)) == 0
+    assert tree(copy) == tree(labels)
+
+
+def test_a_damaged_spec_of_an_unfinished_archive_is_mended_by_extract(
+    copy: Path, data: str, labels: str
+) -> None:
+    (copy / "manifest.json").unlink()
+    (copy / "spec.json").write_bytes(b"")
+    finished = (copy / "receipts/00000-000.json").stat().st_mtime_ns
+    assert main(extract_flags(data, copy, topk=1)) == 2
+    assert main(extract_flags(data, copy)) == 0
+    assert (copy / "receipts/00000-000.json").stat().st_mtime_ns == finished
+    assert tree(copy) == tree(labels)
+
+
+@pytest.mark.parametrize("changes", [{"views_per_unit": 5000}, {"views": f"{2**20}:{2**20 + 2}"}])
+def test_what_no_reader_would_take_is_not_written(changes: dict, data: str, tmp_path: Path) -> None:
+    assert main(extract_flags(data, tmp_path / "out", **changes)) == 2
+    assert tree(tmp_path) == {}
+
+
 def test_a_unit_computed_by_another_teacher_is_not_mixed_in(
     copy: Path, data: str, tmp_path: Path, capsys: Capture
 ) -> None:
