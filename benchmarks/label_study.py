@@ -28,20 +28,21 @@ def study(logits_RVC: torch.Tensor) -> dict[str, dict[str, float]]:
     Calibrated on view 0 of all rows unless the choice says otherwise; evaluated on views 2 to 10.
     """
     num_classes = logits_RVC.shape[2]
+    ks = [k for k in _KS if k < num_classes]
     evaluated_BC = logits_RVC[:_ROWS_OF_STUDY, _STUDY_VIEWS].flatten(0, 1)
     found: dict[str, dict[str, float]] = {}
     for name, affinity, power in _affinities(logits_RVC, num_classes):
-        found[name] = {f"k={k}": _kl_of(evaluated_BC, _stored(evaluated_BC, k), affinity, power) for k in _KS}
-    found["per-sample profile"] = {f"k={k}": _profile_kl(logits_RVC[:_ROWS_OF_STUDY], k) for k in _KS}
+        found[name] = {f"k={k}": _kl_of(evaluated_BC, _stored(evaluated_BC, k), affinity, power) for k in ks}
+    found["per-sample profile"] = {f"k={k}": _profile_kl(logits_RVC[:_ROWS_OF_STUDY], k) for k in ks}
     default = _rows(logits_RVC[:, 0], 128)
     for name, step in (("values exact", None), ("values 1/32 nat", 1 / 32), ("values 1/8 nat", 1 / 8)):
         found[name] = {
-            f"k={k}": _kl_of(evaluated_BC, _stepped(evaluated_BC, k, step), default, None) for k in _KS
+            f"k={k}": _kl_of(evaluated_BC, _stepped(evaluated_BC, k, step), default, None) for k in ks
         }
     for name, bytes_of in (("bytes, ids plain", _plain), ("bytes, ids as ranks in the affinity", _ranked)):
-        found[name] = {f"k={k}": _bytes(bytes_of, logits_RVC, k, default) for k in _KS}
+        found[name] = {f"k={k}": _bytes(bytes_of, logits_RVC, k, default) for k in ks}
     table = Table(title="choices: KL in nats, or bytes a label")
-    for column in ("choice", *(f"k={k}" for k in _KS)):
+    for column in ("choice", *(f"k={k}" for k in ks)):
         table.add_column(column, justify="left" if column == "choice" else "right")
     for name, row in found.items():
         table.add_row(name, *(f"{value:.4f}" for value in row.values()))
