@@ -27,15 +27,9 @@ from rich.table import Table
 from benchmarks.common import environment, write_json
 from pipelines.plan import default_views_per_unit, missing_units
 from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.archive.manifest import (
-    ArchiveSpec,
-    LabelSpec,
-    Manifest,
-    Receipt,
-    receipt_bytes,
-    receipt_name,
-)
+from teacher_cache.archive.manifest import Manifest, Receipt, receipt_bytes, receipt_name
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.commandline import Command, at_least, run_single
 from teacher_cache.labels.affinity import affinity_rule

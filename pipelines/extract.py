@@ -10,8 +10,8 @@ from pipelines.config import ExtractConfig
 from pipelines.engines import local
 from pipelines.job import Job
 from pipelines.plan import default_views_per_unit, missing_units
-from teacher_cache.archive.manifest import SPEC_FILE, ArchiveSpec, LabelSpec
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, LabelSpec
 from teacher_cache.archive.write import ArchiveWriter, extension
 from teacher_cache.commandline import parse_kwargs, parse_views
 from teacher_cache.dataset.index import DatasetInfo

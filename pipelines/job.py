@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.manifest import ArchiveSpec
 from teacher_cache.archive.source import LabelSource
+from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.calibrate import calibrate, num_calibration_views
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError

@@ -11,15 +11,14 @@ from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
     AFFINITY_FILE,
     EXTENDS_FILE,
-    SPEC_FILE,
     affinity_bytes,
     extends_bytes,
     receipt_bytes,
     receipt_name,
-    spec_bytes,
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader, read_manifest
+from teacher_cache.archive.spec import SPEC_FILE, spec_bytes
 from teacher_cache.archive.verify import Problem, verify
 from teacher_cache.archive.write import ArchiveWriter, existing_spec
 from teacher_cache.errors import DamagedError, InputError

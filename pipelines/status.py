@@ -10,7 +10,8 @@ from typing import Literal
 from rich.text import Text
 
 from teacher_cache.archive.layout import MAX_VIEW, Unit
-from teacher_cache.archive.manifest import MANIFEST_FILE, RECEIPTS, SPEC_FILE
+from teacher_cache.archive.manifest import MANIFEST_FILE, RECEIPTS
+from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.write import ArchiveWriter, existing_spec
 from teacher_cache.errors import ArchiveError
 from teacher_cache.store import Store

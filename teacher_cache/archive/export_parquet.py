@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from teacher_cache.archive.export_tars import check_export
-from teacher_cache.archive.source import LabelSource
+from teacher_cache.archive.source import LabelSource, check_export
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.progress import Track
 from teacher_cache.store import Store

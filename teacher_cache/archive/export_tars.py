@@ -14,7 +14,7 @@ import webdataset
 
 from teacher_cache import images
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache.archive.source import check_export
 from teacher_cache.archive.tars import (
     AFFINITY_FILE,
     EXPORT_FILE,
@@ -39,7 +39,6 @@ from teacher_cache.dataset.index import (
 )
 from teacher_cache.dataset.pack import index_tar
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.codec import LabelArrays
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
@@ -108,29 +107,6 @@ def shard_records(reader: ArchiveReader, shard: int, views: range) -> npt.NDArra
             some = LabelArrays(*(values[: receipt.rows, wanted] for values in whole))
             parts.append(records_of(some, record_dtype(layout)))
     return np.concatenate(parts, axis=1)
-
-
-def check_export(source: LabelSource, dataset: PackedDataset, views: range, destination: Store) -> None:
-    """Refuse an export that could not be whole, or could be taken for part of another.
-
-    Raises:
-        ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination is not
-            empty.
-    """
-    source.check_replay(dataset.info)
-    missing = sorted(set(views) - set(source.views))
-    if missing or not views:
-        raise ArchiveError(
-            f"archive {source.url} holds views {view_ranges(source.views)}, not {view_ranges(missing)}",
-            "They cannot be exported.",
-            "extract more views, or ask for fewer with --views",
-        )
-    if destination.list():
-        raise ArchiveError(
-            f"destination {destination.url} is not empty",
-            "What lies there could be taken for part of the export.",
-            "choose a new folder, or empty this one",
-        )
 
 
 def _write_tar(

@@ -1,6 +1,5 @@
-"""The archive's documents: the spec of what is asked, receipts of what is finished, the manifest of it all.
+"""The archive's documents of what is finished: receipts as it goes, the manifest of it all at the end.
 
-    spec.json               written first: what determines the labels, and the layout
     receipts/affinity.json  the class affinity, frozen before the first unit
     receipts/extends.json   units that lie in other archives, if there are any
     receipts/00012-003.json written after a unit's objects: makes the unit count
@@ -16,182 +15,30 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, TypedDict
 
-import msgspec
 from msgspec import Meta
 
-from teacher_cache.archive.layout import AFFINITY_ARRAYS, Layout, Unit
-from teacher_cache.canonical import seal, sha256_of, unseal
+from teacher_cache.archive.documents import (
+    FORMAT,
+    VERSION,
+    Count,
+    Digest,
+    Place,
+    Sha256,
+    View,
+    converted,
+    open_document,
+)
+from teacher_cache.archive.layout import AFFINITY_ARRAYS, Unit
+from teacher_cache.archive.spec import ArchiveSpec, spec_of
+from teacher_cache.canonical import seal
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.labels.affinity import AffinityRule
-from teacher_cache.labels.codec import VALUE_STEP, Values
-from teacher_cache.store import Store
 
-FORMAT = "teacher-cache-archive"
-VERSION = 1
-SPEC_FILE = "spec.json"
 MANIFEST_FILE = "manifest.json"
 RECEIPTS = "receipts"
 AFFINITY_FILE = f"{RECEIPTS}/affinity.json"
 EXTENDS_FILE = f"{RECEIPTS}/extends.json"
-
-MAX_DOCUMENT_BYTES = 2**25
-"""A manifest of 80,000 units: nothing larger is read, for JSON grows twentyfold in memory."""
-
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Count = Annotated[int, Meta(ge=1, le=2**32)]
-Place = Annotated[int, Meta(ge=0, le=2**32)]
-View = Annotated[int, Meta(ge=0, le=2**20)]
-Digest = tuple[Sha256, Annotated[int, Meta(ge=1, le=2**32)]]
-"""sha256 and size in bytes of an object."""
-
-
-class _TeacherFields(TypedDict):
-    """TeacherSpec.to_dict()."""
-
-    model: str
-    model_kwargs: dict[str, Any]
-    weights_sha256: Sha256
-    num_classes: Count
-    mean: list[float]
-    std: list[float]
-    precision: Literal["float32", "bfloat16"]
-
-
-class DatasetRef(TypedDict):
-    """Which dataset is labelled: its sha256, and [sha256, samples] of each of its shards."""
-
-    sha256: Sha256
-    shards: list[tuple[Sha256, Count]]
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelSpec:
-    """What the stored numbers mean: the units a label carries.
-
-    Attributes:
-        k: Classes kept.
-        num_classes: Classes in all.
-        classes_sha256: Identity of the class list.
-        affinity: How the class affinity is calibrated: see labels/affinity.py. None if the archive has none.
-        values: "q8": eight-bit steps of `value_step` nats, or "float32": see labels/codec.py.
-        value_step: See values.
-        order: Of a label's classes: by falling probability.
-        temperature: Of the softmax the numbers come from.
-    """
-
-    k: Count
-    num_classes: Annotated[int, Meta(ge=1, le=2**24)]
-    classes_sha256: Sha256
-    affinity: AffinityRule | None = None
-    values: Values = "q8"
-    value_step: float = VALUE_STEP
-    order: str = "probability"
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if (self.value_step, self.order, self.temperature) != (VALUE_STEP, "probability", 1.0):
-            raise ArchiveError(
-                f"values in steps of {self.value_step}, by {self.order}, at temperature {self.temperature}",
-                f"This program knows steps of {VALUE_STEP}, by probability, at temperature 1.",
-                "use the release that wrote the archive",
-            )
-        if not 1 <= max(self.affinity_entries, self.k) <= self.num_classes:
-            raise ArchiveError(
-                f"k = {self.k}, {self.affinity_entries} entries, of {self.num_classes} classes",
-                "A label cannot name more classes than there are.",
-            )
-        if (self.affinity is None) != (self.k == self.num_classes):
-            raise ArchiveError(
-                f"k = {self.k} of {self.num_classes} classes, with affinity {self.affinity}",
-                "There is an affinity where, and only where, a label has a tail.",
-            )
-
-    @property
-    def affinity_entries(self) -> int:
-        """Classes kept of each row of the affinity; 0 if there is none."""
-        return self.affinity["entries"] if self.affinity else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class ArchiveSpec:
-    """Everything that is decided before the first unit.
-
-    Attributes:
-        dataset: What is labelled.
-        recipe: Recipe.to_dict().
-        teacher: TeacherSpec.to_dict().
-        labels: See LabelSpec.
-        probe_sha256: Digest of the recipe's probe views.
-        views_per_unit: Layout only; no part of the fingerprint.
-        made_with: Versions of the libraries that made the pixels; no part of the fingerprint.
-
-    Raises:
-        ArchiveError: See Layout; or shards that are not all full but for the last.
-    """
-
-    dataset: DatasetRef
-    recipe: dict[str, Any]
-    teacher: dict[str, Any]
-    labels: LabelSpec
-    probe_sha256: Sha256
-    views_per_unit: Annotated[int, Meta(ge=1, le=2**12)]
-    made_with: dict[str, str]
-
-    def __post_init__(self) -> None:
-        counts = [count for _, count in self.dataset["shards"]]
-        if not counts or set(counts[:-1]) - {counts[0]} or counts[-1] > counts[0]:
-            raise ArchiveError(
-                f"shards of {counts[:4]} ... samples",
-                "A row's place must follow from its number: all shards but the last are full.",
-            )
-        _converted(self.teacher, _TeacherFields, "the teacher in a spec")
-        _ = self.layout  # refuses chunks that are too large
-
-    @functools.cached_property
-    def identity(self) -> dict[str, Any]:
-        """What determines the labels: what the fingerprint is the sha256 of."""
-        return {
-            "format": [FORMAT, VERSION],
-            "dataset": self.dataset["sha256"],
-            "recipe": {name: value for name, value in self.recipe.items() if name != "name"},
-            "teacher": self.teacher,
-            "labels": dataclasses.asdict(self.labels),
-            "probe_sha256": self.probe_sha256,
-        }
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Same fingerprint: reuse, never recompute."""
-        return sha256_of(self.identity)
-
-    @functools.cached_property
-    def layout(self) -> Layout:
-        """How the labels are cut into objects."""
-        shards, labels = self.dataset["shards"], self.labels
-        return Layout(
-            num_shards=len(shards),
-            rows_per_shard=shards[0][1],
-            views_per_unit=self.views_per_unit,
-            k=labels.k,
-            num_classes=labels.num_classes,
-            values=labels.values,
-            affinity_entries=labels.affinity_entries,
-        )
-
-    def rows(self, shard: int) -> int:
-        """Return how many samples a shard holds."""
-        return self.dataset["shards"][shard][1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the spec as plain JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> ArchiveSpec:
-        """Build a spec from what `to_dict` gave. Raises ArchiveError if it is none."""
-        return _converted(document, cls, "an archive's spec")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +76,7 @@ class Receipt:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Receipt:
         """Build a receipt from what `to_dict` gave. Raises ArchiveError if it is none."""
-        fields = _converted(document, _ReceiptFields, "a receipt")
+        fields = converted(document, _ReceiptFields, "a receipt")
         return cls(
             Unit(fields["shard"], fields["block"], *fields["views"]),
             fields["rows"],
@@ -330,7 +177,7 @@ class Manifest:
             DamagedError: Its bytes are not as they were written.
             ArchiveError: It is of another format or version, or says what cannot be.
         """
-        fields = _converted(open_document(data, what), _ManifestFields, what)
+        fields = converted(open_document(data, what), _ManifestFields, what)
         manifest = cls(
             spec_of(fields, what),
             fields["affinity"],
@@ -363,7 +210,7 @@ def extends_bytes(extends: Mapping[str, Sequence[Receipt]], fingerprint: str) ->
 def read_extends(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, tuple[Receipt, ...]]:
     """Read the receipt of what an archive extends. Raises ArchiveError if it is damaged or of another."""
     document = _of_archive(data, what, spec)
-    return _extended(_converted(document.get("extends"), list[Extension], what))
+    return _extended(converted(document.get("extends"), list[Extension], what))
 
 
 def _in_order(receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
@@ -395,23 +242,6 @@ def receipt_name(unit: Unit) -> str:
     return f"{RECEIPTS}/{unit.name}.json"
 
 
-def spec_bytes(spec: ArchiveSpec) -> bytes:
-    """Return the content of spec.json."""
-    return seal(
-        {"format": FORMAT, "version": VERSION, "fingerprint": spec.fingerprint, "spec": spec.to_dict()}
-    )
-
-
-def spec_of(document: Mapping[str, Any], what: str) -> ArchiveSpec:
-    """Return the spec in a document, whose fingerprint must be its own. Raises ArchiveError."""
-    spec = ArchiveSpec.from_dict(document.get("spec", {}))
-    if document.get("fingerprint") != spec.fingerprint:
-        raise ArchiveError(
-            f"{what} has a fingerprint that is not of its spec", "It could be taken for another archive."
-        )
-    return spec
-
-
 def receipt_bytes(receipt: Receipt, fingerprint: str) -> bytes:
     """Return the content of a receipt's file."""
     return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "unit": receipt.to_dict()})
@@ -434,7 +264,7 @@ def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
 def read_affinity_receipt(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Digest]:
     """Read the affinity's receipt. Raises ArchiveError if it is damaged, or is not of this archive."""
     document = _of_archive(data, what, spec)
-    objects = _converted(document.get("affinity"), dict[str, Digest], what)
+    objects = converted(document.get("affinity"), dict[str, Digest], what)
     if set(objects) != set(AFFINITY_ARRAYS):
         raise ArchiveError(f"{what} names the arrays {', '.join(objects)}", "They are no class affinity.")
     return objects
@@ -470,56 +300,3 @@ def complete_views(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> list[tuple
         else:
             ranges.append((first, stop))
     return ranges
-
-
-def get_document(store: Store, name: str) -> bytes:
-    """Return a document's bytes, if they are no more than any has.
-
-    Raises:
-        FileNotFoundError: There is none.
-        DamagedError: It is larger than any that was written.
-    """
-    size = store.stat(name)
-    if size is not None and size > MAX_DOCUMENT_BYTES:
-        raise DamagedError(
-            f"{store.path(name)} has {size:,} bytes", f"More than {MAX_DOCUMENT_BYTES:,} are never read."
-        )
-    return store.get(name)
-
-
-def open_document(data: bytes, what: str) -> dict[str, Any]:
-    """Decode spec.json, a receipt or manifest.json.
-
-    Raises:
-        DamagedError: Its bytes are not as they were written.
-        ArchiveError: It is of another format, or of a version this program does not know.
-    """
-    try:
-        document = unseal(data)
-    except ValueError as error:
-        raise DamagedError(
-            f"{what} is damaged: {error}",
-            "What it vouches for is not certain.",
-            "teacher-cache repair, or copy the archive again",
-        ) from error
-    if document.get("format") != FORMAT or document.get("version") != VERSION:
-        raise ArchiveError(
-            f"{what} has format {document.get('format')!r}, version {document.get('version')!r}",
-            f"This program reads {FORMAT} version {VERSION}.",
-            "use the release that wrote it, or extract again",
-        )
-    return document
-
-
-_Type = TypeVar("_Type")
-
-
-def _converted(document: Any, to: type[_Type], what: str) -> _Type:
-    try:
-        return msgspec.convert(document, to, strict=True)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise ArchiveError(
-            f"{what} says what cannot be: {error}",
-            "It was not made by this program, or by another version.",
-            "use the release that wrote it, or copy the archive again",
-        ) from error

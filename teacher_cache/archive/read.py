@@ -9,16 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.archive.chunks import ReadRange
-from teacher_cache.archive.manifest import (
-    MANIFEST_FILE,
-    SPEC_FILE,
-    Digest,
-    Manifest,
-    Receipt,
-    get_document,
-    zarr_documents,
-)
+from teacher_cache.archive.documents import Digest, get_document
+from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, Receipt, zarr_documents
 from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, DamagedError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.archive.manifest import ArchiveSpec
 from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.tars import (
     AFFINITY_FILE,
     EXPORT_FILE,

@@ -6,11 +6,13 @@ import abc
 import functools
 from collections.abc import Sequence
 
-from teacher_cache.archive.manifest import ArchiveSpec
+from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.codec import LabelArrays, decode
 from teacher_cache.labels.topk import Labels
+from teacher_cache.store import Store
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.probe import check_probe
 from teacher_cache.views.recipe import Recipe
@@ -93,3 +95,26 @@ def view_ranges(views: Sequence[int]) -> str:
     starts = [view for view in views if view - 1 not in there]
     stops = [view + 1 for view in views if view + 1 not in there]
     return ", ".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True)) or "none"
+
+
+def check_export(source: LabelSource, dataset: PackedDataset, views: range, destination: Store) -> None:
+    """Refuse an export that could not be whole, or could be taken for part of another.
+
+    Raises:
+        ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination is not
+            empty.
+    """
+    source.check_replay(dataset.info)
+    missing = sorted(set(views) - set(source.views))
+    if missing or not views:
+        raise ArchiveError(
+            f"archive {source.url} holds views {view_ranges(source.views)}, not {view_ranges(missing)}",
+            "They cannot be exported.",
+            "extract more views, or ask for fewer with --views",
+        )
+    if destination.list():
+        raise ArchiveError(
+            f"destination {destination.url} is not empty",
+            "What lies there could be taken for part of the export.",
+            "choose a new folder, or empty this one",
+        )

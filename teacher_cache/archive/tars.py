@@ -19,8 +19,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from teacher_cache.archive.documents import Sha256, View, get_document
 from teacher_cache.archive.layout import Layout
-from teacher_cache.archive.manifest import ArchiveSpec, Sha256, View, get_document
+from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.canonical import unseal
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.codec import LabelArrays

@@ -8,23 +8,22 @@ from typing import Literal
 
 import numpy as np
 
+from teacher_cache.archive.documents import get_document
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
 from teacher_cache.archive.manifest import (
     AFFINITY_FILE,
     EXTENDS_FILE,
     MANIFEST_FILE,
     RECEIPTS,
-    SPEC_FILE,
     Receipt,
     affinity_bytes,
     extends_bytes,
-    get_document,
     receipt_bytes,
     receipt_name,
-    spec_bytes,
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.spec import SPEC_FILE, spec_bytes
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.codec import VALUE_STEP, LabelArrays, decode, idx_fill
 from teacher_cache.labels.topk import Labels

@@ -5,31 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from teacher_cache.archive.documents import Digest, get_document, open_document
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
     AFFINITY_FILE,
     EXTENDS_FILE,
     MANIFEST_FILE,
     RECEIPTS,
-    SPEC_FILE,
-    ArchiveSpec,
-    Digest,
     Manifest,
     Receipt,
     affinity_bytes,
     extends_bytes,
-    get_document,
-    open_document,
     read_affinity_receipt,
     read_extends,
     read_receipt,
     receipt_bytes,
     receipt_name,
-    spec_bytes,
-    spec_of,
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader, read_manifest
+from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
 from teacher_cache.canonical import sha256_hex, sha256_of
 from teacher_cache.errors import ArchiveError, DamagedError, InputError
 from teacher_cache.labels.codec import LabelArrays

@@ -19,10 +19,11 @@ from conftest import (
 )
 
 from pipelines.cli import main
+from teacher_cache.archive.documents import open_document
 from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.archive.manifest import ArchiveSpec, open_document
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.source import view_ranges
+from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.batch import BatchRenderer, Entries

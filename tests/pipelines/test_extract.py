@@ -17,8 +17,8 @@ from conftest import CLASSES, IMG_SIZE, SHARD_SIZE, encoded, extract_flags, pict
 from pipelines.cli import main
 from pipelines.plan import default_views_per_unit, missing_units
 from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.archive.manifest import spec_bytes
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.spec import spec_bytes
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.canonical import seal, unseal
 from teacher_cache.dataset.shards import PackedDataset

@@ -17,8 +17,8 @@ from conftest import IMG_SIZE, SHARD_SIZE, TEACHER, K, extract_flags, teacher_ch
 
 from pipelines.cli import main
 from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.manifest import ArchiveSpec
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.batch import BatchRenderer, Entries
 from teacher_cache.dataset.shards import PackedDataset

@@ -1,0 +1,80 @@
+"""What the documents of archives and exports have in common: their form, their limits, the types in them.
+
+Documents come from elsewhere: their size, types and ranges are checked before anything is done with them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from teacher_cache.canonical import unseal
+from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.store import Store
+
+FORMAT = "teacher-cache-archive"
+VERSION = 1
+MAX_DOCUMENT_BYTES = 2**25
+"""A manifest of 80,000 units: nothing larger is read, for JSON grows twentyfold in memory."""
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Meta(ge=1, le=2**32)]
+Place = Annotated[int, Meta(ge=0, le=2**32)]
+View = Annotated[int, Meta(ge=0, le=2**20)]
+Digest = tuple[Sha256, Annotated[int, Meta(ge=1, le=2**32)]]
+"""sha256 and size in bytes of an object."""
+
+
+def get_document(store: Store, name: str) -> bytes:
+    """Return a document's bytes, if they are no more than any has.
+
+    Raises:
+        FileNotFoundError: There is none.
+        DamagedError: It is larger than any that was written.
+    """
+    size = store.stat(name)
+    if size is not None and size > MAX_DOCUMENT_BYTES:
+        raise DamagedError(
+            f"{store.path(name)} has {size:,} bytes", f"More than {MAX_DOCUMENT_BYTES:,} are never read."
+        )
+    return store.get(name)
+
+
+def open_document(data: bytes, what: str) -> dict[str, Any]:
+    """Decode spec.json, a receipt or manifest.json.
+
+    Raises:
+        DamagedError: Its bytes are not as they were written.
+        ArchiveError: It is of another format, or of a version this program does not know.
+    """
+    try:
+        document = unseal(data)
+    except ValueError as error:
+        raise DamagedError(
+            f"{what} is damaged: {error}",
+            "What it vouches for is not certain.",
+            "teacher-cache repair, or copy the archive again",
+        ) from error
+    if document.get("format") != FORMAT or document.get("version") != VERSION:
+        raise ArchiveError(
+            f"{what} has format {document.get('format')!r}, version {document.get('version')!r}",
+            f"This program reads {FORMAT} version {VERSION}.",
+            "use the release that wrote it, or extract again",
+        )
+    return document
+
+
+_Type = TypeVar("_Type")
+
+
+def converted(document: Any, to: type[_Type], what: str) -> _Type:
+    """Return a document as what it must be. Raises ArchiveError if its types or ranges are others."""
+    try:
+        return msgspec.convert(document, to, strict=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ArchiveError(
+            f"{what} says what cannot be: {error}",
+            "It was not made by this program, or by another version.",
+            "use the release that wrote it, or copy the archive again",
+        ) from error
