@@ -91,10 +91,11 @@ def _stepped(logits_BC: torch.Tensor, k: int, step: float | None) -> Labels:
 
 def _kl_of(logits_BC: torch.Tensor, labels: Labels, affinity: Labels | None, power: float | None) -> float:
     given_BC = tails.dense_probabilities(labels, logits_BC.shape[1], affinity, power)
-    return _kl(logits_BC, given_BC)
+    return kl(logits_BC, given_BC)
 
 
-def _kl(logits_BC: torch.Tensor, given_BC: torch.Tensor) -> float:
+def kl(logits_BC: torch.Tensor, given_BC: torch.Tensor) -> float:
+    """Return the mean KL from the softmax of logits to probabilities, in nats."""
     full_BC = logits_BC.double().log_softmax(1)
     log_BC = given_BC.double().clamp_min(torch.finfo(torch.float32).tiny).log()
     return float((full_BC.exp() * (full_BC - log_BC)).sum(1).mean())
@@ -112,7 +113,7 @@ def _profile_kl(logits_RVC: torch.Tensor, k: int) -> float:
     tail_BC = shape_BC * (labels.tail_B / shape_BC.sum(1))[:, None]
     kept_BK = tails.kept_log_probabilities(labels).exp()
     assert tail_BC.shape[1] == num_classes
-    return _kl(views_BC, tail_BC.scatter(1, ids_BK, kept_BK))
+    return kl(views_BC, tail_BC.scatter(1, ids_BK, kept_BK))
 
 
 def _bytes(

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.common import environment, write_json
 from benchmarks.label_peers import PEERS, Peer
-from benchmarks.label_study import figure, study
+from benchmarks.label_study import figure, kl, study
 from pipelines.extract import archive_spec
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter
@@ -127,14 +127,6 @@ def _write_ours(
     writer.commit(unit, shaped, dataset.index.keys_sha256(0, num_rows))
     writer.finish()
     return int(views_N.max()) + 1
-
-
-def kl(logits_BC: torch.Tensor, probabilities_BC: torch.Tensor) -> float:
-    """Return the mean KL from the softmax of logits to probabilities, in nats."""
-    full_BC = logits_BC.double().log_softmax(1)
-    floor = torch.finfo(torch.float32).tiny
-    given_BC = probabilities_BC.double().clamp_min(floor).log()
-    return float((full_BC.exp() * (full_BC - given_BC)).sum(1).mean())
 
 
 def _folder_bytes(folder: Path) -> int:

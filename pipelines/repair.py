@@ -9,16 +9,11 @@ from pipelines.archive_config import RepairConfig
 from pipelines.job import Job, job_of
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
-    AFFINITY_FILE,
-    EXTENDS_FILE,
-    affinity_bytes,
-    extends_bytes,
-    receipt_bytes,
-    receipt_name,
+    documents_of,
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader, read_manifest
-from teacher_cache.archive.spec import SPEC_FILE, spec_bytes
+from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.verify import Problem, verify
 from teacher_cache.archive.write import ArchiveWriter, existing_spec
 from teacher_cache.errors import DamagedError, InputError
@@ -100,14 +95,7 @@ def _missing(reader: ArchiveReader) -> list[Unit]:
 def _rewrite_documents(store: Store) -> None:
     """Write every document that the manifest implies."""
     manifest = read_manifest(store)
-    fingerprint = manifest.spec.fingerprint
-    documents = {SPEC_FILE: spec_bytes(manifest.spec), **zarr_documents(manifest.spec, manifest.all_receipts)}
-    if manifest.affinity is not None:
-        documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, fingerprint)
-    if manifest.extends:
-        documents[EXTENDS_FILE] = extends_bytes(manifest.extends, fingerprint)
-    for receipt in manifest.receipts:
-        documents[receipt_name(receipt.unit)] = receipt_bytes(receipt, fingerprint)
+    documents = {**documents_of(manifest), **zarr_documents(manifest.spec, manifest.all_receipts)}
     for name, data in documents.items():
         if store.stat(name) != len(data) or store.get(name) != data:
             store.put(name, data)

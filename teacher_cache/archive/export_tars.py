@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from teacher_cache.archive.tars import (
     record_dtype,
     records_of,
 )
-from teacher_cache.canonical import seal, sha256_hex
+from teacher_cache.canonical import file_sha256, seal, sha256_hex
 from teacher_cache.dataset.index import (
     DATASET_FILE,
     INDEX_FILE,
@@ -73,8 +72,7 @@ def export_tars(
             with destination.put_file(shard.name) as path:
                 _write_tar(path, dataset, number, records_RV, meta)
                 index_tar(path, number, columns, {LABELS_EXTENSION: OFFSETS_COLUMN})
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = file_sha256(path)
                 shards.append(Shard(shard.name, digest, path.stat().st_size, shard.num_samples))
             advance(shard.num_samples)
     index = index_bytes(pa.table(columns, schema=_EXPORT_SCHEMA))

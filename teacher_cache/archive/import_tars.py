@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.tars import LABELS_EXTENSION, META, arrays_of
 from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.canonical import file_sha256
 from teacher_cache.dataset.index import DATASET_FILE
 from teacher_cache.dataset.source_tars import samples_of
 from teacher_cache.errors import ArchiveError, DamagedError
@@ -62,8 +62,7 @@ def _places(unit: Unit, first_view: int) -> slice:
 
 def _check_tar(path: Path, export: ExportReader, shard: int) -> None:
     """Refuse a tar that is not byte for byte what was exported, or that holds anything an export does not."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     info = export.info.shards[shard]
     if digest != info.sha256:
         raise DamagedError(

@@ -1,8 +1,8 @@
 """The bytes of labels.zarr: which arrays there are, how they are cut into objects, and their codecs.
 
 A unit is (image shard, block of views). Every array of labels has one Zarr shard file, here called an object,
-per unit, with a chunk per view: sharing chunks between views saves two per cent (docs/labels.md), and reading
-one view would inflate them all. The arrays of the class affinity have one object each. Objects are made in
+per unit, with a chunk per view: sharing chunks between views hardly saves bytes, and reading one view would
+inflate them all (decisions/0009). The arrays of the class affinity have one object each. Objects are made in
 memory, by zarr, so that only whole ones ever reach a store, and read by chunks.py.
 """
 

@@ -31,7 +31,7 @@ from teacher_cache.archive.documents import (
     open_document,
 )
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, Unit
-from teacher_cache.archive.spec import ArchiveSpec, spec_of
+from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
 from teacher_cache.canonical import seal
 from teacher_cache.errors import ArchiveError, DamagedError
 
@@ -251,6 +251,19 @@ def affinity_bytes(objects: Mapping[str, Digest], fingerprint: str) -> bytes:
     """Return the content of the affinity's receipt."""
     digests = {array: list(digest) for array, digest in objects.items()}
     return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "affinity": digests})
+
+
+def documents_of(manifest: Manifest) -> dict[str, bytes]:
+    """Return every document that a manifest implies, by name: spec and receipts, not those of Zarr."""
+    spec = manifest.spec
+    documents = {SPEC_FILE: spec_bytes(spec)}
+    if manifest.affinity is not None:
+        documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
+    if manifest.extends:
+        documents[EXTENDS_FILE] = extends_bytes(manifest.extends, spec.fingerprint)
+    for receipt in manifest.receipts:
+        documents[receipt_name(receipt.unit)] = receipt_bytes(receipt, spec.fingerprint)
+    return documents
 
 
 def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:

@@ -11,19 +11,13 @@ import numpy as np
 from teacher_cache.archive.documents import get_document
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
 from teacher_cache.archive.manifest import (
-    AFFINITY_FILE,
-    EXTENDS_FILE,
     MANIFEST_FILE,
     RECEIPTS,
     Receipt,
-    affinity_bytes,
-    extends_bytes,
-    receipt_bytes,
-    receipt_name,
+    documents_of,
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.spec import SPEC_FILE, spec_bytes
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.codec import VALUE_STEP, LabelArrays, decode, idx_fill
 from teacher_cache.labels.topk import Labels
@@ -76,13 +70,7 @@ def verify(url: str, level: Level, track: Track) -> list[Problem]:
 
 def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
     layout, spec, manifest = reader.spec.layout, reader.spec, reader.manifest
-    expected = {SPEC_FILE: spec_bytes(spec)}
-    if manifest.affinity is not None:
-        expected[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
-    if manifest.extends:
-        expected[EXTENDS_FILE] = extends_bytes(manifest.extends, spec.fingerprint)
-    for receipt in manifest.receipts:
-        expected[receipt_name(receipt.unit)] = receipt_bytes(receipt, spec.fingerprint)
+    expected = documents_of(manifest)
     for name, data in expected.items():
         if _get(store, name) != data:
             yield Problem(f"{name} is not the one in the manifest")

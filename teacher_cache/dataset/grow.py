@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-
+from teacher_cache.canonical import file_sha256
 from teacher_cache.dataset.index import Shard
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.source import Members, Source
@@ -41,13 +40,12 @@ class Growth:
         self.full_shards: list[Shard] = [shard for shard in base.info.shards if shard.num_samples == size]
         rest = base.info.shards[len(self.full_shards) :]
         for shard in rest:
-            with base.shard_path(shard).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                    raise DatasetError(
-                        f"{base.shard_path(shard)} does not have the sha256 in dataset.json",
-                        "Damaged images would be packed as good ones.",
-                        "copy the shard again",
-                    )
+            if file_sha256(base.shard_path(shard)) != shard.sha256:
+                raise DatasetError(
+                    f"{base.shard_path(shard)} does not have the sha256 in dataset.json",
+                    "Damaged images would be packed as good ones.",
+                    "copy the shard again",
+                )
         self._rest = [TarSource([base.shard_path(shard)]) for shard in rest]
         self._num_rest = sum(len(part.keys) for part in self._rest)
         self.kind = source.kind

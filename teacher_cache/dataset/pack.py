@@ -17,7 +17,7 @@ import pyarrow as pa
 import webdataset
 
 from teacher_cache import images
-from teacher_cache.canonical import sha256_hex
+from teacher_cache.canonical import file_sha256, sha256_hex
 from teacher_cache.dataset.grow import Growth
 from teacher_cache.dataset.index import (
     DATASET_FILE,
@@ -110,8 +110,7 @@ def pack(
             with destination.put_file(name) as path:
                 num_samples = _write_tar(path, source, first, samples, shard_size)
                 index_tar(path, len(shards), columns)
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = file_sha256(path)
                 shards.append(Shard(name, digest, path.stat().st_size, num_samples))
     if not shards:
         raise DatasetError("no image of the source can be decoded", "The dataset would be empty.")
@@ -152,13 +151,12 @@ def _copy_shards(
         with destination.put_file(shard.name) as path:
             shutil.copyfile(growth.base.shard_path(shard), path)
             index_tar(path, len(shards), columns)
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                    raise DatasetError(
-                        f"{growth.base.shard_path(shard)} does not have the sha256 in dataset.json",
-                        "Nothing was packed.",
-                        "copy the shard again",
-                    )
+            if file_sha256(path) != shard.sha256:
+                raise DatasetError(
+                    f"{growth.base.shard_path(shard)} does not have the sha256 in dataset.json",
+                    "Nothing was packed.",
+                    "copy the shard again",
+                )
         shards.append(shard)
 
 
