@@ -30,22 +30,26 @@ from benchmarks.common import environment, write_json
 from benchmarks.label_peers import PEERS, Peer
 from benchmarks.label_study import figure, kl, study
 from pipelines.extract import archive_spec
+from pipelines.work_order import Description
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.batch import BatchRenderer
 from teacher_cache.commandline import Command, at_least, run_single
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.extract import unit_loads
-from teacher_cache.labels.affinity import AffinitySum, affinity_rule, calibration_rows_views
+from teacher_cache.labels.affinity import AffinitySum
+from teacher_cache.labels.affinity_rule import affinity_rule, calibration_rows_views
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits
 from teacher_cache.logits import teacher_logits
 from teacher_cache.models import resolve_device
 from teacher_cache.progress import console
+from teacher_cache.render_pool import RenderPool
 from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher, build_teacher
 from teacher_cache.views import recipe as recipes
+from teacher_cache.views.probe import library_versions, probe_digest
 
 _BATCH = 256
 _SPEED_K = 5
@@ -90,14 +94,12 @@ class LabelsConfig:
 
 def _logits(config: LabelsConfig, dataset: PackedDataset, teacher: Teacher) -> torch.Tensor:
     """Return the teacher's logits (rows, views, classes)."""
-    renderer = BatchRenderer(dataset, recipes.load(config.recipe, config.img_size))
+    pool = RenderPool(BatchRenderer(dataset, recipes.load(config.recipe, config.img_size)), config.workers)
     rows = range(min(config.rows, len(dataset.rows_of(0))))
     found_RVC = torch.empty(len(rows), config.views, teacher.spec.num_classes)
-    loads = unit_loads(rows, range(config.views), _BATCH, renderer.mixing)
+    loads = unit_loads(rows, range(config.views), _BATCH, pool.renderer.mixing)
     with console("logits", len(rows) * config.views, "views") as advance:
-        for batch, logits_BC in teacher_logits(
-            renderer, teacher, loads, workers=config.workers, what="the benchmark"
-        ):
+        for batch, logits_BC in teacher_logits(pool, teacher, loads, what="the benchmark"):
             found_RVC[batch.rows_B, batch.views_B] = logits_BC.cpu()
             advance(len(batch.rows_B))
     return found_RVC
@@ -108,7 +110,8 @@ def _write_ours(
 ) -> int:
     """Write an archive of the logits; return the first view the affinity was not calibrated on."""
     recipe = recipes.load(config.recipe, config.img_size)
-    spec = archive_spec(dataset.info, recipe, teacher.spec, k, "q8", config.views)
+    worker = Description(teacher.spec.to_dict(), probe_digest(recipe), library_versions(), "cpu")
+    spec = archive_spec(dataset.info, recipe, worker, k, "q8", config.views)
     num_rows, _, num_classes = logits_RVC.shape
     # the rows that are labelled stand for the dataset
     spec = dataclasses.replace(

@@ -25,15 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import environment, write_json
-from pipelines.plan import default_views_per_unit, missing_units
+from pipelines.plan import MissingUnits, default_views_per_unit
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.manifest import Manifest, Receipt, receipt_bytes, receipt_name
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.commandline import Command, at_least, run_single
-from teacher_cache.labels.affinity import affinity_rule
-from teacher_cache.labels.codec import LabelArrays, encode
+from teacher_cache.labels.affinity_rule import affinity_rule
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.codec import encode
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSpec
@@ -63,7 +64,7 @@ class _Case:
         self.views, self.bytes_per_label = views, bytes_per_label
         shards = [(_DIGEST, min(_ROWS_PER_SHARD, rows - n)) for n in range(0, rows, _ROWS_PER_SHARD)]
         self.spec = _spec(shards, classes, k, default_views_per_unit(views))
-        self.units = self.spec.layout.units(0, views)
+        self.units = list(self.spec.layout.units(0, views))
 
     def receipts(self) -> Iterator[Receipt]:
         layout = self.spec.layout
@@ -118,7 +119,7 @@ def _at_scale(name: str, folder: Path) -> dict[str, Any]:
         path.write_bytes(receipt_bytes(receipt, case.spec.fingerprint))
     finished: list[Unit] = []
     scan_s = _timed(lambda: finished.extend(receipt.unit for receipt in writer.receipts()))
-    plan_s = _timed(lambda: missing_units(layout, range(case.views), finished))
+    plan_s = _timed(lambda: list(MissingUnits(layout, range(case.views), finished)))
     affinity = dict.fromkeys(("affinity_idx", "affinity_dq", "affinity_tail"), (_DIGEST, 1))
     manifest = Manifest(case.spec, affinity, tuple(case.receipts())).to_bytes()
     open_s = statistics.median(
@@ -127,7 +128,7 @@ def _at_scale(name: str, folder: Path) -> dict[str, Any]:
 
     def drive() -> None:
         there = ArchiveWriter.open(store, CASES[name]().spec).receipts()
-        missing_units(layout, range(case.views), [receipt.unit for receipt in there])
+        list(MissingUnits(layout, range(case.views), [receipt.unit for receipt in there]))
 
     labels = sum(count for _, count in case.spec.dataset["shards"]) * case.views
     return {

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import environment, interleaved, ratio, write_json
-from pipelines.config import ExtractConfig
 from pipelines.extract import extract
+from pipelines.extract_config import ExtractConfig
 from student.config import TrainConfig
 from student.loop import build_trainer
 from student.step import Trainer

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import environment, interleaved, write_json
-from pipelines.config import ExtractConfig
 from pipelines.extract import extract
+from pipelines.extract_config import ExtractConfig
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.batch import ViewBatch
 from teacher_cache.commandline import Command, run_single

@@ -7,12 +7,13 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from pipelines.teacher_flags import TeacherFlags
 from teacher_cache.commandline import at_least, parse_views
 from teacher_cache.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class VerifyConfig:
+class VerifyConfig(TeacherFlags):
     """Hold an archive against its manifest, or against its teacher; exit code 1 if anything is wrong."""
 
     archive: Positional[str]
@@ -21,27 +22,16 @@ class VerifyConfig:
     """quick: documents, names, sizes. full: every hash, chunk and label too. teacher: asks it views again."""
     data: str | None = None
     """The packed dataset, for --level teacher."""
-    checkpoint: str | None = None
-    """The teacher's weights, where they are not the hub's."""
-    pretrained: bool = True
-    """Weights from the hub, where no --checkpoint is given; --no-pretrained: seeded random ones."""
     num_views: int = 256
     """Views that the teacher is asked again."""
     seed: int = 0
     """Of which views."""
-    device: str = "auto"
-    """Of the teacher: auto is CUDA if there is one."""
-    batch_size: int = 64
-    """Views in one forward pass."""
-    workers: int = 0
-    """Processes that render views; 0 renders in the main one."""
     json: bool = False
     """Print the result as JSON."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("--num-views", self.num_views, 1)
-        at_least("--batch-size", self.batch_size, 1)
-        at_least("--workers", self.workers, 0)
         at_least("--seed", self.seed, 0)
         if (self.level == "teacher") != (self.data is not None):
             raise InputError(
@@ -52,29 +42,15 @@ class VerifyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RepairConfig:
+class RepairConfig(TeacherFlags):
     """Mend an archive: write its documents again, and compute just the damaged or missing units."""
 
     archive: Positional[str]
     """The archive."""
     data: str | None = None
     """The packed dataset, where units must be computed again."""
-    checkpoint: str | None = None
-    """The teacher's weights, where they are not the hub's."""
-    pretrained: bool = True
-    """Weights from the hub, where no --checkpoint is given; --no-pretrained: seeded random ones."""
-    device: str = "auto"
-    """Of the teacher: auto is CUDA if there is one."""
-    batch_size: int = 64
-    """Views in one forward pass; as in the extract, for the same bytes."""
-    workers: int = 0
-    """Processes that render views; 0 renders in the main one."""
     json: bool = False
     """Print the result as JSON."""
-
-    def __post_init__(self) -> None:
-        at_least("--batch-size", self.batch_size, 1)
-        at_least("--workers", self.workers, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pipelines.archive_config import VerifyConfig
 from pipelines.job import Job, job_of
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
-from teacher_cache.batch import BatchRenderer, Entries
-from teacher_cache.labels.codec import VALUE_STEP
+from teacher_cache.batch import Entries
+from teacher_cache.labels.arrays import VALUE_STEP
 from teacher_cache.labels.tails import kept_log_probabilities
 from teacher_cache.labels.topk import Labels
 from teacher_cache.logits import teacher_logits
@@ -60,10 +60,7 @@ def ask_again(config: VerifyConfig, track: Track) -> Agreement:
     errors, hits = [], []
     with track("verify teacher", config.num_views, "views") as advance:
         loads = _loads(job, archive, config)
-        renderer = BatchRenderer(job.dataset, archive.recipe)
-        for batch, logits_BC in teacher_logits(
-            renderer, job.teacher, loads, workers=config.workers, what="the views asked again"
-        ):
+        for batch, logits_BC in teacher_logits(job.pool, job.teacher, loads, what="the views asked again"):
             labels = _stored(job, archive, batch.rows_B, batch.views_B)
             errors.append(_errors(labels, logits_BC.cpu()))
             hits.append(labels.class_ids_BK[:, 0] == logits_BC.cpu().argmax(1))
@@ -82,7 +79,7 @@ def ask_again(config: VerifyConfig, track: Track) -> Agreement:
 
 def _loads(job: Job, archive: LabelSource, config: VerifyConfig) -> list[list[Entries]]:
     rng = np.random.default_rng(config.seed)
-    rows_N = rng.integers(0, len(job.dataset), config.num_views)
+    rows_N = rng.integers(0, len(job.pool.renderer.dataset), config.num_views)
     views_N = rng.choice(np.array(archive.views), config.num_views)
     stops = range(config.batch_size, config.num_views, config.batch_size)
     parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
@@ -90,7 +87,7 @@ def _loads(job: Job, archive: LabelSource, config: VerifyConfig) -> list[list[En
 
 
 def _stored(job: Job, archive: LabelSource, rows_B: torch.Tensor, views_B: torch.Tensor) -> Labels:
-    size = job.dataset.info.samples_per_shard
+    size = job.pool.renderer.dataset.info.samples_per_shard
     found = []
     for row, view in zip(rows_B.tolist(), views_B.tolist(), strict=True):
         of_shard = archive.labels(row // size, view)

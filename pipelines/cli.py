@@ -15,7 +15,8 @@ from pipelines.archive_config import (
     StatusConfig,
     VerifyConfig,
 )
-from pipelines.config import ExtractConfig, InspectConfig, PackConfig
+from pipelines.config import InspectConfig, PackConfig
+from pipelines.extract_config import ExtractConfig, PlanConfig
 from teacher_cache.commandline import Command, parse_views, run_command
 from teacher_cache.errors import InputError
 
@@ -60,17 +61,53 @@ def _extract(config: ExtractConfig) -> int:
     from teacher_cache.progress import console
 
     report = extract(config, console)
+    code = 1 if report.quarantined else 0
     if config.json:
         print(json.dumps(dataclasses.asdict(report)))
-        return 0
-    if report.units:
+        return code
+    if report.run is None:
+        print("every label asked for is there already; nothing was computed")
+    else:
         rate = report.views / max(report.seconds, 1e-9)
         print(f"labelled {report.views:,} views in {report.seconds:,.1f} s, {rate:,.1f} views/s")
-    else:
-        print("every label asked for is there already; nothing was computed")
+        print(f"events and report: {report.run}")
+    if report.labels:
+        print(
+            f"{config.out}: {report.labels:,} labels, {report.label_bytes / report.labels:.1f} bytes each, "
+            f"fingerprint {report.fingerprint[:12]}"
+        )
+    for name, reason in report.quarantined.items():
+        print(f"unit {name} was given up: {reason}", file=sys.stderr)
+    if report.quarantined:
+        print(
+            f"{config.out} is not finished: mend what the lines above name, then run the same command again",
+            file=sys.stderr,
+        )
+    return code
+
+
+def _plan(config: PlanConfig) -> int:
+    from pipelines.extract import plan
+
+    found = plan(config)
+    if config.json:
+        print(json.dumps(found and dataclasses.asdict(found)))
+        return 0
+    if found is None:
+        print("every label asked for is there already; there is nothing to do")
+        return 0
     print(
-        f"{config.out}: {report.labels:,} labels, {report.label_bytes / report.labels:.1f} bytes each, "
-        f"fingerprint {report.fingerprint[:12]}"
+        f"units     {found.units:,} to do, {found.units_done:,} done\n"
+        f"views     {found.views:,}\n"
+        f"objects   {found.objects:,}, {found.label_bytes:,} bytes of labels\n"
+        f"rate      {found.views_per_s:,.1f} views/s a teacher, {found.render_share:.0%} waiting for views\n"
+        f"teacher   {found.gpu_hours:,.3g} hours in all, {found.hours:,.3g} with {found.num_workers} at once"
+    )
+    if found.cost is not None:
+        print(f"cost      {found.cost:,.2f}")
+    print(
+        f"pays off  after {found.break_even_runs:,.3g} student runs of {found.epochs:,} epochs, "
+        f"each against a live teacher"
     )
     return 0
 
@@ -215,6 +252,7 @@ def _inspect(config: InspectConfig) -> int:
 
 COMMANDS = {
     "pack": Command(PackConfig, _pack),
+    "plan": Command(PlanConfig, _plan),
     "extract": Command(ExtractConfig, _extract),
     "status": Command(StatusConfig, _status),
     "verify": Command(VerifyConfig, _verify),

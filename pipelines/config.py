@@ -1,14 +1,13 @@
-"""The flags of `teacher-cache`, a frozen dataclass per command."""
+"""The flags of `pack` and `inspect`, a frozen dataclass per command."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Literal
 
 from tyro.conf import Positional
 
-from teacher_cache.commandline import at_least, parse_kwargs, parse_views
+from teacher_cache.commandline import at_least
 from teacher_cache.errors import InputError
 
 
@@ -58,58 +57,6 @@ class PackConfig:
             raise InputError(
                 f"--quality {self.quality}", "JPEG knows 1 to 100.", "choose one of these, such as 90"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class ExtractConfig:
-    """Label views of a packed dataset with a teacher; continues where it stopped."""
-
-    data: str
-    """A packed dataset."""
-    teacher: str
-    """A timm model, such as regnety_160.deit_in1k."""
-    out: str
-    """The archive: a new folder, or one of the same request."""
-    checkpoint: str | None = None
-    """The teacher's weights: a safetensors file, or a torch file of weights alone."""
-    pretrained: bool = True
-    """Weights from the hub, where no --checkpoint is given; --no-pretrained: seeded random ones."""
-    model_kwargs: tuple[str, ...] = ()
-    """name=value arguments for timm.create_model."""
-    recipe: str = "deit"
-    """A named recipe (deit, deit3, rrc, eval), or a YAML file."""
-    img_size: int | None = None
-    """Side of a view in pixels; 224, or what the recipe's file says, if not given."""
-    views: str = "0:1"
-    """View indices A:B, from A up to and without B."""
-    topk: int = 10
-    """Classes kept of each label."""
-    values: Literal["q8", "float32"] = "q8"
-    """How logits are stored: in eight bits each, or exactly, for research."""
-    views_per_unit: int | None = None
-    """Views computed and stored together; at most 32, in equal blocks, if not given."""
-    extends: str | None = None
-    """An archive whose labels are not computed again: of fewer views, or of the first image shards."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward pass: auto is bfloat16 autocast on CUDA, float32 elsewhere."""
-    engine: Literal["local"] = "local"
-    """What runs the units."""
-    device: str = "auto"
-    """Of the teacher: auto is CUDA if there is one."""
-    batch_size: int = 64
-    """Views in one forward pass."""
-    workers: int = 0
-    """Processes that render views; 0 renders in the main one."""
-    json: bool = False
-    """Print the result as JSON."""
-
-    def __post_init__(self) -> None:
-        at_least("--topk", self.topk, 1)
-        at_least("--views-per-unit", self.views_per_unit, 1)
-        at_least("--batch-size", self.batch_size, 1)
-        at_least("--workers", self.workers, 0)
-        parse_views(self.views)
-        parse_kwargs(self.model_kwargs)
 
 
 @dataclasses.dataclass(frozen=True)

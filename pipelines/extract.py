@@ -1,31 +1,40 @@
-"""The extraction job: what is asked, what is missing, run it, and close the archive."""
+"""The extraction job: what is asked, what is missing, run it on an engine, and close the archive.
+
+It holds neither images nor the teacher: those are with the workers. Where these are Ray actors, this process
+imports no torch.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import itertools
+import secrets
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from pipelines.config import ExtractConfig
-from pipelines.engines import local
-from pipelines.job import Job
-from pipelines.plan import default_views_per_unit, missing_units
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, LabelSpec
+from pipelines.engines.engine import Engine
+from pipelines.engines.local import LocalEngine
+from pipelines.estimate import Estimate, check_gpu_hours, estimate, measured_views, num_missing_views
+from pipelines.extract_config import ExtractConfig, PlanConfig
+from pipelines.plan import MissingUnits, default_views_per_unit
+from pipelines.record import RunRecord
+from pipelines.unit_queue import UnitQueue
+from pipelines.work_order import Description, WorkOrder
+from teacher_cache.archive.manifest import Receipt, read_manifest
+from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.write import ArchiveWriter, extension
-from teacher_cache.commandline import parse_kwargs, parse_views
+from teacher_cache.commandline import parse_views
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import InputError
-from teacher_cache.labels.affinity import affinity_rule
-from teacher_cache.labels.codec import Values
-from teacher_cache.labels.topk import check_topk
-from teacher_cache.models import resolve_device
+from teacher_cache.errors import DatasetError, ImageError, InputError, TeacherCacheError
+from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
+from teacher_cache.labels.arrays import Values, check_topk
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSpec, build_teacher
 from teacher_cache.views import recipe as recipes
-from teacher_cache.views.probe import library_versions, probe_digest
 from teacher_cache.views.recipe import Recipe
 
 
@@ -39,6 +48,8 @@ class ExtractReport:
         labels: In the archive.
         label_bytes: Of all label objects.
         fingerprint: Of the archive.
+        quarantined: Units that were given up, each with its reason: the archive is not finished.
+        run: Where the run's record lies; None where there was nothing to do.
     """
 
     units: int
@@ -47,10 +58,22 @@ class ExtractReport:
     labels: int
     label_bytes: int
     fingerprint: str
+    quarantined: dict[str, str]
+    run: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """What is asked and what is missing, before anything is written."""
+
+    store: Store
+    writer: ArchiveWriter
+    there: Mapping[str, tuple[Receipt, ...]]
+    missing: MissingUnits
 
 
 def archive_spec(
-    dataset: DatasetInfo, recipe: Recipe, teacher: TeacherSpec, k: int, values: Values, views_per_unit: int
+    dataset: DatasetInfo, recipe: Recipe, worker: Description, k: int, values: Values, views_per_unit: int
 ) -> ArchiveSpec:
     """Return the spec of an archive, from what determines its labels."""
     return ArchiveSpec(
@@ -59,7 +82,7 @@ def archive_spec(
             "shards": [(shard.sha256, shard.num_samples) for shard in dataset.shards],
         },
         recipe=recipe.to_dict(),
-        teacher=teacher.to_dict(),
+        teacher=worker.teacher,
         labels=LabelSpec(
             k,
             len(dataset.classes),
@@ -67,48 +90,83 @@ def archive_spec(
             affinity=affinity_rule(k, len(dataset.classes)),
             values=values,
         ),
-        probe_sha256=probe_digest(recipe),
+        probe_sha256=worker.probe_sha256,
         views_per_unit=views_per_unit,
-        made_with=library_versions(),
+        made_with=worker.made_with,
     )
 
 
 def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     """Compute the labels that are asked and not there yet, and finish the archive.
 
+    Where units were given up the archive is not finished: it is never one with holes.
+
     Raises:
         InputError: The request is wrong: see the errors of what it calls. Nothing of the archive is lost.
+        TeacherCacheError: Nothing more can be done, such as on a full disk. Finished units stay.
     """
-    dataset = PackedDataset(config.data)
-    check_topk(config.topk, len(dataset.info.classes))
+    with _engine(config) as (engine, dataset, recipe):
+        worker = engine.call("describe")
+        prepared = _prepare(config, dataset, recipe, worker, create=False)
+        if not prepared.missing:
+            prepared = _prepare(config, dataset, recipe, worker, create=True)
+            return _close(prepared, None, 0.0, {})
+        found = _estimate(engine, prepared, PlanConfig.epochs)
+        check_gpu_hours(found, config.max_gpu_hours)
+        prepared = _prepare(config, dataset, recipe, worker, create=True)
+        return _run(config, engine, prepared, worker, found, track)
+
+
+def plan(config: PlanConfig) -> Estimate | None:
+    """Say what `extract` would do and take; None where every label is there. Nothing is written.
+
+    Raises:
+        InputError: As `extract`.
+    """
+    with _engine(config) as (engine, dataset, recipe):
+        prepared = _prepare(config, dataset, recipe, engine.call("describe"), create=False)
+        if not prepared.missing:
+            return None
+        found = _estimate(engine, prepared, config.epochs, config.price_per_gpu_hour)
+    check_gpu_hours(found, config.max_gpu_hours)
+    return found
+
+
+@contextlib.contextmanager
+def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe]]:
+    """Check what can be checked without a teacher, then lend an engine whose workers load one."""
+    dataset = PackedDataset(config.data).info
+    check_topk(config.topk, len(dataset.classes))
     recipe = recipes.load(config.recipe, config.img_size)
-    views = parse_views(config.views)
-    teacher = build_teacher(
-        config.teacher,
-        num_classes=len(dataset.info.classes),
-        classes_sha256=dataset.info.classes_sha256,
-        img_size=recipe.img_size,
-        device=resolve_device(config.device),
-        pretrained=config.pretrained,
-        checkpoint=config.checkpoint,
-        model_kwargs=parse_kwargs(config.model_kwargs),
-        precision=config.precision,
-    )
-    base = ArchiveReader(config.extends) if config.extends else None
+    order = WorkOrder(config, recipe)
+    engine: Engine
+    if config.engine == "local":
+        engine = LocalEngine(order)
+    else:
+        from pipelines.engines.ray import RayEngine
+
+        engine = RayEngine(
+            order, config, device=config.device, workers=config.workers, address=config.address
+        )
+    try:
+        yield engine, dataset, recipe
+    finally:
+        engine.close()
+
+
+def _prepare(
+    config: ExtractConfig, dataset: DatasetInfo, recipe: Recipe, worker: Description, *, create: bool
+) -> _Prepared:
+    """Find out what is missing; `create` also writes the spec that pins the layout."""
+    store, views = Store(config.out), parse_views(config.views)
+    base = Store(config.extends) if config.extends else None
     views_per_unit = (
         config.views_per_unit
-        or (base.spec.views_per_unit if base else None)
+        or (read_manifest(base).spec.views_per_unit if base else None)
         or default_views_per_unit(len(views))
     )
-    asked = archive_spec(dataset.info, recipe, teacher.spec, config.topk, config.values, views_per_unit)
-    store = Store(config.out)
-    if store.stat(SPEC_FILE) is None:  # refuse what cannot be before a spec pins the layout
-        asked.layout.units(views.start, views.stop)
-        there = extension(store, asked, base) if base else {}
-        writer = ArchiveWriter.open(store, asked)
-    else:
-        writer = ArchiveWriter.open(store, asked)
-        there = extension(store, writer.spec, base) if base else {}
+    asked = archive_spec(dataset, recipe, worker, config.topk, config.values, views_per_unit)
+    writer = ArchiveWriter.open(store, asked, create=create)
     layout = writer.spec.layout
     if config.views_per_unit not in (None, layout.views_per_unit):
         raise InputError(
@@ -117,25 +175,112 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
             "Units of two sizes cannot lie in one archive.",
             "leave the flag out, or choose a new folder with --out",
         )
+    there = extension(store, writer.spec, base) if base else {}
     elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *there.values()])
     finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
-    units = missing_units(layout, views, finished)
-    num_views = sum(writer.spec.rows(unit.shard) * len(unit.views) for unit in units)
-    job = Job(writer.spec, dataset, teacher, config.batch_size, config.workers)
-    if writer.spec.labels.affinity is not None and writer.affinity is None:
-        writer.freeze_affinity(job.affinity(track))
+    return _Prepared(store, writer, there, MissingUnits(layout, views, finished))
 
-    start_s = time.monotonic()
-    with track("extract", num_views, "views") as advance:
-        local.run(units, lambda unit: writer.commit(unit, job.label(unit, advance), job.keys_sha256(unit)))
-    seconds = time.monotonic() - start_s
-    writer.finish(there)
-    archive = ArchiveReader(config.out)
-    return ExtractReport(
-        units=len(units),
-        views=num_views,
-        seconds=round(seconds, 3),
-        labels=sum(receipt.rows * len(receipt.unit.views) for receipt in archive.receipts),
-        label_bytes=archive.num_bytes,
-        fingerprint=archive.spec.fingerprint,
+
+def _estimate(engine: Engine, prepared: _Prepared, epochs: int, price: float | None = None) -> Estimate:
+    spec, missing = prepared.writer.spec, prepared.missing
+    some = measured_views(num_missing_views(spec, missing))
+    for unit in missing:
+        try:
+            rate = engine.call("measure", spec.layout, unit, some)
+            break
+        except (ImageError, DatasetError) as error:  # a poisoned image is met, and named, in its turn
+            last_error = error
+    else:
+        raise last_error
+    return estimate(
+        spec, missing, rate, num_workers=engine.num_workers, epochs=epochs, price_per_gpu_hour=price
     )
+
+
+def _run(
+    config: ExtractConfig,
+    engine: Engine,
+    prepared: _Prepared,
+    worker: Description,
+    found: Estimate,
+    track: Track,
+) -> ExtractReport:
+    """Do the missing units, and write the story of it."""
+    spec, writer = prepared.writer.spec, prepared.writer
+    now = datetime.datetime.now(datetime.UTC)
+    name = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    record = RunRecord(Store(config.run_dir or f"{config.out.rstrip('/')}.runs/{name}"), _utc_now)
+    record.tell(
+        "run_started",
+        fingerprint=spec.fingerprint,
+        engine=config.engine,
+        device=worker.device,
+        workers=engine.num_workers,
+        units=len(prepared.missing),
+        units_done=prepared.missing.num_asked - len(prepared.missing),
+        views=found.views,
+    )
+    queue = UnitQueue(prepared.missing, retries=config.retries, max_quarantined=config.max_quarantined)
+    given_up: dict[str, str] = {}
+    about: dict[str, Any] = {
+        "fingerprint": spec.fingerprint,
+        "device": worker.device,
+        "estimate": dataclasses.asdict(found),
+    }
+    state, start_s = "failed", time.monotonic()
+    try:
+        rule = spec.labels.affinity
+        if rule is not None and writer.affinity is None:
+            given_up |= _calibrate(engine, num_calibration_views(rule, spec.labels.num_classes), track)
+            record.tell("affinity_frozen" if not given_up else "affinity_failed", **given_up)
+        start_s = time.monotonic()
+        with track("extract", found.views, "views") as advance:
+            for event in engine.run(queue, lambda views: advance(views, record.note(len(queue.quarantined)))):
+                record.add(event)
+        given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}
+        report = _close(prepared, record, time.monotonic() - start_s, given_up)
+        state = "incomplete" if given_up else "finished"
+        return report
+    except KeyboardInterrupt:
+        state = "stopped"
+        raise
+    except TeacherCacheError as error:
+        about["error"] = error.value
+        raise
+    finally:
+        record.close(state, time.monotonic() - start_s, given_up, about)
+
+
+def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
+    """Freeze the class affinity; return why it could not be, as of a unit that was given up.
+
+    No unit needs it: the others are done all the same, and the next run calibrates on the mended image.
+    """
+    with track("calibrate", num_views, "views") as advance:
+        try:
+            engine.call("freeze_affinity", advance)
+        except (ImageError, DatasetError) as error:
+            return {"affinity": error.value}
+    return {}
+
+
+def _close(
+    prepared: _Prepared, record: RunRecord | None, seconds: float, quarantined: dict[str, str]
+) -> ExtractReport:
+    """Finish the archive, where nothing was given up, and say what it holds."""
+    writer = prepared.writer
+    receipts = writer.receipts() if quarantined else writer.finish(prepared.there).all_receipts
+    return ExtractReport(
+        units=record.units if record else 0,
+        views=record.views if record else 0,
+        seconds=round(seconds, 3),
+        labels=sum(receipt.rows * len(receipt.unit.views) for receipt in receipts),
+        label_bytes=sum(receipt.num_bytes for receipt in receipts),
+        fingerprint=writer.spec.fingerprint,
+        quarantined=quarantined,
+        run=record.url if record else None,
+    )
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -2,91 +2,69 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Protocol
 
+from pipelines.teacher_flags import TeacherFlags
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.archive.spec import ArchiveSpec
-from teacher_cache.calibrate import calibrate, num_calibration_views
+from teacher_cache.batch import BatchRenderer
+from teacher_cache.calibrate import calibrate
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.extract import extract_unit
-from teacher_cache.labels.codec import LabelArrays
+from teacher_cache.labels.affinity_rule import AffinityRule, num_calibration_views
+from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.models import resolve_device
-from teacher_cache.progress import Track
+from teacher_cache.render_pool import RenderPool
 from teacher_cache.teacher import Teacher, build_teacher
 from teacher_cache.views import recipe as recipes
 
 
-@dataclasses.dataclass(frozen=True)
 class Job:
     """Images, a teacher, and what is asked of them.
 
-    Attributes:
+    Args:
         spec: What is asked.
-        dataset: The images.
-        teacher: Who labels them.
+        teacher: Who labels views.
+        pool: Renders views of the dataset under the spec's recipe.
         batch_size: Views in one forward pass.
-        workers: Processes that render; 0 renders in this one.
     """
 
-    spec: ArchiveSpec
-    dataset: PackedDataset
-    teacher: Teacher
-    batch_size: int
-    workers: int
+    def __init__(self, spec: ArchiveSpec, teacher: Teacher, pool: RenderPool, batch_size: int) -> None:
+        self.spec, self.teacher, self.pool, self.batch_size = spec, teacher, pool, batch_size
 
     def label(self, unit: Unit, advance: Callable[[int], None]) -> LabelArrays:
         """Return a unit's labels; see `extract_unit`."""
         return extract_unit(
             unit,
-            self.dataset,
-            recipes.from_dict(self.spec.recipe),
+            self.pool,
             self.teacher,
             k=self.spec.labels.k,
             values=self.spec.labels.values,
             batch_size=self.batch_size,
-            workers=self.workers,
             advance=advance,
         )
 
     def keys_sha256(self, unit: Unit) -> str:
         """Return the digest of the keys of a unit's rows."""
-        rows = self.dataset.rows_of(unit.shard)
-        return self.dataset.index.keys_sha256(rows.start, rows.stop)
+        dataset = self.pool.renderer.dataset
+        rows = dataset.rows_of(unit.shard)
+        return dataset.index.keys_sha256(rows.start, rows.stop)
 
-    def affinity(self, track: Track) -> LabelArrays:
+    @property
+    def num_calibration_views(self) -> int:
+        """How many views `affinity` looks at."""
+        return num_calibration_views(self._rule, self.spec.labels.num_classes)
+
+    def affinity(self, advance: Callable[[int], None]) -> LabelArrays:
         """Return the class affinity; see `calibrate`. The spec must ask for one."""
-        rule = self.spec.labels.affinity
-        assert rule is not None
-        num_views = num_calibration_views(rule, self.spec.labels.num_classes)
-        with track("calibrate", num_views, "views") as advance:
-            return calibrate(
-                self.dataset,
-                recipes.from_dict(self.spec.recipe),
-                self.teacher,
-                rule,
-                batch_size=self.batch_size,
-                workers=self.workers,
-                advance=advance,
-            )
-
-
-class TeacherFlags(Protocol):
-    """The flags that say where an archive's own teacher is to be had, and how it runs."""
+        return calibrate(self.pool, self.teacher, self._rule, batch_size=self.batch_size, advance=advance)
 
     @property
-    def checkpoint(self) -> str | None: ...  # noqa: D102
-    @property
-    def pretrained(self) -> bool: ...  # noqa: D102
-    @property
-    def device(self) -> str: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def workers(self) -> int: ...  # noqa: D102
+    def _rule(self) -> AffinityRule:
+        assert self.spec.labels.affinity is not None
+        return self.spec.labels.affinity
 
 
 def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
@@ -116,6 +94,8 @@ def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
         checkpoint=flags.checkpoint,
         model_kwargs=theirs["model_kwargs"],
         precision=theirs["precision"],
+        channels_last=flags.channels_last,
+        compiled=flags.compile,
     )
     if teacher.spec.to_dict() != theirs:
         raise ArchiveError(
@@ -124,4 +104,5 @@ def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
             "Another teacher's labels would be compared or mixed with these.",
             "give the archive's own teacher with --checkpoint",
         )
-    return Job(archive.spec, dataset, teacher, flags.batch_size, flags.workers)
+    pool = RenderPool(BatchRenderer(dataset, recipes.from_dict(archive.spec.recipe)), flags.workers)
+    return Job(archive.spec, teacher, pool, flags.batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.errors import InputError
@@ -16,22 +16,39 @@ def default_views_per_unit(num_views: int) -> int:
     return -(-num_views // blocks)
 
 
-def missing_units(layout: Layout, views: range, finished: Iterable[Unit]) -> list[Unit]:
-    """Return the units of a range of views that are not finished, block by block.
+class MissingUnits:
+    """The units of a range of views that are not finished, block by block; nothing is held per unit.
+
+    Args:
+        layout: How units are cut.
+        views: The range.
+        finished: Units that are done.
 
     Raises:
         InputError: The range does not begin a block, or would grow a block that is finished with fewer
             views: its objects would be replaced under whoever reads them.
     """
-    done = {(unit.shard, unit.block): unit for unit in finished}
-    units = layout.units(views.start, views.stop)
-    for unit in units:
-        there = done.get((unit.shard, unit.block))
-        if there is not None and there.stop_view < unit.stop_view:
-            raise InputError(
-                f"--views {views.start}:{views.stop}, but block {unit.block} is finished with views "
-                f"{there.first_view}:{there.stop_view}",
-                "A finished block is never rewritten.",
-                f"ask for views up to {there.stop_view}, or for all of them in a new archive",
-            )
-    return [unit for unit in units if (unit.shard, unit.block) not in done]
+
+    def __init__(self, layout: Layout, views: range, finished: Iterable[Unit]) -> None:
+        self._layout, self._views = layout, views
+        blocks = layout.blocks(views.start, views.stop)
+        self._done: set[tuple[int, int]] = set()
+        for unit in finished:
+            if unit.block not in blocks:
+                continue
+            if unit.stop_view < layout.stop_view(unit.block, views.stop):
+                raise InputError(
+                    f"--views {views.start}:{views.stop}, but block {unit.block} is finished with views "
+                    f"{unit.first_view}:{unit.stop_view}",
+                    "A finished block is never rewritten.",
+                    f"ask for views up to {unit.stop_view}, or for all of them in a new archive",
+                )
+            self._done.add((unit.shard, unit.block))
+        self.num_asked = len(blocks) * layout.num_shards
+
+    def __len__(self) -> int:
+        return self.num_asked - len(self._done)
+
+    def __iter__(self) -> Iterator[Unit]:
+        units = self._layout.units(self._views.start, self._views.stop)
+        return (unit for unit in units if (unit.shard, unit.block) not in self._done)

@@ -10,9 +10,10 @@ from pipelines.job import Job, job_of
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
     documents_of,
+    read_manifest,
     zarr_documents,
 )
-from teacher_cache.archive.read import ArchiveReader, read_manifest
+from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.verify import Problem, verify
 from teacher_cache.archive.write import ArchiveWriter, existing_spec
@@ -121,7 +122,8 @@ def _compute(job: Job, store: Store, units: list[Unit], needs_affinity: bool, tr
     writer, done = ArchiveWriter(store, job.spec), _Done([], [])
     before = read_manifest(store)
     if needs_affinity:
-        writer.freeze_affinity(job.affinity(track), replace=True)
+        with track("calibrate", job.num_calibration_views, "views") as advance:
+            writer.freeze_affinity(job.affinity(advance), replace=True)
         done.computed.append("affinity")
         if writer.affinity != before.affinity:
             done.changed.append("affinity")

@@ -6,54 +6,48 @@ from collections.abc import Callable
 
 import numpy as np
 
-from teacher_cache.batch import BatchRenderer, Entries
-from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.labels.affinity import AffinityRule, AffinitySum, calibration_rows_views
-from teacher_cache.labels.codec import LabelArrays, encode
+from teacher_cache.batch import Entries
+from teacher_cache.labels.affinity import AffinitySum
+from teacher_cache.labels.affinity_rule import (
+    AffinityRule,
+    calibration_rows_views,
+    num_calibration_views,
+)
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.codec import encode
 from teacher_cache.logits import teacher_logits
+from teacher_cache.render_pool import RenderPool
 from teacher_cache.teacher import Teacher
-from teacher_cache.views.recipe import Recipe
-
-
-def num_calibration_views(rule: AffinityRule, num_classes: int) -> int:
-    """Return how many views an affinity is calibrated on."""
-    return rule["views_per_class"] * num_classes
 
 
 def calibrate(
-    dataset: PackedDataset,
-    recipe: Recipe,
+    pool: RenderPool,
     teacher: Teacher,
     rule: AffinityRule,
     *,
     batch_size: int,
-    workers: int,
     advance: Callable[[int], None],
 ) -> LabelArrays:
     """Return a class affinity as it is stored: (C + 1, entries) twice, (C + 1,).
 
     Args:
-        dataset: Where the images are.
-        recipe: How views are rendered.
+        pool: Renders views of the dataset.
         teacher: Whose affinity it is.
         rule: See labels/affinity.py.
         batch_size: Views in one forward pass.
-        workers: Processes that render; 0 renders in this one.
         advance: Told the number of views that were used since it was last told.
 
     Raises:
         TeacherCacheError: See `teacher_logits`.
     """
     num_classes = teacher.spec.num_classes
-    rows_N, views_N = calibration_rows_views(len(dataset), num_calibration_views(rule, num_classes))
+    num_rows, num_views = len(pool.renderer.dataset), num_calibration_views(rule, num_classes)
+    rows_N, views_N = calibration_rows_views(num_rows, num_views)
     stops = range(batch_size, len(rows_N), batch_size)
     parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
     total = AffinitySum()
     loads = [[Entries(rows_B, views_B)] for rows_B, views_B in parts]
-    renderer = BatchRenderer(dataset, recipe)
-    for batch, logits_BC in teacher_logits(
-        renderer, teacher, loads, workers=workers, what="the calibration views"
-    ):
+    for batch, logits_BC in teacher_logits(pool, teacher, loads, what="the calibration views"):
         total.add(logits_BC)
         advance(len(batch.rows_B))
     return encode(total.rows(rule["entries"]), num_classes)

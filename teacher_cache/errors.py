@@ -1,7 +1,12 @@
 """The error tree. Every message says the value, the consequence and the remedy.
 
 TeacherCacheError            exit code 1: the work failed, or a check fell short
+├── StoreError               a store failed at what it is for
+│   ├── FullError            there is no room left in it
+│   ├── UnreachableError     it did not answer, however often it was asked
+│   └── DeniedError          exit code 2, an InputError too: it refuses, for want of permissions or a secret
 └── InputError               exit code 2: the request, or what it points at, is wrong
+    ├── UnfitError           a worker has other images, weights or libraries than its run
     ├── ImageError           one image cannot be used
     ├── DatasetError         a packed dataset is missing, damaged or not the one meant
     ├── RecipeError          an augmentation recipe is not valid, or its pixels drifted
@@ -40,6 +45,28 @@ class InputError(TeacherCacheError):
     """The request, or the data it points at, is wrong."""
 
     exit_code = 2
+
+
+class StoreError(TeacherCacheError):
+    """A store failed at what it is for."""
+
+
+class FullError(StoreError):
+    """There is no room left in a store."""
+
+
+class UnreachableError(StoreError):
+    """A store did not answer, however often it was asked."""
+
+
+class DeniedError(StoreError, InputError):
+    """A store refuses to be read or written."""
+
+    exit_code = 2
+
+
+class UnfitError(InputError):
+    """A worker has other images, weights or libraries than the run it is to work for."""
 
 
 class ImageError(InputError):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.archive.layout import Unit
-from teacher_cache.batch import BatchRenderer, Entries
-from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.labels.codec import LabelArrays, Values, encode
-from teacher_cache.labels.topk import labels_from_logits
+from teacher_cache.batch import Entries, ViewBatch
+from teacher_cache.labels.arrays import LabelArrays, Values, empty_labels
+from teacher_cache.labels.codec import encode
+from teacher_cache.labels.topk import Labels, labels_from_logits
 from teacher_cache.logits import teacher_logits
+from teacher_cache.render_pool import RenderPool
 from teacher_cache.teacher import Teacher
+from teacher_cache.transfer import HostCopy, copies_in_flight
 from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
-from teacher_cache.views.recipe import Recipe
 
 
 def unit_loads(
@@ -57,29 +59,26 @@ def _batches(rows_N: npt.NDArray[np.int64], views_N: npt.NDArray[np.int64], batc
 
 def extract_unit(
     unit: Unit,
-    dataset: PackedDataset,
-    recipe: Recipe,
+    pool: RenderPool,
     teacher: Teacher,
     *,
     k: int,
     values: Values,
     batch_size: int,
-    workers: int,
     advance: Callable[[int], None],
 ) -> LabelArrays:
     """Label all views of a unit.
 
-    The batches depend on nothing but the arguments, so the same device gives the same bytes each time.
+    The batches depend on nothing but the arguments, so the same device gives the same bytes each time. On
+    CUDA only the k values of a label come back to the host, and while the next batch is computed.
 
     Args:
         unit: Which shard and views.
-        dataset: Where the images are.
-        recipe: How views are rendered.
+        pool: Renders views of the dataset.
         teacher: Who labels them.
         k: Classes to keep.
         values: How their logits are stored.
         batch_size: Views in one forward pass.
-        workers: Processes that render; 0 renders in this one.
         advance: Told the number of views that were labelled since it was last told.
 
     Returns:
@@ -90,20 +89,22 @@ def extract_unit(
         ImageError: An image cannot be decoded.
         TeacherCacheError: The teacher's output is not finite.
     """
-    rows = dataset.rows_of(unit.shard)
-    renderer = BatchRenderer(dataset, recipe)
-    loads = unit_loads(rows, unit.views, batch_size, renderer.mixing)
-    labelled: LabelArrays | None = None
-    for batch, logits_BC in teacher_logits(
-        renderer, teacher, loads, workers=workers, what=f"unit {unit.name}"
-    ):
-        part = encode(labels_from_logits(logits_BC, k), teacher.spec.num_classes, values)
-        if labelled is None:
-            shape = (len(rows), len(unit.views))
-            labelled = LabelArrays(*(np.empty(shape + array.shape[1:], array.dtype) for array in part))
+    rows = pool.renderer.dataset.rows_of(unit.shard)
+    labelled = empty_labels((len(rows), len(unit.views)), k, teacher.spec.num_classes, values)
+    under_way: deque[tuple[ViewBatch, HostCopy]] = deque()
+
+    def store(batch: ViewBatch, copy: HostCopy) -> None:
+        part = encode(Labels(*copy.wait()), teacher.spec.num_classes, values)
         where = (batch.rows_B.numpy() - rows.start, batch.views_B.numpy() - unit.first_view)
         for whole, array in zip(labelled, part, strict=True):
             whole[where] = array
         advance(len(batch.rows_B))
-    assert labelled is not None  # a unit has rows and views
+
+    loads = unit_loads(rows, unit.views, batch_size, pool.renderer.mixing)
+    for batch, logits_BC in teacher_logits(pool, teacher, loads, what=f"unit {unit.name}"):
+        under_way.append((batch, HostCopy(labels_from_logits(logits_BC, k))))
+        while len(under_way) > copies_in_flight(teacher.device):
+            store(*under_way.popleft())
+    for rest in under_way:
+        store(*rest)
     return labelled

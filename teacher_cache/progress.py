@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from rich.console import Console
@@ -24,18 +24,24 @@ from rich.text import Text
 _PLAIN_EVERY_S = 10.0
 
 
-class Track(Protocol):
-    """Opens progress over `total` things named `unit`; what it yields is told how many more are done."""
+class Advance(Protocol):
+    """Is told how many more are done, and anything else worth a few words beside the count."""
 
-    def __call__(
-        self, what: str, total: int, unit: str
-    ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    def __call__(self, count: int, note: str = "") -> None:
+        """Tell it."""
+        ...
+
+
+class Track(Protocol):
+    """Opens progress over `total` things named `unit`."""
+
+    def __call__(self, what: str, total: int, unit: str) -> contextlib.AbstractContextManager[Advance]:
         """Open it."""
         ...
 
 
-def _ignore(_count: int) -> None:
-    pass
+def _ignore(count: int, note: str = "") -> None:
+    del count, note
 
 
 class _Rate(ProgressColumn):
@@ -45,14 +51,14 @@ class _Rate(ProgressColumn):
 
 
 @contextlib.contextmanager
-def silent(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def silent(what: str, total: int, unit: str) -> Iterator[Advance]:
     """A `Track` that shows nothing."""
     del what, total, unit
     yield _ignore
 
 
 @contextlib.contextmanager
-def console(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def console(what: str, total: int, unit: str) -> Iterator[Advance]:
     """A `Track` for people: rate, share done and time left."""
     if sys.stderr.isatty():
         columns = (
@@ -61,24 +67,28 @@ def console(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=total, unit=unit)
-            yield lambda count: bar.advance(task, count)
+            task = bar.add_task(what, total=total, unit=unit, note="")
+
+            def show(count: int, note: str = "") -> None:
+                bar.update(task, advance=count, note=note)
+
+            yield show
         return
     start_s = shown_s = time.monotonic()
     done = 0
 
-    def advance(count: int) -> None:
+    def advance(count: int, note: str = "") -> None:
         nonlocal done, shown_s
         done += count
         now_s = time.monotonic()
         if now_s - shown_s >= _PLAIN_EVERY_S or done == total:
             shown_s = now_s
             rate = done / max(now_s - start_s, 1e-9)
-            left = datetime.timedelta(seconds=round((total - done) / rate))
-            print(
-                f"{what} {done:,}/{total:,} {unit}, {rate:,.1f}/s, {left} left", file=sys.stderr, flush=True
-            )
+            left = datetime.timedelta(seconds=round((total - done) / rate)) if rate else "unknown"
+            text = f"{what} {done:,}/{total:,} {unit}, {rate:,.1f}/s, {left} left"
+            print(", ".join([text, note] if note else [text]), file=sys.stderr, flush=True)
 
     yield advance

@@ -17,7 +17,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from teacher_cache.errors import InputError, TeacherCacheError
+from teacher_cache.errors import DeniedError, FullError, InputError, StoreError
 
 _PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -83,12 +83,12 @@ class Store:
 
         Raises:
             FileNotFoundError: There is none.
-            InputError: It cannot be read.
+            DeniedError: It cannot be read.
         """
         try:
             return self._fs.cat_file(self.path(name))
         except (IsADirectoryError, PermissionError) as error:
-            raise InputError(
+            raise DeniedError(
                 f"{self.path(name)} cannot be read: {error.strerror}",
                 "What it holds is not known.",
                 "change its permissions, or copy it again",
@@ -121,8 +121,8 @@ class Store:
         """Write a whole object, replacing any of that name.
 
         Raises:
-            InputError: The place cannot be written.
-            TeacherCacheError: There is no room left.
+            DeniedError: The place cannot be written.
+            FullError: There is no room left.
         """
         if self.is_local:
             with self.put_file(name) as path:
@@ -136,8 +136,8 @@ class Store:
         Of several callers on a local store exactly one does. Object stores promise no such thing.
 
         Raises:
-            InputError: The place cannot be written.
-            TeacherCacheError: There is no room left.
+            DeniedError: The place cannot be written.
+            FullError: There is no room left.
         """
         if self.stat(name) is not None:
             return False
@@ -156,8 +156,8 @@ class Store:
         """Lend a local path to write an object to; it takes its name, durably, when the block ends well.
 
         Raises:
-            InputError: The place cannot be written.
-            TeacherCacheError: There is no room left.
+            DeniedError: The place cannot be written.
+            FullError: There is no room left.
         """
         if not self.is_local:
             with tempfile.TemporaryDirectory() as folder:
@@ -245,13 +245,13 @@ class Store:
             if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
                 Path(path).unlink(missing_ok=True)
 
-    def _not_written(self, error: OSError) -> TeacherCacheError:
+    def _not_written(self, error: OSError) -> StoreError:
         what = f"cannot write to {self.url}: {error.strerror or error}"
         if error.errno in _NO_ROOM:
-            return TeacherCacheError(
+            return FullError(
                 what, "What was written before is whole.", "make room, then run the same command again"
             )
-        return InputError(
+        return DeniedError(
             what, "Nothing was written.", "choose a folder you may write to, or change its permissions"
         )
 

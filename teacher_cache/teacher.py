@@ -41,13 +41,30 @@ class TeacherSpec:
 
 
 class Teacher:
-    """A teacher on a device."""
+    """A teacher on a device.
 
-    def __init__(self, model: torch.nn.Module, spec: TeacherSpec, device: torch.device) -> None:
+    Args:
+        model: With its weights.
+        spec: What it is.
+        device: Where it runs.
+        channels_last: Lay its weights out as the pixels lie: convolutions run faster so.
+        compiled: Compile it with torch.compile; the last bits of its logits change.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        spec: TeacherSpec,
+        device: torch.device,
+        *,
+        channels_last: bool = True,
+        compiled: bool = False,
+    ) -> None:
         self.spec, self.device = spec, device
-        # as the pixels lie: convolutions run faster so
-        model = model.to(device).to(memory_format=torch.channels_last)
-        self._model = model.eval().requires_grad_(False)
+        model = model.to(device).eval().requires_grad_(False)
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self._model = torch.compile(model) if compiled else model
 
     @torch.inference_mode()
     def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -72,6 +89,8 @@ def build_teacher(
     checkpoint: str | None = None,
     model_kwargs: dict[str, Any] | None = None,
     precision: Precision = "auto",
+    channels_last: bool = True,
+    compiled: bool = False,
 ) -> Teacher:
     """Build a teacher with its weights.
 
@@ -85,6 +104,8 @@ def build_teacher(
         checkpoint: A safetensors or torch file with its weights.
         model_kwargs: Anything else for timm.create_model.
         precision: "auto" is bfloat16 autocast on CUDA, float32 elsewhere.
+        channels_last: See `Teacher`.
+        compiled: Likewise.
 
     Raises:
         ModelError: See `create_model` and `load_weights`.
@@ -110,4 +131,4 @@ def build_teacher(
         std=std,
         precision=precision,
     )
-    return Teacher(model, spec, device)
+    return Teacher(model, spec, device, channels_last=channels_last, compiled=compiled)

@@ -6,9 +6,15 @@ import atexit
 import functools
 import io
 import os
+import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "token"  # before anything imports ray
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import numpy as np
 import pytest
@@ -123,3 +129,14 @@ def tree(folder: str | Path) -> dict[str, bytes]:
     """Return every file below a folder with its bytes."""
     root = Path(folder)
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray cluster of one node with four slots, without a dashboard."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster.address
+    cluster.shutdown()

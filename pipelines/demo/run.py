@@ -7,9 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
-from pipelines.config import ExtractConfig
 from pipelines.demo.digits import SIDE_PX, write_digits
 from pipelines.extract import ExtractReport, extract
+from pipelines.extract_config import ExtractConfig
 from student.config import TrainConfig
 from student.loop import LAST_FILE, METRICS_FILE, RunResult, train
 from teacher_cache.dataset.pack import pack

@@ -38,7 +38,7 @@ from teacher_cache.dataset.index import (
 )
 from teacher_cache.dataset.pack import index_tar
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.labels.codec import LabelArrays
+from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
 

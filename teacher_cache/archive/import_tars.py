@@ -29,7 +29,7 @@ def import_tars(export: ExportReader, destination: Store, track: Track) -> Archi
         DatasetError: A tar holds links, odd names or duplicates.
     """
     spec = export.spec
-    units = spec.layout.units(export.views[0], export.views[-1] + 1)
+    units = list(spec.layout.units(export.views[0], export.views[-1] + 1))
     writer = ArchiveWriter.open(destination, spec)
     if writer.spec.views_per_unit != spec.views_per_unit:
         raise ArchiveError(

@@ -9,7 +9,7 @@ memory, by zarr, so that only whole ones ever reach a store, and read by chunks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from zarr.storage import MemoryStore
 
 from teacher_cache.archive.chunks import ChunkFormat, ReadRange, read_chunk, read_places
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.labels.codec import LabelArrays, Values, idx_dtype, idx_fill
+from teacher_cache.labels.arrays import LabelArrays, Values, idx_dtype, idx_fill
 
 GROUP = "labels.zarr"
 AFFINITY_ARRAYS = ("affinity_idx", "affinity_dq", "affinity_tail")
@@ -35,7 +35,7 @@ _MAX_UNIT_BYTES = 2**28
 MAX_VIEW = 2**20
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
 class Unit:
     """Views [first_view, stop_view) of a shard: what is computed, written and retried whole."""
 
@@ -138,8 +138,8 @@ class Layout:
         """Types of the items of the arrays of labels, by name."""
         return {name: self._array(name).dtype for name in self.arrays}
 
-    def units(self, first_view: int, stop_view: int) -> list[Unit]:
-        """Return the units that hold views [first_view, stop_view), block by block.
+    def blocks(self, first_view: int, stop_view: int) -> range:
+        """Return the blocks that hold views [first_view, stop_view).
 
         Raises:
             InputError: The range is empty or does not begin a block.
@@ -159,11 +159,17 @@ class Layout:
                 "Units are written whole, so a range must begin with one.",
                 f"begin at a multiple of {size}",
             )
-        return [
-            Unit(shard, block, block * size, min((block + 1) * size, stop_view))
-            for block in range(first_view // size, -(-stop_view // size))
-            for shard in range(self.num_shards)
-        ]
+        return range(first_view // size, -(-stop_view // size))
+
+    def stop_view(self, block: int, stop_view: int) -> int:
+        """Return the view that a block ends before, where views end before `stop_view`."""
+        return min((block + 1) * self.views_per_unit, stop_view)
+
+    def units(self, first_view: int, stop_view: int) -> Iterator[Unit]:
+        """Yield the units that hold views [first_view, stop_view), block by block; see `blocks`."""
+        for block in self.blocks(first_view, stop_view):
+            for shard in range(self.num_shards):
+                yield Unit(shard, block, block * self.views_per_unit, self.stop_view(block, stop_view))
 
     def holds(self, unit: Unit) -> bool:
         """Say whether a unit is one of this layout's."""

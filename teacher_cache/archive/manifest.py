@@ -28,12 +28,14 @@ from teacher_cache.archive.documents import (
     Sha256,
     View,
     converted,
+    get_document,
     open_document,
 )
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, Unit
 from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
 from teacher_cache.canonical import seal
 from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.store import Store
 
 MANIFEST_FILE = "manifest.json"
 RECEIPTS = "receipts"
@@ -313,3 +315,26 @@ def complete_views(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> list[tuple
         else:
             ranges.append((first, stop))
     return ranges
+
+
+def read_manifest(store: Store) -> Manifest:
+    """Read an archive's manifest.
+
+    Raises:
+        DamagedError: It is not as it was written.
+        ArchiveError: There is none, or none that this program can read.
+    """
+    size = store.stat(MANIFEST_FILE)
+    if size is None and store.stat(SPEC_FILE) is not None:
+        raise ArchiveError(
+            f"archive {store.url} is not finished: it has no {MANIFEST_FILE}",
+            "Some of its labels are missing.",
+            "run the same extract again; it continues where it stopped",
+        )
+    if size is None:
+        raise ArchiveError(
+            f"{store.url} is no archive: it has no {MANIFEST_FILE}",
+            "There are no labels to read.",
+            "make one: teacher-cache extract",
+        )
+    return Manifest.from_bytes(get_document(store, MANIFEST_FILE), store.path(MANIFEST_FILE))

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.archive.chunks import ReadRange
-from teacher_cache.archive.documents import Digest, get_document
-from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, Receipt, zarr_documents
+from teacher_cache.archive.documents import Digest
+from teacher_cache.archive.manifest import Receipt, read_manifest, zarr_documents
 from teacher_cache.archive.source import LabelSource, view_ranges
-from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.labels.codec import LabelArrays, decode
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.store import Store
 
@@ -170,26 +170,3 @@ def _named(receipt: Receipt) -> str:
 
 def _part(data: bytes, start: int, stop: int) -> bytes:
     return data[start:stop]
-
-
-def read_manifest(store: Store) -> Manifest:
-    """Read an archive's manifest.
-
-    Raises:
-        DamagedError: It is not as it was written.
-        ArchiveError: There is none, or none that this program can read.
-    """
-    size = store.stat(MANIFEST_FILE)
-    if size is None and store.stat(SPEC_FILE) is not None:
-        raise ArchiveError(
-            f"archive {store.url} is not finished: it has no {MANIFEST_FILE}",
-            "Some of its labels are missing.",
-            "run the same extract again; it continues where it stopped",
-        )
-    if size is None:
-        raise ArchiveError(
-            f"{store.url} is no archive: it has no {MANIFEST_FILE}",
-            "There are no labels to read.",
-            "make one: teacher-cache extract",
-        )
-    return Manifest.from_bytes(get_document(store, MANIFEST_FILE), store.path(MANIFEST_FILE))

@@ -20,7 +20,8 @@ from teacher_cache.archive.tars import (
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, Index, read_index_table, read_info
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.labels.codec import LabelArrays, decode
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.store import Store
 

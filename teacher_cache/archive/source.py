@@ -10,7 +10,8 @@ from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.labels.codec import LabelArrays, decode
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.store import Store
 from teacher_cache.views import recipe as recipes

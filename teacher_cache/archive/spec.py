@@ -16,8 +16,8 @@ from teacher_cache.archive.documents import FORMAT, VERSION, Count, Sha256, conv
 from teacher_cache.archive.layout import Layout
 from teacher_cache.canonical import seal, sha256_of
 from teacher_cache.errors import ArchiveError
-from teacher_cache.labels.affinity import AffinityRule
-from teacher_cache.labels.codec import VALUE_STEP, Values
+from teacher_cache.labels.affinity_rule import AffinityRule
+from teacher_cache.labels.arrays import VALUE_STEP, Values
 
 SPEC_FILE = "spec.json"
 

@@ -24,7 +24,7 @@ from teacher_cache.archive.layout import Layout
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.canonical import unseal
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.labels.codec import LabelArrays
+from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.store import Store
 
 FORMAT = "teacher-cache-export"

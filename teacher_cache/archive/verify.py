@@ -19,7 +19,8 @@ from teacher_cache.archive.manifest import (
 )
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.labels.codec import VALUE_STEP, LabelArrays, decode, idx_fill
+from teacher_cache.labels.arrays import VALUE_STEP, LabelArrays, idx_fill
+from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.progress import Track
 from teacher_cache.store import Store

@@ -18,16 +18,16 @@ from teacher_cache.archive.manifest import (
     extends_bytes,
     read_affinity_receipt,
     read_extends,
+    read_manifest,
     read_receipt,
     receipt_bytes,
     receipt_name,
     zarr_documents,
 )
-from teacher_cache.archive.read import ArchiveReader, read_manifest
 from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
 from teacher_cache.canonical import sha256_hex, sha256_of
 from teacher_cache.errors import ArchiveError, DamagedError, InputError
-from teacher_cache.labels.codec import LabelArrays
+from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.store import Store
 
 
@@ -49,8 +49,13 @@ class ArchiveWriter:
         self._layout = spec.layout
 
     @classmethod
-    def open(cls, store: Store, spec: ArchiveSpec) -> ArchiveWriter:
+    def open(cls, store: Store, spec: ArchiveSpec, *, create: bool = True) -> ArchiveWriter:
         """Create an archive, or continue one of the same fingerprint, whose layout is then kept.
+
+        Args:
+            store: Where it lies or will lie.
+            spec: What is asked of it.
+            create: Write the spec where there is none; else nothing is written.
 
         Raises:
             ArchiveError: Something else lies there: an archive of another request, which says what differs,
@@ -66,7 +71,10 @@ class ArchiveWriter:
             )
         spec = ArchiveSpec.from_dict(spec.to_dict())  # refuses what no reader would take
         _mend_spec(store, spec)
-        store.put_new(SPEC_FILE, spec_bytes(spec))
+        if create:
+            store.put_new(SPEC_FILE, spec_bytes(spec))
+        elif store.stat(SPEC_FILE) is None:
+            return cls(store, spec)
         existing = existing_spec(store)
         if existing.fingerprint != spec.fingerprint:
             raise ArchiveError(
@@ -153,25 +161,23 @@ class ArchiveWriter:
                 self._store.put(self._layout.affinity_name(array), data)
             self._store.put(AFFINITY_FILE, affinity_bytes(_digests(objects), self.spec.fingerprint))
 
-    def finish(self, extends: Mapping[str, tuple[Receipt, ...]] | None = None) -> None:
-        """Write the Zarr documents and, last, the manifest of all finished units.
+    def finish(self, extends: Mapping[str, tuple[Receipt, ...]] | None = None) -> Manifest:
+        """Write the Zarr documents and, last, the manifest of all finished units, and return it.
 
         Args:
             extends: Receipts of units that lie in other archives, by where these lie from this one; those
                 the archive extends already are kept.
         """
         with self._store.exclusive():
-            for name, data in self._closing(extends).items():
+            manifest = self._manifest({**self.extends, **(extends or {})})
+            documents = dict(zarr_documents(self.spec, manifest.all_receipts))
+            if manifest.extends:
+                documents[EXTENDS_FILE] = extends_bytes(manifest.extends, self.spec.fingerprint)
+            documents[MANIFEST_FILE] = manifest.to_bytes()  # last: it makes the archive count
+            for name, data in documents.items():
                 if self._store.stat(name) != len(data) or self._store.get(name) != data:
                     self._store.put(name, data)
-
-    def _closing(self, extends: Mapping[str, tuple[Receipt, ...]] | None) -> dict[str, bytes]:
-        """Return the documents that close the archive, the manifest last."""
-        manifest = self._manifest({**self.extends, **(extends or {})})
-        documents = dict(zarr_documents(self.spec, manifest.all_receipts))
-        if manifest.extends:
-            documents[EXTENDS_FILE] = extends_bytes(manifest.extends, self.spec.fingerprint)
-        return {**documents, MANIFEST_FILE: manifest.to_bytes()}
+        return manifest
 
     def _manifest(self, extends: Mapping[str, tuple[Receipt, ...]]) -> Manifest:
         """Return what the archive holds: no unit twice, and none that its manifest has is forgotten.
@@ -221,7 +227,7 @@ def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tupl
     return tuple(found)
 
 
-def extension(store: Store, spec: ArchiveSpec, base: ArchiveReader) -> dict[str, tuple[Receipt, ...]]:
+def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[Receipt, ...]]:
     """Return the units of another archive that an archive can refer to, by where it lies from `store`.
 
     They are those of the image shards that both datasets begin with, if all else that determines labels is
@@ -230,24 +236,26 @@ def extension(store: Store, spec: ArchiveSpec, base: ArchiveReader) -> dict[str,
     Raises:
         ArchiveError: Something else is not the same.
     """
-    ours, theirs = ({**part.identity, "dataset": None} for part in (spec, base.spec))
-    if sha256_of(ours) != sha256_of(theirs) or spec.views_per_unit != base.spec.views_per_unit:
+    manifest = read_manifest(base)
+    there = manifest.spec
+    ours, theirs = ({**part.identity, "dataset": None} for part in (spec, there))
+    if sha256_of(ours) != sha256_of(theirs) or spec.views_per_unit != there.views_per_unit:
         what = _differences("", theirs, ours) or [
-            f"views_per_unit {base.spec.views_per_unit}, not {spec.views_per_unit}"
+            f"views_per_unit {there.views_per_unit}, not {spec.views_per_unit}"
         ]
         raise ArchiveError(
             f"{base.url} holds labels of another request: {'; '.join(what)}",
             "Its units cannot stand for those asked for.",
             "ask for the same recipe, teacher, topk and views per unit, or leave --extends out",
         )
-    here = store.place_of(base.store)
-    pairs = zip(spec.dataset["shards"], base.spec.dataset["shards"], strict=False)
+    here = store.place_of(base)
+    pairs = zip(spec.dataset["shards"], there.dataset["shards"], strict=False)
     same = next((n for n, (a, b) in enumerate(pairs) if tuple(a) != tuple(b)), None)
-    shared = min(len(spec.dataset["shards"]), len(base.spec.dataset["shards"])) if same is None else same
+    shared = min(len(spec.dataset["shards"]), len(there.dataset["shards"])) if same is None else same
     found = {}
-    for place, receipts in {"": base.manifest.receipts, **base.manifest.extends}.items():
+    for place, receipts in {"": manifest.receipts, **manifest.extends}.items():
         kept = tuple(receipt for receipt in receipts if receipt.unit.shard < shared)
-        where = store.place_of(base.store.beside(place)) if place else here
+        where = store.place_of(base.beside(place)) if place else here
         if kept and where != ".":
             found[where] = kept
     return found

@@ -13,57 +13,16 @@ no byte per label: labels/tails.py.
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, TypedDict
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from msgspec import Meta
 
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
-ENTRIES = 128
-"""Classes kept of a row: fewer cost fidelity, more gain none (docs/labels.md)."""
-VIEWS_PER_CLASS = 20
-"""Views calibrated on, per class: more gain little (docs/labels.md)."""
 _PRIOR_VIEWS = 0.5
 """Weight of the mean output in each row, in views: a class that was never thought of has a row too."""
 
 _ROWS_AT_ONCE = 1024
 """Rows that are sorted together: of 21,841 classes all at once would take gigabytes."""
-
-
-class AffinityRule(TypedDict):
-    """How an affinity is calibrated.
-
-    Attributes:
-        entries: Classes kept of a row.
-        views_per_class: Views calibrated on, times the classes.
-    """
-
-    entries: Annotated[int, Meta(ge=1, le=2**16)]
-    views_per_class: Annotated[int, Meta(ge=1, le=2**16)]
-
-
-def affinity_rule(k: int, num_classes: int) -> AffinityRule | None:
-    """Return how an archive's affinity is calibrated, as its spec says it; None where no label has a tail."""
-    if k == num_classes:
-        return None
-    return {"entries": min(ENTRIES, num_classes), "views_per_class": VIEWS_PER_CLASS}
-
-
-def calibration_rows_views(
-    num_rows: int, num_views: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the fixed set of views: rows (N,) and view indices (N,).
-
-    Rows evenly over the dataset, each in view 0; where there are fewer rows than views, all rows in view 0,
-    then in view 1, and so on.
-    """
-    numbers_N = np.arange(num_views, dtype=np.int64)
-    if num_views <= num_rows:
-        return numbers_N * num_rows // num_views, np.zeros_like(numbers_N)
-    return numbers_N % num_rows, numbers_N // num_rows
 
 
 class AffinitySum:

@@ -1,49 +1,12 @@
-"""Labels <-> the three arrays that are stored. No files here: docs/archive-format.md is this page in prose.
-
-idx   u16 (u32 above 65,535 classes)   class ids by falling probability; the fill value means "no label"
-q8, eight bits a value:
-    dq    u8    q = cumsum(dq) along the last axis;  logit_j - logit_0 = -q_j / 16
-    tail  u8    probability outside the top k = min(exp(-tail / 16), 1 - k / classes); 255 means none
-float32, exact, for research:
-    rel   f4    logit_j - logit_0
-    tail  f4    probability outside the top k
-"""
+"""Labels <-> the arrays that are stored (arrays.py). No files here."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from teacher_cache.labels.arrays import NO_TAIL, VALUE_STEP, LabelArrays, Values, idx_dtype
 from teacher_cache.labels.topk import Labels
-
-Values = Literal["q8", "float32"]
-
-VALUE_STEP = 1 / 16
-"""Nats per step of dq and tail. Finer buys nothing, coarser costs fidelity (docs/labels.md)."""
-
-NO_TAIL = 255
-MAX_CLASSES_U16 = 65_535
-
-
-class LabelArrays(NamedTuple):
-    """Labels as stored: idx and values (..., K), tail (...); values are dq or rel, as their type tells."""
-
-    idx: npt.NDArray[Any]
-    values: npt.NDArray[Any]
-    tail: npt.NDArray[Any]
-
-
-def idx_dtype(num_classes: int) -> np.dtype:
-    """Return the type of idx: u16 as long as the fill value 65535 is no class id."""
-    return np.dtype("<u2" if num_classes <= MAX_CLASSES_U16 else "<u4")
-
-
-def idx_fill(num_classes: int) -> int:
-    """Return the value of idx that means "no label here": the largest of its type."""
-    return int(np.iinfo(idx_dtype(num_classes)).max)
 
 
 def encode(labels: Labels, num_classes: int, values: Values = "q8") -> LabelArrays:

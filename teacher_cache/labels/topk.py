@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-from teacher_cache.errors import InputError
-
 
 class Labels(NamedTuple):
     """The labels of B views: the top-k classes, their relative logits, and the mass outside them.
@@ -30,20 +28,6 @@ class Labels(NamedTuple):
     def to(self, device: torch.device | str) -> Labels:
         """Return the same labels on `device`, copied without waiting where memory is pinned."""
         return Labels(*(tensor.to(device, non_blocking=True) for tensor in self))
-
-
-def check_topk(k: int, num_classes: int) -> None:
-    """Refuse a k that the teacher cannot fill.
-
-    Raises:
-        InputError: k is below 1 or above the number of classes.
-    """
-    if not 1 <= k <= num_classes:
-        raise InputError(
-            f"--topk {k} with {num_classes} classes",
-            "A label holds between one class and all of them.",
-            f"choose --topk between 1 and {num_classes}",
-        )
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from teacher_cache.batch import BatchRenderer, Entries
 from teacher_cache.canonical import canonical_json, seal, unseal
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.labels.codec import LabelArrays
+from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.progress import silent
 from teacher_cache.store import Store
@@ -236,11 +236,16 @@ def test_a_reader_survives_pickling(labels: str) -> None:
 
 def test_units_are_whole_blocks() -> None:
     layout = Layout(num_shards=2, rows_per_shard=8, views_per_unit=4, k=2, num_classes=10)
-    assert layout.units(4, 10) == [Unit(0, 1, 4, 8), Unit(1, 1, 4, 8), Unit(0, 2, 8, 10), Unit(1, 2, 8, 10)]
+    assert list(layout.units(4, 10)) == [
+        Unit(0, 1, 4, 8),
+        Unit(1, 1, 4, 8),
+        Unit(0, 2, 8, 10),
+        Unit(1, 2, 8, 10),
+    ]
     with pytest.raises(InputError, match="begin at a multiple of 4"):
-        layout.units(2, 8)
+        layout.blocks(2, 8)
     with pytest.raises(InputError, match="holds no view"):
-        layout.units(4, 4)
+        layout.blocks(4, 4)
 
 
 @pytest.mark.parametrize("num_classes", [3, 70_000])

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher_cache.labels.codec import NO_TAIL, VALUE_STEP, decode, encode, idx_dtype, idx_fill
+from teacher_cache.labels.arrays import NO_TAIL, VALUE_STEP, idx_dtype, idx_fill
+from teacher_cache.labels.codec import decode, encode
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
 C = 50

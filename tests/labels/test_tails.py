@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher_cache.labels.affinity import AffinitySum, affinity_rule, calibration_rows_views
+from teacher_cache.labels.affinity import AffinitySum
+from teacher_cache.labels.affinity_rule import affinity_rule, calibration_rows_views
 from teacher_cache.labels.codec import decode, encode
 from teacher_cache.labels.tails import dense_probabilities, sharpening
 from teacher_cache.labels.topk import Labels, labels_from_logits

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.errors import InputError
-from teacher_cache.labels.topk import check_topk, labels_from_logits
+from teacher_cache.labels.arrays import check_topk
+from teacher_cache.labels.topk import labels_from_logits
 
 
 def random_logits(batch: int, classes: int, seed: int = 0) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from conftest import CLASSES, IMG_SIZE, SHARD_SIZE, encoded, extract_flags, picture, tree, write_class_folders
 
 from pipelines.cli import main
-from pipelines.plan import default_views_per_unit, missing_units
+from pipelines.plan import MissingUnits, default_views_per_unit
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import spec_bytes
@@ -104,10 +104,10 @@ def test_workers_do_not_change_the_archive(data: str, labels: str, tmp_path: Pat
 def test_plans_are_integers() -> None:
     layout = Layout(num_shards=2, rows_per_shard=8, views_per_unit=4, k=2, num_classes=10)
     finished = [Unit(0, 0, 0, 4), Unit(1, 1, 4, 6)]
-    assert missing_units(layout, range(6), finished) == [Unit(1, 0, 0, 4), Unit(0, 1, 4, 6)]
-    assert missing_units(layout, range(4), [*finished, Unit(1, 0, 0, 4)]) == []
+    assert list(MissingUnits(layout, range(6), finished)) == [Unit(1, 0, 0, 4), Unit(0, 1, 4, 6)]
+    assert len(MissingUnits(layout, range(4), [*finished, Unit(1, 0, 0, 4)])) == 0
     with pytest.raises(InputError, match=r"block 1 is finished with views 4:6(.|\n)*never rewritten"):
-        missing_units(layout, range(8), finished)
+        MissingUnits(layout, range(8), finished)
 
 
 def test_blocks_of_views_are_even() -> None:
@@ -254,8 +254,8 @@ def test_an_image_cut_short_in_the_middle_of_a_shard_is_named(
     whole[middle : middle + len(image) - len(image) // 2] = bytes(len(image) - len(image) // 2)
     shard.write_bytes(whole)
     flags = extract_flags(str(tmp_path / "data"), tmp_path / "out", workers=workers)
-    assert main(flags) == 2
-    assert repr(dataset.index.key(SHARD_SIZE + 3)) in capfd.readouterr().err
+    assert main(flags) == 1
+    assert f"the image of {dataset.index.key(SHARD_SIZE + 3)!r}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["pickle", "shape"])
@@ -279,7 +279,7 @@ def test_a_teacher_that_is_not_finite_makes_no_labels(
     model.head.fc.bias.data[1] = value
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     assert main(extract_flags(data, tmp_path / "out", checkpoint=tmp_path / "weights.pth")) == 1
-    assert "logits of the calibration views are not all finite" in capsys.readouterr().err
+    assert "logits of the views measured are not all finite" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("receipts/*"))
 
 

@@ -23,7 +23,7 @@ from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.batch import BatchRenderer, Entries
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
-from teacher_cache.labels.codec import LabelArrays
+from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.store import Store
 from teacher_cache.teacher import build_teacher

@@ -1,0 +1,384 @@
+"""Workers as Ray actors, on one machine or a cluster: one unit per call, lost actors replaced, no unit lost.
+
+Not Ray Data: it lost the identity of units, wrote twice after a kill and can drop errors. An actor has two
+units at a time: one is computed, the other is written or waits. The driver polls, so that it sees signals,
+hung actors and lost nodes within a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import ray
+import ray.exceptions
+
+from pipelines.engines.engine import (
+    ENDS_THE_RUN,
+    Advance,
+    Event,
+    UnitDone,
+    Worker,
+    WorkerLost,
+    WorkerStarted,
+    failed,
+)
+from pipelines.engines.ray_actor import Actor
+from pipelines.engines.ray_metrics import RunMetrics
+from pipelines.engines.signals import StopSignals
+from pipelines.extract_config import ActorFlags
+from pipelines.unit_queue import UnitQueue
+from teacher_cache.archive.layout import Unit
+from teacher_cache.errors import InputError, TeacherCacheError, UnfitError
+
+_UNITS_PER_ACTOR = 2
+_CALLS_PER_ACTOR = _UNITS_PER_ACTOR + 1
+"""One more, which tells how many views are labelled."""
+_TICK_S = 0.5
+_PROGRESS_EVERY_S = 2.0
+_MAX_STARTS = 3
+"""Actors that may be lost in a row for one slot before it has finished a unit; then the slot is given up."""
+DEFAULT_UNIT_TIMEOUT_S = 3600.0
+DEFAULT_DRAIN_S = 60.0
+
+
+class _Slot:
+    """Room for one actor; when it is lost another one takes its place.
+
+    Attributes:
+        name: What events call it.
+        actor: Whoever holds the place, or None once it is given up.
+        node, pid: Where it is, once it has started.
+        units: That it was given and has not finished, the oldest first.
+        since_s: When it began the oldest, at the earliest.
+        views: That it labelled, as far as is known, and those of units it finished.
+        failed_starts: Actors that were lost in a row before they had started.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name = f"actor-{number}"
+        self.actor: Any = None
+        self.node, self.pid = "", 0
+        self.units: deque[Unit] = deque()
+        self.since_s = self.asked_s = 0.0
+        self.views = self.views_done = self.failed_starts = 0
+
+    @property
+    def is_ready(self) -> bool:
+        return self.actor is not None and self.pid > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A call that has not returned: which slot's, of which actor, and what for."""
+
+    slot: _Slot
+    actor: Any
+    what: Literal["start", "run", "views", "call"]
+    unit: Unit | None = None
+
+
+class RayEngine:
+    """The engine on Ray.
+
+    Args:
+        make_worker: Makes a worker, in an actor's process; pickled.
+        flags: How many actors, and what each of them takes.
+        device: Of the teacher, as its flag says it.
+        workers: Processes that render for each teacher.
+        address: Of a cluster; None starts one on this machine, which ends with the engine.
+        clock: Seconds, rising.
+
+    Raises:
+        InputError: There is no cluster at the address.
+    """
+
+    def __init__(
+        self,
+        make_worker: Callable[[], Worker],
+        flags: ActorFlags,
+        *,
+        device: str = "auto",
+        workers: int = 0,
+        address: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._timeout_s = DEFAULT_UNIT_TIMEOUT_S if flags.unit_timeout_s is None else flags.unit_timeout_s
+        self._drain_s = DEFAULT_DRAIN_S if flags.drain_s is None else flags.drain_s
+        _connect(address)
+        there = ray.cluster_resources()
+        gpus, cpus = flags.gpus_per_actor, flags.cpus_per_actor
+        if gpus is None:
+            gpus = 0.0 if device == "cpu" or not there.get("GPU") else 1.0
+        if cpus is None:
+            cpus = float(max(1, workers))
+        room = [there.get(name, 0.0) // taken for name, taken in (("GPU", gpus), ("CPU", cpus)) if taken]
+        self.num_workers = flags.num_actors or max(1, int(min(room, default=1.0)))
+        self._new_actor = ray.remote(Actor).options(
+            num_gpus=gpus,
+            num_cpus=cpus,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=_CALLS_PER_ACTOR,
+            scheduling_strategy="SPREAD",
+        )
+        self._make_worker = ray.put(make_worker)
+        self._calls: dict[Any, _Call] = {}
+        self._error: BaseException | None = None
+        self._news: deque[Event] = deque()
+        self._metrics = RunMetrics()
+        self._slots = [_Slot(number) for number in range(self.num_workers)]
+        for slot in self._slots:
+            self._start(slot)
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Return what a method of some worker returns; of another one, where a worker is lost over it."""
+        advance: Advance = args[-1] if args and callable(args[-1]) else _ignore
+        given = args[:-1] if advance is not _ignore else args
+        empty = UnitQueue((), retries=0, max_quarantined=0)
+        for _ in range(_MAX_STARTS):
+            while not (ready := [slot for slot in self._slots if slot.is_ready]):
+                self._check_slots()
+                self._news.extend(self._wait(empty, advance))
+            slot, actor = ready[0], ready[0].actor
+            ref = actor.call.remote(method, given, advance is not _ignore)
+            while slot.actor is actor:
+                found, _ = ray.wait([ref], timeout=_TICK_S)
+                if found:
+                    with contextlib.suppress(ray.exceptions.RayActorError):
+                        value, views = _get(ref)
+                        self._count(slot, views, advance)
+                        slot.views_done = slot.views
+                        return value
+                self._ask_views(slot)
+                self._news.extend(self._wait(empty, advance, tick_s=0.0 if not found else _TICK_S))
+        raise TeacherCacheError(
+            f"{_MAX_STARTS} workers were lost over {method}",
+            "Nothing was computed.",
+            "see the workers' logs: ray logs",
+        )
+
+    def run(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
+        """Do the units of a queue; see Engine. SIGINT and SIGTERM let what is under way finish."""
+        with StopSignals() as signals:
+            drained_s: float | None = None
+            yield from self._take_news()
+            while True:
+                if signals.were_met and drained_s is None:
+                    queue.stop()
+                    drained_s = self._clock() + self._drain_s
+                self._check_slots()
+                self._hand_out(queue)
+                is_busy = any(slot.units for slot in self._slots)
+                if drained_s is not None and (not is_busy or self._clock() > drained_s):
+                    raise KeyboardInterrupt
+                if not is_busy and any(slot.is_ready for slot in self._slots):
+                    return
+                yield from self._wait(queue, advance)
+                yield from self._hung(queue, advance)
+
+    def close(self) -> None:
+        """End the actors, and the cluster where it was started for this run."""
+        for slot in self._slots:
+            if slot.actor is not None:
+                ray.kill(slot.actor)
+        ray.shutdown()
+
+    def _start(self, slot: _Slot) -> None:
+        slot.actor, slot.pid = self._new_actor.remote(self._make_worker), 0
+        slot.views = slot.views_done = 0
+        self._calls[slot.actor.start.remote()] = _Call(slot, slot.actor, "start")
+
+    def _hand_out(self, queue: UnitQueue) -> None:
+        """Give every actor a unit, then every one another."""
+        ready = [slot for slot in self._slots if slot.is_ready]
+        nodes = {slot.node for slot in ready}
+        for depth in range(_UNITS_PER_ACTOR):
+            for slot in ready:
+                if len(slot.units) != depth or (unit := queue.take(slot.node, nodes)) is None:
+                    continue
+                if not slot.units:
+                    slot.since_s = self._clock()
+                slot.units.append(unit)
+                self._calls[slot.actor.run.remote(unit)] = _Call(slot, slot.actor, "run", unit)
+
+    def _wait(self, queue: UnitQueue, advance: Advance, tick_s: float = _TICK_S) -> Iterator[Event]:
+        """Wait for calls to return, a moment at most, and tell what came of them."""
+        for slot in self._slots:
+            if slot.units:
+                self._ask_views(slot)
+        if not self._calls:
+            time.sleep(tick_s)
+            return
+        refs = list(self._calls)
+        found, _ = ray.wait(refs, timeout=tick_s)
+        if found:  # and whatever else has returned by now
+            found, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        for ref in found:
+            call = self._calls.pop(ref, None)
+            if call is not None and call.slot.actor is call.actor:
+                yield from self._settle(ref, call, queue, advance)
+
+    def _settle(self, ref: Any, call: _Call, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
+        slot = call.slot
+        try:
+            value = _get(ref)
+        except ray.exceptions.RayActorError as error:
+            yield from self._lost(slot, queue, advance, _reason(error))
+            return
+        except Exception as error:
+            if call.what == "start":
+                yield from self._failed_start(slot, error)
+            elif call.unit is not None:
+                yield from self._failed_unit(slot, call.unit, queue, advance, error)
+            return
+        if call.what == "start":
+            slot.node, slot.pid, slot.failed_starts = value.node, value.pid, 0
+            self._metrics.workers(sum(slot.is_ready for slot in self._slots))
+            yield WorkerStarted(slot.name, slot.node, slot.pid)
+        elif call.what == "views":
+            self._count(slot, value, advance)
+        elif call.unit is not None:
+            result, views = value
+            self._count(slot, views, advance)
+            slot.views_done += result.views
+            slot.units.remove(call.unit)
+            slot.since_s = self._clock()
+            self._metrics.done(result)
+            yield UnitDone(call.unit, slot.name, result)
+
+    def _failed_unit(
+        self, slot: _Slot, unit: Unit, queue: UnitQueue, advance: Advance, error: Exception
+    ) -> Iterator[Event]:
+        slot.units.remove(unit)
+        slot.since_s = self._clock()
+        if isinstance(error, UnfitError):
+            queue.give_back(unit)
+            yield from self._give_up(slot, queue, advance, error)
+        elif isinstance(error, ENDS_THE_RUN):
+            raise error
+        else:
+            event = failed(queue, unit, slot.name, slot.node, error)
+            self._metrics.failed(event)
+            yield event
+
+    def _failed_start(self, slot: _Slot, error: Exception) -> Iterator[Event]:
+        """Another actor would meet an error of ours too; other errors may have to do with the machine."""
+        slot.failed_starts += 1
+        is_replaced = not isinstance(error, TeacherCacheError) and slot.failed_starts < _MAX_STARTS
+        ray.kill(slot.actor)
+        self._error, slot.actor = error, None
+        if is_replaced:
+            self._start(slot)
+        yield WorkerLost(slot.name, _reason(error), is_replaced)
+
+    def _give_up(self, slot: _Slot, queue: UnitQueue, advance: Advance, error: Exception) -> Iterator[Event]:
+        """Do without an actor whose machine is not fit for the run."""
+        advance(slot.views_done - slot.views)
+        while slot.units:
+            queue.give_back(slot.units.pop())
+        ray.kill(slot.actor)
+        self._error, slot.actor = error, None
+        yield WorkerLost(slot.name, _reason(error), is_replaced=False)
+
+    def _lost(self, slot: _Slot, queue: UnitQueue, advance: Advance, reason: str) -> Iterator[Event]:
+        """Put another actor in the place of a lost one. What it had begun failed, unless its node is gone."""
+        advance(slot.views_done - slot.views)
+        units, had_started = list(slot.units), slot.pid > 0
+        slot.units.clear()
+        slot.failed_starts = 0 if had_started else slot.failed_starts + 1
+        is_replaced = slot.failed_starts < _MAX_STARTS
+        slot.actor, slot.pid = None, 0
+        if is_replaced:
+            self._start(slot)
+        else:
+            self._error = TeacherCacheError(
+                f"{_MAX_STARTS} actors in a row died as they started: {reason}",
+                "There is no worker left.",
+                "see their logs: ray logs, or the dashboard",
+            )
+        self._metrics.workers(sum(slot.is_ready for slot in self._slots))
+        yield WorkerLost(slot.name, reason, is_replaced)
+        if units and not _is_gone(slot.node):
+            event = failed(queue, units.pop(0), slot.name, slot.node, reason)
+            self._metrics.failed(event)
+            yield event
+        for unit in units:
+            queue.give_back(unit)
+
+    def _hung(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
+        for slot in self._slots:
+            if slot.units and self._clock() - slot.since_s > self._timeout_s:
+                ray.kill(slot.actor)
+                reason = f"nothing was finished in {self._timeout_s:g} s (--unit-timeout-s)"
+                yield from self._lost(slot, queue, advance, reason)
+
+    def _ask_views(self, slot: _Slot) -> None:
+        """Ask an actor how far it is, now and then, unless it owes an answer."""
+        now_s = self._clock()
+        owes = any(call.actor is slot.actor and call.what == "views" for call in self._calls.values())
+        if slot.is_ready and not owes and now_s - slot.asked_s > _PROGRESS_EVERY_S:
+            slot.asked_s = now_s
+            self._calls[slot.actor.views.remote()] = _Call(slot, slot.actor, "views")
+
+    def _count(self, slot: _Slot, views: int, advance: Advance) -> None:
+        if views != slot.views:
+            advance(views - slot.views)
+            slot.views = views
+
+    def _check_slots(self) -> None:
+        """Raise what the last actor was lost to, where none is left."""
+        if all(slot.actor is None for slot in self._slots):
+            assert self._error is not None
+            raise self._error
+
+    def _take_news(self) -> Iterator[Event]:
+        while self._news:
+            yield self._news.popleft()
+
+
+def _connect(address: str | None) -> None:
+    """Connect to a cluster, or start one on this machine."""
+    try:
+        ray.init(address=address or "local", logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"--address {address or 'local'}: {reason}",
+            "There is no Ray cluster to work on.",
+            "give the address of one, with its token in RAY_AUTH_TOKEN, or leave --address out",
+        ) from error
+
+
+def _get(ref: Any) -> Any:
+    """Return what a call returned, or raise what it raised, as it was raised there."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            raise error.cause from None
+        raise
+
+
+def _is_gone(node: str) -> bool:
+    """Say whether a node left the cluster."""
+    return not any(there["NodeID"] == node and there["Alive"] for there in ray.nodes())
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (
+        lines[-1]
+        if isinstance(error, ray.exceptions.RayActorError) and lines
+        else (lines or [repr(error)])[0]
+    )
+
+
+def _ignore(views: int) -> None:
+    del views

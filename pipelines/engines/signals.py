@@ -1,0 +1,35 @@
+"""Being asked to stop: the first time to finish what is under way, the second time at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+
+class StopSignals:
+    """While it lasts, a first SIGINT or SIGTERM is noted; a second one interrupts.
+
+    Attributes:
+        were_met: Whether there was a first one.
+    """
+
+    _WHICH = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.were_met = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {which: signal.signal(which, self._meet) for which in self._WHICH}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+
+    def _meet(self, _signum: int, _frame: object) -> None:
+        if self.were_met:
+            raise KeyboardInterrupt
+        self.were_met = True

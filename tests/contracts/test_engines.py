@@ -1,0 +1,276 @@
+"""What every engine promises: the same archive, nothing lost, nothing torn, and a story of it."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SHARD_SIZE, extract_flags, tree
+
+from pipelines.cli import main
+from pipelines.engines.engine import Engine, Tally, UnitDone, UnitFailed, UnitResult, WorkerStarted
+from pipelines.engines.local import LocalEngine
+from pipelines.extract_config import ActorFlags, ExtractConfig
+from pipelines.unit_queue import UnitQueue
+from pipelines.work_order import WorkOrder
+from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.manifest import read_manifest
+from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import TeacherCacheError, UnfitError
+from teacher_cache.store import Store
+
+Capture = pytest.CaptureFixture[str]
+ENGINES = ("local", "ray-1", "ray-2", "ray-4")
+_CPUS = 0.5
+
+
+@pytest.fixture(params=["local", "ray-2"])
+def engine(request: pytest.FixtureRequest) -> dict[str, object]:
+    """Flags of an engine."""
+    return engine_flags(request.param, request)
+
+
+def engine_flags(name: str, request: pytest.FixtureRequest) -> dict[str, object]:
+    if name == "local":
+        return {"engine": "local"}
+    address = request.getfixturevalue("ray_address")
+    actors = name.removeprefix("ray-")
+    return {"engine": "ray", "address": address, "num_actors": actors, "cpus_per_actor": _CPUS}
+
+
+@contextlib.contextmanager
+def opened(name: str, make_worker: Callable, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    found: Engine
+    if name == "local":
+        found = LocalEngine(make_worker)
+    else:
+        import ray.cloudpickle
+
+        from pipelines.engines.ray import RayEngine
+
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
+        actors = ActorFlags(num_actors=int(name.removeprefix("ray-")), cpus_per_actor=_CPUS)
+        found = RayEngine(make_worker, actors, address=request.getfixturevalue("ray_address"))
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def events_of(out: Path) -> list[dict]:
+    (run,) = Path(f"{out}.runs").iterdir()
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def report_of(out: Path) -> dict:
+    (run,) = Path(f"{out}.runs").iterdir()
+    return json.loads((run / "report.json").read_text())
+
+
+@pytest.fixture
+def poisoned(data: str, dataset: PackedDataset, tmp_path: Path) -> tuple[Path, str]:
+    """A copy of the dataset with one image of shard 1 damaged, and that image's key."""
+    shutil.copytree(data, tmp_path / "data")
+    row = SHARD_SIZE + 3
+    shard, image = tmp_path / "data" / "shard-000001.tar", dataset.image_bytes(row)
+    whole = bytearray(shard.read_bytes())
+    whole[whole.index(image) + len(image) // 2] ^= 0xFF
+    shard.write_bytes(whole)
+    return tmp_path / "data", dataset.index.key(row)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_and_number_of_actors_gives_the_same_bytes(
+    name: str, request: pytest.FixtureRequest, data: str, labels: str, tmp_path: Path
+) -> None:
+    assert main(extract_flags(data, tmp_path / "out", **engine_flags(name, request))) == 0
+    assert tree(tmp_path / "out") == tree(labels)
+    events = events_of(tmp_path / "out")
+    assert [events[0]["event"], events[-1]["event"]] == ["run_started", "run_finished"]
+    done = [event["unit"] for event in events if event["event"] == "unit_done"]
+    assert sorted(done) == [f"{shard:05d}-{block:03d}" for shard in range(5) for block in range(2)]
+    report = report_of(tmp_path / "out")
+    assert (report["state"], report["actual"]["units"], report["actual"]["views"]) == ("finished", 10, 99)
+    assert report["estimate"]["views"] == 99
+
+
+@pytest.mark.parametrize("name", ["local", "ray-2"])
+def test_any_order_of_units_gives_the_same_bytes(
+    name: str, request: pytest.FixtureRequest, data: str, labels: str, tmp_path: Path
+) -> None:
+    spec = read_manifest(Store(labels)).spec
+    words = extract_flags(data, tmp_path / "out")[1:]
+    flags = {word.split("=")[0].lstrip("-").replace("-", "_"): word.split("=", 1)[1] for word in words}
+    numbers = {name: int(flags[name]) for name in ("topk", "img_size", "views_per_unit")}
+    config = ExtractConfig(**{**flags, **numbers})
+    from teacher_cache.views import recipe as recipes
+
+    writer = ArchiveWriter.open(Store(tmp_path / "out"), spec)
+    with opened(name, WorkOrder(config, recipes.from_dict(spec.recipe)), request) as engine:
+        engine.call("freeze_affinity", lambda views: None)
+        units = list(spec.layout.units(0, 3))[::-1]
+        list(engine.run(UnitQueue(units, retries=0, max_quarantined=0), lambda views: None))
+    writer.finish()
+    assert tree(tmp_path / "out") == tree(labels)
+
+
+def test_a_poisoned_image_is_named_its_units_are_given_up_and_the_rest_is_done(
+    engine: dict, poisoned: tuple[Path, str], data: str, labels: str, tmp_path: Path, capsys: Capture
+) -> None:
+    damaged, key = poisoned
+    out = tmp_path / "out"
+    assert main(extract_flags(str(damaged), out, **engine)) == 1
+    said = capsys.readouterr().err
+    for unit in ("00001-000", "00001-001"):
+        assert f"unit {unit} was given up: the image of {key!r}" in said
+    missing = set(tree(labels)) - set(tree(out))
+    assert {name for name in missing if name.startswith("receipts/")} == {
+        *("receipts/00001-000.json", "receipts/00001-001.json"),
+        "receipts/affinity.json",  # the image is one of those it is calibrated on
+    }
+    assert all(tree(labels)[name] == data for name, data in tree(out).items())
+    events = events_of(out)
+    failures = [event for event in events if event["event"] == "unit_failed"]
+    assert [event["attempt"] for event in failures if event["unit"] == "00001-001"] == [1, 2, 3]
+    assert events[-1]["event"] == "run_incomplete"
+    assert set(report_of(out)["quarantined"]) == {"00001-000", "00001-001", "affinity"}
+    shutil.copy(Path(data) / "shard-000001.tar", damaged)
+    assert main(extract_flags(str(damaged), out, **engine)) == 0
+    assert tree(out) == tree(labels)
+
+
+def test_only_what_is_missing_is_done(engine: dict, data: str, labels: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(labels, out)
+    for name in ("manifest.json", "receipts/00003-000.json"):
+        (out / name).unlink()
+    finished = (out / "receipts/00000-000.json").stat().st_mtime_ns
+    assert main(extract_flags(data, out, **engine)) == 0
+    assert tree(out) == tree(labels)
+    assert [e["unit"] for e in events_of(out) if e["event"] == "unit_done"] == ["00003-000"]
+    assert (out / "receipts/00000-000.json").stat().st_mtime_ns == finished
+
+
+def test_too_many_failures_stop_the_run(
+    engine: dict, poisoned: tuple[Path, str], tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    assert main(extract_flags(str(poisoned[0]), out, **engine, retries=0, max_quarantined=0)) == 1
+    assert "unit 00001-000 was given up" in capsys.readouterr().err
+    assert not (out / "manifest.json").exists()
+
+
+def test_a_full_disk_ends_the_run_with_what_is_finished(
+    engine: dict, data: str, labels: str, tmp_path: Path, capsys: Capture
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=65536", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        flags = {"run_dir": tmp_path / "run", **engine}
+        assert main(extract_flags(data, disk / "out", **flags)) == 1
+        shutil.copytree(disk / "out", tmp_path / "out")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert "No space left" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["state"] == "failed"
+    assert main(extract_flags(data, tmp_path / "out", **engine)) == 0
+    assert tree(tmp_path / "out") == tree(labels)
+
+
+def test_a_wrong_teacher_is_told_as_it_is(engine: dict, data: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(extract_flags(data, tmp_path / "out", **engine, checkpoint="/nowhere.safetensors")) == 2
+    assert "checkpoint '/nowhere.safetensors' is no file" in capsys.readouterr().err
+    assert tree(tmp_path) == {}
+
+
+class Faulty:
+    """A worker without a teacher: unit 2 fails at first, unit 5 always, unit 7 cannot be written at first."""
+
+    def __init__(self) -> None:
+        self._met: set[int] = set()
+
+    def compute(self, unit: Unit, advance: Callable[[int], None]) -> Unit:
+        advance(3)
+        if unit.shard == 5 or (unit.shard == 2 and self._is_first(2)):
+            raise ValueError(f"unit {unit.shard} is odd")
+        advance(1)
+        return unit
+
+    def write(self, unit: Unit) -> UnitResult:
+        if unit.shard == 7 and self._is_first(7):
+            raise OSError("a hiccup")
+        return UnitResult(4, 100, 0.0, 0.0, 0.0)
+
+    def _is_first(self, shard: int) -> bool:
+        is_first = shard not in self._met
+        self._met.add(shard)
+        return is_first
+
+    def close(self) -> None:
+        pass
+
+
+class Unfit(Faulty):
+    def compute(self, unit: Unit, advance: Callable[[int], None]) -> Unit:
+        del unit, advance
+        raise UnfitError("this worker has another dataset")
+
+
+UNITS = [Unit(shard, 0, 0, 4) for shard in range(10)]
+
+
+@pytest.mark.parametrize("name", ["local", "ray-1"])
+def test_failures_are_retried_counted_once_and_told(name: str, request: pytest.FixtureRequest) -> None:
+    counted: list[int] = []
+    queue = UnitQueue(UNITS, retries=2, max_quarantined=5)
+    with opened(name, Faulty, request) as engine:
+        events = list(engine.run(queue, counted.append))
+    assert sum(isinstance(event, WorkerStarted) for event in events) == 1
+    assert {event.unit for event in events if isinstance(event, UnitDone)} == set(UNITS) - {UNITS[5]}
+    failures = [
+        (event.unit.shard, event.attempt, event.will_retry)
+        for event in events
+        if isinstance(event, UnitFailed)
+    ]
+    assert sorted(failures) == [(2, 1, True), (5, 1, True), (5, 2, True), (5, 3, False), (7, 1, True)]
+    assert queue.quarantined == {UNITS[5]: "ValueError: unit 5 is odd"}
+    assert sum(counted) == 4 * 9
+
+
+@pytest.mark.parametrize("name", ["local", "ray-2"])
+def test_workers_that_are_not_fit_end_the_run_when_none_is_left(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    queue = UnitQueue(UNITS, retries=2, max_quarantined=5)
+    with opened(name, Unfit, request) as engine, pytest.raises(UnfitError, match="another dataset"):
+        list(engine.run(queue, lambda views: None))
+    assert queue.quarantined == {}
+
+
+@pytest.mark.parametrize("name", ["local", "ray-1"])
+def test_an_error_of_a_call_is_told_as_it_is(name: str, request: pytest.FixtureRequest) -> None:
+    with opened(name, Wrong, request) as engine, pytest.raises(TeacherCacheError) as caught:
+        engine.call("describe")
+    assert (caught.value.value, caught.value.remedy) == ("wrong", "mend it")
+
+
+class Wrong(Faulty):
+    def describe(self) -> None:
+        raise TeacherCacheError("wrong", "nothing", "mend it")
+
+
+def test_a_tally_takes_back_what_it_counted() -> None:
+    counted: list[int] = []
+    tally = Tally(counted.append)
+    tally.add(3)
+    tally.add(4)
+    tally.take_back()
+    assert counted == [3, 4, -7]
