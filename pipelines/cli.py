@@ -27,22 +27,22 @@ def _pack(config: PackConfig) -> int:
     from teacher_cache.dataset.shards import PackedDataset
     from teacher_cache.dataset.sources import open_source
     from teacher_cache.progress import console
-    from teacher_cache.store import Store
+    from teacher_cache.store import Store, local_folder
 
     reencode = Reencode(config.max_side, config.quality) if config.max_side and config.quality else None
-    source = open_source(
-        config.src, split=config.split, image_column=config.image_column, label_column=config.label_column
-    )
-    info = pack(
-        Growth(PackedDataset(config.extends), source) if config.extends else source,
-        Store(config.dst),
-        shard_size=config.shard_size,
-        seed=config.seed,
-        reencode=reencode,
-        skip_corrupt=config.skip_corrupt,
-        workers=config.workers,
-        track=console,
-    )
+    columns = {"image_column": config.image_column, "label_column": config.label_column}
+    with local_folder(config.src) as src:
+        source = open_source(src, split=config.split, **columns)
+        info = pack(
+            Growth(PackedDataset(config.extends), source) if config.extends else source,
+            Store(config.dst),
+            shard_size=config.shard_size,
+            seed=config.seed,
+            reencode=reencode,
+            skip_corrupt=config.skip_corrupt,
+            workers=config.workers,
+            track=console,
+        )
     skipped = info.source["skipped"]
     if config.json:
         print(json.dumps({"sha256": info.sha256, "samples": info.num_samples, "skipped": skipped}))

@@ -16,7 +16,7 @@ class PackConfig:
     """Pack images into WebDataset tar shards with an index."""
 
     src: Positional[str]
-    """Class folders, Hugging Face style parquet, or WebDataset tars."""
+    """Class folders, Hugging Face style parquet, or WebDataset tars; a remote one is copied here first."""
     dst: Positional[str]
     """New folder for the packed dataset."""
     shard_size: int = 5000

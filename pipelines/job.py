@@ -74,7 +74,7 @@ def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
         ArchiveError: The dataset or the teacher is not the archive's.
         ModelError: See `build_teacher`.
     """
-    dataset = PackedDataset(data)
+    dataset = PackedDataset(data, flags.room)
     archive.check_replay(dataset.info)
     theirs = archive.spec.teacher
     odd = [name for name in theirs["model_kwargs"] if name.startswith(("pretrained", "checkpoint", "cache"))]

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import tyro
 
+from teacher_cache.cache import CacheFlags
 from teacher_cache.commandline import at_least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherFlags:
+class TeacherFlags(CacheFlags):
     """Where a teacher's weights are, and how it is run, which changes labels' last bits at most."""
 
     checkpoint: str | None = None
@@ -32,3 +33,4 @@ class TeacherFlags:
     def __post_init__(self) -> None:
         at_least("--batch-size", self.batch_size, 1)
         at_least("--workers", self.workers, 0)
+        _ = self.room  # refuses less than nothing

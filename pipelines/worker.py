@@ -52,7 +52,7 @@ class LabelWorker:
     def __init__(self, order: WorkOrder) -> None:
         request = order.request
         self._request, self._recipe = request, order.recipe
-        self._dataset = PackedDataset(request.data)
+        self._dataset = PackedDataset(request.data, request.room)
         self._teacher = build_teacher(
             request.teacher,
             num_classes=len(self._dataset.info.classes),

@@ -8,9 +8,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from teacher_cache.errors import ModelError
+from teacher_cache.errors import ModelError, StoreError
 from teacher_cache.models import checkpoint_metadata, create_model, load_weights
-from teacher_cache.store import Store
+from teacher_cache.store import Store, local_file
 
 
 def save_weights(store: Store, name: str, model: torch.nn.Module, about: dict[str, Any]) -> None:
@@ -35,7 +35,10 @@ def load_student(file: str, classes_sha256: str) -> tuple[torch.nn.Module, dict[
         ModelError: It is not a file that `student train` wrote, or was trained on another class list.
     """
     try:
-        about = checkpoint_metadata(file)
+        with local_file(file) as path:
+            about = checkpoint_metadata(path)
+    except StoreError:
+        raise
     except Exception as error:  # safetensors raises errors of its own kinds
         raise ModelError(
             f"checkpoint {file!r} cannot be read: {error}", "There is nothing to load."

@@ -27,7 +27,7 @@ def _eval(config: EvalConfig) -> int:
     from teacher_cache.dataset.shards import PackedDataset
     from teacher_cache.models import normalization, resolve_device
 
-    dataset = PackedDataset(config.data)
+    dataset = PackedDataset(config.data, config.room)
     model, about = load_student(config.checkpoint, dataset.info.classes_sha256)
     mean, std = normalization(model)
     device = resolve_device(config.device)
@@ -64,3 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `student` and return its exit code."""
     summary = "Train students from stored teacher labels, at the cost of plain training."
     return run_command("student", summary, COMMANDS, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from teacher_cache.cache import CacheFlags
 from teacher_cache.commandline import parse_kwargs, parse_views
 from teacher_cache.errors import InputError
 
@@ -19,7 +20,7 @@ def _require(allowed: bool, value: str, rule: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(CacheFlags):
     """Train a model on views of a packed dataset, with stored labels, a live teacher, or neither."""
 
     data: str
@@ -156,6 +157,7 @@ class TrainConfig:
             parse_views(self.views)
         parse_kwargs(self.model_kwargs)
         parse_kwargs(self.teacher_model_kwargs)
+        _ = self.room  # refuses less than nothing
 
     @property
     def peak_lr(self) -> float:
@@ -164,7 +166,7 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(CacheFlags):
     """Print the accuracy of a trained model: of each head, and of both together."""
 
     checkpoint: str

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -26,6 +25,7 @@ from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError, nearest
 from teacher_cache.labels.topk import Labels
+from teacher_cache.line_log import LineLog
 from teacher_cache.models import create_model, normalization, resolve_device
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
@@ -66,8 +66,8 @@ def train(config: TrainConfig, track: Track) -> RunResult:
         InputError: The request is wrong: see the errors of what it calls.
     """
     output = _new_output(config)
-    dataset = PackedDataset(config.data)
-    archive = open_labels(config.labels) if config.labels else None
+    dataset = PackedDataset(config.data, config.room)
+    archive = open_labels(config.labels, config.room) if config.labels else None
     recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
     validation = _validation_data(config, dataset.info)
     plan = StreamPlan(
@@ -99,10 +99,7 @@ def train(config: TrainConfig, track: Track) -> RunResult:
     torch.manual_seed(config.seed)
     loader = stream.loader(config.workers, pin_memory=device.type == "cuda")
     start_s = time.monotonic()
-    with (
-        track("train", num_steps, "steps") as advance,
-        Path(output.path(METRICS_FILE)).open("w") as metrics,
-    ):
+    with track("train", num_steps, "steps") as advance, LineLog(output, METRICS_FILE) as metrics:
         pending: list[tuple[float, Loss]] = []
         for batch in loader:
             pending.append((trainer.lr, trainer.step(batch)))
@@ -119,7 +116,7 @@ def train(config: TrainConfig, track: Track) -> RunResult:
             teacher_passes=num_steps * config.batch_size if trainer.teacher else 0,
             accuracy=_finish(config, output, trainer, dataset.info, recipe.img_size, validation),
         )
-        metrics.write(json.dumps({"result": dataclasses.asdict(result)}) + "\n")
+        metrics.write(json.dumps({"result": dataclasses.asdict(result)}))
     return result
 
 
@@ -203,12 +200,6 @@ def _teacher(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: t
 
 def _new_output(config: TrainConfig) -> Store:
     output = Store(config.output)
-    if not output.is_local:
-        raise InputError(
-            f"--output {config.output} is not a local folder",
-            "Metrics are appended to, which object stores cannot.",
-            "choose a local folder, and copy it when the run is done",
-        )
     if output.list():
         raise InputError(
             f"--output {config.output} is not empty",
@@ -221,7 +212,7 @@ def _new_output(config: TrainConfig) -> Store:
 def _validation_data(config: TrainConfig, dataset: DatasetInfo) -> PackedDataset | None:
     if config.val_data is None:
         return None
-    validation = PackedDataset(config.val_data)
+    validation = PackedDataset(config.val_data, config.room)
     if validation.info.classes_sha256 != dataset.classes_sha256:
         raise InputError(
             f"--val-data {config.val_data} has another class list than --data {config.data}",
@@ -238,7 +229,7 @@ def _schedule(config: TrainConfig, archive: LabelSource | None, num_epochs: int)
 
 
 def _log(
-    metrics: TextIO, first_step: int, steps: list[tuple[float, Loss]], batches_per_epoch: int, seconds: float
+    metrics: LineLog, first_step: int, steps: list[tuple[float, Loss]], batches_per_epoch: int, seconds: float
 ) -> None:
     """Write a line per step; the only place of a run that waits for the device."""
     values = torch.stack([torch.stack(loss) for _, loss in steps]).tolist()
@@ -253,8 +244,7 @@ def _log(
             "lr": steps[number][0],
             "seconds": round(seconds, 3),
         }
-        metrics.write(json.dumps(line) + "\n")
-    metrics.flush()
+        metrics.write(json.dumps(line))
 
 
 def _finish(

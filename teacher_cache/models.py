@@ -13,7 +13,8 @@ import timm
 import timm.models
 import torch
 
-from teacher_cache.errors import ModelError, nearest
+from teacher_cache.errors import ModelError, StoreError, nearest
+from teacher_cache.store import local_file
 
 
 def resolve_device(name: str) -> torch.device:
@@ -110,19 +111,24 @@ def load_weights(model: torch.nn.Module, file: str, classes_sha256: str) -> None
 
     Args:
         model: The model, changed in place.
-        file: Path of the weights; timm's layouts (state_dict, model, state_dict_ema) are understood.
+        file: Path or URL of the weights; timm's layouts (state_dict, model, state_dict_ema) are understood.
         classes_sha256: Digest of the class list the model is wanted for; compared if the file tells its own.
 
     Raises:
         ModelError: No such file, a file that is not weights alone, other shapes or names, or other classes.
     """
-    if not Path(file).is_file():
+    try:
+        with local_file(file) as path:
+            if not Path(path).is_file():
+                raise FileNotFoundError
+            theirs = checkpoint_metadata(path).get("classes_sha256", classes_sha256)
+            model.load_state_dict(timm.models.load_state_dict(path, weights_only=True))
+    except StoreError:
+        raise
+    except FileNotFoundError as error:
         raise ModelError(
             f"checkpoint {file!r} is no file", "There is nothing to load.", "give the path of one"
-        )
-    try:
-        theirs = checkpoint_metadata(file).get("classes_sha256", classes_sha256)
-        model.load_state_dict(timm.models.load_state_dict(file, weights_only=True))
+        ) from error
     except Exception as error:  # unpickling, safetensors and torch each have errors of their own
         raise ModelError(
             f"checkpoint {file!r} does not fit {type(model).__name__}: {error}",

@@ -13,11 +13,13 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from teacher_cache.errors import DeniedError, FullError, InputError, StoreError
+from teacher_cache.remote import RemoteFiles
 
 _PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -36,12 +38,13 @@ class Store:
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/") or "/"
         try:
-            self._fs, self._root = fsspec.url_to_fs(self.url)
+            fs, self._root = fsspec.url_to_fs(self.url)
+            self.is_local = isinstance(fs, LocalFileSystem)
+            self._fs: Any = fs if self.is_local else RemoteFiles(self.url)
         except (ImportError, ValueError) as error:
             raise InputError(
                 f"{self.url} cannot be opened: {error}", "There is nothing to read or write.", "check the URL"
             ) from error
-        self.is_local = isinstance(self._fs, LocalFileSystem)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -103,9 +106,19 @@ class Store:
         path = self.path(name)
         if not self.is_local:
             starts, stops = (list(part) for part in zip(*spans, strict=True))
-            return self._fs.cat_ranges([path] * len(spans), starts, stops, on_error="raise")
+            return self._fs.cat_ranges(path, starts, stops)
         with Path(path).open("rb") as file:
             return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
+
+    def get_many(self, names: Sequence[str]) -> list[bytes]:
+        """Return several objects, on a remote store asked for together. Raises as `get`."""
+        if self.is_local:
+            return [self.get(name) for name in names]
+        return self._fs.cat_files([self.path(name) for name in names])
+
+    def copy_to(self, name: str, path: Path) -> None:
+        """Copy an object to a local file. Raises FileNotFoundError."""
+        self._fs.get_file(self.path(name), str(path))
 
     @contextlib.contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:
@@ -114,7 +127,7 @@ class Store:
             yield Path(self.path(name))
             return
         with tempfile.TemporaryDirectory() as folder:
-            self._fs.get_file(self.path(name), f"{folder}/object")
+            self.copy_to(name, Path(folder, "object"))
             yield Path(folder, "object")
 
     def put(self, name: str, data: bytes) -> None:
@@ -128,7 +141,8 @@ class Store:
             with self.put_file(name) as path:
                 path.write_bytes(data)
         else:
-            self._fs.pipe_file(self.path(name), data)
+            with self._in_a_bucket():
+                self._fs.pipe_file(self.path(name), data)
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write a whole object if there is none of that name, and return whether this call did.
@@ -162,7 +176,8 @@ class Store:
         if not self.is_local:
             with tempfile.TemporaryDirectory() as folder:
                 yield Path(folder, "object")
-                self._fs.put_file(f"{folder}/object", self.path(name))
+                with self._in_a_bucket():
+                    self._fs.put_file(f"{folder}/object", self.path(name))
             return
         with self._publishing(name, os.replace) as path:
             yield path
@@ -207,10 +222,17 @@ class Store:
 
         Names that a killed `put` left behind are not objects, and are not listed.
         """
-        top = self.path(prefix)
-        start = len(self._root) + 1
-        names = (found[start:] for found in self._fs.find(top))
-        return sorted(name for name in names if not _PARTIAL.search(name))
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Return the size in bytes of each object that `list` names."""
+        top, start = self.path(prefix), len(self._root) + 1
+        try:
+            found = self._fs.find(top, detail=True) if self.is_local else self._fs.find(top)
+        except FileNotFoundError:  # not even a bucket
+            return {}
+        names = ((path[start:], info) for path, info in found.items())
+        return {name: int(info["size"]) for name, info in names if not _PARTIAL.search(name)}
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -244,6 +266,18 @@ class Store:
             partial = _PARTIAL.search(path)
             if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
                 Path(path).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _in_a_bucket(self) -> Iterator[None]:
+        """Say what is missing where an object cannot be put."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DeniedError(
+                f"cannot write to {self.url}: {error}",
+                "Nothing was written.",
+                "make the bucket, or correct it",
+            ) from error
 
     def _not_written(self, error: OSError) -> StoreError:
         what = f"cannot write to {self.url}: {error.strerror or error}"
@@ -280,3 +314,31 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+@contextlib.contextmanager
+def local_file(url: str) -> Iterator[str]:
+    """Lend the path of a file that may lie in a remote store: its own, or a copy's."""
+    folder, _, name = url.rpartition("/")
+    if "://" not in url:
+        yield url
+        return
+    with Store(folder).local_copy(name) as path:
+        renamed = path.with_name(name)  # what reads it may go by its ending
+        path.rename(renamed)
+        yield str(renamed)
+
+
+@contextlib.contextmanager
+def local_folder(url: str) -> Iterator[str]:
+    """Lend the path of a folder or file that may lie in a remote store: its own, or a copy's of all in it."""
+    store = Store(url)
+    if store.is_local:
+        yield url
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in store.list():
+            path = Path(folder, name or Path(url).name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            store.copy_to(name, path)
+        yield folder

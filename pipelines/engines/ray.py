@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.engines.engine import (
     ENDS_THE_RUN,
@@ -28,7 +29,7 @@ from pipelines.engines.engine import (
     WorkerStarted,
     failed,
 )
-from pipelines.engines.ray_actor import Actor
+from pipelines.engines.ray_actor import Actor, kill_process
 from pipelines.engines.ray_metrics import RunMetrics
 from pipelines.engines.signals import StopSignals
 from pipelines.extract_config import ActorFlags
@@ -41,6 +42,7 @@ _CALLS_PER_ACTOR = _UNITS_PER_ACTOR + 1
 """One more, which tells how many views are labelled."""
 _TICK_S = 0.5
 _PROGRESS_EVERY_S = 2.0
+_KILL_WITHIN_S = 10.0
 _MAX_STARTS = 3
 """Actors that may be lost in a row for one slot before it has finished a unit; then the slot is given up."""
 DEFAULT_UNIT_TIMEOUT_S = 3600.0
@@ -316,6 +318,7 @@ class RayEngine:
         for slot in self._slots:
             if slot.units and self._clock() - slot.since_s > self._timeout_s:
                 ray.kill(slot.actor)
+                _kill_process(slot.node, slot.pid)
                 reason = f"nothing was finished in {self._timeout_s:g} s (--unit-timeout-s)"
                 yield from self._lost(slot, queue, advance, reason)
 
@@ -364,6 +367,13 @@ def _get(ref: Any) -> Any:
         if isinstance(error.cause, Exception):
             raise error.cause from None
         raise
+
+
+def _kill_process(node: str, pid: int) -> None:
+    """Kill an actor's process: one that hangs does not heed Ray, and would keep its device."""
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    kill = ray.remote(kill_process).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
+    ray.wait([kill.remote(pid)], timeout=_KILL_WITHIN_S)
 
 
 def _is_gone(node: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -64,3 +66,9 @@ class Actor:
 
     def _count(self, views: int) -> None:
         self._views += views
+
+
+def kill_process(pid: int) -> None:
+    """Kill a process of this machine, if it is there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

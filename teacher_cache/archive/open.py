@@ -6,13 +6,17 @@ from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.archive.tars import EXPORT_FILE
+from teacher_cache.cache import CacheRoom
 from teacher_cache.store import Store
 
+_ROOM = CacheRoom()
 
-def open_labels(url: str) -> LabelSource:
+
+def open_labels(url: str, room: CacheRoom = _ROOM) -> LabelSource:
     """Open an archive or an export.
 
     Raises:
         ArchiveError: It is neither, or is not finished or damaged.
     """
-    return ExportReader(url) if Store(url).stat(EXPORT_FILE) is not None else ArchiveReader(url)
+    is_export = Store(url).stat(EXPORT_FILE) is not None
+    return ExportReader(url, room) if is_export else ArchiveReader(url, room)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from teacher_cache.archive.chunks import ReadRange
 from teacher_cache.archive.documents import Digest
 from teacher_cache.archive.manifest import Receipt, read_manifest, zarr_documents
 from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache.cache import CacheRoom, ReadThroughCache
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, DamagedError
@@ -20,21 +23,24 @@ from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.store import Store
 
+_ROOM = CacheRoom()
+
 
 class ArchiveReader(LabelSource):
     """A finished archive. Cheap to pickle: a worker process opens its own.
 
     Args:
         url: Its folder, or any URL fsspec opens.
+        room: For copies of its objects, where it is not a local folder.
 
     Raises:
         ArchiveError: There is no finished archive, its manifest is damaged or of an unknown version, or the
             metadata that plain Zarr would read is not that of its labels.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.store = Store(url)
+    def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
+        self.url, self._room = url, room
+        self.store, self._cache = Store(url), ReadThroughCache(room)
         self.manifest = read_manifest(self.store)
         self.spec = self.manifest.spec
         self.views = [view for first, stop in self.manifest.views for view in range(first, stop)]
@@ -51,8 +57,8 @@ class ArchiveReader(LabelSource):
         }
         self._places: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
 
-    def __reduce__(self) -> tuple[type[ArchiveReader], tuple[str]]:
-        return ArchiveReader, (self.url,)
+    def __reduce__(self) -> tuple[type[ArchiveReader], tuple[str, CacheRoom]]:
+        return ArchiveReader, (self.url, self._room)
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
@@ -131,10 +137,10 @@ class ArchiveReader(LabelSource):
     def _view(self, place: str, receipt: Receipt, array: str, view: int) -> npt.NDArray[Any]:
         """Return one view of an array: of an object that was hashed before, only its chunk is read."""
         name, digest = self._layout.object_name(array, receipt.unit), receipt.objects[array]
-        store, places = self._stores[place], self._places.get((place, name))
+        places = self._places.get((place, name))
         try:
             if places is not None:
-                read: ReadRange = functools.partial(store.get_range, name)
+                read: ReadRange = functools.partial(self._range, place, name, digest)
             else:
                 whole = self._whole(place, name, digest, _named(receipt))
                 read = functools.partial(_part, whole)
@@ -146,6 +152,11 @@ class ArchiveReader(LabelSource):
     def _whole(self, place: str, name: str, digest: Digest, of: str) -> bytes:
         """Return an object that has the sha256 and size it must have."""
         store = self._stores[place]
+        with contextlib.suppress(FileNotFoundError, DamagedError):  # what is wrong is found, and said, below
+            copy = None if store.is_local else self._cache.open(store, name, *digest)
+            if copy is not None:
+                with copy:
+                    return copy.read()
         size = store.stat(name)
         if size is None:
             raise self._damaged(of, f"{name} is missing")
@@ -155,6 +166,15 @@ class ArchiveReader(LabelSource):
         if sha256_hex(data) != digest[0]:
             raise self._damaged(of, f"{name} does not have the sha256 in the manifest")
         return data
+
+    def _range(self, place: str, name: str, digest: Digest, start: int, stop: int) -> bytes:
+        """Return bytes [start, stop) of an object that was hashed before."""
+        store = self._stores[place]
+        copy = None if store.is_local else self._cache.open(store, name, *digest)
+        if copy is None:
+            return store.get_range(name, start, stop)
+        with copy:
+            return os.pread(copy.fileno(), stop - start, start)
 
     def _damaged(self, of: str, what: str) -> DamagedError:
         return DamagedError(

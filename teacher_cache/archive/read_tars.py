@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,7 @@ from teacher_cache.archive.tars import (
     read_export,
     record_dtype,
 )
+from teacher_cache.cache import CacheRoom, ReadThroughCache
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, Index, read_index_table, read_info
 from teacher_cache.errors import ArchiveError, DamagedError
@@ -25,21 +28,24 @@ from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
 from teacher_cache.store import Store
 
+_ROOM = CacheRoom()
+
 
 class ExportReader(LabelSource):
     """Labels that lie beside the images, in exported tars. Cheap to pickle.
 
     Args:
         url: The export's folder, or any URL fsspec opens.
+        room: For copies of its tars, where it is not a local folder.
 
     Raises:
         ArchiveError: It is no export, or its documents are damaged or of an unknown version.
         DatasetError: Its dataset.json or index.parquet is damaged.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.store = Store(url)
+    def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
+        self.url, self._room = url, room
+        self.store, self._cache = Store(url), ReadThroughCache(room)
         self._fields = read_export(self.store)
         self.spec = ArchiveSpec.from_dict(self._fields["spec"])
         self.views = list(range(*self._fields["views"]))
@@ -63,8 +69,8 @@ class ExportReader(LabelSource):
         self._offsets_N: npt.NDArray[np.int64] = table[OFFSETS_COLUMN].to_numpy()
         self._hashed: set[int] = set()
 
-    def __reduce__(self) -> tuple[type[ExportReader], tuple[str]]:
-        return ExportReader, (self.url,)
+    def __reduce__(self) -> tuple[type[ExportReader], tuple[str, CacheRoom]]:
+        return ExportReader, (self.url, self._room)
 
     def _is_of(self, dataset: DatasetInfo) -> bool:
         return dataset.sha256 == self.info.sha256 or super()._is_of(dataset)
@@ -125,9 +131,17 @@ class ExportReader(LabelSource):
 
     def _read(self, shard: int, starts: npt.NDArray[np.int64], size: int) -> bytes:
         spans = list(zip(starts.tolist(), (starts + size).tolist(), strict=True))
-        name = self.info.shards[shard].name
+        about = self.info.shards[shard]
+        name = about.name
         try:
-            data = b"".join(self.store.get_ranges(name, spans))
+            copy = None
+            if not self.store.is_local:
+                copy = self._cache.open(self.store, name, about.sha256, about.num_bytes)
+            if copy is None:
+                data = b"".join(self.store.get_ranges(name, spans))
+            else:
+                with copy:
+                    data = b"".join(os.pread(copy.fileno(), stop - start, start) for start, stop in spans)
         except (OSError, ValueError) as error:
             raise self._damaged(f"{name} cannot be read: {error}") from error
         if len(data) != size * len(spans):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from teacher_cache.archive.manifest import (
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.cache import CacheRoom
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.arrays import VALUE_STEP, LabelArrays, idx_fill
 from teacher_cache.labels.codec import decode
@@ -60,11 +61,13 @@ def verify(url: str, level: Level, track: Track) -> list[Problem]:
     Raises:
         ArchiveError: There is no finished archive to look at.
     """
-    reader = ArchiveReader(url)
+    reader = ArchiveReader(url, CacheRoom(max_bytes=0))  # what lies there is looked at, not a copy of it
     problems = [*_documents(reader, reader.store), *_affinity(reader, level)]
+    stores = {store.url: store for store in map(reader.store_of, reader.receipts)}
+    sizes = {url: store.sizes() for url, store in stores.items()}
     with track(f"verify {level}", len(reader.receipts), "units") as advance:
         for receipt in reader.receipts:
-            problems += _unit(reader, receipt, level)
+            problems += _unit(reader, receipt, level, sizes[reader.store_of(receipt).url])
             advance(1)
     return problems
 
@@ -105,11 +108,13 @@ def _affinity(reader: ArchiveReader, level: Level) -> Iterator[Problem]:
         yield Problem(error.value, affinity=True)
 
 
-def _unit(reader: ArchiveReader, receipt: Receipt, level: Level) -> Iterator[Problem]:
-    layout, store = reader.spec.layout, reader.store_of(receipt)
+def _unit(
+    reader: ArchiveReader, receipt: Receipt, level: Level, sizes: Mapping[str, int]
+) -> Iterator[Problem]:
+    layout = reader.spec.layout
     for array, (_, size) in receipt.objects.items():
         name = layout.object_name(array, receipt.unit)
-        found = store.stat(name)
+        found = sizes.get(name)
         if found != size:
             yield Problem(_size_says(name, found, size), receipt)
             return

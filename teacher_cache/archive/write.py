@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from teacher_cache.archive.documents import Digest, get_document, open_document
+from teacher_cache.archive.documents import MAX_DOCUMENT_BYTES, Digest, get_document, open_document
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
     AFFINITY_FILE,
@@ -29,6 +29,9 @@ from teacher_cache.canonical import sha256_hex, sha256_of
 from teacher_cache.errors import ArchiveError, DamagedError, InputError
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.store import Store
+
+_TOGETHER = 256
+"""Receipts that are asked for at once."""
 
 
 class ArchiveWriter:
@@ -86,18 +89,37 @@ class ArchiveWriter:
 
     def receipts(self) -> list[Receipt]:
         """Return the receipts of finished units whose objects are there in full size."""
-        names = (name for name in self._store.list(RECEIPTS) if name not in (AFFINITY_FILE, EXTENDS_FILE))
-        found = (self._receipt(name) for name in names)
-        return [receipt for receipt in found if receipt is not None]
+        sizes = self._store.sizes()
+        names = [
+            name
+            for name, size in sizes.items()
+            if name.startswith(f"{RECEIPTS}/")
+            and name not in (AFFINITY_FILE, EXTENDS_FILE)
+            and size <= MAX_DOCUMENT_BYTES
+        ]
+        found = []
+        for start in range(0, len(names), _TOGETHER):
+            some = names[start : start + _TOGETHER]
+            pairs = zip(some, self._store.get_many(some), strict=True)
+            found += [self._counting(name, data, sizes.get) for name, data in pairs]
+        return sorted((receipt for receipt in found if receipt is not None), key=lambda each: each.unit)
 
-    def _receipt(self, name: str) -> Receipt | None:
-        """Return a receipt that counts; a unit without one is computed again, and its receipt replaced."""
+    def _receipt(self, unit: Unit) -> Receipt | None:
+        """Return a unit's receipt, if it has one that counts."""
+        name = receipt_name(unit)
         try:
-            receipt = read_receipt(get_document(self._store, name), name, self.spec)
+            return self._counting(name, get_document(self._store, name), self._store.stat)
         except (InputError, FileNotFoundError):
             return None
+
+    def _counting(self, name: str, data: bytes, size_of: Callable[[str], int | None]) -> Receipt | None:
+        """Return a receipt that counts; a unit without one is computed again, and its receipt replaced."""
+        try:
+            receipt = read_receipt(data, name, self.spec)
+        except InputError:
+            return None
         is_whole = all(
-            self._store.stat(self._layout.object_name(array, receipt.unit)) == size
+            size_of(self._layout.object_name(array, receipt.unit)) == size
             for array, (_, size) in receipt.objects.items()
         )
         return receipt if is_whole and name == receipt_name(receipt.unit) else None
@@ -120,7 +142,7 @@ class ArchiveWriter:
     ) -> Receipt:
         """Write a unit from its objects; `replace` also one that has a receipt."""
         with self._store.exclusive():
-            there = None if replace else self._receipt(receipt_name(unit))
+            there = None if replace else self._receipt(unit)
             if there is not None and there.unit.stop_view >= unit.stop_view:
                 return there
             if there is not None:

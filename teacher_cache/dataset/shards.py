@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import mmap
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from teacher_cache.cache import CacheRoom, ReadThroughCache
 from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo, Index, Shard, read_index_table, read_info
-from teacher_cache.errors import DatasetError
+from teacher_cache.errors import DamagedError, DatasetError
 from teacher_cache.store import Store
 
 _MAX_OPEN_SHARDS = 64
+_ROOM = CacheRoom()
 
 
 class PackedDataset:
@@ -21,18 +23,20 @@ class PackedDataset:
 
     Args:
         url: Its folder, or any URL fsspec opens.
+        room: For copies of its shards, where it is not a local folder.
 
     Raises:
         DatasetError: It is no packed dataset, its descriptions are damaged, or a shard's size is not right.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
+        self.url, self._room = url, room
         self._store = Store(url)
         self.info: DatasetInfo = read_info(self._store)
         self.index: Index = Index(read_index_table(self._store, self.info))
+        sizes = self._store.sizes()
         for shard in self.info.shards:
-            size = self._store.stat(shard.name)
+            size = sizes.get(shard.name)
             if size != shard.num_bytes:
                 raise DatasetError(
                     f"shard {self._store.path(shard.name)} has {size or 0:,} of {shard.num_bytes:,} bytes",
@@ -40,25 +44,30 @@ class PackedDataset:
                     "copy the shard again, or pack the dataset again",
                 )
         self._is_hashed_N = np.zeros(len(self.index), bool)
-        self._open = functools.lru_cache(maxsize=_MAX_OPEN_SHARDS)(self._map)
+        self._cache = ReadThroughCache(room)
+        self._maps: dict[int, _Map] = {}
 
-    def __reduce__(self) -> tuple[type[PackedDataset], tuple[str]]:
-        return PackedDataset, (self.url,)
+    def __reduce__(self) -> tuple[type[PackedDataset], tuple[str, CacheRoom]]:
+        return PackedDataset, (self.url, self._room)
 
     def __len__(self) -> int:
         return self.info.num_samples
 
     def shard_path(self, shard: Shard) -> Path:
-        """Return the local path of a shard.
+        """Return the local path of a shard, or of its copy.
 
         Raises:
-            DatasetError: The dataset does not lie on a local disk.
+            DatasetError: There is no room for a copy.
         """
-        if not self._store.is_local:
+        file = self._open(shard)
+        if file is None:
             raise DatasetError(
-                f"{self.url} does not lie on a local disk", "Its shards cannot be copied.", "copy it first"
+                f"there is no room for a copy of {self._store.path(shard.name)}",
+                "It must be read whole, from a local disk.",
+                "copy the dataset to one first",
             )
-        return Path(self._store.path(shard.name))
+        with file:
+            return Path(file.name)
 
     def rows_of(self, shard: int) -> range:
         """Return the rows of a shard."""
@@ -71,13 +80,14 @@ class PackedDataset:
         Raises:
             DatasetError: The shard holds other bytes there than were packed.
         """
-        shard = self.info.shards[row // self.info.samples_per_shard]
+        number = row // self.info.samples_per_shard
         start = int(self.index.offsets_N[row])
         stop = start + int(self.index.sizes_N[row])
-        if self._store.is_local:
-            data = self._open(self._store.path(shard.name))[start:stop]
+        found = self._map(number)
+        if found is not None:
+            data = found.map[start:stop]
         else:
-            data = self._store.get_range(shard.name, start, stop)
+            data = self._store.get_range(self.info.shards[number].name, start, stop)
         if not self._is_hashed_N[row]:
             if sha256_hex(data) != self.index.image_sha256(row):
                 raise DatasetError(
@@ -88,7 +98,31 @@ class PackedDataset:
             self._is_hashed_N[row] = True
         return data
 
-    @staticmethod
-    def _map(path: str) -> mmap.mmap:
-        with Path(path).open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def _map(self, number: int) -> _Map | None:
+        """Map a shard, or its local copy; None if there is no room for one."""
+        found = self._maps.pop(number, None)
+        if found is None:
+            shard = self.info.shards[number]
+            file = self._open(shard)
+            if file is None:
+                return None
+            with file:
+                found = _Map(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), Path(file.name))
+            # a map keeps the room of a file that was evicted
+            kept = list(self._maps.items())[-_MAX_OPEN_SHARDS + 1 :]
+            self._maps = {other: opened for other, opened in kept if opened.path.exists()}
+        self._maps[number] = found  # the last is the one used last
+        return found
+
+    def _open(self, shard: Shard) -> BinaryIO | None:
+        if self._store.is_local:
+            return Path(self._store.path(shard.name)).open("rb")
+        try:
+            return self._cache.open(self._store, shard.name, shard.sha256, shard.num_bytes)
+        except DamagedError as error:
+            raise DatasetError(error.value, error.consequence, error.remedy) from error
+
+
+class _Map(NamedTuple):
+    map: mmap.mmap
+    path: Path

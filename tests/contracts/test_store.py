@@ -1,4 +1,4 @@
-"""What every store promises, on a local folder and on fsspec's memory."""
+"""What every store promises, on a local folder, on fsspec's memory and on a real S3 server."""
 
 import errno
 import subprocess
@@ -12,8 +12,10 @@ from teacher_cache.errors import InputError, TeacherCacheError
 from teacher_cache.store import Store
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "s3":
+        return Store(request.getfixturevalue("s3") + "/root")
     return Store(tmp_path / "root" if request.param == "local" else f"memory://{uuid.uuid4().hex}")
 
 
@@ -23,6 +25,26 @@ def test_an_object_comes_back(store: Store) -> None:
     assert store.get_range("a/b", 2, 5) == b"234"
     assert store.get_range("a/b", 8, 50) == b"89"
     assert store.stat("a/b") == 10
+
+
+def test_several_objects_and_spans_come_back_together(store: Store) -> None:
+    for number in range(5):
+        store.put(f"a/{number}", bytes([number]) * 10)
+    assert store.get_many([f"a/{number}" for number in (3, 1)]) == [b"\3" * 10, b"\1" * 10]
+    assert store.get_many([]) == []
+    with pytest.raises(FileNotFoundError):
+        store.get_many(["a/1", "a/9"])
+    store.put("b", b"0123456789")
+    assert store.get_ranges("b", [(7, 9), (0, 2)]) == [b"78", b"01"]
+    assert store.sizes() == {**{f"a/{number}": 10 for number in range(5)}, "b": 10}
+
+
+def test_an_object_is_copied_to_a_file(store: Store, tmp_path: Path) -> None:
+    store.put("a", b"content")
+    store.copy_to("a", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"content"
+    with store.local_copy("a") as path:
+        assert path.read_bytes() == b"content"
 
 
 def test_a_put_replaces(store: Store) -> None:
