@@ -7,6 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from pipelines.job_config import JobFlags
 from pipelines.teacher_flags import TeacherFlags
 from teacher_cache.commandline import at_least, parse_views
 from teacher_cache.errors import InputError
@@ -54,13 +55,23 @@ class RepairConfig(TeacherFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class StatusConfig:
+class StatusConfig(JobFlags):
     """Show which units of an archive are there, finished or not: image shards by blocks of views."""
 
-    archive: Positional[str]
+    archive: Positional[str | None] = None
     """The archive."""
+    job: str | None = None
+    """A job's id, as `submit` printed it: say how that job is, instead."""
     json: bool = False
     """Print the result as JSON."""
+
+    def __post_init__(self) -> None:
+        if (self.archive is None) == (self.job is None):
+            raise InputError(
+                "neither an archive nor --job" if self.job is None else "an archive and --job",
+                "There is nothing to show, or too much.",
+                "give one of them",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pipelines.archive_config import (
 )
 from pipelines.config import InspectConfig, PackConfig
 from pipelines.extract_config import ExtractConfig, PlanConfig
+from pipelines.job_config import LogsConfig, StopConfig, SubmitConfig
 from teacher_cache.commandline import Command, parse_views, run_command
 from teacher_cache.errors import InputError
 
@@ -161,6 +162,8 @@ def _repair(config: RepairConfig) -> int:
 
 
 def _status(config: StatusConfig) -> int:
+    if config.archive is None:
+        return _job_status(config, str(config.job))
     from rich.console import Console
 
     from pipelines.status import picture, status
@@ -176,6 +179,42 @@ def _status(config: StatusConfig) -> int:
     console.print(
         f"{config.archive}: {state}, {found.label_bytes:,} bytes, fingerprint {found.fingerprint[:12]}"
     )
+    return 0
+
+
+def _job_status(config: StatusConfig, job: str) -> int:
+    from pipelines.submit import job_status
+
+    state = job_status(config, job)
+    print(json.dumps({"job": job, "state": state}) if config.json else f"{job}: {state}")
+    return 0
+
+
+def _submit(config: SubmitConfig) -> int:
+    from pipelines.submit import submit
+
+    found = submit(config)
+    if config.json:
+        print(json.dumps(dataclasses.asdict(found)))
+    else:
+        print(f"{'submitted' if found.is_new else 'attached to'} {found.job}: {found.state}")
+    return 0
+
+
+def _logs(config: LogsConfig) -> int:
+    from pipelines.submit import is_success, logs
+
+    state = logs(config, lambda text: print(text, end="", flush=True))
+    if not config.follow:
+        return 0
+    print(f"{config.job}: {state}", file=sys.stderr)
+    return 0 if is_success(state) else 1
+
+
+def _stop(config: StopConfig) -> int:
+    from pipelines.submit import stop
+
+    print(f"{config.job}: {stop(config)}")
     return 0
 
 
@@ -254,7 +293,10 @@ COMMANDS = {
     "pack": Command(PackConfig, _pack),
     "plan": Command(PlanConfig, _plan),
     "extract": Command(ExtractConfig, _extract),
+    "submit": Command(SubmitConfig, _submit),
     "status": Command(StatusConfig, _status),
+    "logs": Command(LogsConfig, _logs),
+    "stop": Command(StopConfig, _stop),
     "verify": Command(VerifyConfig, _verify),
     "repair": Command(RepairConfig, _repair),
     "inspect": Command(InspectConfig, _inspect),

@@ -73,7 +73,7 @@ class ReadThroughCache:
         if num_bytes > self._max_bytes:
             return None
         copy = self._folder / sha256[:2] / sha256
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return _opened(copy)
         home = Store(copy.parent)
         try:

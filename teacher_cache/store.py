@@ -276,7 +276,7 @@ class Store:
             raise DeniedError(
                 f"cannot write to {self.url}: {error}",
                 "Nothing was written.",
-                "make the bucket, or correct it",
+                "make the bucket first, or correct the URL",
             ) from error
 
     def _not_written(self, error: OSError) -> StoreError:

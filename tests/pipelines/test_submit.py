@@ -1,0 +1,150 @@
+"""Extracts as jobs of a Ray cluster with a token, its head started by docker/entrypoint.sh."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import extract_flags, free_port, tree
+
+ROOT = Path(__file__).parents[2]
+ENTRYPOINT = str(ROOT / "docker" / "entrypoint.sh")
+_PATIENCE_S = 120.0
+
+
+def environment(**changes: str) -> dict[str, str]:
+    bin_folder = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "HEAD_CPUS": "4", **changes}
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of clients of a head that is running."""
+    port, dashboard = free_port(), free_port()
+    log = tmp_path_factory.mktemp("head") / "log"
+    flags = [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}"]
+    variables = environment(RAY_PORT=str(port), DASHBOARD_PORT=str(dashboard))
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [ENTRYPOINT, "head", *flags, "--object-store-memory=100000000"],
+            env=variables,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    client = environment(RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{dashboard}")
+    end_s = time.monotonic() + _PATIENCE_S
+    while cli(["status", "--job", "none"], client).stderr.count("does not exist") == 0:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end_s, cli(["status", "--job", "none"], client)
+    yield client
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def cli(words: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
+
+
+def submit_flags(data: str, out: Path, **changes: object) -> list[str]:
+    actors = {"num_actors": 2, "cpus_per_actor": 0.5, "drain_s": 20}
+    return ["submit", *extract_flags(data, out, **{**actors, **changes})[1:]]
+
+
+def submit(data: str, out: Path, variables: dict[str, str], **changes: object) -> dict:
+    ended = cli([*submit_flags(data, out, **changes), "--json"], variables)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def test_a_plan_submitted_twice_is_one_job_and_gives_the_archive(
+    head: dict[str, str], data: str, labels: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first, second = submit(data, out, head), submit(data, out, head)
+    assert (first["is_new"], second["is_new"]) == (True, False)
+    assert first["job"] == second["job"]
+    assert re.fullmatch(r"extract-[0-9a-f]{12}-1", first["job"])
+    said = cli(["logs", first["job"], "--follow"], head)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "labelled 99 views" in said.stdout
+    assert said.stderr.endswith("SUCCEEDED\n")
+    assert tree(out) == tree(labels)
+    assert "SUCCEEDED" in cli(["status", "--job", first["job"]], head).stdout
+    assert submit(data, tmp_path / "other", head)["job"] != first["job"]
+
+
+def test_without_the_token_it_is_refused(head: dict[str, str], data: str, tmp_path: Path) -> None:
+    for changes in ({"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
+        ended = cli(submit_flags(data, tmp_path / "out"), {**head, **changes})
+        assert ended.returncode == 2
+        assert "RAY_AUTH_TOKEN" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    address = head["RAY_API_SERVER_ADDRESS"]
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{address}/api/jobs/")
+    assert not (tmp_path / "out").exists()
+
+
+def test_stopped_and_submitted_again_it_goes_on(
+    head: dict[str, str], data: str, labels: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = submit(data, out, head)
+    end_s = time.monotonic() + _PATIENCE_S
+    while not list(out.glob("receipts/0*.json")):
+        assert time.monotonic() < end_s, cli(["logs", first["job"]], head).stdout
+        time.sleep(0.02)
+    stopped = cli(["stop", first["job"]], head)
+    assert stopped.returncode == 0
+    again = submit(data, out, head)
+    assert again["is_new"]
+    assert again["job"] == first["job"][:-1] + "2"
+    said = cli(["logs", again["job"], "--follow"], head)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert tree(out) == tree(labels)
+
+
+def test_a_recipe_of_this_machine_travels_with_the_job(
+    head: dict[str, str], data: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("version: 1\nimg_size: 32\nops:\n- op: random_resized_crop\n")
+    job = submit(data, tmp_path / "out", head, recipe=tmp_path / "mine.yaml", img_size=None)["job"]
+    said = cli(["logs", job, "--follow"], head)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_a_cluster_that_is_not_there_and_a_job_that_is_not_there_are_said(head: dict[str, str]) -> None:
+    nowhere = cli(["logs", "extract-0", "--dashboard", f"http://127.0.0.1:{free_port()}"], head)
+    unknown = cli(["stop", "extract-0"], head)
+    for ended in (nowhere, unknown):
+        assert ended.returncode == 2
+        assert "Traceback" not in ended.stderr
+        assert "--dashboard http://127.0.0.1:" in ended.stderr
+
+
+def test_the_entrypoint_opens_no_cluster_without_a_token() -> None:
+    def run(*words: str, **changes: str) -> subprocess.CompletedProcess:
+        names = {name: value for name, value in environment().items() if not name.startswith("RAY_AUTH")}
+        command = [ENTRYPOINT, *words]
+        return subprocess.run(command, env={**names, **changes}, capture_output=True, text=True, check=False)
+
+    for command in ("head", "worker", "submit"):
+        ended = run(command)
+        assert (ended.returncode, "no token" in ended.stderr) == (2, True)
+    assert run().returncode == 2
+    assert "RAY_HEAD_ADDRESS" in run("worker", RAY_AUTH_TOKEN="0" * 64).stderr
+    ended = run("extract", "--help")
+    assert (ended.returncode, "--num-actors" in ended.stdout) == (0, True)
+    assert run("python", "-c", "print(7)").stdout == "7\n"
