@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 
 def environment(packages: tuple[str, ...]) -> dict[str, Any]:
@@ -54,3 +56,15 @@ def write_json(file: str | None, result: Mapping[str, Any]) -> None:
     if file is not None:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """Write JPEGs about as large and as hard to decode as ImageNet's: 500 x 375 px, near 100 KB."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
+        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
+        noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+        file = folder / f"class{number % 10}" / f"{number:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(file, quality=90)

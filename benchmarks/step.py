@@ -16,13 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import environment, interleaved, ratio, write_json
+from benchmarks.common import environment, interleaved, ratio, write_json, write_photographs
 from pipelines.extract import extract
 from pipelines.extract_config import ExtractConfig
 from student.config import TrainConfig
@@ -72,22 +70,10 @@ class StepConfig:
     """Also write the result here."""
 
 
-def _write_photographs(folder: Path, count: int) -> None:
-    """Write JPEGs about as large and as hard to decode as ImageNet's: 500 x 375 px, near 100 KB."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
-        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), np.int16)
-        noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
-        file = folder / f"class{number % 10}" / f"{number:05d}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy).save(file, quality=90)
-
-
 def _prepare(config: StepConfig, folder: Path) -> tuple[PackedDataset, ArchiveReader]:
     source = config.images
     if source is None:
-        _write_photographs(folder / "images", config.num_images)
+        write_photographs(folder / "images", config.num_images)
         source = str(folder / "images")
     packed = str(folder / "data")
     options = {"shard_size": 1000, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}

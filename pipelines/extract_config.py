@@ -72,7 +72,7 @@ class ActorFlags:
     gpus_per_actor: float | None = None
     """GPUs each actor takes, fractions allowed; 1 where the teacher runs on CUDA, else 0, if not given."""
     cpus_per_actor: float | None = None
-    """CPUs each actor takes; as many as --workers, at least 1, if not given."""
+    """CPUs each actor takes; if not given, as many as --workers, and without a GPU a share of a node's."""
     unit_timeout_s: float | None = None
     """Seconds after which an actor that finished nothing counts as hung; 3600 if not given."""
     drain_s: float | None = None
@@ -92,7 +92,7 @@ class ActorFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExtractConfig(LabelRequest, ActorFlags):
+class ExtractConfig(ActorFlags, LabelRequest):
     """Label views of a packed dataset with a teacher; continues where it stopped."""
 
     engine: Engine = "local"

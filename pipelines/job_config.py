@@ -26,7 +26,7 @@ class JobFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SubmitConfig(LabelRequest, ActorFlags, JobFlags):
+class SubmitConfig(JobFlags, ActorFlags, LabelRequest):
     """Run an extract as a job of a Ray cluster; the same plan again attaches to the job that runs it.
 
     Paths are those of the cluster's machines; relative ones are taken from here. No data is sent: a

@@ -26,32 +26,39 @@ def run(*argv: str) -> tuple[int, list[Flags]]:
     return run_command("prog", "It does.", commands, argv), seen
 
 
+CACHE = "cache_dir cache_gib"
+TEACHER = f"{CACHE} checkpoint pretrained device batch_size workers channels_last compile"
+REQUEST = (
+    f"{TEACHER} data teacher out model_kwargs recipe img_size views topk values views_per_unit extends "
+    "precision retries max_quarantined max_gpu_hours run_dir"
+)
+ACTORS = "num_actors gpus_per_actor cpus_per_actor unit_timeout_s drain_s"
+EXTRACT = f"{REQUEST} {ACTORS} engine address json"
 FLAGS = {
     "teacher-cache pack": (
         "src dst shard_size seed max_side quality skip_corrupt extends split image_column label_column "
         "workers json"
     ),
-    "teacher-cache extract": (
-        "data teacher out checkpoint pretrained model_kwargs recipe img_size views topk values "
-        "views_per_unit extends precision engine device batch_size workers json"
-    ),
-    "teacher-cache status": "archive json",
-    "teacher-cache verify": (
-        "archive level data checkpoint pretrained num_views seed device batch_size workers json"
-    ),
-    "teacher-cache repair": "archive data checkpoint pretrained device batch_size workers json",
+    "teacher-cache plan": f"{EXTRACT} price_per_gpu_hour epochs",
+    "teacher-cache extract": EXTRACT,
+    "teacher-cache submit": f"{REQUEST} {ACTORS} dashboard json",
+    "teacher-cache status": "dashboard archive job json",
+    "teacher-cache logs": "dashboard job follow",
+    "teacher-cache stop": "dashboard job",
+    "teacher-cache verify": f"{TEACHER} archive level data num_views seed json",
+    "teacher-cache repair": f"{TEACHER} archive data json",
     "teacher-cache inspect": "archive data row key view recipe img_size image json",
     "teacher-cache export": "archive dst data format views",
     "teacher-cache import": "src dst",
     "teacher-cache merge": "dst src",
     "student train": (
-        "data output model pretrained model_kwargs distillation labels teacher teacher_checkpoint "
+        f"{CACHE} data output model pretrained model_kwargs distillation labels teacher teacher_checkpoint "
         "teacher_pretrained teacher_model_kwargs distillation_alpha distillation_tau tail recipe img_size "
         "views views_per_load views_together window_shards epochs steps batch_size opt lr lr_base min_lr "
         "warmup_epochs warmup_lr weight_decay smoothing drop_path clip_grad model_ema "
         "model_ema_decay seed val_data crop_pct device precision workers log_interval"
     ),
-    "student eval": "checkpoint data crop_pct batch_size device workers json",
+    "student eval": f"{CACHE} checkpoint data crop_pct batch_size device workers json",
 }
 
 

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 from conftest import IMG_SIZE, write_class_folders
 
+from pipelines.cli import COMMANDS
 from pipelines.cli import main as teacher_cache_main
 from student.cli import main as student_main
+from teacher_cache.commandline import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+_LABELS = ["--no-pretrained", f"--img-size={IMG_SIZE}", "--topk=2", "--views=0:2"]
 SMALL = {
-    "extract": ["--no-pretrained", f"--img-size={IMG_SIZE}", "--topk=2", "--views=0:2"],
+    "plan": _LABELS,
+    "extract": _LABELS,
     "train": ["--steps=2", "--batch-size=8"],
 }
 SMALL_MODELS = {
@@ -52,9 +56,20 @@ def test_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.Monke
         ran.append(words[0])
     archive = ["status", "repair", "export", "import", "merge", "export"]
     students = ["train", "train", "eval", "train", "extract"]
-    assert ran == ["pack", "pack", "extract", "verify", "inspect", *archive, *students]
+    assert ran == ["pack", "pack", "plan", "extract", "verify", "inspect", "extract", *archive, *students]
     (snippet,) = blocks("python")
     exec(snippet, {})
+
+
+def test_the_commands_of_cluster_md_are_those_of_the_program() -> None:
+    text = "".join(re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL))
+    found = re.findall(r"(?:^|\s)teacher-cache (\S+) (.*)$", text.replace("\\\n", " "), re.MULTILINE)
+    assert {command for command, _ in found} == {"plan", "extract", "submit", "logs", "status", "stop"}
+    for command, rest in found:
+        words = shlex.split(rest)
+        if "..." in words:
+            words[words.index("...") :] = ["--teacher", "regnety_160", "--out", "/data/labels"]
+        parse(COMMANDS[command].config, words, command)
 
 
 def test_the_makefile_has_readmes_targets() -> None:

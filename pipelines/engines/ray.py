@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import ray
 import ray.exceptions
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.engines.engine import (
     ENDS_THE_RUN,
@@ -29,22 +28,24 @@ from pipelines.engines.engine import (
     WorkerStarted,
     failed,
 )
-from pipelines.engines.ray_actor import Actor, kill_process
+from pipelines.engines.ray_actor import Actor
+from pipelines.engines.ray_cluster import connect, cpu_share, is_gone, kill_on, reason_of, result_of
 from pipelines.engines.ray_metrics import RunMetrics
 from pipelines.engines.signals import StopSignals
 from pipelines.extract_config import ActorFlags
 from pipelines.unit_queue import UnitQueue
 from teacher_cache.archive.layout import Unit
-from teacher_cache.errors import InputError, TeacherCacheError, UnfitError
+from teacher_cache.errors import TeacherCacheError, UnfitError
 
 _UNITS_PER_ACTOR = 2
 _CALLS_PER_ACTOR = _UNITS_PER_ACTOR + 1
 """One more, which tells how many views are labelled."""
 _TICK_S = 0.5
 _PROGRESS_EVERY_S = 2.0
-_KILL_WITHIN_S = 10.0
 _MAX_STARTS = 3
 """Actors that may be lost in a row for one slot before it has finished a unit; then the slot is given up."""
+_TELL_EVERY_S = 30.0
+_LOG = logging.getLogger(__name__)
 DEFAULT_UNIT_TIMEOUT_S = 3600.0
 DEFAULT_DRAIN_S = 60.0
 
@@ -113,13 +114,15 @@ class RayEngine:
         self._clock = clock
         self._timeout_s = DEFAULT_UNIT_TIMEOUT_S if flags.unit_timeout_s is None else flags.unit_timeout_s
         self._drain_s = DEFAULT_DRAIN_S if flags.drain_s is None else flags.drain_s
-        _connect(address)
+        connect(address)
         there = ray.cluster_resources()
         gpus, cpus = flags.gpus_per_actor, flags.cpus_per_actor
         if gpus is None:
             gpus = 0.0 if device == "cpu" or not there.get("GPU") else 1.0
         if cpus is None:
             cpus = float(max(1, workers))
+            if not gpus and flags.num_actors:
+                cpus = max(float(workers), cpu_share(flags.num_actors, there.get("CPU", 0.0)))
         room = [there.get(name, 0.0) // taken for name, taken in (("GPU", gpus), ("CPU", cpus)) if taken]
         self.num_workers = flags.num_actors or max(1, int(min(room, default=1.0)))
         self._new_actor = ray.remote(Actor).options(
@@ -130,6 +133,7 @@ class RayEngine:
             max_concurrency=_CALLS_PER_ACTOR,
             scheduling_strategy="SPREAD",
         )
+        self._taken = f"{gpus:g} GPUs and {cpus:g} CPUs"
         self._make_worker = ray.put(make_worker)
         self._calls: dict[Any, _Call] = {}
         self._error: BaseException | None = None
@@ -145,21 +149,21 @@ class RayEngine:
         given = args[:-1] if advance is not _ignore else args
         empty = UnitQueue((), retries=0, max_quarantined=0)
         for _ in range(_MAX_STARTS):
-            while not (ready := [slot for slot in self._slots if slot.is_ready]):
-                self._check_slots()
-                self._news.extend(self._wait(empty, advance))
-            slot, actor = ready[0], ready[0].actor
+            slot = self._first_ready(empty, advance)
+            actor, slot.since_s = slot.actor, self._clock()
             ref = actor.call.remote(method, given, advance is not _ignore)
             while slot.actor is actor:
                 found, _ = ray.wait([ref], timeout=_TICK_S)
                 if found:
                     with contextlib.suppress(ray.exceptions.RayActorError):
-                        value, views = _get(ref)
+                        value, views = result_of(ref)
                         self._count(slot, views, advance)
                         slot.views_done = slot.views
                         return value
                 self._ask_views(slot)
                 self._news.extend(self._wait(empty, advance, tick_s=0.0 if not found else _TICK_S))
+                if slot.actor is actor and self._is_hung(slot):
+                    self._news.extend(self._end_hung(slot, empty, advance))
         raise TeacherCacheError(
             f"{_MAX_STARTS} workers were lost over {method}",
             "Nothing was computed.",
@@ -230,9 +234,9 @@ class RayEngine:
     def _settle(self, ref: Any, call: _Call, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
         slot = call.slot
         try:
-            value = _get(ref)
+            value = result_of(ref)
         except ray.exceptions.RayActorError as error:
-            yield from self._lost(slot, queue, advance, _reason(error))
+            yield from self._lost(slot, queue, advance, reason_of(error))
             return
         except Exception as error:
             if call.what == "start":
@@ -278,7 +282,7 @@ class RayEngine:
         self._error, slot.actor = error, None
         if is_replaced:
             self._start(slot)
-        yield WorkerLost(slot.name, _reason(error), is_replaced)
+        yield WorkerLost(slot.name, reason_of(error), is_replaced)
 
     def _give_up(self, slot: _Slot, queue: UnitQueue, advance: Advance, error: Exception) -> Iterator[Event]:
         """Do without an actor whose machine is not fit for the run."""
@@ -287,7 +291,7 @@ class RayEngine:
             queue.give_back(slot.units.pop())
         ray.kill(slot.actor)
         self._error, slot.actor = error, None
-        yield WorkerLost(slot.name, _reason(error), is_replaced=False)
+        yield WorkerLost(slot.name, reason_of(error), is_replaced=False)
 
     def _lost(self, slot: _Slot, queue: UnitQueue, advance: Advance, reason: str) -> Iterator[Event]:
         """Put another actor in the place of a lost one. What it had begun failed, unless its node is gone."""
@@ -307,7 +311,7 @@ class RayEngine:
             )
         self._metrics.workers(sum(slot.is_ready for slot in self._slots))
         yield WorkerLost(slot.name, reason, is_replaced)
-        if units and not _is_gone(slot.node):
+        if units and not is_gone(slot.node):
             event = failed(queue, units.pop(0), slot.name, slot.node, reason)
             self._metrics.failed(event)
             yield event
@@ -316,11 +320,30 @@ class RayEngine:
 
     def _hung(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
         for slot in self._slots:
-            if slot.units and self._clock() - slot.since_s > self._timeout_s:
-                ray.kill(slot.actor)
-                _kill_process(slot.node, slot.pid)
-                reason = f"nothing was finished in {self._timeout_s:g} s (--unit-timeout-s)"
-                yield from self._lost(slot, queue, advance, reason)
+            if slot.units and self._is_hung(slot):
+                yield from self._end_hung(slot, queue, advance)
+
+    def _is_hung(self, slot: _Slot) -> bool:
+        return self._clock() - slot.since_s > self._timeout_s
+
+    def _end_hung(self, slot: _Slot, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
+        ray.kill(slot.actor)
+        kill_on(slot.node, slot.pid)
+        reason = f"nothing was finished in {self._timeout_s:g} s (--unit-timeout-s)"
+        yield from self._lost(slot, queue, advance, reason)
+
+    def _first_ready(self, queue: UnitQueue, advance: Advance) -> _Slot:
+        """Wait for an actor; say now and then what is waited for."""
+        told_s = self._clock()
+        while not (ready := [slot for slot in self._slots if slot.is_ready]):
+            self._check_slots()
+            self._news.extend(self._wait(queue, advance))
+            if self._clock() - told_s > _TELL_EVERY_S:
+                told_s = self._clock()
+                _LOG.warning(
+                    "waiting for an actor: each takes %s; free on the cluster: %s", self._taken, _free()
+                )
+        return ready[0]
 
     def _ask_views(self, slot: _Slot) -> None:
         """Ask an actor how far it is, now and then, unless it owes an answer."""
@@ -346,48 +369,9 @@ class RayEngine:
             yield self._news.popleft()
 
 
-def _connect(address: str | None) -> None:
-    """Connect to a cluster, or start one on this machine."""
-    try:
-        ray.init(address=address or "local", logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"--address {address or 'local'}: {reason}",
-            "There is no Ray cluster to work on.",
-            "give the address of one, with its token in RAY_AUTH_TOKEN, or leave --address out",
-        ) from error
-
-
-def _get(ref: Any) -> Any:
-    """Return what a call returned, or raise what it raised, as it was raised there."""
-    try:
-        return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, Exception):
-            raise error.cause from None
-        raise
-
-
-def _kill_process(node: str, pid: int) -> None:
-    """Kill an actor's process: one that hangs does not heed Ray, and would keep its device."""
-    where = NodeAffinitySchedulingStrategy(node, soft=False)
-    kill = ray.remote(kill_process).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
-    ray.wait([kill.remote(pid)], timeout=_KILL_WITHIN_S)
-
-
-def _is_gone(node: str) -> bool:
-    """Say whether a node left the cluster."""
-    return not any(there["NodeID"] == node and there["Alive"] for there in ray.nodes())
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (
-        lines[-1]
-        if isinstance(error, ray.exceptions.RayActorError) and lines
-        else (lines or [repr(error)])[0]
-    )
+def _free() -> str:
+    there = ray.available_resources()
+    return f"{there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} CPUs"
 
 
 def _ignore(views: int) -> None:

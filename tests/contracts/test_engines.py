@@ -274,3 +274,34 @@ def test_a_tally_takes_back_what_it_counted() -> None:
     tally.add(4)
     tally.take_back()
     assert counted == [3, 4, -7]
+
+
+def test_what_a_run_waits_for_is_said(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.engines import ray as ray_engine
+
+    class ToldError(Exception):
+        pass
+
+    def tell(text: str, *parts: object) -> None:
+        raise ToldError(text % parts)
+
+    monkeypatch.setattr(ray_engine, "_TELL_EVERY_S", 0.1)
+    monkeypatch.setattr(ray_engine._LOG, "warning", tell)
+    actors = ActorFlags(num_actors=1, cpus_per_actor=99)
+    engine = ray_engine.RayEngine(Faulty, actors, address=ray_address)
+    try:
+        with pytest.raises(ToldError, match="0 GPUs and 99 CPUs; free on the cluster: 0 GPUs and 4 CPUs"):
+            engine.call("describe")
+    finally:
+        engine.close()
+
+
+def test_a_cluster_that_is_not_there_is_said(data: str, tmp_path: Path, capsys: Capture) -> None:
+    flags = {"engine": "ray", "address": "127.0.0.1:1"}
+    assert main(extract_flags(data, tmp_path / "out", **flags)) == 2
+    assert "--address 127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_flags_of_actors_are_refused_where_there_are_none(data: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(extract_flags(data, tmp_path / "out", num_actors=2)) == 2
+    assert "--num-actors with --engine local" in capsys.readouterr().err

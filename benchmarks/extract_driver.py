@@ -1,0 +1,119 @@
+"""The driver of a run on Ray alone, with workers that do nothing: what a unit costs it, and its memory.
+
+    python -m benchmarks.extract_driver
+
+A process of its own, which imports what a driver imports: no torch. `benchmarks.extract` runs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import ray.cloudpickle
+
+import pipelines.extract  # noqa: F401  a driver has it in memory
+from pipelines.engines.engine import UnitDone, UnitResult
+from pipelines.engines.ray import RayEngine
+from pipelines.extract_config import ActorFlags
+from pipelines.plan import MissingUnits
+from pipelines.record import RunRecord
+from pipelines.unit_queue import UnitQueue
+from teacher_cache.archive.layout import Layout, Unit
+from teacher_cache.commandline import Command, run_single
+from teacher_cache.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class DriverConfig:
+    """Run units that do nothing on Ray, and plan very many."""
+
+    units: int = 10_000
+    """Units that are run."""
+    planned: int = 1_000_000
+    """Units that are planned, of which as many as above are run."""
+    actors: int = 2
+    """Ray actors."""
+
+
+class Idle:
+    """A worker that does nothing."""
+
+    def compute(self, unit: Unit, advance: Callable[[int], None]) -> Unit:
+        """Count a unit as done."""
+        advance(1)
+        return unit
+
+    def write(self, unit: Unit) -> UnitResult:
+        """Write nothing."""
+        del unit
+        return UnitResult(1, 1, 0.0, 0.0, 0.0)
+
+    def close(self) -> None:
+        """End nothing."""
+
+
+def _drive(engine: RayEngine, units: Iterable[Unit], limit: int) -> tuple[float, float]:
+    """Run units as `extract` does, its record included; return seconds a unit, and those of this process."""
+    queue = UnitQueue(units, retries=2, max_quarantined=10)
+    with tempfile.TemporaryDirectory() as folder:
+        record = RunRecord(Store(folder), lambda: datetime.datetime.now(datetime.UTC))
+        done, start_s, start_cpu_s = 0, time.perf_counter(), time.process_time()
+        for event in engine.run(queue, _ignore):
+            record.add(event)
+            done += isinstance(event, UnitDone)
+            if done == limit:
+                queue.stop()
+        seconds, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
+        record.close("finished", seconds, {}, {})
+    return seconds / limit, cpu_s / limit
+
+
+def _ignore(views: int) -> None:
+    del views
+
+
+def _peak_mb() -> float:
+    """Return the most memory this process had: getrusage would count what its parent had."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) / 1000
+
+
+def _main(config: DriverConfig) -> int:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors need not import benchmarks
+    actors = ActorFlags(num_actors=config.actors, cpus_per_actor=0.5)
+    engine = RayEngine(Idle, actors, device="cpu")
+    try:
+        started_mb = _peak_mb()
+        units = (Unit(number, 0, 0, 1) for number in range(config.units))
+        unit_s, unit_cpu_s = _drive(engine, units, config.units)
+        run_mb = _peak_mb()
+        layout = Layout(num_shards=1000, rows_per_shard=1000, views_per_unit=1, k=10, num_classes=1000)
+        missing = MissingUnits(layout, range(config.planned // 1000), ())
+        _drive(engine, missing, config.units)
+        planned = len(missing)
+    finally:
+        engine.close()
+    result = {
+        "units": config.units,
+        "unit_ms": round(1000 * unit_s, 3),
+        "unit_cpu_ms": round(1000 * unit_cpu_s, 3),
+        "started_mb": round(started_mb, 1),
+        "run_mb": round(run_mb, 1),
+        "planned": planned,
+        "planned_mb": round(_peak_mb(), 1),
+        "torch_imported": "torch" in sys.modules,
+    }
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_single("benchmarks.extract_driver", Command(DriverConfig, _main), sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""A Ray cluster as its driver sees it: how it is reached, what it has, what came of a call."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines.engines.ray_actor import kill_process
+from teacher_cache.errors import InputError
+
+_KILL_WITHIN_S = 10.0
+
+
+def connect(address: str | None) -> None:
+    """Connect to a cluster, or start one on this machine."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address or "local", logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"--address {address or 'local'}: {reason}",
+            "There is no Ray cluster to work on.",
+            "give the address of one, with its token in RAY_AUTH_TOKEN, or leave --address out",
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts one of its own in its place
+
+
+def cpu_share(num_actors: int, num_cpus: float) -> float:
+    """Return how many CPUs each of some actors has for its teacher: whole ones, or less than one."""
+    largest = max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    share = min(largest, num_cpus / num_actors)
+    return float(int(share)) if share >= 1 else int(share * 100) / 100
+
+
+def result_of(ref: Any) -> Any:
+    """Return what a call returned, or raise what it raised, as it was raised there."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            raise error.cause from None
+        raise
+
+
+def kill_on(node: str, pid: int) -> None:
+    """Kill an actor's process: one that hangs does not heed Ray, and would keep its device."""
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    kill = ray.remote(kill_process).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
+    ray.wait([kill.remote(pid)], timeout=_KILL_WITHIN_S)
+
+
+def is_gone(node: str) -> bool:
+    """Say whether a node left the cluster."""
+    return not any(there["NodeID"] == node and there["Alive"] for there in ray.nodes())
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the one line of an error that says most: of an actor's death, the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return lines[-1 if isinstance(error, ray.exceptions.RayActorError) else 0]
