@@ -55,7 +55,7 @@ def ask_again(config: VerifyConfig, track: Track) -> Agreement:
         ArchiveError: The dataset or the teacher is not the archive's, or a label is damaged.
     """
     assert config.data is not None
-    archive = open_labels(config.archive)
+    archive = open_labels(config.archive, config.room)
     job = job_of(archive, config.data, config)
     errors, hits = [], []
     with track("verify teacher", config.num_views, "views") as advance:

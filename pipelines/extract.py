@@ -10,15 +10,17 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
+import logging
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from pipelines.engines.engine import Engine
+from pipelines.engines.engine import ENDS_THE_RUN, Engine, first_line
 from pipelines.engines.local import LocalEngine
 from pipelines.estimate import Estimate, check_gpu_hours, estimate, measured_views, num_missing_views
-from pipelines.extract_config import ExtractConfig, PlanConfig
+from pipelines.extract_config import ExtractConfig, PlanConfig, absolute
 from pipelines.plan import MissingUnits, default_views_per_unit
 from pipelines.record import RunRecord
 from pipelines.unit_queue import UnitQueue
@@ -29,13 +31,15 @@ from teacher_cache.archive.write import ArchiveWriter, extension
 from teacher_cache.commandline import parse_views
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import DatasetError, ImageError, InputError, TeacherCacheError
+from teacher_cache.errors import DatasetError, ImageError, InputError, StoreError, TeacherCacheError
 from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
 from teacher_cache.labels.arrays import Values, check_topk
 from teacher_cache.progress import Track
 from teacher_cache.store import Store
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.recipe import Recipe
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,11 @@ class _Prepared:
     there: Mapping[str, tuple[Receipt, ...]]
     missing: MissingUnits
 
+    @property
+    def needs_affinity(self) -> bool:
+        """Whether the class affinity is still to be calibrated."""
+        return self.writer.spec.labels.affinity is not None and self.writer.affinity is None
+
 
 def archive_spec(
     dataset: DatasetInfo, recipe: Recipe, worker: Description, k: int, values: Values, views_per_unit: int
@@ -105,15 +114,17 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         InputError: The request is wrong: see the errors of what it calls. Nothing of the archive is lost.
         TeacherCacheError: Nothing more can be done, such as on a full disk. Finished units stay.
     """
+    config = absolute(config)
     with _engine(config) as (engine, dataset, recipe):
         worker = engine.call("describe")
         prepared = _prepare(config, dataset, recipe, worker, create=False)
-        if not prepared.missing:
-            prepared = _prepare(config, dataset, recipe, worker, create=True)
+        found = None
+        if prepared.missing:
+            found = _estimate(engine, prepared, PlanConfig.epochs)
+            check_gpu_hours(found, config.max_gpu_hours)
+        prepared = _prepare(config, dataset, recipe, worker, create=True, before=prepared)
+        if not prepared.missing and not prepared.needs_affinity:
             return _close(prepared, None, 0.0, {})
-        found = _estimate(engine, prepared, PlanConfig.epochs)
-        check_gpu_hours(found, config.max_gpu_hours)
-        prepared = _prepare(config, dataset, recipe, worker, create=True)
         return _run(config, engine, prepared, worker, found, track)
 
 
@@ -123,7 +134,7 @@ def plan(config: PlanConfig) -> Estimate | None:
     Raises:
         InputError: As `extract`.
     """
-    with _engine(config) as (engine, dataset, recipe):
+    with _engine(absolute(config)) as (engine, dataset, recipe):
         prepared = _prepare(config, dataset, recipe, engine.call("describe"), create=False)
         if not prepared.missing:
             return None
@@ -155,9 +166,18 @@ def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe
 
 
 def _prepare(
-    config: ExtractConfig, dataset: DatasetInfo, recipe: Recipe, worker: Description, *, create: bool
+    config: ExtractConfig,
+    dataset: DatasetInfo,
+    recipe: Recipe,
+    worker: Description,
+    *,
+    create: bool,
+    before: _Prepared | None = None,
 ) -> _Prepared:
-    """Find out what is missing; `create` also writes the spec that pins the layout."""
+    """Find out what is missing; `create` also writes the spec that pins the layout.
+
+    What was found out before holds, unless another first writer has just pinned another layout.
+    """
     store, views = Store(config.out), parse_views(config.views)
     base = Store(config.extends) if config.extends else None
     views_per_unit = (
@@ -168,6 +188,8 @@ def _prepare(
     asked = archive_spec(dataset, recipe, worker, config.topk, config.values, views_per_unit)
     writer = ArchiveWriter.open(store, asked, create=create)
     layout = writer.spec.layout
+    if before is not None and before.writer.spec.layout == layout:
+        return dataclasses.replace(before, writer=writer)
     if config.views_per_unit not in (None, layout.views_per_unit):
         raise InputError(
             f"--views-per-unit {config.views_per_unit}, but {config.out} "
@@ -184,13 +206,23 @@ def _prepare(
 def _estimate(engine: Engine, prepared: _Prepared, epochs: int, price: float | None = None) -> Estimate:
     spec, missing = prepared.writer.spec, prepared.missing
     some = measured_views(num_missing_views(spec, missing))
+    last_error: Exception | None = None
     for unit in missing:
         try:
             rate = engine.call("measure", spec.layout, unit, some)
             break
         except (ImageError, DatasetError) as error:  # a poisoned image is met, and named, in its turn
             last_error = error
+        except TeacherCacheError:
+            raise
+        except Exception as error:
+            raise TeacherCacheError(
+                f"the teacher does not run: {first_line(error)}",
+                "Nothing was computed.",
+                "choose a smaller --batch-size where memory is short, or another --device",
+            ) from error
     else:
+        assert last_error is not None
         raise last_error
     return estimate(
         spec, missing, rate, num_workers=engine.num_workers, epochs=epochs, price_per_gpu_hour=price
@@ -202,14 +234,12 @@ def _run(
     engine: Engine,
     prepared: _Prepared,
     worker: Description,
-    found: Estimate,
+    found: Estimate | None,
     track: Track,
 ) -> ExtractReport:
     """Do the missing units, and write the story of it."""
-    spec, writer = prepared.writer.spec, prepared.writer
-    now = datetime.datetime.now(datetime.UTC)
-    name = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    record = RunRecord(Store(config.run_dir or f"{config.out.rstrip('/')}.runs/{name}"), _utc_now)
+    spec, num_views = prepared.writer.spec, found.views if found else 0
+    record = RunRecord(Store(config.run_dir or _new_run(config.out, _utc_now())), _utc_now)
     record.tell(
         "run_started",
         fingerprint=spec.fingerprint,
@@ -218,23 +248,23 @@ def _run(
         workers=engine.num_workers,
         units=len(prepared.missing),
         units_done=prepared.missing.num_asked - len(prepared.missing),
-        views=found.views,
+        views=num_views,
     )
     queue = UnitQueue(prepared.missing, retries=config.retries, max_quarantined=config.max_quarantined)
     given_up: dict[str, str] = {}
     about: dict[str, Any] = {
         "fingerprint": spec.fingerprint,
         "device": worker.device,
-        "estimate": dataclasses.asdict(found),
+        "estimate": found and dataclasses.asdict(found),
     }
     state, start_s = "failed", time.monotonic()
     try:
         rule = spec.labels.affinity
-        if rule is not None and writer.affinity is None:
+        if rule is not None and prepared.needs_affinity:
             given_up |= _calibrate(engine, num_calibration_views(rule, spec.labels.num_classes), track)
             record.tell("affinity_frozen" if not given_up else "affinity_failed", **given_up)
         start_s = time.monotonic()
-        with track("extract", found.views, "views") as advance:
+        with track("extract", num_views, "views") as advance:
             for event in engine.run(queue, lambda views: advance(views, record.note(len(queue.quarantined)))):
                 record.add(event)
         given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}
@@ -248,7 +278,10 @@ def _run(
         about["error"] = error.value
         raise
     finally:
-        record.close(state, time.monotonic() - start_s, given_up, about)
+        try:
+            record.close(state, time.monotonic() - start_s, given_up, about)
+        except (StoreError, OSError) as error:  # no reason to call a run failed, or to hide why it did
+            _LOG.warning("the record of this run is not whole: %s", error)
 
 
 def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
@@ -259,8 +292,10 @@ def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
     with track("calibrate", num_views, "views") as advance:
         try:
             engine.call("freeze_affinity", advance)
-        except (ImageError, DatasetError) as error:
-            return {"affinity": error.value}
+        except ENDS_THE_RUN:
+            raise
+        except Exception as error:
+            return {"affinity": first_line(error)}
     return {}
 
 
@@ -280,6 +315,19 @@ def _close(
         quarantined=quarantined,
         run=record.url if record else None,
     )
+
+
+def _new_run(out: str, now: datetime.datetime) -> str:
+    """Return a new folder beside an archive. Raises InputError where there is no beside."""
+    if "://" not in out:
+        out = str(Path(out).resolve())
+    elif "/" not in out.partition("://")[2].strip("/"):
+        raise InputError(
+            f"--out {out} is a whole bucket",
+            "There is no place beside it for the run's events.",
+            "choose a folder in it, or give --run-dir",
+        )
+    return f"{out.rstrip('/')}.runs/{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
 def _utc_now() -> datetime.datetime:

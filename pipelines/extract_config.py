@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pipelines.teacher_flags import TeacherFlags
 from teacher_cache.commandline import at_least, parse_kwargs, parse_views
@@ -74,13 +75,15 @@ class ActorFlags:
     cpus_per_actor: float | None = None
     """CPUs each actor takes; if not given, as many as --workers, and without a GPU a share of a node's."""
     unit_timeout_s: float | None = None
-    """Seconds after which an actor that finished nothing counts as hung; 3600 if not given."""
+    """Seconds after which an actor that labelled nothing counts as hung; 3600 if not given."""
     drain_s: float | None = None
     """Seconds that units under way are given to finish after SIGINT or SIGTERM; 60 if not given."""
 
     def check_actors(self) -> None:
         """Refuse numbers that mean nothing. Raises InputError."""
         at_least("--num-actors", self.num_actors, 1)
+        if self.unit_timeout_s == 0:
+            raise InputError("--unit-timeout-s 0", "Every actor would count as hung.", "choose more than 0")
         for flag, value in (
             ("--gpus-per-actor", self.gpus_per_actor),
             ("--cpus-per-actor", self.cpus_per_actor),
@@ -131,3 +134,17 @@ class PlanConfig(ExtractConfig):
             raise InputError(
                 f"--price-per-gpu-hour {self.price_per_gpu_hour}", "It must be 0 or more.", "correct it"
             )
+
+
+_PATHS = ("data", "out", "checkpoint", "extends", "run_dir", "cache_dir")
+Request = TypeVar("Request", bound=LabelRequest)
+
+
+def absolute(request: Request) -> Request:
+    """Return a request whose paths mean the same in every process: workers have other working folders."""
+    changes: dict[str, Any] = {}
+    for name in _PATHS:
+        path = getattr(request, name)
+        if path is not None and "://" not in path and not path.startswith("~"):
+            changes[name] = str(Path(path).absolute())
+    return dataclasses.replace(request, **changes)

@@ -15,7 +15,7 @@ import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipelines.extract_config import ActorFlags, ExtractConfig, LabelRequest
+from pipelines.extract_config import ActorFlags, ExtractConfig, LabelRequest, absolute
 from pipelines.job_config import JobFlags, LogsConfig, StopConfig, SubmitConfig
 from teacher_cache.canonical import sha256_of
 from teacher_cache.errors import InputError
@@ -29,7 +29,6 @@ _PLAN = (
     *("values", "views_per_unit", "extends", "precision"),
 )
 """Flags that say which labels are asked for, and not how they are computed."""
-_PATHS = ("data", "out", "checkpoint", "extends", "run_dir")
 _STOP_MARGIN_S = 15.0
 _POLL_S = 1.0
 
@@ -56,7 +55,7 @@ def submit(config: SubmitConfig) -> Submission:
         InputError: There is no such cluster, or it refuses.
     """
     recipe = recipes.load(config.recipe, config.img_size)
-    flags = _flags(config)
+    flags = _flags(absolute(config))
     plan = sha256_of({**{name: flags.get(name) for name in _PLAN}, "recipe": recipe.to_dict()})
     with _client(config) as client, tempfile.TemporaryDirectory() as folder:
         if Path(config.recipe).is_file():
@@ -65,11 +64,12 @@ def submit(config: SubmitConfig) -> Submission:
         Path(folder, _FLAGS_FILE).write_text(yaml.safe_dump(flags))
         drain_s = 60.0 if config.drain_s is None else config.drain_s
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(round(drain_s + _STOP_MARGIN_S))}
-        while True:
+        for is_last in (False, False, True):
             begun = _jobs_of(client, plan)
-            if begun and not begun[-1].status.is_terminal():
-                return Submission(begun[-1].submission_id, begun[-1].status.value, is_new=False)
-            job = f"{_prefix(plan)}{len(begun) + 1}"
+            number, latest = max(begun.items(), default=(0, None))
+            if latest is not None and not latest.status.is_terminal():
+                return Submission(latest.submission_id, latest.status.value, is_new=False)
+            job = f"{_prefix(plan)}{number + 1}"
             try:
                 client.submit_job(
                     entrypoint=_ENTRYPOINT,
@@ -78,10 +78,11 @@ def submit(config: SubmitConfig) -> Submission:
                     metadata={"plan": plan, "data": str(flags["data"]), "out": str(flags["out"])},
                 )
             except RuntimeError as error:
-                if "already" not in str(error):
+                if is_last or "already" not in str(error):
                     raise
                 continue  # somebody else began it just now
             return Submission(job, client.get_job_status(job).value, is_new=True)
+    raise AssertionError  # the last try returns or raises
 
 
 def job_status(flags: JobFlags, job: str) -> str:
@@ -128,8 +129,6 @@ def _flags(config: SubmitConfig) -> dict[str, Any]:
         value = getattr(config, name)
         if value == defaults[name]:
             continue
-        if name in _PATHS and "://" not in value:
-            value = str(Path(value).resolve())
         flags[name] = list(value) if isinstance(value, tuple) else value
     return flags
 
@@ -138,11 +137,11 @@ def _prefix(plan: str) -> str:
     return f"extract-{plan[:12]}-"
 
 
-def _jobs_of(client: JobSubmissionClient, plan: str) -> list[Any]:
-    """Return the jobs that were ever begun for a plan, the last one last."""
+def _jobs_of(client: JobSubmissionClient, plan: str) -> dict[int, Any]:
+    """Return the jobs that were begun for a plan, by number."""
     prefix = _prefix(plan)
-    found = [job for job in client.list_jobs() if (job.submission_id or "").startswith(prefix)]
-    return sorted(found, key=lambda job: int(job.submission_id.removeprefix(prefix)))
+    ids = {job.submission_id or "": job for job in client.list_jobs()}
+    return {int(name.removeprefix(prefix)): job for name, job in ids.items() if name.startswith(prefix)}
 
 
 @contextlib.contextmanager
@@ -150,7 +149,7 @@ def _client(flags: JobFlags) -> Iterator[JobSubmissionClient]:
     """Lend a client of a cluster's Jobs API, its errors in our words."""
     try:
         yield JobSubmissionClient(flags.dashboard_url)
-    except (ConnectionError, RuntimeError, RayError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(
             f"--dashboard {flags.dashboard_url}: {lines[0] if lines else error!r}",

@@ -46,6 +46,15 @@ class UnitQueue:
                 return unit
         return None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether anything is left to be taken, anywhere."""
+        if self._is_stopped or len(self.quarantined) > self._max_quarantined:
+            return False
+        if not self._returned and (unit := next(self._fresh, None)) is not None:
+            self._returned.append(unit)
+        return bool(self._returned or self._failed)
+
     def give_back(self, unit: Unit) -> None:
         """Take a unit back that nobody looked at: it is the next."""
         self._returned.append(unit)

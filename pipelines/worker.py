@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from teacher_cache.archive.write import ArchiveWriter, existing_spec
 from teacher_cache.batch import BatchRenderer
 from teacher_cache.commandline import parse_kwargs
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import ArchiveError, RecipeError, TeacherCacheError, UnfitError
+from teacher_cache.errors import ArchiveError, RecipeError, UnfitError
 from teacher_cache.extract import unit_loads
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import encode
@@ -91,14 +92,15 @@ class LabelWorker:
         loads = unit_loads(rows, unit.views, self._request.batch_size, self._pool.renderer.mixing)
         so_far = itertools.accumulate(sum(len(entries.rows_B) for entries in load) for load in loads)
         some = loads[: 1 + next((n for n, total in enumerate(so_far) if total >= num_views), len(loads))]
-        for _ in teacher_logits(self._pool, self._teacher, some[:1], what="the views measured"):
-            pass
-        waited_s, start_s = self._pool.waited_s, time.perf_counter()
-        labels = [
-            encode(labels_from_logits(logits_BC, layout.k), layout.num_classes, layout.values)
-            for _, logits_BC in teacher_logits(self._pool, self._teacher, some, what="the views measured")
-        ]
-        seconds = time.perf_counter() - start_s
+        with self._pool_renewed_on_error():
+            for _ in teacher_logits(self._pool, self._teacher, some[:1], what="the views measured"):
+                pass
+            waited_s, start_s = self._pool.waited_s, time.perf_counter()
+            labels = [
+                encode(labels_from_logits(logits_BC, layout.k), layout.num_classes, layout.values)
+                for _, logits_BC in teacher_logits(self._pool, self._teacher, some, what="the views measured")
+            ]
+            seconds = time.perf_counter() - start_s
         return Rate(
             views=sum(len(part.tail) for part in labels),
             seconds=seconds,
@@ -109,7 +111,9 @@ class LabelWorker:
     def freeze_affinity(self, advance: Advance) -> None:
         """Calibrate the archive's class affinity and write it, unless it is there."""
         writer = self._archive()
-        writer.freeze_affinity(self._job(writer).affinity(advance))
+        with self._pool_renewed_on_error():
+            rows = self._job(writer).affinity(advance)
+        writer.freeze_affinity(rows)
 
     def compute(self, unit: Unit, advance: Advance) -> Labelled:
         """Label a unit; see `extract_unit`.
@@ -119,13 +123,8 @@ class LabelWorker:
         """
         writer = self._archive()
         waited_s, start_s = self._pool.waited_s, time.perf_counter()
-        try:
+        with self._pool_renewed_on_error():
             labels = self._job(writer).label(unit, advance)
-        except TeacherCacheError:
-            raise
-        except Exception:
-            self._pool = self._new_pool()  # a process that renders may have died
-            raise
         seconds, render_s = time.perf_counter() - start_s, self._pool.waited_s - waited_s
         return Labelled(unit, labels, render_s, seconds - render_s)
 
@@ -148,6 +147,15 @@ class LabelWorker:
 
     def _job(self, writer: ArchiveWriter) -> Job:
         return Job(writer.spec, self._teacher, self._pool, self._request.batch_size)
+
+    @contextlib.contextmanager
+    def _pool_renewed_on_error(self) -> Iterator[None]:
+        """A process that renders may have died, or its buffers be taken by batches nobody will read."""
+        try:
+            yield
+        except BaseException:
+            self._pool = self._new_pool()
+            raise
 
     def _new_pool(self) -> RenderPool:
         return RenderPool(BatchRenderer(self._dataset, self._recipe), self._request.workers)
@@ -180,7 +188,7 @@ def _identity(dataset_sha256: str, teacher: Mapping[str, Any]) -> str:
 
 def _bytes_per_label(layout: Layout, labels: Sequence[LabelArrays]) -> float:
     """Return how many bytes some labels take as they are stored, each: as the chunks of one view."""
-    views = [np.concatenate(arrays)[:, None] for arrays in zip(*labels, strict=True)]
-    rows = len(views[0])
+    rows = min(sum(len(part.tail) for part in labels), layout.rows_per_shard)
+    views = [np.concatenate(arrays)[:rows, None] for arrays in zip(*labels, strict=True)]
     small = dataclasses.replace(layout, rows_per_shard=rows, views_per_unit=1)
     return sum(len(data) for data in small.encode_unit(LabelArrays(*views)).values()) / rows

@@ -47,7 +47,7 @@ class CacheFlags:
     @property
     def room(self) -> CacheRoom:
         """The two as one."""
-        return CacheRoom(self.cache_dir, int(self.cache_gib * GIB))
+        return CacheRoom(self.cache_dir, int(min(self.cache_gib, 2**40) * GIB))
 
 
 class ReadThroughCache:
@@ -59,6 +59,7 @@ class ReadThroughCache:
 
     def __init__(self, room: CacheRoom) -> None:
         self._folder, self._max_bytes = Path(room.folder).expanduser(), room.max_bytes
+        self._is_disk_full = False
 
     def open(self, store: Store, name: str, sha256: str, num_bytes: int) -> BinaryIO | None:
         """Open the copy of an object, fetched first if there is none; None if there is no room for it.
@@ -76,17 +77,20 @@ class ReadThroughCache:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return _opened(copy)
         home = Store(copy.parent)
-        try:
-            with home.exclusive():
-                with contextlib.suppress(FileNotFoundError):
-                    return _opened(copy)
-                with Store(self._folder).exclusive():
-                    self._make_room(num_bytes)
-                home.sweep()
-                _fetch(store, name, sha256, home)
-                return _opened(copy)
-        except FullError:  # the disk, not the room
-            return None
+        for _ in range(_FETCHES if not self._is_disk_full else 0):
+            try:
+                with home.exclusive():
+                    if home.stat(sha256) is None:
+                        with Store(self._folder).exclusive():
+                            self._make_room(num_bytes)
+                        home.sweep()
+                        _fetch(store, name, sha256, home)
+                    with contextlib.suppress(FileNotFoundError):  # evicted just now
+                        return _opened(copy)
+            except FullError:  # the disk, before the room: what there is stays, nothing is added
+                self._is_disk_full = True
+                break
+        return None
 
     def _make_room(self, num_bytes: int) -> None:
         """Remove copies, those used longest ago first, until so many bytes fit."""
@@ -99,18 +103,22 @@ class ReadThroughCache:
         for _, size, path in sorted(found):
             if total + num_bytes <= self._max_bytes:
                 return
+            if ".partial-" in path.name:  # on its way, in another process
+                continue
             path.unlink(missing_ok=True)
             total -= size
 
 
 def _fetch(store: Store, name: str, sha256: str, home: Store) -> None:
     for _ in range(_FETCHES):
-        with contextlib.suppress(_OtherBytesError), home.put_file(sha256) as path:
-            store.copy_to(name, path)
-            if file_sha256(path) != sha256:
-                raise _OtherBytesError
-        if home.stat(sha256) is not None:
+        try:
+            with home.put_file(sha256) as path:
+                store.copy_to(name, path)
+                if file_sha256(path) != sha256:
+                    raise _OtherBytesError
             return
+        except _OtherBytesError:
+            continue
     raise DamagedError(
         f"{store.path(name)} does not have the sha256 it must have",
         "What it holds cannot be trusted.",
@@ -124,5 +132,6 @@ class _OtherBytesError(Exception):
 
 def _opened(copy: Path) -> BinaryIO:
     file = copy.open("rb")
-    os.utime(file.fileno())  # used now
+    with contextlib.suppress(PermissionError):  # somebody else's copy
+        os.utime(file.fileno())  # used now
     return file

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was w
 from __future__ import annotations
 
 import ast
+import errno
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,11 @@ def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:
     except TeacherCacheError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"{prog}: {error}: make room, then run the same command again", file=sys.stderr)
+        return TeacherCacheError.exit_code
     except KeyboardInterrupt:
         print(f"{prog}: stopped before it was done", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from teacher_cache.errors import StoreError
 from teacher_cache.store import Store
 
 _LEAST_PAUSE_S = 30.0
@@ -16,47 +18,62 @@ _SHARE_OF_TIME = 0.1
 class LineLog:
     """An object of lines: on a local disk each is there at once, elsewhere within half a minute or so.
 
+    A line that cannot be written now is written with a later one; only `close` says that some never were.
+
     Args:
         store: Where.
         name: Of the object, new.
         clock: Seconds, rising.
+
+    Raises:
+        StoreError: A local object cannot be begun.
     """
 
     def __init__(self, store: Store, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._name, self._clock = store, name, clock
-        self._lines: list[str] = []
+        self._text = b""
+        """All lines, or on a local disk those that are not there yet."""
         self._is_new, self._next_s = False, 0.0
         self._file = None
         if store.is_local:
             store.put(name, b"")
-            self._file = Path(store.path(name)).open("a", buffering=1)  # noqa: SIM115
+            self._file = Path(store.path(name)).open("ab", buffering=0)  # noqa: SIM115
 
     def write(self, line: str) -> None:
         """Add a line."""
-        if self._file is not None:
-            self._file.write(line + "\n")
-            return
-        self._lines.append(line)
+        self._text += line.encode() + b"\n"
         self._is_new = True
-        if self._clock() >= self._next_s:
-            self._put()
+        if self._file is not None or self._clock() >= self._next_s:
+            with contextlib.suppress(StoreError, OSError):
+                self._put()
 
     def close(self) -> None:
-        """Make every line be there."""
-        if self._file is not None:
-            self._file.close()
-        elif self._is_new:
-            self._put()
+        """Make every line be there.
+
+        Raises:
+            StoreError, OSError: Some cannot be.
+        """
+        try:
+            if self._is_new:
+                self._put()
+        finally:
+            if self._file is not None:
+                self._file.close()
 
     def __enter__(self) -> LineLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(*() if kind is None else (StoreError, OSError)):  # the first error says more
+            self.close()
 
     def _put(self) -> None:
         start_s = self._clock()
-        self._store.put(self._name, "".join(line + "\n" for line in self._lines).encode())
-        now_s = self._clock()
+        if self._file is not None:
+            while self._text:
+                self._text = self._text[self._file.write(self._text) :]
+        else:
+            self._next_s = start_s + _LEAST_PAUSE_S  # also where it fails
+            self._store.put(self._name, self._text)
+            self._next_s = max(self._next_s, self._clock() + (self._clock() - start_s) / _SHARE_OF_TIME)
         self._is_new = False
-        self._next_s = now_s + max(_LEAST_PAUSE_S, (now_s - start_s) / _SHARE_OF_TIME)

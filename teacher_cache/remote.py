@@ -89,6 +89,7 @@ class RemoteFiles:
 
     def _try(self, path: str, call: Callable[[Any], _T]) -> _T:
         if self._pid != os.getpid():
+            self._inherited = self._opened  # kept: closing it would close its parent's connections
             self._pid, self._opened = os.getpid(), _open(self._url)
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(_TRIES),
@@ -99,10 +100,14 @@ class RemoteFiles:
         try:
             return tries(call, self._opened)
         except PermissionError as error:
+            if _is_local(error):
+                raise
             raise _denied(path, str(error)) from error
         except _FINAL:
             raise
         except Exception as error:
+            if _is_local(error):
+                raise
             if _is_about_credentials(error):
                 raise _denied(path, str(error)) from error
             if _is_invalid(error):
@@ -125,7 +130,14 @@ def _open(url: str) -> Any:
 def _is_passing(error: BaseException) -> bool:
     """Say whether another try may fare better."""
     is_final = isinstance(error, _FINAL) or _is_invalid(error) or _is_about_credentials(error)
+    is_final = is_final or _is_local(error)
     return isinstance(error, Exception) and not is_final
+
+
+def _is_local(error: BaseException) -> bool:
+    """Say whether the fault is this machine's: a full disk, or an error that names a file of its."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return is_full or (isinstance(error, PermissionError) and error.filename is not None)
 
 
 def _is_invalid(error: BaseException) -> bool:

@@ -236,9 +236,10 @@ class Store:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Let one process at a time into the block, on a local store; the lock dies with its process.
+        """Let one process of this machine at a time into the block; the lock dies with its process.
 
-        Object stores have no locks: there this does nothing.
+        Object stores, and network file systems that cannot lock a folder, have no locks: there this does
+        nothing.
         """
         if not self.is_local:
             yield
@@ -250,7 +251,8 @@ class Store:
         except OSError as error:
             raise self._not_written(error) from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -18,7 +19,7 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
     if device.type != "cuda":
         yield from batches
         return
-    copies, compute = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    copies, compute = _copy_stream(device), torch.cuda.current_stream(device)
     ahead: tuple[ViewBatch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(copies):
@@ -33,6 +34,11 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
     if ahead is not None:
         compute.wait_event(ahead[1])
         yield ahead[0]
+
+
+@functools.cache  # one for good: memory is kept for each stream apart
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class HostCopy:

@@ -90,6 +90,28 @@ def test_a_folder_that_cannot_be_written_is_said(store: Store, tmp_path: Path) -
         read(ReadThroughCache(CacheRoom(str(tmp_path / "file"), 1000)), store, 0)
 
 
+def test_on_a_full_disk_nothing_is_copied_and_nothing_fails(store: Store, tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16384", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        large = bytes(100_000)
+        store.put("large", large)
+        cache = ReadThroughCache(CacheRoom(str(tmp_path)))
+        assert cache.open(store, "large", sha256_hex(large), len(large)) is None
+        assert copies(tmp_path) == set()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_what_another_process_fetches_is_not_evicted(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "ab").mkdir()
+    on_its_way = tmp_path / "ab" / f"{'ab' * 32}.partial-elsewhere-1-cd"
+    on_its_way.write_bytes(bytes(BYTES))
+    read(ReadThroughCache(CacheRoom(str(tmp_path), BYTES)), store, 0)
+    assert on_its_way.exists()
+
+
 def test_less_than_no_room_is_refused() -> None:
     with pytest.raises(InputError, match="--cache-gib"):
         CacheRoom(max_bytes=-1)

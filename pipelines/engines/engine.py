@@ -41,6 +41,10 @@ ENDS_THE_RUN = (FullError, DeniedError, UnfitError)
 """Errors that every unit would meet: there is no use in another try, and what is finished stays."""
 
 
+MAX_FAILURES_IN_ROW = 5
+"""Errors not of our own kind that one worker meets with no unit done in between: it is broken, not they."""
+
+
 @dataclasses.dataclass(frozen=True)
 class UnitResult:
     """What a unit that lies in the archive took.
@@ -156,7 +160,12 @@ def failed(queue: UnitQueue, unit: Unit, worker: str, node: str, error: BaseExce
     if isinstance(error, str):
         reason, details = error, ""
     else:
-        value = error.value if isinstance(error, TeacherCacheError) else f"{type(error).__name__}: {error}"
-        reason, details = value.strip(), "".join(traceback.format_exception(error))
+        reason, details = first_line(error), "".join(traceback.format_exception(error))
     will_retry = queue.fail(unit, node, reason)
     return UnitFailed(unit, worker, queue.attempts(unit), reason, details, will_retry)
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line."""
+    text = error.value if isinstance(error, TeacherCacheError) else f"{type(error).__name__}: {error}"
+    return text.strip().partition("\n")[0]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pipelines.engines.engine import (
     ENDS_THE_RUN,
+    MAX_FAILURES_IN_ROW,
     Advance,
     Event,
     Tally,
@@ -18,9 +19,11 @@ from pipelines.engines.engine import (
     Worker,
     WorkerStarted,
     failed,
+    first_line,
 )
 from pipelines.unit_queue import UnitQueue
 from teacher_cache.archive.layout import Unit
+from teacher_cache.errors import TeacherCacheError
 
 _NAME = "local"
 
@@ -37,6 +40,7 @@ class LocalEngine:
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
         self._worker = make_worker()
         self._node = socket.gethostname()
+        self._failures = 0
 
     def call(self, method: str, *args: Any) -> Any:
         """Return what a method of the worker returns."""
@@ -67,7 +71,9 @@ class LocalEngine:
 
     def _settle(self, queue: UnitQueue, under_way: _Written) -> Event:
         try:
-            return UnitDone(under_way.unit, _NAME, under_way.result.result())
+            result = under_way.result.result()
+            self._failures = 0
+            return UnitDone(under_way.unit, _NAME, result)
         except Exception as error:
             return self._failed(queue, under_way.unit, under_way.views, error)
 
@@ -75,6 +81,13 @@ class LocalEngine:
         if isinstance(error, ENDS_THE_RUN):
             raise error
         views.take_back()
+        self._failures += not isinstance(error, TeacherCacheError)
+        if self._failures == MAX_FAILURES_IN_ROW:
+            raise TeacherCacheError(
+                f"{self._failures} units in a row failed, the last: {first_line(error)}",
+                "The others would too. What was written before is whole.",
+                "mend what it says, then run the same command again",
+            ) from error
         return failed(queue, unit, _NAME, self._node, error)
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ hung actors and lost nodes within a second.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
@@ -20,6 +19,7 @@ import ray.exceptions
 
 from pipelines.engines.engine import (
     ENDS_THE_RUN,
+    MAX_FAILURES_IN_ROW,
     Advance,
     Event,
     UnitDone,
@@ -27,6 +27,7 @@ from pipelines.engines.engine import (
     WorkerLost,
     WorkerStarted,
     failed,
+    first_line,
 )
 from pipelines.engines.ray_actor import Actor
 from pipelines.engines.ray_cluster import connect, cpu_share, is_gone, kill_on, reason_of, result_of
@@ -43,7 +44,7 @@ _CALLS_PER_ACTOR = _UNITS_PER_ACTOR + 1
 _TICK_S = 0.5
 _PROGRESS_EVERY_S = 2.0
 _MAX_STARTS = 3
-"""Actors that may be lost in a row for one slot before it has finished a unit; then the slot is given up."""
+"""Actors that may be lost in a row for one slot before they have started; then the slot is given up."""
 _TELL_EVERY_S = 30.0
 _LOG = logging.getLogger(__name__)
 DEFAULT_UNIT_TIMEOUT_S = 3600.0
@@ -58,8 +59,9 @@ class _Slot:
         actor: Whoever holds the place, or None once it is given up.
         node, pid: Where it is, once it has started.
         units: That it was given and has not finished, the oldest first.
-        since_s: When it began the oldest, at the earliest.
+        since_s: When it was last seen to get on with them.
         views: That it labelled, as far as is known, and those of units it finished.
+        failures: Of units in a row, other than by images.
         failed_starts: Actors that were lost in a row before they had started.
     """
 
@@ -69,7 +71,7 @@ class _Slot:
         self.node, self.pid = "", 0
         self.units: deque[Unit] = deque()
         self.since_s = self.asked_s = 0.0
-        self.views = self.views_done = self.failed_starts = 0
+        self.views = self.views_done = self.failures = self.failed_starts = 0
 
     @property
     def is_ready(self) -> bool:
@@ -118,7 +120,8 @@ class RayEngine:
         there = ray.cluster_resources()
         gpus, cpus = flags.gpus_per_actor, flags.cpus_per_actor
         if gpus is None:
-            gpus = 0.0 if device == "cpu" or not there.get("GPU") else 1.0
+            has_gpu = device == "auto" and bool(there.get("GPU"))
+            gpus = 1.0 if has_gpu or device.startswith("cuda") else 0.0
         if cpus is None:
             cpus = float(max(1, workers))
             if not gpus and flags.num_actors:
@@ -133,6 +136,7 @@ class RayEngine:
             max_concurrency=_CALLS_PER_ACTOR,
             scheduling_strategy="SPREAD",
         )
+        self._told_s = self._clock()
         self._taken = f"{gpus:g} GPUs and {cpus:g} CPUs"
         self._make_worker = ray.put(make_worker)
         self._calls: dict[Any, _Call] = {}
@@ -148,22 +152,30 @@ class RayEngine:
         advance: Advance = args[-1] if args and callable(args[-1]) else _ignore
         given = args[:-1] if advance is not _ignore else args
         empty = UnitQueue((), retries=0, max_quarantined=0)
-        for _ in range(_MAX_STARTS):
+        losses = 0
+        while losses < _MAX_STARTS:
             slot = self._first_ready(empty, advance)
             actor, slot.since_s = slot.actor, self._clock()
             ref = actor.call.remote(method, given, advance is not _ignore)
             while slot.actor is actor:
                 found, _ = ray.wait([ref], timeout=_TICK_S)
                 if found:
-                    with contextlib.suppress(ray.exceptions.RayActorError):
+                    try:
                         value, views = result_of(ref)
+                    except ray.exceptions.RayActorError as error:
+                        self._news.extend(self._lost(slot, empty, advance, reason_of(error)))
+                    except UnfitError as error:
+                        self._news.extend(self._give_up(slot, empty, advance, error))
+                    else:
                         self._count(slot, views, advance)
                         slot.views_done = slot.views
                         return value
+                    break
                 self._ask_views(slot)
-                self._news.extend(self._wait(empty, advance, tick_s=0.0 if not found else _TICK_S))
+                self._news.extend(self._wait(empty, advance, tick_s=0.0))
                 if slot.actor is actor and self._is_hung(slot):
                     self._news.extend(self._end_hung(slot, empty, advance))
+            losses += slot.actor is not None
         raise TeacherCacheError(
             f"{_MAX_STARTS} workers were lost over {method}",
             "Nothing was computed.",
@@ -184,8 +196,11 @@ class RayEngine:
                 is_busy = any(slot.units for slot in self._slots)
                 if drained_s is not None and (not is_busy or self._clock() > drained_s):
                     raise KeyboardInterrupt
-                if not is_busy and any(slot.is_ready for slot in self._slots):
+                is_ready = any(slot.is_ready for slot in self._slots)
+                if not is_busy and (is_ready or not queue.has_more):
                     return
+                if not is_ready:
+                    self._tell_what_is_waited_for()
                 yield from self._wait(queue, advance)
                 yield from self._hung(queue, advance)
 
@@ -198,7 +213,7 @@ class RayEngine:
 
     def _start(self, slot: _Slot) -> None:
         slot.actor, slot.pid = self._new_actor.remote(self._make_worker), 0
-        slot.views = slot.views_done = 0
+        slot.views = slot.views_done = slot.failures = 0
         self._calls[slot.actor.start.remote()] = _Call(slot, slot.actor, "start")
 
     def _hand_out(self, queue: UnitQueue) -> None:
@@ -249,13 +264,13 @@ class RayEngine:
             self._metrics.workers(sum(slot.is_ready for slot in self._slots))
             yield WorkerStarted(slot.name, slot.node, slot.pid)
         elif call.what == "views":
-            self._count(slot, value, advance)
+            self._count(slot, max(value, slot.views), advance)  # it may be older than what is known
         elif call.unit is not None:
             result, views = value
             self._count(slot, views, advance)
             slot.views_done += result.views
             slot.units.remove(call.unit)
-            slot.since_s = self._clock()
+            slot.since_s, slot.failures = self._clock(), 0
             self._metrics.done(result)
             yield UnitDone(call.unit, slot.name, result)
 
@@ -264,6 +279,7 @@ class RayEngine:
     ) -> Iterator[Event]:
         slot.units.remove(unit)
         slot.since_s = self._clock()
+        self._count(slot, slot.views_done, advance)
         if isinstance(error, UnfitError):
             queue.give_back(unit)
             yield from self._give_up(slot, queue, advance, error)
@@ -273,12 +289,22 @@ class RayEngine:
             event = failed(queue, unit, slot.name, slot.node, error)
             self._metrics.failed(event)
             yield event
+            slot.failures += not isinstance(error, TeacherCacheError)
+            if slot.failures == MAX_FAILURES_IN_ROW:
+                reason = f"{slot.failures} units in a row failed, the last: {event.reason}"
+                yield from self._lost(slot, queue, advance, reason, is_unit_to_blame=False)
 
     def _failed_start(self, slot: _Slot, error: Exception) -> Iterator[Event]:
         """Another actor would meet an error of ours too; other errors may have to do with the machine."""
         slot.failed_starts += 1
         is_replaced = not isinstance(error, TeacherCacheError) and slot.failed_starts < _MAX_STARTS
         ray.kill(slot.actor)
+        if not isinstance(error, TeacherCacheError):
+            error = TeacherCacheError(
+                f"a worker does not start: {first_line(error)}",
+                "There is nobody to do the work.",
+                "mend what it says: memory, devices, or what is installed on its machine",
+            )
         self._error, slot.actor = error, None
         if is_replaced:
             self._start(slot)
@@ -291,10 +317,20 @@ class RayEngine:
             queue.give_back(slot.units.pop())
         ray.kill(slot.actor)
         self._error, slot.actor = error, None
+        self._metrics.workers(sum(slot.is_ready for slot in self._slots))
         yield WorkerLost(slot.name, reason_of(error), is_replaced=False)
 
-    def _lost(self, slot: _Slot, queue: UnitQueue, advance: Advance, reason: str) -> Iterator[Event]:
+    def _lost(
+        self,
+        slot: _Slot,
+        queue: UnitQueue,
+        advance: Advance,
+        reason: str,
+        *,
+        is_unit_to_blame: bool = True,
+    ) -> Iterator[Event]:
         """Put another actor in the place of a lost one. What it had begun failed, unless its node is gone."""
+        ray.kill(slot.actor)  # it may only have been out of reach, and would hold its device
         advance(slot.views_done - slot.views)
         units, had_started = list(slot.units), slot.pid > 0
         slot.units.clear()
@@ -311,7 +347,7 @@ class RayEngine:
             )
         self._metrics.workers(sum(slot.is_ready for slot in self._slots))
         yield WorkerLost(slot.name, reason, is_replaced)
-        if units and not is_gone(slot.node):
+        if units and is_unit_to_blame and not is_gone(slot.node):
             event = failed(queue, units.pop(0), slot.name, slot.node, reason)
             self._metrics.failed(event)
             yield event
@@ -327,23 +363,22 @@ class RayEngine:
         return self._clock() - slot.since_s > self._timeout_s
 
     def _end_hung(self, slot: _Slot, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
-        ray.kill(slot.actor)
         kill_on(slot.node, slot.pid)
-        reason = f"nothing was finished in {self._timeout_s:g} s (--unit-timeout-s)"
+        reason = f"nothing was labelled in {self._timeout_s:g} s (--unit-timeout-s)"
         yield from self._lost(slot, queue, advance, reason)
 
     def _first_ready(self, queue: UnitQueue, advance: Advance) -> _Slot:
         """Wait for an actor; say now and then what is waited for."""
-        told_s = self._clock()
         while not (ready := [slot for slot in self._slots if slot.is_ready]):
             self._check_slots()
             self._news.extend(self._wait(queue, advance))
-            if self._clock() - told_s > _TELL_EVERY_S:
-                told_s = self._clock()
-                _LOG.warning(
-                    "waiting for an actor: each takes %s; free on the cluster: %s", self._taken, _free()
-                )
+            self._tell_what_is_waited_for()
         return ready[0]
+
+    def _tell_what_is_waited_for(self) -> None:
+        if self._clock() - self._told_s > _TELL_EVERY_S:
+            self._told_s = self._clock()
+            _LOG.warning("waiting for an actor: each takes %s; free on the cluster: %s", self._taken, _free())
 
     def _ask_views(self, slot: _Slot) -> None:
         """Ask an actor how far it is, now and then, unless it owes an answer."""
@@ -354,6 +389,8 @@ class RayEngine:
             self._calls[slot.actor.views.remote()] = _Call(slot, slot.actor, "views")
 
     def _count(self, slot: _Slot, views: int, advance: Advance) -> None:
+        if views > slot.views:
+            slot.since_s = self._clock()
         if views != slot.views:
             advance(views - slot.views)
             slot.views = views

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -15,14 +17,16 @@ from pipelines.engines.ray_actor import kill_process
 from teacher_cache.errors import InputError
 
 _KILL_WITHIN_S = 10.0
+_ANSWER_WITHIN_S = 10.0
 
 
 def connect(address: str | None) -> None:
     """Connect to a cluster, or start one on this machine."""
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
+        _check_answers(os.environ.get("RAY_ADDRESS") if address == "auto" else address)
         ray.init(address=address or "local", logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"--address {address or 'local'}: {reason}",
@@ -31,6 +35,14 @@ def connect(address: str | None) -> None:
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts one of its own in its place
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse a host:port where nobody listens: Ray would try for a quarter of an hour. Raises OSError."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "://" not in host:
+        with socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN_S):
+            pass
 
 
 def cpu_share(num_actors: int, num_cpus: float) -> float:
@@ -46,6 +58,7 @@ def result_of(ref: Any) -> Any:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, Exception):
+            error.cause.add_note(str(error))  # where it was raised
             raise error.cause from None
         raise
 

@@ -64,7 +64,8 @@ class ArchiveWriter:
             ArchiveError: Something else lies there: an archive of another request, which says what differs,
                 or anything but an archive.
         """
-        store.sweep()
+        if create:
+            store.sweep()
         # the second look: another first writer may have published its spec between the look and the listing
         if store.stat(SPEC_FILE) is None and store.list() and store.stat(SPEC_FILE) is None:
             raise ArchiveError(
@@ -73,12 +74,12 @@ class ArchiveWriter:
                 "choose a new folder",
             )
         spec = ArchiveSpec.from_dict(spec.to_dict())  # refuses what no reader would take
-        _mend_spec(store, spec)
         if create:
+            _mend_spec(store, spec)
             store.put_new(SPEC_FILE, spec_bytes(spec))
         elif store.stat(SPEC_FILE) is None:
             return cls(store, spec)
-        existing = existing_spec(store)
+        existing = existing_spec(store, mend=create)
         if existing.fingerprint != spec.fingerprint:
             raise ArchiveError(
                 f"{store.url} holds labels of another request: {'; '.join(differences(existing, spec))}",
@@ -109,7 +110,7 @@ class ArchiveWriter:
         name = receipt_name(unit)
         try:
             return self._counting(name, get_document(self._store, name), self._store.stat)
-        except (InputError, FileNotFoundError):
+        except (ArchiveError, FileNotFoundError):
             return None
 
     def _counting(self, name: str, data: bytes, size_of: Callable[[str], int | None]) -> Receipt | None:
@@ -165,7 +166,7 @@ class ArchiveWriter:
             objects = read_affinity_receipt(
                 get_document(self._store, AFFINITY_FILE), AFFINITY_FILE, self.spec
             )
-        except (InputError, FileNotFoundError):
+        except (ArchiveError, FileNotFoundError):
             return None
         is_whole = all(
             self._store.stat(self._layout.affinity_name(array)) == size
@@ -296,15 +297,16 @@ def _mend_spec(store: Store, asked: ArchiveSpec) -> None:
         store.put(SPEC_FILE, spec_bytes(asked))
 
 
-def existing_spec(store: Store) -> ArchiveSpec:
-    """Read spec.json, or, if it was damaged, make it again from the manifest that holds the same."""
+def existing_spec(store: Store, *, mend: bool = True) -> ArchiveSpec:
+    """Read spec.json, or, if it was damaged, take the manifest's, which is the same; `mend` puts it back."""
     try:
         document = open_document(get_document(store, SPEC_FILE), store.path(SPEC_FILE))
     except (DamagedError, FileNotFoundError):
         if store.stat(MANIFEST_FILE) is None:
             raise
         spec = read_manifest(store).spec
-        store.put(SPEC_FILE, spec_bytes(spec))
+        if mend:
+            store.put(SPEC_FILE, spec_bytes(spec))
         return spec
     return spec_of(document, store.path(SPEC_FILE))
 

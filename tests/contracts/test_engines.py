@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,15 @@ import pytest
 from conftest import SHARD_SIZE, extract_flags, tree
 
 from pipelines.cli import main
-from pipelines.engines.engine import Engine, Tally, UnitDone, UnitFailed, UnitResult, WorkerStarted
+from pipelines.engines.engine import (
+    Engine,
+    Tally,
+    UnitDone,
+    UnitFailed,
+    UnitResult,
+    WorkerLost,
+    WorkerStarted,
+)
 from pipelines.engines.local import LocalEngine
 from pipelines.extract_config import ActorFlags, ExtractConfig
 from pipelines.unit_queue import UnitQueue
@@ -156,6 +165,27 @@ def test_only_what_is_missing_is_done(engine: dict, data: str, labels: str, tmp_
     assert (out / "receipts/00000-000.json").stat().st_mtime_ns == finished
 
 
+def test_a_missing_affinity_is_calibrated_also_where_no_unit_is_missing(
+    engine: dict, data: str, labels: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(labels, out)
+    for name in ("manifest.json", "receipts/affinity.json", "labels.zarr/affinity_dq/c/0/0"):
+        (out / name).unlink()
+    assert main(extract_flags(data, out, **engine)) == 0
+    assert tree(out) == tree(labels)
+    assert "affinity_frozen" in [event["event"] for event in events_of(out)]
+
+
+def test_paths_are_those_of_the_folder_a_run_is_started_in(
+    engine: dict, data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(extract_flags(os.path.relpath(data, tmp_path), "out", **engine)) == 0
+    assert tree(tmp_path / "out") == tree(labels)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.runs"]
+
+
 def test_too_many_failures_stop_the_run(
     engine: dict, poisoned: tuple[Path, str], tmp_path: Path, capsys: Capture
 ) -> None:
@@ -218,6 +248,14 @@ class Faulty:
         pass
 
 
+class Broken(Faulty):
+    """Does nothing right, as with a GPU that fell off its bus."""
+
+    def compute(self, unit: Unit, advance: Callable[[int], None]) -> Unit:
+        del unit, advance
+        raise RuntimeError("CUDA error: an illegal memory access\nCUDA kernel errors might be")
+
+
 class Unfit(Faulty):
     def compute(self, unit: Unit, advance: Callable[[int], None]) -> Unit:
         del unit, advance
@@ -245,6 +283,22 @@ def test_failures_are_retried_counted_once_and_told(name: str, request: pytest.F
     assert sum(counted) == 4 * 9
 
 
+def test_a_broken_worker_ends_a_local_run_and_is_replaced_on_ray(request: pytest.FixtureRequest) -> None:
+    queue = UnitQueue(UNITS, retries=0, max_quarantined=5)
+    with (
+        opened("local", Broken, request) as engine,
+        pytest.raises(TeacherCacheError, match="5 units in a row failed, the last: RuntimeError: CUDA error"),
+    ):
+        list(engine.run(queue, lambda views: None))
+    queue = UnitQueue(UNITS, retries=0, max_quarantined=5)
+    with opened("ray-1", Broken, request) as engine:
+        events = list(engine.run(queue, lambda views: None))
+    assert [event.is_replaced for event in events if isinstance(event, WorkerLost)] == [True]
+    failure = next(event for event in events if isinstance(event, UnitFailed))
+    assert failure.reason == "RuntimeError: CUDA error: an illegal memory access"
+    assert "in compute" in failure.details
+
+
 @pytest.mark.parametrize("name", ["local", "ray-2"])
 def test_workers_that_are_not_fit_end_the_run_when_none_is_left(
     name: str, request: pytest.FixtureRequest
@@ -253,6 +307,12 @@ def test_workers_that_are_not_fit_end_the_run_when_none_is_left(
     with opened(name, Unfit, request) as engine, pytest.raises(UnfitError, match="another dataset"):
         list(engine.run(queue, lambda views: None))
     assert queue.quarantined == {}
+
+
+@pytest.mark.parametrize("name", ["local", "ray-2"])
+def test_a_call_to_workers_that_are_not_fit_is_told(name: str, request: pytest.FixtureRequest) -> None:
+    with opened(name, Unfit, request) as engine, pytest.raises(UnfitError, match="another dataset"):
+        engine.call("compute", UNITS[0], lambda views: None)
 
 
 @pytest.mark.parametrize("name", ["local", "ray-1"])

@@ -1,6 +1,8 @@
 """What a run would do and take, said before it is begun."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,20 @@ def test_what_is_done_is_not_planned_again(data: str, labels: str, capsys: Captu
     assert main(plan_flags(data, labels)) == 0
     assert "there is nothing to do" in capsys.readouterr().out
     assert tree(labels) == before
+
+
+def test_a_plan_mends_nothing(data: str, labels: str, tmp_path: Path) -> None:
+    shutil.copytree(labels, tmp_path / "out")
+    (tmp_path / "out/spec.json").write_bytes(b"damaged")
+    (tmp_path / "out/labels.zarr/x.partial-host-999999-ab").write_bytes(b"left by a killed process")
+    before = tree(tmp_path)
+    assert main(plan_flags(data, tmp_path / "out")) == 0
+    assert tree(tmp_path) == before
+
+
+def test_a_whole_bucket_has_no_place_beside_it(data: str, capsys: Capture) -> None:
+    assert main(extract_flags(data, f"memory://bucket{os.getpid()}")) == 2
+    assert "is a whole bucket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["plan", "extract"])
