@@ -268,6 +268,12 @@ def _run(
             for event in engine.run(queue, lambda views: advance(views, record.note(len(queue.quarantined)))):
                 record.add(event)
         given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}
+        if not given_up and record.units != len(prepared.missing):
+            raise TeacherCacheError(
+                f"{record.units:,} of {len(prepared.missing):,} units were done, and none was given up",
+                "The archive would have holes, so it is not finished.",
+                "run the same command again, and report this",
+            )
         report = _close(prepared, record, time.monotonic() - start_s, given_up)
         state = "incomplete" if given_up else "finished"
         return report

@@ -74,10 +74,12 @@ class ArchiveWriter:
                 "choose a new folder",
             )
         spec = ArchiveSpec.from_dict(spec.to_dict())  # refuses what no reader would take
-        if create:
-            _mend_spec(store, spec)
+        is_lost = _is_lost(store, spec)
+        if create and is_lost:
+            store.put(SPEC_FILE, spec_bytes(spec))
+        elif create:
             store.put_new(SPEC_FILE, spec_bytes(spec))
-        elif store.stat(SPEC_FILE) is None:
+        elif is_lost or store.stat(SPEC_FILE) is None:
             return cls(store, spec)
         existing = existing_spec(store, mend=create)
         if existing.fingerprint != spec.fingerprint:
@@ -284,17 +286,22 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
     return found
 
 
-def _mend_spec(store: Store, asked: ArchiveSpec) -> None:
-    """Write a damaged spec.json of an unfinished archive again, if every receipt is of what is asked."""
+def _is_lost(store: Store, asked: ArchiveSpec) -> bool:
+    """Say whether an unfinished archive's spec.json is damaged and was what is asked, as its receipts tell.
+
+    Raises:
+        ArchiveError: It is damaged, and a receipt is of something else.
+    """
     if store.stat(SPEC_FILE) is None or store.stat(MANIFEST_FILE) is not None:
-        return
+        return False
     try:
         open_document(get_document(store, SPEC_FILE), SPEC_FILE)
     except DamagedError:
         names = [name for name in store.list(RECEIPTS) if name not in (AFFINITY_FILE, EXTENDS_FILE)]
         for name in names:
             read_receipt(get_document(store, name), store.path(name), asked)
-        store.put(SPEC_FILE, spec_bytes(asked))
+        return True
+    return False
 
 
 def existing_spec(store: Store, *, mend: bool = True) -> ArchiveSpec:
