@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import itertools
 import logging
 import secrets
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.engines.engine import ENDS_THE_RUN, Engine, first_line
+from pipelines.engines.engine import ENDS_THE_RUN, Engine, Worker, first_line
 from pipelines.engines.local import LocalEngine
 from pipelines.estimate import Estimate, check_gpu_hours, estimate, measured_views, num_missing_views
 from pipelines.extract_config import ExtractConfig, PlanConfig, absolute
@@ -143,21 +144,28 @@ def plan(config: PlanConfig) -> Estimate | None:
     return found
 
 
+def make_worker(order: WorkOrder) -> Worker:
+    """Make a worker, in whichever process it is to work: the teacher is loaded, and with it torch."""
+    from pipelines.worker import LabelWorker
+
+    return LabelWorker(order)
+
+
 @contextlib.contextmanager
 def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe]]:
     """Check what can be checked without a teacher, then lend an engine whose workers load one."""
     dataset = PackedDataset(config.data).info
     check_topk(config.topk, len(dataset.classes))
     recipe = recipes.load(config.recipe, config.img_size)
-    order = WorkOrder(config, recipe)
+    new_worker = functools.partial(make_worker, WorkOrder(config, recipe))
     engine: Engine
     if config.engine == "local":
-        engine = LocalEngine(order)
+        engine = LocalEngine(new_worker)
     else:
         from pipelines.engines.ray import RayEngine
 
         engine = RayEngine(
-            order, config, device=config.device, workers=config.workers, address=config.address
+            new_worker, config, device=config.device, workers=config.workers, address=config.address
         )
     try:
         yield engine, dataset, recipe

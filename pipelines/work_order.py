@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.extract_config import LabelRequest
 from teacher_cache.views.recipe import Recipe
-
-if TYPE_CHECKING:
-    from pipelines.worker import LabelWorker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +20,6 @@ class WorkOrder:
 
     request: LabelRequest
     recipe: Recipe
-
-    def __call__(self) -> LabelWorker:
-        """Make the worker: the teacher is loaded, and with it torch."""
-        from pipelines.worker import LabelWorker
-
-        return LabelWorker(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,11 @@ hung actors and lost nodes within a second.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.exceptions
@@ -30,8 +29,17 @@ from pipelines.engines.engine import (
     first_line,
 )
 from pipelines.engines.ray_actor import Actor
-from pipelines.engines.ray_cluster import connect, cpu_share, is_gone, kill_on, reason_of, result_of
+from pipelines.engines.ray_cluster import (
+    connect,
+    is_gone,
+    kill_on,
+    reason_of,
+    result_of,
+    what_actors_take,
+    what_is_free,
+)
 from pipelines.engines.ray_metrics import RunMetrics
+from pipelines.engines.ray_slot import Call, Slot
 from pipelines.engines.signals import StopSignals
 from pipelines.extract_config import ActorFlags
 from pipelines.unit_queue import UnitQueue
@@ -49,43 +57,6 @@ _TELL_EVERY_S = 30.0
 _LOG = logging.getLogger(__name__)
 DEFAULT_UNIT_TIMEOUT_S = 3600.0
 DEFAULT_DRAIN_S = 60.0
-
-
-class _Slot:
-    """Room for one actor; when it is lost another one takes its place.
-
-    Attributes:
-        name: What events call it.
-        actor: Whoever holds the place, or None once it is given up.
-        node, pid: Where it is, once it has started.
-        units: That it was given and has not finished, the oldest first.
-        since_s: When it was last seen to get on with them.
-        views: That it labelled, as far as is known, and those of units it finished.
-        failures: Of units in a row, other than by images.
-        failed_starts: Actors that were lost in a row before they had started.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.name = f"actor-{number}"
-        self.actor: Any = None
-        self.node, self.pid = "", 0
-        self.units: deque[Unit] = deque()
-        self.since_s = self.asked_s = 0.0
-        self.views = self.views_done = self.failures = self.failed_starts = 0
-
-    @property
-    def is_ready(self) -> bool:
-        return self.actor is not None and self.pid > 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """A call that has not returned: which slot's, of which actor, and what for."""
-
-    slot: _Slot
-    actor: Any
-    what: Literal["start", "run", "views", "call"]
-    unit: Unit | None = None
 
 
 class RayEngine:
@@ -117,33 +88,24 @@ class RayEngine:
         self._timeout_s = DEFAULT_UNIT_TIMEOUT_S if flags.unit_timeout_s is None else flags.unit_timeout_s
         self._drain_s = DEFAULT_DRAIN_S if flags.drain_s is None else flags.drain_s
         connect(address)
-        there = ray.cluster_resources()
-        gpus, cpus = flags.gpus_per_actor, flags.cpus_per_actor
-        if gpus is None:
-            has_gpu = device == "auto" and bool(there.get("GPU"))
-            gpus = 1.0 if has_gpu or device.startswith("cuda") else 0.0
-        if cpus is None:
-            cpus = float(max(1, workers))
-            if not gpus and flags.num_actors:
-                cpus = max(float(workers), cpu_share(flags.num_actors, there.get("CPU", 0.0)))
-        room = [there.get(name, 0.0) // taken for name, taken in (("GPU", gpus), ("CPU", cpus)) if taken]
-        self.num_workers = flags.num_actors or max(1, int(min(room, default=1.0)))
+        taken = what_actors_take(flags, device, workers)
+        self.num_workers = taken.num_actors
         self._new_actor = ray.remote(Actor).options(
-            num_gpus=gpus,
-            num_cpus=cpus,
+            num_gpus=taken.gpus,
+            num_cpus=taken.cpus,
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=_CALLS_PER_ACTOR,
             scheduling_strategy="SPREAD",
         )
         self._told_s = self._clock()
-        self._taken = f"{gpus:g} GPUs and {cpus:g} CPUs"
+        self._taken = f"{taken.gpus:g} GPUs and {taken.cpus:g} CPUs"
         self._make_worker = ray.put(make_worker)
-        self._calls: dict[Any, _Call] = {}
+        self._calls: dict[Any, Call] = {}
         self._error: BaseException | None = None
         self._news: deque[Event] = deque()
         self._metrics = RunMetrics()
-        self._slots = [_Slot(number) for number in range(self.num_workers)]
+        self._slots = [Slot(number) for number in range(self.num_workers)]
         for slot in self._slots:
             self._start(slot)
 
@@ -211,10 +173,10 @@ class RayEngine:
                 ray.kill(slot.actor)
         ray.shutdown()
 
-    def _start(self, slot: _Slot) -> None:
+    def _start(self, slot: Slot) -> None:
         slot.actor, slot.pid = self._new_actor.remote(self._make_worker), 0
         slot.views = slot.views_done = slot.failures = 0
-        self._calls[slot.actor.start.remote()] = _Call(slot, slot.actor, "start")
+        self._calls[slot.actor.start.remote()] = Call(slot, slot.actor, "start")
 
     def _hand_out(self, queue: UnitQueue) -> None:
         """Give every actor a unit, then every one another."""
@@ -227,7 +189,7 @@ class RayEngine:
                 if not slot.units:
                     slot.since_s = self._clock()
                 slot.units.append(unit)
-                self._calls[slot.actor.run.remote(unit)] = _Call(slot, slot.actor, "run", unit)
+                self._calls[slot.actor.run.remote(unit)] = Call(slot, slot.actor, "run", unit)
 
     def _wait(self, queue: UnitQueue, advance: Advance, tick_s: float = _TICK_S) -> Iterator[Event]:
         """Wait for calls to return, a moment at most, and tell what came of them."""
@@ -246,7 +208,7 @@ class RayEngine:
             if call is not None and call.slot.actor is call.actor:
                 yield from self._settle(ref, call, queue, advance)
 
-    def _settle(self, ref: Any, call: _Call, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
+    def _settle(self, ref: Any, call: Call, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
         slot = call.slot
         try:
             value = result_of(ref)
@@ -275,7 +237,7 @@ class RayEngine:
             yield UnitDone(call.unit, slot.name, result)
 
     def _failed_unit(
-        self, slot: _Slot, unit: Unit, queue: UnitQueue, advance: Advance, error: Exception
+        self, slot: Slot, unit: Unit, queue: UnitQueue, advance: Advance, error: Exception
     ) -> Iterator[Event]:
         slot.units.remove(unit)
         slot.since_s = self._clock()
@@ -294,7 +256,7 @@ class RayEngine:
                 reason = f"{slot.failures} units in a row failed, the last: {event.reason}"
                 yield from self._lost(slot, queue, advance, reason, is_unit_to_blame=False)
 
-    def _failed_start(self, slot: _Slot, error: Exception) -> Iterator[Event]:
+    def _failed_start(self, slot: Slot, error: Exception) -> Iterator[Event]:
         """Another actor would meet an error of ours too; other errors may have to do with the machine."""
         slot.failed_starts += 1
         is_replaced = not isinstance(error, TeacherCacheError) and slot.failed_starts < _MAX_STARTS
@@ -310,7 +272,7 @@ class RayEngine:
             self._start(slot)
         yield WorkerLost(slot.name, reason_of(error), is_replaced)
 
-    def _give_up(self, slot: _Slot, queue: UnitQueue, advance: Advance, error: Exception) -> Iterator[Event]:
+    def _give_up(self, slot: Slot, queue: UnitQueue, advance: Advance, error: Exception) -> Iterator[Event]:
         """Do without an actor whose machine is not fit for the run."""
         advance(slot.views_done - slot.views)
         while slot.units:
@@ -322,7 +284,7 @@ class RayEngine:
 
     def _lost(
         self,
-        slot: _Slot,
+        slot: Slot,
         queue: UnitQueue,
         advance: Advance,
         reason: str,
@@ -359,15 +321,15 @@ class RayEngine:
             if slot.units and self._is_hung(slot):
                 yield from self._end_hung(slot, queue, advance)
 
-    def _is_hung(self, slot: _Slot) -> bool:
+    def _is_hung(self, slot: Slot) -> bool:
         return self._clock() - slot.since_s > self._timeout_s
 
-    def _end_hung(self, slot: _Slot, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
+    def _end_hung(self, slot: Slot, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
         kill_on(slot.node, slot.pid)
         reason = f"nothing was labelled in {self._timeout_s:g} s (--unit-timeout-s)"
         yield from self._lost(slot, queue, advance, reason)
 
-    def _first_ready(self, queue: UnitQueue, advance: Advance) -> _Slot:
+    def _first_ready(self, queue: UnitQueue, advance: Advance) -> Slot:
         """Wait for an actor; say now and then what is waited for."""
         while not (ready := [slot for slot in self._slots if slot.is_ready]):
             self._check_slots()
@@ -378,17 +340,19 @@ class RayEngine:
     def _tell_what_is_waited_for(self) -> None:
         if self._clock() - self._told_s > _TELL_EVERY_S:
             self._told_s = self._clock()
-            _LOG.warning("waiting for an actor: each takes %s; free on the cluster: %s", self._taken, _free())
+            _LOG.warning(
+                "waiting for an actor: each takes %s; free on the cluster: %s", self._taken, what_is_free()
+            )
 
-    def _ask_views(self, slot: _Slot) -> None:
+    def _ask_views(self, slot: Slot) -> None:
         """Ask an actor how far it is, now and then, unless it owes an answer."""
         now_s = self._clock()
         owes = any(call.actor is slot.actor and call.what == "views" for call in self._calls.values())
         if slot.is_ready and not owes and now_s - slot.asked_s > _PROGRESS_EVERY_S:
             slot.asked_s = now_s
-            self._calls[slot.actor.views.remote()] = _Call(slot, slot.actor, "views")
+            self._calls[slot.actor.views.remote()] = Call(slot, slot.actor, "views")
 
-    def _count(self, slot: _Slot, views: int, advance: Advance) -> None:
+    def _count(self, slot: Slot, views: int, advance: Advance) -> None:
         if views > slot.views:
             slot.since_s = self._clock()
         if views != slot.views:
@@ -404,11 +368,6 @@ class RayEngine:
     def _take_news(self) -> Iterator[Event]:
         while self._news:
             yield self._news.popleft()
-
-
-def _free() -> str:
-    there = ray.available_resources()
-    return f"{there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} CPUs"
 
 
 def _ignore(views: int) -> None:

@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.engines.ray_actor import kill_process
+from pipelines.extract_config import ActorFlags
 from teacher_cache.errors import InputError
 
 _KILL_WITHIN_S = 10.0
@@ -45,7 +46,42 @@ def _check_answers(address: str | None) -> None:
             pass
 
 
-def cpu_share(num_actors: int, num_cpus: float) -> float:
+class Taken(NamedTuple):
+    """How many actors there are, and what each of them takes."""
+
+    num_actors: int
+    gpus: float
+    cpus: float
+
+
+def what_actors_take(flags: ActorFlags, device: str, workers: int) -> Taken:
+    """Return what was asked for, and where nothing was, what the cluster has room for.
+
+    Args:
+        flags: What was asked for.
+        device: Of the teacher, as its flag says it.
+        workers: Processes that render for each teacher.
+    """
+    there = ray.cluster_resources()
+    gpus, cpus = flags.gpus_per_actor, flags.cpus_per_actor
+    if gpus is None:
+        has_gpu = device == "auto" and bool(there.get("GPU"))
+        gpus = 1.0 if has_gpu or device.startswith("cuda") else 0.0
+    if cpus is None:
+        cpus = float(max(1, workers))
+        if not gpus and flags.num_actors:
+            cpus = max(float(workers), _cpu_share(flags.num_actors, there.get("CPU", 0.0)))
+    room = [there.get(name, 0.0) // taken for name, taken in (("GPU", gpus), ("CPU", cpus)) if taken]
+    return Taken(flags.num_actors or max(1, int(min(room, default=1.0))), gpus, cpus)
+
+
+def what_is_free() -> str:
+    """Say what nobody has taken of the cluster."""
+    there = ray.available_resources()
+    return f"{there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} CPUs"
+
+
+def _cpu_share(num_actors: int, num_cpus: float) -> float:
     """Return how many CPUs each of some actors has for its teacher: whole ones, or less than one."""
     largest = max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
     share = min(largest, num_cpus / num_actors)

@@ -1,6 +1,7 @@
 """What every engine promises: the same archive, nothing lost, nothing torn, and a story of it."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from pipelines.engines.engine import (
     WorkerStarted,
 )
 from pipelines.engines.local import LocalEngine
+from pipelines.extract import make_worker
 from pipelines.extract_config import ActorFlags, ExtractConfig
 from pipelines.unit_queue import UnitQueue
 from pipelines.work_order import WorkOrder
@@ -120,7 +122,8 @@ def test_any_order_of_units_gives_the_same_bytes(
     from teacher_cache.views import recipe as recipes
 
     writer = ArchiveWriter.open(Store(tmp_path / "out"), spec)
-    with opened(name, WorkOrder(config, recipes.from_dict(spec.recipe)), request) as engine:
+    order = WorkOrder(config, recipes.from_dict(spec.recipe))
+    with opened(name, functools.partial(make_worker, order), request) as engine:
         engine.call("freeze_affinity", lambda views: None)
         units = list(spec.layout.units(0, 3))[::-1]
         list(engine.run(UnitQueue(units, retries=0, max_quarantined=0), lambda views: None))
