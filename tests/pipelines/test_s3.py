@@ -62,6 +62,7 @@ def whole_line(
     lines = [json.loads(line) for line in Store(f"{url}/run").get("metrics.jsonl").splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(50))
     evaluation = ["--checkpoint", f"{url}/run/last.safetensors", "--data", f"{url}/data"]
+    evaluation += ["--cache-dir", str(cache)]
     assert "accuracy" in done("student", ["eval", *evaluation], **environment)
 
 
