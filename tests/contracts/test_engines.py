@@ -353,7 +353,7 @@ def test_what_a_run_waits_for_is_said(ray_address: str, monkeypatch: pytest.Monk
     actors = ActorFlags(num_actors=1, cpus_per_actor=99)
     engine = ray_engine.RayEngine(Faulty, actors, address=ray_address)
     try:
-        with pytest.raises(ToldError, match="0 GPUs and 99 CPUs; free on the cluster: 0 GPUs and 4 CPUs"):
+        with pytest.raises(ToldError, match="each takes 0 GPUs and 99 CPUs; free on the cluster: 0 GPUs"):
             engine.call("describe")
     finally:
         engine.close()
