@@ -230,7 +230,11 @@ def _measure(config: ExtractBenchConfig) -> int:
         config.json,
         {
             "environment": environment(("torch", "timm", "ray", "numpy", "zarr")),
-            "config": dataclasses.asdict(config),
+            "config": {
+                **dataclasses.asdict(config),
+                "images": "folder" if config.images else None,
+                "json": None,
+            },
             "seconds": times,
             "bare_over_it": {name: ratio(times, _BARE, name) for name in times},
             "shares": shares,
