@@ -135,7 +135,7 @@ def _kill_writer(pid: int, out: Path, delay_s: float) -> bool:
 
 
 def _kill_worker(pid: int, out: Path, delay_s: float) -> bool:
-    """Kill a process that renders, if there is one then; the run fails by itself."""
+    """Kill a process that renders, if there is one then; the run tries its unit again."""
     del out
     if not _sleep(pid, delay_s):
         return False

@@ -11,6 +11,8 @@ from teacher_cache.commandline import at_least, parse_kwargs, parse_views
 from teacher_cache.errors import InputError
 
 Engine = Literal["local", "ray"]
+DEFAULT_UNIT_TIMEOUT_S = 3600.0
+DEFAULT_DRAIN_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

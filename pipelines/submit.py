@@ -15,7 +15,7 @@ import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipelines.extract_config import ActorFlags, ExtractConfig, LabelRequest, absolute
+from pipelines.extract_config import DEFAULT_DRAIN_S, ActorFlags, ExtractConfig, LabelRequest, absolute
 from pipelines.job_config import JobFlags, LogsConfig, StopConfig, SubmitConfig
 from teacher_cache.canonical import sha256_of
 from teacher_cache.errors import InputError
@@ -62,7 +62,7 @@ def submit(config: SubmitConfig) -> Submission:
             shutil.copyfile(config.recipe, Path(folder, _RECIPE_FILE))
             flags["recipe"] = _RECIPE_FILE
         Path(folder, _FLAGS_FILE).write_text(yaml.safe_dump(flags))
-        drain_s = 60.0 if config.drain_s is None else config.drain_s
+        drain_s = DEFAULT_DRAIN_S if config.drain_s is None else config.drain_s
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(round(drain_s + _STOP_MARGIN_S))}
         for is_last in (False, False, True):
             begun = _jobs_of(client, plan)

@@ -129,9 +129,8 @@ def _open(url: str) -> Any:
 
 def _is_passing(error: BaseException) -> bool:
     """Say whether another try may fare better."""
-    is_final = isinstance(error, _FINAL) or _is_invalid(error) or _is_about_credentials(error)
-    is_final = is_final or _is_local(error)
-    return isinstance(error, Exception) and not is_final
+    is_final = _is_invalid(error) or _is_about_credentials(error) or _is_local(error)
+    return isinstance(error, Exception) and not isinstance(error, _FINAL) and not is_final
 
 
 def _is_local(error: BaseException) -> bool:

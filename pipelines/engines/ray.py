@@ -41,7 +41,7 @@ from pipelines.engines.ray_cluster import (
 from pipelines.engines.ray_metrics import RunMetrics
 from pipelines.engines.ray_slot import Call, Slot
 from pipelines.engines.signals import StopSignals
-from pipelines.extract_config import ActorFlags
+from pipelines.extract_config import DEFAULT_DRAIN_S, DEFAULT_UNIT_TIMEOUT_S, ActorFlags
 from pipelines.unit_queue import UnitQueue
 from teacher_cache.archive.layout import Unit
 from teacher_cache.errors import TeacherCacheError, UnfitError
@@ -55,8 +55,6 @@ _MAX_STARTS = 3
 """Actors that may be lost in a row for one slot before they have started; then the slot is given up."""
 _TELL_EVERY_S = 30.0
 _LOG = logging.getLogger(__name__)
-DEFAULT_UNIT_TIMEOUT_S = 3600.0
-DEFAULT_DRAIN_S = 60.0
 
 
 class RayEngine:

@@ -39,7 +39,7 @@ def connect(address: str | None) -> None:
 
 
 def _check_answers(address: str | None) -> None:
-    """Refuse a host:port where nobody listens: Ray would try for a quarter of an hour. Raises OSError."""
+    """Refuse a host:port where nobody listens: Ray would go on trying for minutes. Raises OSError."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit() and "://" not in host:
         with socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN_S):

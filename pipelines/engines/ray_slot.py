@@ -43,5 +43,5 @@ class Call:
 
     slot: Slot
     actor: Any
-    what: Literal["start", "run", "views", "call"]
+    what: Literal["start", "run", "views"]
     unit: Unit | None = None
