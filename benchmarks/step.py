@@ -23,8 +23,10 @@ from rich.table import Table
 from benchmarks.common import environment, interleaved, ratio, write_json, write_photographs
 from pipelines.extract import extract
 from pipelines.extract_config import ExtractConfig
+from student.build import build_trainer
 from student.config import TrainConfig
-from student.loop import build_trainer
+from student.plan import plan_run
+from student.ranks import Ranks
 from student.step import Trainer
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.batch import ViewBatch
@@ -105,7 +107,11 @@ def _trainer(config: StepConfig, mode: str, dataset: PackedDataset) -> Trainer:
         teacher=config.teacher if mode == "live teacher" else None,
         teacher_pretrained=False,
     )
-    return build_trainer(training, dataset.info, config.img_size, 10_000, 100, resolve_device(config.device))
+    plan = plan_run(
+        training, num_rows=len(dataset), rows_per_shard=dataset.info.samples_per_shard, archive_views=None
+    )
+    ranks = Ranks(0, 1, resolve_device(config.device))
+    return build_trainer(training, dataset.info, config.img_size, plan, ranks)
 
 
 def _batches(
@@ -129,8 +135,8 @@ def _timed(trainer: Trainer, batches: Iterator[ViewBatch], steps: int) -> Callab
     def run() -> float:
         start_s = time.perf_counter()
         for _ in range(steps):
-            loss = trainer.step(next(batches))
-        loss.total.item()
+            report = trainer.update([next(batches)])
+        report.loss.item()
         return (time.perf_counter() - start_s) / steps
 
     run()

@@ -11,19 +11,42 @@ from teacher_cache.commandline import Command, run_command
 
 
 def _train(config: TrainConfig) -> int:
-    from student.loop import train
+    from student.loop import dry_run, train
     from teacher_cache.progress import console
 
-    result = train(config, console)
-    rate = result.images / max(result.seconds, 1e-9)
-    print(f"trained {result.steps:,} steps in {result.seconds:,.1f} s, {rate:,.1f} images/s: {config.output}")
+    if config.dry_run:
+        for what, said in dry_run(config).items():
+            print(f"{what:16} {said}")
+        return 0
+    try:
+        result = train(config, console)
+    except KeyboardInterrupt:
+        print(f"student train: the same command with --resume auto goes on: {config.output}", file=sys.stderr)
+        raise
+    seconds = max(result.seconds, 1e-9)
+    print(
+        f"trained {result.steps:,} updates: {result.images:,} views in {result.seconds:,.1f} s, "
+        f"{result.images / seconds:,.1f} images/s, data wait {result.data_wait_s / seconds:.1%}, "
+        f"{result.tflops:,.2f} TFLOP/s{_share_of_peak(result.tflops, config.device)}: {config.output}"
+    )
     _print_accuracy(result.accuracy)
+    _print_accuracy({f"ema {head}": share for head, share in result.ema_accuracy.items()})
     return 0
+
+
+def _share_of_peak(tflops: float, device: str) -> str:
+    """Return the model FLOPs utilisation, where the device's peak is known."""
+    from student.cost import peak_flops
+    from teacher_cache.models import resolve_device
+
+    peak = peak_flops(resolve_device(device))
+    return "" if peak is None else f", MFU {1e12 * tflops / peak:.1%}"
 
 
 def _eval(config: EvalConfig) -> int:
     from student.checkpoint import load_student
     from student.evaluate import accuracy
+    from student.ranks import Ranks
     from teacher_cache.dataset.shards import PackedDataset
     from teacher_cache.models import normalization, resolve_device
 
@@ -37,7 +60,7 @@ def _eval(config: EvalConfig) -> int:
         img_size=about["img_size"],
         crop_pct=config.crop_pct,
         batch_size=config.batch_size,
-        device=device,
+        ranks=Ranks(0, 1, device),
         mean=mean,
         std=std,
         workers=config.workers,
@@ -51,7 +74,7 @@ def _eval(config: EvalConfig) -> int:
 
 def _print_accuracy(by_head: dict[str, float]) -> None:
     for head, share in by_head.items():
-        print(f"accuracy {head:12} {share:7.2%}")
+        print(f"accuracy {head:16} {share:7.2%}")
 
 
 COMMANDS = {

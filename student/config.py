@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
 
 from teacher_cache.cache import CacheFlags
 from teacher_cache.commandline import parse_kwargs, parse_views
@@ -11,7 +14,14 @@ from teacher_cache.errors import InputError
 
 Distillation = Literal["none", "soft", "hard"]
 Tail = Literal["affinity", "uniform", "bucket", "renormalised"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Reduction = Literal["batchmean", "numel"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Resume = Literal["never", "auto"]
+
+
+def _also(*names: str) -> object:
+    """Other spellings of a flag: DeiT's."""
+    return tyro.conf.arg(aliases=names)
 
 
 def _require(allowed: bool, value: str, rule: str) -> None:
@@ -23,24 +33,32 @@ def _require(allowed: bool, value: str, rule: str) -> None:
 class TrainConfig(CacheFlags):
     """Train a model on views of a packed dataset, with stored labels, a live teacher, or neither."""
 
-    data: str
+    data: Annotated[str, _also("--data-path")]
     """A packed dataset."""
-    output: str
-    """New folder for metrics and checkpoints."""
+    output: Annotated[str, _also("--output-dir")]
+    """Folder for metrics and checkpoints, new unless --resume is auto."""
+    resume: Resume = "never"
+    """auto goes on where the run in --output stopped, at the very next view, or begins one."""
+    dry_run: bool = False
+    """Print what the run would be, and do nothing."""
     model: str = "deit_tiny_distilled_patch16_224"
     """A timm model; of a deit_*_distilled_* one the distillation token is trained."""
     pretrained: bool = False
     """Begin with weights from the hub."""
+    finetune: Annotated[str | None, _also("--initial-checkpoint")] = None
+    """Begin with a file's weights: positions interpolated to the views' size, new heads for new classes."""
     model_kwargs: tuple[str, ...] = ()
     """name=value arguments for timm.create_model."""
 
-    distillation: Distillation = "none"
+    distillation: Annotated[Distillation, _also("--distillation-type")] = "none"
     """What the teacher teaches: nothing, its probabilities, or its top class."""
+    distillation_token: bool = False
+    """Insist on a model with a distillation token; one without is taught through its only head."""
     labels: str | None = None
     """An archive of the teacher's labels; it brings its own recipe."""
-    teacher: str | None = None
+    teacher: Annotated[str | None, _also("--teacher-model")] = None
     """A timm model to ask live, instead of an archive."""
-    teacher_checkpoint: str | None = None
+    teacher_checkpoint: Annotated[str | None, _also("--teacher-path")] = None
     """Its weights: a safetensors file, or a torch file of weights alone."""
     teacher_pretrained: bool = True
     """Its weights from the hub, where no --teacher-checkpoint is given."""
@@ -50,12 +68,14 @@ class TrainConfig(CacheFlags):
     """Weight of the teacher's term, the rest is the true labels'; the paper's soft runs take 0.1."""
     distillation_tau: float = 3.0
     """Temperature of soft distillation."""
+    kd_reduction: Reduction = "batchmean"
+    """Soft term: a mean over samples (the paper, eq. 2), or over classes too (DeiT's code): C times less."""
     tail: Tail = "affinity"
     """What soft labels say of classes they do not name: see docs/labels.md."""
 
     recipe: str | None = None
     """A named recipe or a YAML file, where no --labels are given; deit if not given either."""
-    img_size: int | None = None
+    img_size: Annotated[int | None, _also("--input-size")] = None
     """Side of a view in pixels, where no --labels are given; 224, or what the recipe's file says."""
     views: str | None = None
     """View indices A:B, one an epoch, over and over; all of the archive's, or one new each epoch."""
@@ -71,13 +91,15 @@ class TrainConfig(CacheFlags):
     steps: int | None = None
     """Length of the run in batches, instead of --epochs."""
     batch_size: int = 256
-    """Views in a batch."""
+    """Views in a batch of one process."""
+    grad_accum_steps: int = 1
+    """Batches that make one update."""
     opt: str = "adamw"
     """A timm optimizer."""
     lr: float | None = None
-    """Learning rate; --lr-base * batch size / 512 if not given."""
+    """Learning rate; if not given, --lr-base * views of an update, of all processes, / 512."""
     lr_base: float = 5e-4
-    """Learning rate at a batch size of 512 (DeiT, Table 9)."""
+    """Learning rate at 512 views an update (DeiT, Table 9)."""
     min_lr: float = 1e-5
     """At the end of the cosine."""
     warmup_epochs: float = 5.0
@@ -93,24 +115,47 @@ class TrainConfig(CacheFlags):
     clip_grad: float | None = None
     """Largest norm of all gradients together."""
     model_ema: bool = False
-    """Also keep an exponential moving average of the weights."""
+    """Also keep an exponential moving average of the weights, and evaluate it."""
     model_ema_decay: float = 0.99996
     """Share of the average that stays at each step."""
     seed: int = 0
     """Of the weights, the order, and what is dropped."""
 
     val_data: str | None = None
-    """A packed dataset to evaluate on after training."""
+    """A packed dataset to evaluate on."""
+    val_interval: int | None = None
+    """Epochs between two evaluations; at the end alone if not given. The best weights are kept."""
     crop_pct: float = 0.875
     """Share of the short side that evaluation keeps."""
     device: str = "auto"
     """auto is CUDA if there is one."""
     precision: Precision = "auto"
-    """auto is bfloat16 autocast on CUDA, float32 elsewhere."""
+    """auto is bfloat16 autocast on CUDA, float32 elsewhere; float16 scales the loss."""
+    torchcompile: str | None = None
+    """Compile the model with this torch backend, such as inductor."""
     workers: int = 0
     """Processes that render views; 0 renders in the main one."""
     log_interval: int = 50
-    """Batches between two looks at the losses, each a wait for the device."""
+    """Updates between two looks at the losses, each a wait for the device."""
+    checkpoint_interval: int = 1000
+    """Updates between two checkpoints, from which --resume auto goes on."""
+    checkpoint_hist: int = 2
+    """Checkpoints to keep."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard, to OUTPUT/tensorboard."""
+    log_wandb: bool = False
+    """Also log the metrics to Weights & Biases."""
+    wandb_project: str = "teacher-cache"
+    """Project there."""
+    push_to_hub: str | None = None
+    """Hugging Face repository OWNER/NAME that gets the final weights."""
+
+    ray: bool = False
+    """Run in processes that Ray Train starts."""
+    ray_ranks: int = 1
+    """Processes of --ray; on CUDA each has a GPU."""
+    ray_address: str | None = None
+    """Ray cluster of --ray; one is started on this machine if not given."""
 
     def __post_init__(self) -> None:
         for flag, value, least in (
@@ -121,6 +166,11 @@ class TrainConfig(CacheFlags):
             ("--window-shards", self.window_shards, 1),
             ("--views-per-load", self.views_per_load, 1),
             ("--log-interval", self.log_interval, 1),
+            ("--grad-accum-steps", self.grad_accum_steps, 1),
+            ("--checkpoint-interval", self.checkpoint_interval, 1),
+            ("--checkpoint-hist", self.checkpoint_hist, 1),
+            ("--ray-ranks", self.ray_ranks, 1),
+            ("--val-interval", 1 if self.val_interval is None else self.val_interval, 1),
             ("--steps", 1 if self.steps is None else self.steps, 1),
         ):
             _require(value >= least, f"{flag} {value}", f"It must be {least} or more.")
@@ -153,16 +203,21 @@ class TrainConfig(CacheFlags):
             "--recipe or --img-size with --labels",
             "The archive brings the recipe whose views it labels, at their size.",
         )
+        _require(
+            not (self.pretrained and self.finetune),
+            "--pretrained and --finetune",
+            "Only one of them can be what training begins with.",
+        )
+        _require(
+            self.kd_reduction == "batchmean" or self.distillation == "soft",
+            f"--kd-reduction {self.kd_reduction} with --distillation {self.distillation}",
+            "Only the soft term is reduced.",
+        )
         if self.views is not None:
             parse_views(self.views)
         parse_kwargs(self.model_kwargs)
         parse_kwargs(self.teacher_model_kwargs)
         _ = self.room  # refuses less than nothing
-
-    @property
-    def peak_lr(self) -> float:
-        """Learning rate after warm-up."""
-        return self.lr_base * self.batch_size / 512 if self.lr is None else self.lr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,3 +243,21 @@ class EvalConfig(CacheFlags):
         _require(0 < self.crop_pct <= 1, f"--crop-pct {self.crop_pct}", "It must be above 0, and at most 1.")
         _require(self.batch_size >= 1, f"--batch-size {self.batch_size}", "It must be 1 or more.")
         _require(self.workers >= 0, f"--workers {self.workers}", "It must be 0 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Write one page with the curves and tables of one or several runs, side by side."""
+
+    runs: Positional[tuple[str, ...]]
+    """Their output folders."""
+    out: str = "report.html"
+    """The page."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.runs), "no run", "There is nothing to report.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsConfig:
+    """List the named runs that `train --run NAME` knows: command, hardware, hours, accuracy."""

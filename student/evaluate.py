@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from student.model import HEADS, Heads, evaluation_heads
+from student.ranks import Ranks
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.stream import ViewStream
 from teacher_cache.stream_plan import StreamPlan, ViewSchedule
@@ -26,6 +29,11 @@ def predictions(heads: Heads) -> dict[str, torch.Tensor]:
     return {name: scores_BC.argmax(1) for name, scores_BC in zip(HEADS, scores, strict=True)}
 
 
+def main_head(by_head: Mapping[str, float]) -> float:
+    """Return the accuracy that weights are compared by: of both heads, or of the only one."""
+    return by_head.get("both_softmax", by_head["class"])
+
+
 @torch.inference_mode()
 def accuracy(
     model: torch.nn.Module,
@@ -34,23 +42,33 @@ def accuracy(
     img_size: int,
     crop_pct: float,
     batch_size: int,
-    device: torch.device,
+    ranks: Ranks,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     workers: int,
 ) -> dict[str, float]:
-    """Return the share of a dataset's images that each head of the model gets right, by head."""
+    """Return the share of a dataset's images that each head of the model gets right, by head.
+
+    The processes of a run share the images out; every one must call it, and gets the whole result.
+    """
     was_training = model.training
     model.eval()
-    plan = StreamPlan(len(dataset), dataset.info.samples_per_shard, min(batch_size, len(dataset)))
+    batch_size = min(batch_size, -(-len(dataset) // ranks.world_size))
+    plan = StreamPlan(
+        len(dataset),
+        dataset.info.samples_per_shard,
+        batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
     stream = ViewStream(
         dataset, evaluation(img_size, crop_pct), plan, ViewSchedule(), num_batches=plan.batches_per_epoch
     )
     correct: dict[str, torch.Tensor] = {}
     for batch in stream.loader(workers):
-        inputs_BCHW = normalize(batch.pixels(device), mean, std)
+        inputs_BCHW = normalize(batch.pixels(ranks.device), mean, std)
         for head, classes_B in predictions(evaluation_heads(model, inputs_BCHW)).items():
-            hits = (classes_B == batch.targets.own_B.to(device)).sum()
+            hits = (classes_B == batch.targets.own_B.to(ranks.device)).sum()
             correct[head] = correct.get(head, torch.zeros_like(hits)) + hits
     model.train(was_training)
-    return {head: hits.item() / len(dataset) for head, hits in correct.items()}
+    return {head: ranks.sum(hits).item() / len(dataset) for head, hits in correct.items()}

@@ -1,43 +1,42 @@
-"""A training run: everything is built from its config, then one long stream of batches is trained on."""
+"""A training run: prepared, trained on one long stream of batches, evaluated. It can stop anywhere."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
+import re
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple, NoReturn
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import CosineLRScheduler
-from timm.utils import ModelEmaV3
 
+from student.build import autocast_type, build_student, build_trainer
 from student.checkpoint import save_weights
 from student.config import TrainConfig
-from student.evaluate import accuracy
-from student.losses import Loss
-from student.model import train_both_heads
-from student.step import Objective, Trainer
-from teacher_cache.archive.open import open_labels
-from teacher_cache.archive.source import LabelSource
-from teacher_cache.commandline import parse_kwargs, parse_views
-from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import InputError, nearest
-from teacher_cache.labels.topk import Labels
-from teacher_cache.line_log import LineLog
-from teacher_cache.models import create_model, normalization, resolve_device
-from teacher_cache.progress import Track
-from teacher_cache.store import Store
-from teacher_cache.stream import ViewStream
-from teacher_cache.stream_plan import StreamPlan, ViewSchedule
-from teacher_cache.teacher import Teacher, build_teacher
-from teacher_cache.views import recipe as recipes
+from student.cost import model_cost
+from student.evaluate import accuracy, main_head
+from student.metrics import Metrics, opened_metrics
+from student.prepare import Run, describe, prepare
+from student.ranks import joined
+from student.state import Standing, load_state, save_state
+from student.step import Live, NonFiniteError, Teaching, Trainer
+from teacher_cache.batch import ViewBatch
+from teacher_cache.commandline import parse_kwargs
+from teacher_cache.errors import TeacherCacheError
+from teacher_cache.progress import Advance, Track, silent
+from teacher_cache.signals import StopSignals
 
-METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
 LAST_FILE = "last.safetensors"
 EMA_FILE = "ema.safetensors"
+BEST_FILE = "best.safetensors"
+NON_FINITE_FILE = "non-finite.json"
+_NAMED_KEYS = 8
+_NO_MEMORY = re.compile("not enough memory|can.t allocate memory|out of memory")
+"""How torch's allocators say it on a CPU, and other devices' libraries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,236 +44,292 @@ class RunResult:
     """What a run ended with.
 
     Attributes:
-        steps: Updates done.
-        images: Views trained on.
-        seconds: From the first batch to the last update, without building and evaluating.
-        teacher_passes: Views that a live teacher was asked about.
+        steps: Updates done, with those before a stop.
+        images: Views trained on by this call, of all processes.
+        seconds: From the first batch to the last update of this call, without building and evaluating.
+        data_wait_s: What of it was waiting for batches.
+        teacher_passes: Views that a live teacher was asked about by this call, of this process.
         accuracy: By head, on --val-data; empty without.
+        ema_accuracy: Of the averaged weights, likewise.
+        tflops: 10^12 operations a second of this process's device, the model's alone.
     """
 
     steps: int
     images: int
     seconds: float
+    data_wait_s: float
     teacher_passes: int
     accuracy: dict[str, float]
+    ema_accuracy: dict[str, float]
+    tflops: float
 
 
-def train(config: TrainConfig, track: Track) -> RunResult:
-    """Run a training from its first batch to its last, and evaluate the result.
+def train(config: TrainConfig, track: Track, teach: Teaching | None = None) -> RunResult:
+    """Run a training from its first batch, or where it was stopped, to its last, and evaluate the result.
+
+    SIGTERM, the first SIGINT, and errors between two updates leave a state, from which --resume auto goes on.
+
+    Args:
+        config: The flags.
+        track: Shows progress.
+        teach: Who is asked for labels; if None, whom the flags name.
 
     Raises:
         InputError: The request is wrong: see the errors of what it calls.
+        TeacherCacheError: The loss is not finite, or memory ran out.
+        KeyboardInterrupt: It was asked to stop, and did.
     """
-    output = _new_output(config)
-    dataset = PackedDataset(config.data, config.room)
-    archive = open_labels(config.labels, config.room) if config.labels else None
-    recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
-    validation = _validation_data(config, dataset.info)
-    plan = StreamPlan(
-        num_rows=len(dataset),
-        rows_per_shard=dataset.info.samples_per_shard,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        window_shards=config.window_shards,
-        drop_last=True,
-        views_per_load=config.views_per_load,
-        views_together=config.views_together,
-    )
-    num_steps = config.steps or config.epochs * plan.batches_per_epoch
-    passes = -(-num_steps // (plan.batches_per_epoch * config.views_per_load))
-    schedule = _schedule(config, archive, passes * config.views_per_load)
-    stream = ViewStream(dataset, recipe, plan, schedule, num_batches=num_steps, archive=archive)
-    device = resolve_device(config.device)
-    trainer = build_trainer(
-        config,
-        dataset.info,
-        recipe.img_size,
-        num_steps,
-        plan.batches_per_epoch,
-        device,
-        affinity=archive.affinity if archive else None,
-    )
-    output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())
-
-    torch.manual_seed(config.seed)
-    loader = stream.loader(config.workers, pin_memory=device.type == "cuda")
-    start_s = time.monotonic()
-    with track("train", num_steps, "steps") as advance, LineLog(output, METRICS_FILE) as metrics:
-        pending: list[tuple[float, Loss]] = []
-        for batch in loader:
-            pending.append((trainer.lr, trainer.step(batch)))
-            if len(pending) == config.log_interval or trainer.updates == num_steps:
-                first_step = trainer.updates - len(pending)
-                _log(metrics, first_step, pending, plan.batches_per_epoch, time.monotonic() - start_s)
-                pending = []
-            advance(1)
-        seconds = time.monotonic() - start_s
-        result = RunResult(
-            steps=num_steps,
-            images=num_steps * config.batch_size,
-            seconds=round(seconds, 3),
-            teacher_passes=num_steps * config.batch_size if trainer.teacher else 0,
-            accuracy=_finish(config, output, trainer, dataset.info, recipe.img_size, validation),
+    with joined(config.device) as ranks:
+        run = prepare(config, ranks)
+        trainer = build_trainer(
+            config,
+            run.dataset.info,
+            run.recipe.img_size,
+            run.plan,
+            ranks,
+            affinity=run.archive.affinity if run.archive else None,
+            teach=teach,
         )
-        metrics.write(json.dumps({"result": dataclasses.asdict(result)}))
-    return result
+        if run.standing is not None:
+            load_state(run.output, run.standing.updates, trainer)
+        if not ranks.is_first:
+            return _Training(run, trainer, _unheard, silent).to_the_end()
+        run.output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())
+        with opened_metrics(config, run.output, run.first_update) as metrics:
+            return _Training(run, trainer, metrics, track).to_the_end()
 
 
-def build_trainer(
-    config: TrainConfig,
-    dataset: DatasetInfo,
-    img_size: int,
-    num_steps: int,
-    batches_per_epoch: int,
-    device: torch.device,
-    affinity: Labels | None = None,
-) -> Trainer:
-    """Build the student, its optimizer and schedule, and a live teacher if one is asked for."""
-    model = create_model(
-        config.model,
-        num_classes=len(dataset.classes),
-        img_size=img_size,
-        pretrained=config.pretrained,
-        seed=config.seed,
-        model_kwargs=_model_kwargs(config),
-    )
-    train_both_heads(model)
-    model.to(device).to(memory_format=torch.channels_last).train()  # as the pixels lie
-    if config.opt not in list_optimizers():
-        raise InputError(
-            f"timm has no optimizer {config.opt!r}",
-            "Nothing was trained.",
-            nearest(config.opt, map(str, list_optimizers())) or "see timm.optim.list_optimizers()",
-        )
-    optimizer = create_optimizer_v2(model, config.opt, lr=config.peak_lr, weight_decay=config.weight_decay)
-    scheduler = CosineLRScheduler(
-        optimizer,
-        t_initial=num_steps,
-        lr_min=config.min_lr,
-        warmup_t=min(round(config.warmup_epochs * batches_per_epoch), num_steps // 5),
-        warmup_lr_init=config.warmup_lr,
-        t_in_epochs=False,
-    )
-    mean, std = normalization(model)
-    return Trainer(
-        model=model,
-        device=device,
-        mean=mean,
-        std=std,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        ema=ModelEmaV3(model, decay=config.model_ema_decay) if config.model_ema else None,
-        objective=Objective(
-            config.distillation,
-            config.distillation_alpha,
-            config.distillation_tau,
-            config.smoothing,
-            config.tail,
-            affinity.to(device) if affinity is not None else None,
-        ),
-        teacher=_teacher(config, dataset, img_size, device) if config.teacher else None,
-        bfloat16=config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda"),
-        clip_grad=config.clip_grad,
-    )
+def dry_run(config: TrainConfig) -> dict[str, str]:
+    """Return what a run would be, having opened and checked all that it needs but its teacher.
 
-
-def _model_kwargs(config: TrainConfig) -> dict[str, Any]:
-    drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
-    return {**drop_path, **parse_kwargs(config.model_kwargs)}
-
-
-def _teacher(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: torch.device) -> Teacher:
-    assert config.teacher is not None
-    return build_teacher(
-        config.teacher,
-        num_classes=len(dataset.classes),
-        classes_sha256=dataset.classes_sha256,
-        img_size=img_size,
-        device=device,
-        pretrained=config.teacher_pretrained,
-        checkpoint=config.teacher_checkpoint,
-        model_kwargs=parse_kwargs(config.teacher_model_kwargs),
-        precision=config.precision,
-    )
-
-
-def _new_output(config: TrainConfig) -> Store:
-    output = Store(config.output)
-    if output.list():
-        raise InputError(
-            f"--output {config.output} is not empty",
-            "An earlier run's metrics and weights would be overwritten.",
-            "choose a new folder",
-        )
-    return output
-
-
-def _validation_data(config: TrainConfig, dataset: DatasetInfo) -> PackedDataset | None:
-    if config.val_data is None:
-        return None
-    validation = PackedDataset(config.val_data, config.room)
-    if validation.info.classes_sha256 != dataset.classes_sha256:
-        raise InputError(
-            f"--val-data {config.val_data} has another class list than --data {config.data}",
-            "Its labels would mean other classes.",
-            "pack both from sources with the same classes",
-        )
-    return validation
-
-
-def _schedule(config: TrainConfig, archive: LabelSource | None, num_epochs: int) -> ViewSchedule:
-    if config.views is not None:
-        return ViewSchedule(parse_views(config.views))
-    return ViewSchedule(archive.views if archive is not None else range(num_epochs))
-
-
-def _log(
-    metrics: LineLog, first_step: int, steps: list[tuple[float, Loss]], batches_per_epoch: int, seconds: float
-) -> None:
-    """Write a line per step; the only place of a run that waits for the device."""
-    values = torch.stack([torch.stack(loss) for _, loss in steps]).tolist()
-    for number, (total, label, distillation) in enumerate(values):
-        step = first_step + number
-        line = {
-            "step": step,
-            "epoch": step // batches_per_epoch,
-            "loss": total,
-            "loss_label": label,
-            "loss_distillation": distillation,
-            "lr": steps[number][0],
-            "seconds": round(seconds, 3),
+    Raises:
+        InputError: The request is wrong.
+    """
+    with joined(config.device) as ranks:
+        run = prepare(config, ranks)
+        model = build_student(config, run.dataset.info, run.recipe.img_size)
+        cost = model_cost(model, run.recipe.img_size, autocast_type(config, ranks.device))
+        memory_bytes = cost.memory_bytes(config.batch_size, has_ema=config.model_ema)
+        return {
+            **describe(run),
+            "model": f"{config.model}, {cost.num_parameters:,} parameters, "
+            f"{cost.flops / 1e9:,.1f} GFLOPs to train on a view",
+            "memory": f"about {memory_bytes / 2**30:,.1f} GiB on each device, and the framework's own",
         }
-        metrics.write(json.dumps(line))
 
 
-def _finish(
-    config: TrainConfig,
-    output: Store,
-    trainer: Trainer,
-    dataset: DatasetInfo,
-    img_size: int,
-    validation: PackedDataset | None,
-) -> dict[str, float]:
-    about = {
-        "model": config.model,
-        "model_kwargs": parse_kwargs(config.model_kwargs),
-        "num_classes": len(dataset.classes),
-        "classes_sha256": dataset.classes_sha256,
-        "img_size": img_size,
-    }
-    save_weights(output, LAST_FILE, trainer.model, about)
-    if trainer.ema is not None:
-        save_weights(output, EMA_FILE, trainer.ema.module, about)
-    if validation is None:
-        return {}
-    return accuracy(
-        trainer.model,
-        validation,
-        img_size=img_size,
-        crop_pct=config.crop_pct,
-        batch_size=config.batch_size,
-        device=trainer.device,
-        mean=trainer.mean,
-        std=trainer.std,
-        workers=config.workers,
-    )
+def _unheard(line: Any) -> None:
+    del line
+
+
+class _Pending(NamedTuple):
+    """An update whose numbers are still on the device."""
+
+    lr: float
+    values_4: torch.Tensor
+    rows: list[torch.Tensor]
+
+
+class _Training:
+    """The loop, with what it counts. All processes of a run do the same here; the first one writes."""
+
+    def __init__(self, run: Run, trainer: Trainer, metrics: Metrics, track: Track) -> None:
+        self._run, self._trainer, self._metrics, self._track = run, trainer, metrics, track
+        self._best = run.standing.best if run.standing else None
+        self._scores: dict[str, dict[str, float]] = {}
+        self._pending: list[_Pending] = []
+        self._wait_s = self._apart_s = 0.0
+        """Spent on waiting for batches, and on evaluating and saving."""
+
+    def to_the_end(self) -> RunResult:
+        """Train, evaluate and save."""
+        run, trainer = self._run, self._trainer
+        cost = model_cost(trainer.model, run.recipe.img_size, trainer.autocast)
+        self._start_s = time.monotonic()
+        with StopSignals() as signals, self._track("train", run.plan.num_updates, "updates") as advance:
+            advance(run.first_update)
+            try:
+                for batches in self._groups():
+                    self._update(batches, advance)
+                    if signals.were_met and run.ranks.is_first:
+                        raise KeyboardInterrupt
+            except BaseException as error:
+                self._leave(error, was_asked=signals.were_met)
+        seconds = time.monotonic() - self._start_s - self._apart_s
+        if not self._scores:
+            self._evaluate()
+        images = (trainer.updates - run.first_update) * run.plan.effective_batch
+        result = RunResult(
+            steps=trainer.updates,
+            images=images,
+            seconds=round(seconds, 3),
+            data_wait_s=round(self._wait_s, 3),
+            teacher_passes=trainer.teach.passes if isinstance(trainer.teach, Live) else 0,
+            accuracy=self._scores.get("accuracy", {}),
+            ema_accuracy=self._scores.get("ema_accuracy", {}),
+            tflops=round(cost.flops * images / run.ranks.world_size / max(seconds, 1e-9) / 1e12, 3),
+        )
+        if run.ranks.is_first:
+            self._save_weights(LAST_FILE, trainer.model)
+            if trainer.ema is not None:
+                self._save_weights(EMA_FILE, trainer.ema.module)
+            self._metrics({"result": dataclasses.asdict(result)})
+        return result
+
+    def _groups(self) -> Iterator[list[ViewBatch]]:
+        """Yield the batches of each update that is still to be done."""
+        run = self._run
+        loader = run.stream.loader(run.config.workers, pin_memory=run.ranks.device.type == "cuda")
+        batches = iter(loader)
+        for _ in range(run.plan.num_updates - run.first_update):
+            start_s = time.monotonic()
+            group = list(itertools.islice(batches, run.plan.grad_accum_steps))
+            self._wait_s += time.monotonic() - start_s
+            yield group
+
+    def _update(self, batches: list[ViewBatch], advance: Advance) -> None:
+        run, trainer = self._run, self._trainer
+        lr = trainer.lr
+        report = trainer.update(batches)
+        values_4 = run.ranks.mean(torch.stack(report))
+        self._pending.append(_Pending(lr, values_4, [batch.rows_B for batch in batches]))
+        is_last = trainer.updates == run.plan.num_updates
+        is_evaluated = run.validation is not None and (is_last or self._ends_an_interval())
+        is_saved = is_last or trainer.updates % run.config.checkpoint_interval == 0
+        note = ""
+        if len(self._pending) == run.config.log_interval or is_evaluated or is_saved:
+            note = self._look()
+        start_s = time.monotonic()
+        if is_evaluated:
+            self._evaluate()
+        if is_saved:
+            self._save_state()
+        self._apart_s += time.monotonic() - start_s
+        advance(1, note)
+
+    def _ends_an_interval(self) -> bool:
+        interval = self._run.config.val_interval
+        if interval is None:
+            return False
+        before, after = (self._run.plan.epoch(self._trainer.updates - back) for back in (1, 0))
+        return before // interval != after // interval
+
+    def _look(self) -> str:
+        """Write a line per update, and return the last in few words; only here a run waits for the device.
+
+        Raises:
+            TeacherCacheError: A loss is not finite.
+        """
+        run, pending = self._run, self._pending
+        if not pending:
+            return ""
+        self._pending = []
+        first = self._trainer.updates - len(pending)
+        rows = torch.stack([update.values_4 for update in pending]).tolist()
+        seconds = time.monotonic() - self._start_s - self._apart_s
+        for number, ((lr, _, batch_rows), values) in enumerate(zip(pending, rows, strict=True)):
+            if not math.isfinite(values[0]):
+                raise self._not_finite(first + number, batch_rows, "the state before it")
+            line = {"step": first + number, "epoch": run.plan.epoch(first + number)}
+            line |= dict(zip(("loss", "loss_label", "loss_distillation", "agreement"), values, strict=True))
+            if run.config.distillation == "none":
+                del line["agreement"]
+            self._metrics({**line, "lr": lr, "seconds": round(seconds, 3)})
+        done = self._trainer.updates - run.first_update
+        said = [f"loss {values[0]:.3f}"]
+        if run.config.distillation != "none":
+            said.append(f"agreement {values[3]:.0%}")
+        said.append(f"{done * run.plan.effective_batch / max(seconds, 1e-9):,.0f} images/s")
+        said.append(f"data wait {self._wait_s / max(seconds, 1e-9):.0%}")
+        return ", ".join(said)
+
+    def _evaluate(self) -> None:
+        """Evaluate the weights, and their average; keep the best of all so far."""
+        run, trainer = self._run, self._trainer
+        if run.validation is None:
+            return
+        candidates = {"accuracy": trainer.model}
+        if trainer.ema is not None:
+            candidates["ema_accuracy"] = trainer.ema.module
+        self._scores = {
+            name: accuracy(
+                model,
+                run.validation,
+                img_size=run.recipe.img_size,
+                crop_pct=run.config.crop_pct,
+                batch_size=run.config.batch_size,
+                ranks=run.ranks,
+                mean=trainer.mean,
+                std=trainer.std,
+                workers=run.config.workers,
+            )
+            for name, model in candidates.items()
+        }
+        self._metrics({"step": trainer.updates - 1, **self._scores})
+        for name, model in candidates.items():
+            share = main_head(self._scores[name])
+            if self._best is None or share > self._best:
+                self._best = share
+                self._save_weights(BEST_FILE, model)
+
+    def _leave(self, error: BaseException, *, was_asked: bool) -> NoReturn:
+        """Save what can be gone on from, and raise what explains why the run ends.
+
+        Raises:
+            KeyboardInterrupt: It was asked to stop.
+            TeacherCacheError: The loss is not finite, or memory ran out.
+            BaseException: Anything else, as it was.
+        """
+        trainer = self._trainer
+        if trainer.is_whole and trainer.updates > self._run.first_update:
+            self._look()  # it raises where what would be saved is not finite
+            self._save_state()
+        if was_asked:
+            raise KeyboardInterrupt from error
+        if isinstance(error, NonFiniteError):
+            rows = [batch.rows_B for batch in error.batches]
+            raise self._not_finite(
+                trainer.updates, rows, f"the state after {trainer.updates:,} updates"
+            ) from error
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)):
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise TeacherCacheError(
+                f"out of memory in update {trainer.updates:,}: {reason}",
+                "The update was not done; the state before it is saved.",
+                f"--batch-size {max(1, self._run.config.batch_size // 2)} with --grad-accum-steps "
+                f"{2 * self._run.config.grad_accum_steps} makes the same updates of less; "
+                "--resume auto goes on with them",
+            ) from error
+        raise error
+
+    def _not_finite(self, update: int, rows: list[torch.Tensor], saved: str) -> TeacherCacheError:
+        run = self._run
+        keys = [run.dataset.index.key(row) for row in torch.cat(rows).tolist()]
+        if run.ranks.is_first:
+            document = {"update": update, "keys": keys}
+            run.output.put(NON_FINITE_FILE, json.dumps(document, indent=1).encode())
+        return TeacherCacheError(
+            f"the loss of update {update:,} is not finite: samples {', '.join(keys[:_NAMED_KEYS])}, all "
+            f"{len(keys):,} in {run.output.path(NON_FINITE_FILE)}",
+            f"Training stopped; {saved} is saved.",
+            "lower --lr, set --clip-grad 1, or choose --precision float32; look at these samples",
+        )
+
+    def _save_state(self) -> None:
+        run = self._run
+        if run.ranks.is_first:
+            standing = Standing(self._trainer.updates, self._best, run.identity)
+            save_state(run.output, self._trainer, standing, run.config.checkpoint_hist)
+
+    def _save_weights(self, name: str, model: torch.nn.Module) -> None:
+        run = self._run
+        if not run.ranks.is_first:
+            return
+        about = {
+            "model": run.config.model,
+            "model_kwargs": parse_kwargs(run.config.model_kwargs),
+            "num_classes": len(run.dataset.info.classes),
+            "classes_sha256": run.dataset.info.classes_sha256,
+            "img_size": run.recipe.img_size,
+        }
+        save_weights(run.output, name, model, about)

@@ -9,8 +9,8 @@ With student logits Z, true label y, teacher probabilities t, alpha = lambda, ta
 With a distillation head the teacher's term acts on it, and the true label's on the class head. The factor
 tau^2 keeps the gradients of the soft term as large as those of the hard one. Both terms are means over the
 samples; DeiT's own code divides its KL by the number of classes too (losses.py, `/ outputs_kd.numel()`),
-which makes it C times smaller than the paper's. Label smoothing acts on y alone. Of a mixed view y is mixed
-too; t needs no mixing, for the teacher saw the mixed view.
+which makes it C times smaller than the paper's: `--kd-reduction numel`. Label smoothing acts on y alone. Of a
+mixed view y is mixed too; t needs no mixing, for the teacher saw the mixed view.
 
 A stored t names K classes; teacher_cache/labels/tails.py says what t is of the others, by the rule `tail`:
 with s = softmax(Z / tau), u = t^(1/tau) / norm, and O the classes a label does not name,
@@ -34,7 +34,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
 
-from student.config import Distillation, Tail
+from student.config import Distillation, Reduction, Tail
 from student.model import Heads
 from teacher_cache.batch import Targets
 from teacher_cache.labels.tails import dense_probabilities, kept_log_probabilities
@@ -60,6 +60,7 @@ def distillation_loss(
     smoothing: float,
     tail: Tail = "uniform",
     affinity: Labels | None = None,
+    reduction: Reduction = "batchmean",
 ) -> Loss:
     """Return the loss of a batch.
 
@@ -73,9 +74,10 @@ def distillation_loss(
         smoothing: Of the true classes.
         tail: What the soft term takes labels to say of classes they do not name.
         affinity: The archive's, which tail "affinity" needs.
+        reduction: Of the soft term: "numel" divides it by the number of classes too.
     """
     label = label_term(heads.class_BC.float(), targets, smoothing)
-    student_BC = heads.class_BC if heads.distillation_BC is None else heads.distillation_BC
+    student_BC = heads.taught_BC
     if kind == "none" or labels is None:
         # without a teacher a second head learns the true labels too, or it would stay random
         second = label_term(student_BC.float(), targets, smoothing)
@@ -86,6 +88,8 @@ def distillation_loss(
         if kind == "hard"
         else soft_term(student_BC.float(), labels, tau, tail, affinity)
     )
+    if reduction == "numel":
+        term = term / student_BC.shape[1]
     return Loss((1 - alpha) * label + alpha * term, label, term)
 
 

@@ -16,6 +16,11 @@ class Heads(NamedTuple):
     class_BC: torch.Tensor
     distillation_BC: torch.Tensor | None
 
+    @property
+    def taught_BC(self) -> torch.Tensor:  # noqa: N802  # its shape
+        """Logits that the teacher's term acts on: the distillation head's, or the only one's."""
+        return self.class_BC if self.distillation_BC is None else self.distillation_BC
+
 
 def train_both_heads(model: torch.nn.Module) -> None:
     """Make a distilled DeiT give both heads' logits while it trains; timm averages them otherwise."""

@@ -1,20 +1,50 @@
-"""One training step: views -> device -> pixels -> loss -> update. It never waits for the device."""
+"""One update: views -> device -> pixels -> loss -> new weights. On a GPU it never waits for the device."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
+from torch.nn.parallel import DistributedDataParallel
 
-from student.config import Distillation, Tail
-from student.losses import Loss, distillation_loss
+from student.config import Distillation, Reduction, Tail
+from student.losses import distillation_loss
 from student.model import as_heads
 from teacher_cache.batch import ViewBatch
+from teacher_cache.keys import Purpose, Stream
 from teacher_cache.labels.topk import Labels, labels_from_logits
 from teacher_cache.teacher import Teacher
 from teacher_cache.views.finish import normalize
+
+Teaching: TypeAlias = Callable[[ViewBatch, torch.Tensor], Labels | None]
+"""(a batch, its pixels (B, 3, H, W) on the device) -> the teacher's labels there, or None without one."""
+
+
+def stored(batch: ViewBatch, pixels_BCHW: torch.Tensor) -> Labels | None:
+    """Return the labels that came with a batch."""
+    return None if batch.labels is None else batch.labels.to(pixels_BCHW.device)
+
+
+class Live:
+    """Asks a teacher about the very views that the student sees; its labels name all classes.
+
+    Attributes:
+        passes: Views it was asked about.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher, self.passes = teacher, 0
+
+    def __call__(self, batch: ViewBatch, pixels_BCHW: torch.Tensor) -> Labels:
+        """Return the teacher's labels of a batch."""
+        del batch
+        self.passes += len(pixels_BCHW)
+        return labels_from_logits(self.teacher.logits(pixels_BCHW), self.teacher.spec.num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +57,35 @@ class Objective:
     smoothing: float
     tail: Tail = "uniform"
     affinity: Labels | None = None
+    reduction: Reduction = "batchmean"
+
+
+class UpdateReport(NamedTuple):
+    """What an update was made from: scalars on the device, means over its batches of this process.
+
+    Attributes:
+        loss: What was minimised.
+        label: Its term of the true labels, before weighting.
+        distillation: Its term of the teacher, likewise; 0 without one.
+        agreement: Share of views whose top class is the teacher's, by the head that it teaches; 0 without.
+    """
+
+    loss: torch.Tensor
+    label: torch.Tensor
+    distillation: torch.Tensor
+    agreement: torch.Tensor
+
+
+class NonFiniteError(Exception):
+    """A loss is not finite; the weights are as they were before its update.
+
+    Args:
+        batches: Of the update.
+    """
+
+    def __init__(self, batches: Sequence[ViewBatch]) -> None:
+        super().__init__()
+        self.batches = batches
 
 
 @dataclasses.dataclass
@@ -35,41 +94,83 @@ class Trainer:
 
     Attributes:
         model: The student, on `device`.
+        forward: Calls it: itself, compiled, or among other processes.
         mean, std: Of its input.
         optimizer, scheduler: timm's; the learning rate is a function of the number of updates alone.
+        scaler: Scales the loss where autocast is to float16, else does nothing.
         ema: Moving average of the weights, or None.
         objective: What is minimised.
-        teacher: Asked live, or None.
-        bfloat16: Whether the forward pass is autocast.
+        teach: Who is asked for labels.
+        autocast: Type of the forward pass, or None for float32.
         clip_grad: Largest norm of all gradients together, or None.
-        updates: Steps done.
+        seed: Of what is dropped; with the number of the update and the rank it makes a stream of its own, so
+            that no random state has to be kept.
+        rank: This process.
+        updates: Updates done.
+        is_whole: Whether model, optimizer and average are all as they were after the same update.
     """
 
     model: torch.nn.Module
+    forward: torch.nn.Module
     device: torch.device
     mean: tuple[float, ...]
     std: tuple[float, ...]
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler
+    scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
     objective: Objective
-    teacher: Teacher | None = None
-    bfloat16: bool = False
+    teach: Teaching = stored
+    autocast: torch.dtype | None = None
     clip_grad: float | None = None
+    seed: int = 0
+    rank: int = 0
     updates: int = 0
+    is_whole: bool = True
 
     @property
     def lr(self) -> float:
         """Learning rate of the next update."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def step(self, batch: ViewBatch) -> Loss:
-        """Do one update, and return the loss it was made from, detached and still on the device."""
+    def update(self, batches: Sequence[ViewBatch]) -> UpdateReport:
+        """Do one update from equally large batches, and return what it was made from.
+
+        Raises:
+            NonFiniteError: The loss is not finite. On a CPU, where looking costs nothing, at once; elsewhere
+                whoever reads the report sees it.
+        """
+        words = Stream((self.seed, self.rank), Purpose.DROP, (self.updates, 0)).words(1)
+        torch.manual_seed(int(words[0]))
+        self.optimizer.zero_grad(set_to_none=True)
+        reports = []
+        for number, batch in enumerate(batches, 1):
+            is_last = number == len(batches)
+            with self._waits_to_synchronise(is_last):
+                report = self._report(batch)
+                if self.device.type == "cpu" and not torch.isfinite(report.loss):
+                    raise NonFiniteError(batches)
+                self.scaler.scale(report.loss / len(batches)).backward()
+            reports.append(UpdateReport(*(value.detach() for value in report)))
+        if self.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
+        self.is_whole = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.updates += 1
+        self.scheduler.step_update(self.updates)
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.updates)
+        self.is_whole = True
+        return UpdateReport(*(torch.stack(values).mean() for values in zip(*reports, strict=True)))
+
+    def _report(self, batch: ViewBatch) -> UpdateReport:
         pixels_BCHW = batch.pixels(self.device)
-        labels = self._labels(pixels_BCHW, batch)
+        labels = self.teach(batch, pixels_BCHW)
         inputs_BCHW = normalize(pixels_BCHW, self.mean, self.std)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            heads = as_heads(self.model(inputs_BCHW))
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            heads = as_heads(self.forward(inputs_BCHW))
         loss = distillation_loss(
             heads,
             batch.targets.to(self.device),
@@ -80,20 +181,15 @@ class Trainer:
             smoothing=self.objective.smoothing,
             tail=self.objective.tail,
             affinity=self.objective.affinity,
+            reduction=self.objective.reduction,
         )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        if self.clip_grad is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
-        self.optimizer.step()
-        self.updates += 1
-        self.scheduler.step_update(self.updates)
-        if self.ema is not None:
-            self.ema.update(self.model, step=self.updates)
-        return Loss(*(term.detach() for term in loss))
+        agreement = torch.zeros_like(loss.total)
+        if labels is not None:
+            agreement = (heads.taught_BC.argmax(1) == labels.class_ids_BK[:, 0]).float().mean()
+        return UpdateReport(*loss, agreement)
 
-    def _labels(self, pixels_BCHW: torch.Tensor, batch: ViewBatch) -> Labels | None:
-        """Return the stored labels, or live ones of the very same views, with all classes."""
-        if self.teacher is not None:
-            return labels_from_logits(self.teacher.logits(pixels_BCHW), self.teacher.spec.num_classes)
-        return batch.labels.to(self.device) if batch.labels is not None else None
+    def _waits_to_synchronise(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
+        """Keep gradients to this process until the last batch of an update."""
+        if isinstance(self.forward, DistributedDataParallel) and not is_last:
+            return self.forward.no_sync()
+        return contextlib.nullcontext()

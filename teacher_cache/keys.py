@@ -32,6 +32,7 @@ class Purpose(enum.IntEnum):
     RING = 6
     ORDER = 16
     PACK = 17
+    DROP = 18
 
 
 def _hash_64(domain: bytes, *fields: bytes) -> int:

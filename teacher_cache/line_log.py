@@ -23,20 +23,23 @@ class LineLog:
     Args:
         store: Where.
         name: Of the object, new.
+        begin: What it begins with, whole lines.
         clock: Seconds, rising.
 
     Raises:
         StoreError: A local object cannot be begun.
     """
 
-    def __init__(self, store: Store, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: Store, name: str, clock: Callable[[], float] = time.monotonic, begin: bytes = b""
+    ) -> None:
         self._store, self._name, self._clock = store, name, clock
-        self._text = b""
+        self._text = b"" if store.is_local else begin
         """All lines, or on a local disk those that are not there yet."""
         self._is_new, self._next_s = False, 0.0
         self._file = None
         if store.is_local:
-            store.put(name, b"")
+            store.put(name, begin)
             self._file = Path(store.path(name)).open("ab", buffering=0)  # noqa: SIM115
 
     def write(self, line: str) -> None:

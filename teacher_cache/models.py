@@ -53,6 +53,7 @@ def create_model(
     num_classes: int,
     img_size: int,
     pretrained: bool = False,
+    new_head: bool = False,
     seed: int = 0,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> torch.nn.Module:
@@ -62,7 +63,9 @@ def create_model(
         name: A timm name, with or without a tag of pretrained weights, or hf-hub:owner/model.
         num_classes: Classes the model must put out.
         img_size: Side of its input in pixels; passed on to models of fixed input size.
-        pretrained: Load weights from the hub. The head is never replaced: a fresh one would be random.
+        pretrained: Load weights from the hub.
+        new_head: Give pretrained weights of other classes a fresh head, to be trained; else they are refused,
+            for the labels of a random head would be random.
         seed: Of the random weights, without `pretrained`.
         model_kwargs: Anything else for timm.create_model.
 
@@ -78,7 +81,7 @@ def create_model(
             "The dataset says how many classes there are; a head replaced by hand would be random.",
             "leave it out",
         )
-    if not pretrained:
+    if new_head or not pretrained:
         kwargs["num_classes"] = num_classes
     config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
     if config is not None and config.fixed_input_size:

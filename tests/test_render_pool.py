@@ -1,5 +1,6 @@
 """Processes that render for unit after unit."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -24,12 +25,11 @@ def loads(rows: range) -> list[list[Entries]]:
 
 
 def children() -> set[int]:
-    pid = os.getpid()
-    return {
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    }
+    found: set[int] = set()
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread may end meanwhile
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
 
 
 @pytest.mark.parametrize("workers", [0, 2])

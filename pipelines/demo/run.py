@@ -11,7 +11,8 @@ from pipelines.demo.digits import SIDE_PX, write_digits
 from pipelines.extract import ExtractReport, extract
 from pipelines.extract_config import ExtractConfig
 from student.config import TrainConfig
-from student.loop import LAST_FILE, METRICS_FILE, RunResult, train
+from student.loop import LAST_FILE, RunResult, train
+from student.metrics import METRICS_FILE
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.errors import InputError

@@ -40,11 +40,11 @@ from pipelines.engines.ray_cluster import (
 )
 from pipelines.engines.ray_metrics import RunMetrics
 from pipelines.engines.ray_slot import Call, Slot
-from pipelines.engines.signals import StopSignals
 from pipelines.extract_config import DEFAULT_DRAIN_S, DEFAULT_UNIT_TIMEOUT_S, ActorFlags
 from pipelines.unit_queue import UnitQueue
 from teacher_cache.archive.layout import Unit
 from teacher_cache.errors import TeacherCacheError, UnfitError
+from teacher_cache.signals import StopSignals
 
 _UNITS_PER_ACTOR = 2
 _CALLS_PER_ACTOR = _UNITS_PER_ACTOR + 1

@@ -102,7 +102,8 @@ def test_any_timm_model_trains_and_becomes_a_teacher(
     lines = train(tmp_path / "teacher", data, *flags, f"--val-data={data}", "--crop-pct=1.0")
     assert set(lines[-1]["result"]["accuracy"]) == {"class"}
     assert {file.name for file in (tmp_path / "teacher").iterdir()} == {
-        *("config.json", "metrics.jsonl", "last.safetensors", "ema.safetensors")
+        *("config.json", "metrics.jsonl", "last.safetensors", "ema.safetensors", "best.safetensors"),
+        f"state-{STEPS:08d}.safetensors",
     }
     weights = tmp_path / "teacher" / "last.safetensors"
     assert teacher_cache_main(extract_flags(data, tmp_path / "labels", checkpoint=weights, views="0:1")) == 0

@@ -1,0 +1,231 @@
+"""From flags to a trainer: the student and what it begins with, its optimizer and schedule, its teacher."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import timm.models
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch.nn.parallel import DistributedDataParallel
+
+from student.config import TrainConfig
+from student.model import has_two_heads, train_both_heads
+from student.plan import RunPlan
+from student.ranks import Ranks
+from student.step import Live, Objective, Teaching, Trainer, stored
+from teacher_cache.commandline import parse_kwargs
+from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.errors import InputError, ModelError, StoreError, nearest
+from teacher_cache.labels.topk import Labels
+from teacher_cache.models import checkpoint_metadata, create_model, normalization
+from teacher_cache.store import local_file
+from teacher_cache.teacher import build_teacher
+
+_FUSED = ("adam", "adamw", "sgd")
+"""Optimizers of torch's own that update all weights in one pass over them."""
+
+
+def build_trainer(
+    config: TrainConfig,
+    dataset: DatasetInfo,
+    img_size: int,
+    plan: RunPlan,
+    ranks: Ranks,
+    *,
+    affinity: Labels | None = None,
+    teach: Teaching | None = None,
+) -> Trainer:
+    """Build a trainer.
+
+    Args:
+        config: The flags.
+        dataset: What is trained on.
+        img_size: Side of a view in pixels.
+        plan: Updates and learning rate.
+        ranks: This process and its device.
+        affinity: The archive's.
+        teach: Who is asked for labels; if None, whom the flags name.
+
+    Raises:
+        InputError: No such optimizer or torch backend, or a model without the distillation token insisted on.
+        ModelError: See `create_model` and `load_weights`.
+    """
+    model = build_student(config, dataset, img_size)
+    train_both_heads(model)
+    model.to(ranks.device).to(memory_format=torch.channels_last).train()  # as the pixels lie
+    optimizer = _optimizer(config, model, plan)
+    scheduler = CosineLRScheduler(
+        optimizer,
+        t_initial=plan.num_updates,
+        lr_min=config.min_lr,
+        warmup_t=plan.warmup_updates,
+        warmup_lr_init=config.warmup_lr,
+        t_in_epochs=False,
+    )
+    mean, std = normalization(model)
+    return Trainer(
+        model=model,
+        forward=_forward(config, model, ranks),
+        device=ranks.device,
+        mean=mean,
+        std=std,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16"),
+        ema=ModelEmaV3(model, decay=config.model_ema_decay) if config.model_ema else None,
+        objective=Objective(
+            config.distillation,
+            config.distillation_alpha,
+            config.distillation_tau,
+            config.smoothing,
+            config.tail,
+            affinity.to(ranks.device) if affinity is not None else None,
+            config.kd_reduction,
+        ),
+        teach=teach or _teaching(config, dataset, img_size, ranks.device),
+        autocast=autocast_type(config, ranks.device),
+        clip_grad=config.clip_grad,
+        seed=config.seed,
+        rank=ranks.rank,
+    )
+
+
+def build_student(config: TrainConfig, dataset: DatasetInfo, img_size: int) -> torch.nn.Module:
+    """Build the student on the CPU, in evaluation mode, with the weights it begins with.
+
+    Raises:
+        InputError: It has no distillation token, and one is insisted on.
+        ModelError: See `create_model` and `begin_with`.
+    """
+    drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    model = create_model(
+        config.model,
+        num_classes=len(dataset.classes),
+        img_size=img_size,
+        pretrained=config.pretrained,
+        new_head=True,
+        seed=config.seed,
+        model_kwargs={**drop_path, **parse_kwargs(config.model_kwargs)},
+    )
+    if config.distillation_token and not has_two_heads(model):
+        raise InputError(
+            f"--distillation-token with --model {config.model}, which has only one head",
+            "The teacher would speak to the class head: 'usual' distillation, not the paper's.",
+            "take a model such as deit_tiny_distilled_patch16_224, or leave the flag out",
+        )
+    if config.finetune is not None:
+        begin_with(model, config.finetune, dataset.classes_sha256)
+    return model
+
+
+def begin_with(model: torch.nn.Module, file: str, classes_sha256: str) -> list[str]:
+    """Load a file's weights into a model of perhaps another image size and other classes.
+
+    Positions are interpolated by timm, bicubically as in DeiT (main.py, lines 288 to 306). A head stays fresh
+    where the file's has another number of classes, or was trained on another class list.
+
+    Args:
+        model: The model, changed in place.
+        file: Path or URL of the weights.
+        classes_sha256: Digest of the class list the model is wanted for.
+
+    Returns:
+        Names of the weights that stayed fresh: those of heads, or none.
+
+    Raises:
+        ModelError: No such file, or one of another model.
+    """
+    config: Any = model.pretrained_cfg
+    heads = [config["classifier"]] if isinstance(config["classifier"], str) else list(config["classifier"])
+    own = model.state_dict()
+    fresh: list[str] = []
+    try:
+        with local_file(file) as path:
+            same_classes = checkpoint_metadata(path).get("classes_sha256", classes_sha256) == classes_sha256
+            weights = timm.models.load_state_dict(path, weights_only=True)
+        interpolate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        if interpolate is not None:
+            weights = interpolate(weights, model)
+        for name in own:
+            is_head = any(name.startswith(f"{head}.") for head in heads)
+            fits = name in weights and weights[name].shape == own[name].shape
+            if is_head and not (fits and same_classes):
+                weights[name] = own[name]
+                fresh.append(name)
+        model.load_state_dict(weights)
+    except StoreError:
+        raise
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"checkpoint {file!r} is no file", "There is nothing to begin with.", "give the path of one"
+        ) from error
+    except Exception as error:  # unpickling, safetensors and torch each have errors of their own
+        raise ModelError(
+            f"checkpoint {file!r} does not fit {type(model).__name__}: {error}",
+            "No weights were loaded.",
+            "give a file of the same --model and --model-kwargs; image size and classes may differ",
+        ) from error
+    return fresh
+
+
+def autocast_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """Return the type that forward passes are autocast to, or None for float32."""
+    if config.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else None
+    return None if config.precision == "float32" else getattr(torch, config.precision)
+
+
+def _optimizer(config: TrainConfig, model: torch.nn.Module, plan: RunPlan) -> torch.optim.Optimizer:
+    if config.opt not in list_optimizers():
+        raise InputError(
+            f"timm has no optimizer {config.opt!r}",
+            "Nothing was trained.",
+            nearest(config.opt, map(str, list_optimizers())) or "see timm.optim.list_optimizers()",
+        )
+    fused: dict[str, Any] = {"fused": True} if config.opt in _FUSED else {}
+    return create_optimizer_v2(model, config.opt, lr=plan.peak_lr, weight_decay=config.weight_decay, **fused)
+
+
+def _forward(config: TrainConfig, model: torch.nn.Module, ranks: Ranks) -> torch.nn.Module:
+    forward = model
+    if config.torchcompile is not None:
+        backends: Sequence[str] = torch.compiler.list_backends(())
+        if config.torchcompile not in backends:
+            raise InputError(
+                f"--torchcompile {config.torchcompile}",
+                "torch has no such backend.",
+                nearest(config.torchcompile, backends) or f"known: {', '.join(backends)}",
+            )
+        forward = torch.compile(forward, backend=config.torchcompile)  # type: ignore[assignment]
+    if ranks.world_size > 1:
+        on_gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
+        forward = DistributedDataParallel(forward, device_ids=on_gpu)
+    return forward
+
+
+def _teaching(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: torch.device) -> Teaching:
+    if config.teacher is None:
+        return stored
+    if config.precision == "float16":
+        raise InputError(
+            "--precision float16 with --teacher",
+            "A teacher answers in float32 or bfloat16.",
+            "choose one of them, or --labels",
+        )
+    teacher = build_teacher(
+        config.teacher,
+        num_classes=len(dataset.classes),
+        classes_sha256=dataset.classes_sha256,
+        img_size=img_size,
+        device=device,
+        pretrained=config.teacher_pretrained,
+        checkpoint=config.teacher_checkpoint,
+        model_kwargs=parse_kwargs(config.teacher_model_kwargs),
+        precision=config.precision,
+    )
+    return Live(teacher)

@@ -1,0 +1,109 @@
+"""A run in integers, before its first step: batches, updates, learning rate, views."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from student.config import TrainConfig
+from teacher_cache.commandline import parse_views
+from teacher_cache.stream_plan import StreamPlan, ViewSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """What a run does, and when.
+
+    Attributes:
+        stream: Which rows make which batch of this process.
+        schedule: Which view each epoch sees.
+        num_batches: Batches of this process, over all epochs.
+        num_updates: Changes of the weights.
+        grad_accum_steps: Batches of one update.
+        peak_lr: Learning rate after warm-up.
+        warmup_updates: Updates of warm-up.
+    """
+
+    stream: StreamPlan
+    schedule: ViewSchedule
+    num_batches: int
+    num_updates: int
+    grad_accum_steps: int
+    peak_lr: float
+    warmup_updates: int
+
+    @property
+    def effective_batch(self) -> int:
+        """Views of one update, of all processes together."""
+        return self.stream.global_batch_size * self.grad_accum_steps
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the dataset."""
+        return self.num_batches / self.stream.batches_per_epoch
+
+    def epoch(self, update: int) -> int:
+        """Return the epoch that an update begins in."""
+        return update * self.grad_accum_steps // self.stream.batches_per_epoch
+
+    @property
+    def views_used(self) -> int:
+        """Different views of each image that the run sees."""
+        return min(len(set(self.schedule.views)), -(-self.num_batches // self.stream.batches_per_epoch))
+
+
+def plan_run(
+    config: TrainConfig,
+    *,
+    num_rows: int,
+    rows_per_shard: int,
+    archive_views: Sequence[int] | None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> RunPlan:
+    """Plan a run.
+
+    Args:
+        config: Its flags.
+        num_rows: Samples of the dataset.
+        rows_per_shard: Samples in every shard but the last.
+        archive_views: The views that are labelled, or None without an archive.
+        rank: This process.
+        world_size: Processes.
+
+    Raises:
+        InputError: A batch cannot be made as asked.
+    """
+    stream = StreamPlan(
+        num_rows=num_rows,
+        rows_per_shard=rows_per_shard,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        window_shards=config.window_shards,
+        rank=rank,
+        world_size=world_size,
+        drop_last=True,
+        views_per_load=config.views_per_load,
+        views_together=config.views_together,
+    )
+    accumulated = config.grad_accum_steps
+    num_updates = config.steps or max(1, config.epochs * stream.batches_per_epoch // accumulated)
+    num_batches = num_updates * accumulated
+    passes = -(-num_batches // (stream.batches_per_epoch * config.views_per_load))
+    effective_batch = stream.global_batch_size * accumulated
+    warmup_updates = round(config.warmup_epochs * stream.batches_per_epoch / accumulated)
+    return RunPlan(
+        stream=stream,
+        schedule=_schedule(config, archive_views, passes * config.views_per_load),
+        num_batches=num_batches,
+        num_updates=num_updates,
+        grad_accum_steps=accumulated,
+        peak_lr=config.lr_base * effective_batch / 512 if config.lr is None else config.lr,
+        warmup_updates=min(warmup_updates, num_updates // 5),
+    )
+
+
+def _schedule(config: TrainConfig, archive_views: Sequence[int] | None, num_epochs: int) -> ViewSchedule:
+    if config.views is not None:
+        return ViewSchedule(parse_views(config.views))
+    return ViewSchedule(range(num_epochs) if archive_views is None else archive_views)

@@ -1,0 +1,212 @@
+"""Everything a run needs, opened and checked before anything is written; and what it will be, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from student.config import TrainConfig
+from student.plan import RunPlan, plan_run
+from student.ranks import Ranks
+from student.state import Standing, load_standing, saved_updates
+from teacher_cache.archive.open import open_labels
+from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import InputError
+from teacher_cache.store import Store
+from teacher_cache.stream import ViewStream
+from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import Recipe
+
+NOT_OF_THE_RUN = frozenset(
+    {
+        *("output", "resume", "dry_run", "cache_dir", "cache_gib", "data", "labels", "recipe", "img_size"),
+        *(
+            "pretrained",
+            "finetune",
+            "val_data",
+            "val_interval",
+            "crop_pct",
+            "device",
+            "workers",
+            "torchcompile",
+        ),
+        *("batch_size", "grad_accum_steps", "log_interval", "checkpoint_interval", "checkpoint_hist"),
+        *("tensorboard", "log_wandb", "wandb_project", "push_to_hub", "ray", "ray_ranks", "ray_address"),
+    }
+)
+"""Flags that may be other ones when a run goes on: they say where, how fast, or what digests say better."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run works with.
+
+    Attributes:
+        config: Its flags.
+        ranks: This process.
+        output: Where it writes.
+        dataset: What it trains on.
+        archive: Its labels, or None.
+        recipe: How views are rendered.
+        validation: What it is evaluated on, or None.
+        plan: What it does when.
+        stream: The batches that are still to be trained on.
+        identity: What makes it this run, whichever processes, folders and machines it has.
+        standing: Where it was stopped, or None if it begins.
+    """
+
+    config: TrainConfig
+    ranks: Ranks
+    output: Store
+    dataset: PackedDataset
+    archive: LabelSource | None
+    recipe: Recipe
+    validation: PackedDataset | None
+    plan: RunPlan
+    stream: ViewStream
+    identity: dict[str, Any]
+    standing: Standing | None
+
+    @property
+    def first_update(self) -> int:
+        """Updates that were done before."""
+        return 0 if self.standing is None else self.standing.updates
+
+
+def prepare(config: TrainConfig, ranks: Ranks) -> Run:
+    """Open and check everything.
+
+    Raises:
+        InputError: The request is wrong, or the run in --output is another one.
+    """
+    output = Store(config.output)
+    if config.resume == "never" and not config.dry_run and output.list():
+        raise InputError(
+            f"--output {config.output} is not empty",
+            "An earlier run's metrics and weights would be overwritten.",
+            "choose a new folder, or go on with that run: --resume auto",
+        )
+    dataset = PackedDataset(config.data, config.room)
+    archive = open_labels(config.labels, config.room) if config.labels else None
+    recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
+    plan = plan_run(
+        config,
+        num_rows=len(dataset),
+        rows_per_shard=dataset.info.samples_per_shard,
+        archive_views=None if archive is None else archive.views,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    validation = _validation(config, dataset)
+    identity = _identity(config, dataset, archive, recipe, plan, world_size=ranks.world_size)
+    standing = _standing(config, output, identity, ranks) if config.resume == "auto" else None
+    first_update = 0 if standing is None else standing.updates
+    stream = ViewStream(
+        dataset,
+        recipe,
+        plan.stream,
+        plan.schedule,
+        num_batches=plan.num_batches,
+        first_batch=first_update * plan.grad_accum_steps,
+        archive=archive,
+    )
+    return Run(
+        config=config,
+        ranks=ranks,
+        output=output,
+        dataset=dataset,
+        archive=archive,
+        recipe=recipe,
+        validation=validation,
+        plan=plan,
+        stream=stream,
+        identity=identity,
+        standing=standing,
+    )
+
+
+def _identity(
+    config: TrainConfig,
+    dataset: PackedDataset,
+    archive: LabelSource | None,
+    recipe: Recipe,
+    plan: RunPlan,
+    *,
+    world_size: int,
+) -> dict[str, Any]:
+    flags = dataclasses.asdict(config)
+    facts = {
+        **{name: value for name, value in flags.items() if name not in NOT_OF_THE_RUN},
+        "dataset": dataset.info.sha256,
+        "labels": None if archive is None else archive.spec.fingerprint,
+        "recipe": recipe.sha256,
+        "views": view_ranges(sorted(set(plan.schedule.views))),
+        "views of an update": plan.effective_batch,
+    }
+    if config.views_per_load > 1:  # batches that share their images are cut by their size
+        facts["batches"] = [config.batch_size, config.grad_accum_steps, world_size]
+    return json.loads(json.dumps(facts))
+
+
+def _standing(config: TrainConfig, output: Store, identity: dict[str, Any], ranks: Ranks) -> Standing | None:
+    states = saved_updates(output)
+    last = states[-1] if states else 0
+    if not ranks.is_same(last):
+        raise InputError(
+            f"--output {config.output} is not the same place for all processes",
+            f"Process {ranks.rank} of {ranks.world_size} finds a state of {last:,} updates, others do not.",
+            "put it on a file system or store that all of them see",
+        )
+    if not states:
+        return None
+    standing = load_standing(output, last)
+    was = standing.identity
+    changed = sorted(name for name in was.keys() | identity.keys() if was.get(name) != identity.get(name))
+    if changed:
+        said = "; ".join(f"{name}: {was.get(name)} then, {identity.get(name)} now" for name in changed)
+        raise InputError(
+            f"the run in --output {config.output} is another one: {said}",
+            "It would go on as neither of the two.",
+            "give the flags that it was begun with, or a new --output",
+        )
+    return standing
+
+
+def _validation(config: TrainConfig, dataset: PackedDataset) -> PackedDataset | None:
+    if config.val_data is None:
+        return None
+    validation = PackedDataset(config.val_data, config.room)
+    if validation.info.classes_sha256 != dataset.info.classes_sha256:
+        raise InputError(
+            f"--val-data {config.val_data} has another class list than --data {config.data}",
+            "Its labels would mean other classes.",
+            "pack both from sources with the same classes",
+        )
+    return validation
+
+
+def describe(run: Run) -> dict[str, str]:
+    """Return what a run will be: what, and how much of it."""
+    plan, config = run.plan, run.config
+    parts = (
+        f"{config.batch_size} a batch x {plan.grad_accum_steps} a process x {run.ranks.world_size} processes"
+    )
+    num_views = len(set(plan.schedule.views))
+    reuse = plan.epochs / num_views
+    views = f"{plan.views_used} of each image in {plan.epochs:,.1f} epochs"
+    if run.archive is not None:
+        views += f"; the archive has {view_ranges(run.archive.views)}"
+    if reuse > 1:
+        views += f"; each is seen {reuse:,.1f} times, in fresh order"
+    return {
+        "images": f"{len(run.dataset):,} of {len(run.dataset.info.classes):,} classes, "
+        f"at {run.recipe.img_size} px",
+        "effective batch": f"{plan.effective_batch:,} views: {' x '.join(map(str, parts))} "
+        "(batch, --grad-accum-steps, processes)",
+        "learning rate": f"{plan.peak_lr:g} after {plan.warmup_updates:,} updates of warm-up",
+        "updates": f"{plan.num_updates:,}, {plan.stream.batches_per_epoch:,} batches an epoch",
+        "views": views,
+        "begins": f"after {run.first_update:,} updates" if run.standing else "anew",
+    }

@@ -1,0 +1,159 @@
+"""The state of a run between two updates, as one object: weights, average, optimizer, and where it stands.
+
+A state is safetensors, so nothing in it is ever unpickled; what is no tensor is JSON in its header. Random
+numbers need no state: what is dropped is drawn from (seed, update, rank), and the order of the views is a
+function of the number of the batch. A state is put whole or not at all, so the newest one there is valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from student.step import Trainer
+from teacher_cache.errors import InputError, StoreError, TeacherCacheError
+from teacher_cache.store import Store
+
+VERSION = 1
+_HEADER = "teacher_cache_state"
+_NAME = re.compile(r"state-(\d{8})\.safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """Where a run stands, besides its weights.
+
+    Attributes:
+        updates: Updates done.
+        best: Accuracy of the best weights so far, or None before any evaluation.
+        identity: What makes it this run: flags and digests, by name.
+    """
+
+    updates: int
+    best: float | None
+    identity: dict[str, Any]
+
+
+def name_of(updates: int) -> str:
+    """Return the name of the state after so many updates."""
+    return f"state-{updates:08d}.safetensors"
+
+
+def saved_updates(store: Store) -> list[int]:
+    """Return after how many updates states were saved, rising."""
+    return sorted(int(match[1]) for name in store.list() if (match := _NAME.fullmatch(name)))
+
+
+def save_state(store: Store, trainer: Trainer, standing: Standing, keep: int) -> None:
+    """Save the state of a trainer, and delete all but the `keep` newest.
+
+    Raises:
+        TeacherCacheError: An optimizer keeps something that JSON cannot.
+        StoreError: It cannot be written.
+    """
+    optimizer = trainer.optimizer.state_dict()
+    tensors = _prefixed("model", trainer.model.state_dict())
+    if trainer.ema is not None:
+        tensors |= _prefixed("ema", trainer.ema.module.state_dict())
+    scalars: dict[str, dict[str, Any]] = {}
+    for index, values in optimizer["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors |= _prefixed(f"optimizer.{index}", {name: value})
+            else:
+                scalars.setdefault(str(index), {})[name] = value
+    header = {
+        "version": VERSION,
+        **dataclasses.asdict(standing),
+        "param_groups": optimizer["param_groups"],
+        "scalars": scalars,
+        "scaler": trainer.scaler.state_dict(),
+    }
+    try:
+        text = json.dumps(header)
+    except TypeError as error:
+        raise TeacherCacheError(
+            f"the state of {type(trainer.optimizer).__name__} cannot be saved: {error}",
+            "The run could not go on after a stop.",
+            "choose another --opt",
+        ) from error
+    store.put(name_of(standing.updates), safetensors.torch.save(tensors, metadata={_HEADER: text}))
+    for updates in saved_updates(store)[:-keep]:
+        store.delete(name_of(updates))
+
+
+def load_standing(store: Store, updates: int) -> Standing:
+    """Return where the run stood, without its weights. Raises InputError if the state is damaged."""
+    with store.local_copy(name_of(updates)) as path:
+        header = _read(str(path))[0]
+    return Standing(header["updates"], header["best"], header["identity"])
+
+
+def load_state(store: Store, updates: int, trainer: Trainer) -> None:
+    """Bring a trainer to a saved state.
+
+    Raises:
+        InputError: The state is damaged, or is of another model or optimizer.
+    """
+    with store.local_copy(name_of(updates)) as path:
+        header, tensors = _read(str(path))
+    try:
+        trainer.model.load_state_dict(_of(tensors, "model"))
+        if trainer.ema is not None:
+            trainer.ema.module.load_state_dict(_of(tensors, "ema"))
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in _of(tensors, "optimizer").items():
+            index, _, entry = name.partition(".")
+            state.setdefault(int(index), {})[entry] = value
+        for index, values in header["scalars"].items():
+            state.setdefault(int(index), {}).update(values)
+        trainer.optimizer.load_state_dict({"state": state, "param_groups": header["param_groups"]})
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{store.path(name_of(updates))} is of another model or optimizer: {error}",
+            "The run cannot go on from it.",
+            "give the flags that the run was begun with, or a new --output",
+        ) from error
+    if header["scaler"]:
+        trainer.scaler.load_state_dict(header["scaler"])
+    trainer.updates = header["updates"]
+    trainer.scheduler.step_update(trainer.updates)
+
+
+def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}.{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _of(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(f"{prefix}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+        if header["version"] != VERSION:
+            raise InputError(
+                f"{path} is a state of version {header['version']}",
+                f"This program knows version {VERSION}.",
+                "go on with the release that began the run",
+            )
+        return header, safetensors.torch.load_file(path)
+    except (StoreError, InputError):
+        raise
+    except Exception as error:  # safetensors has errors of its own kinds
+        raise InputError(
+            f"{path} is no state of a run: {error}",
+            "The run cannot go on from it.",
+            "delete it: the one before it will do, or the run begins again",
+        ) from error
