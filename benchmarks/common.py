@@ -1,39 +1,15 @@
-"""What every benchmark shares: a description of the machine, and medians of interleaved repeats."""
+"""What every benchmark shares: medians of interleaved repeats, and pictures."""
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
-import platform
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-
-
-def environment(packages: tuple[str, ...]) -> dict[str, Any]:
-    """Return hardware, date and versions, for a result's head."""
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cpu": cpu,
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 def interleaved(runs: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:

@@ -29,9 +29,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import environment, interleaved, ratio, write_json, write_photographs
+from benchmarks.common import interleaved, ratio, write_json, write_photographs
 from pipelines.extract import extract
 from pipelines.extract_config import ExtractConfig
+from pipelines.machine import environment
 from teacher_cache.batch import BatchRenderer
 from teacher_cache.commandline import Command, run_single
 from teacher_cache.dataset.pack import pack

@@ -26,10 +26,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import environment, write_json
+from benchmarks.common import write_json
 from benchmarks.label_peers import PEERS, Peer
 from benchmarks.label_study import figure, kl, study
 from pipelines.extract import archive_spec
+from pipelines.machine import environment
 from pipelines.work_order import Description
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter

@@ -23,8 +23,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import environment, interleaved, ratio, write_json
+from benchmarks.common import interleaved, ratio, write_json
 from benchmarks.render_peers import Render, peers
+from pipelines.machine import environment
 from teacher_cache import images
 from teacher_cache.commandline import Command, run_single
 from teacher_cache.errors import InputError

@@ -24,7 +24,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import environment, write_json
+from benchmarks.common import write_json
+from pipelines.machine import environment
 from pipelines.plan import MissingUnits, default_views_per_unit
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.manifest import Manifest, Receipt, receipt_bytes, receipt_name

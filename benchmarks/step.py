@@ -20,9 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import environment, interleaved, ratio, write_json, write_photographs
+from benchmarks.common import interleaved, ratio, write_json, write_photographs
 from pipelines.extract import extract
 from pipelines.extract_config import ExtractConfig
+from pipelines.machine import environment
 from student.build import build_trainer
 from student.config import TrainConfig
 from student.plan import plan_run

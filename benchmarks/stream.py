@@ -25,9 +25,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import environment, interleaved, write_json
+from benchmarks.common import interleaved, write_json
 from pipelines.extract import extract
 from pipelines.extract_config import ExtractConfig
+from pipelines.machine import environment
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.batch import ViewBatch
 from teacher_cache.commandline import Command, run_single

@@ -1,0 +1,1 @@
+"""Experiments: what the paper claims, tried on small data."""

@@ -1,0 +1,129 @@
+"""The arms of the experiment as data: which student learns what from whom."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+Teaching = Literal["none", "stored", "live", "mixed labels"]
+
+ONE_HEAD = "deit_tiny_patch16_224"
+TWO_HEADS = "deit_tiny_distilled_patch16_224"
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A model that is trained to teach."""
+
+    name: str
+    model: str
+    model_kwargs: tuple[str, ...]
+    epochs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How large the experiment is.
+
+    Attributes:
+        num_images: Training images of the students, the first of the dataset.
+        epochs: Of the students; as many views of each image are labelled.
+        batch_size: Of students and teachers.
+        lr: Peak learning rate of all.
+        student_kwargs: Of the students' model.
+        convnet, transformer: The teachers, trained on all training images.
+        parallel: Runs at a time.
+        threads: Of each, on a CPU.
+    """
+
+    num_images: int
+    epochs: int
+    batch_size: int
+    lr: float
+    student_kwargs: tuple[str, ...]
+    convnet: Teacher
+    transformer: Teacher
+    parallel: int
+    threads: int
+
+
+SETTINGS = {
+    "cpu": Setting(
+        num_images=4_000,
+        epochs=30,
+        batch_size=128,
+        lr=2e-3,
+        student_kwargs=("patch_size=8", "embed_dim=96", "depth=4", "num_heads=3"),
+        convnet=Teacher("convnet", "regnety_002", (), 6),
+        transformer=Teacher(
+            "transformer", ONE_HEAD, ("patch_size=8", "embed_dim=96", "depth=6", "num_heads=3"), 12
+        ),
+        parallel=2,
+        threads=1,
+    ),
+    "gpu": Setting(
+        num_images=50_000,
+        epochs=300,
+        batch_size=1_024,
+        lr=1e-3,
+        student_kwargs=("patch_size=4",),
+        convnet=Teacher("convnet", "regnety_016", (), 100),
+        transformer=Teacher("transformer", ONE_HEAD, ("patch_size=4",), 300),
+        parallel=1,
+        threads=8,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A student's training, repeated with each seed.
+
+    Attributes:
+        name: What the tables call it.
+        model: One head or two.
+        distillation: As `student train --distillation`.
+        alpha, tau: Of the loss; the paper's soft runs take 0.1 and 3.0.
+        teaching: Where its labels come from.
+        teacher: Whose they are.
+        topk: Classes of a stored label; None is all.
+        views: Views of each image; None is one an epoch.
+        only_first_seed: Whether one run says all there is to say.
+    """
+
+    name: str
+    model: str = TWO_HEADS
+    distillation: Literal["none", "soft", "hard"] = "hard"
+    alpha: float = 0.5
+    tau: float = 3.0
+    teaching: Teaching = "stored"
+    teacher: Literal["convnet", "transformer"] = "convnet"
+    topk: int | None = None
+    views: int | None = None
+    only_first_seed: bool = False
+
+
+HARD_TOKEN = "hard, token"
+SOFT_TOKEN = "soft, token"
+
+
+def arms(num_classes: int, num_views: int) -> Sequence[Arm]:
+    """Return all arms: those of k classes, or of so many views, where there are more."""
+    soft_token = Arm(SOFT_TOKEN, distillation="soft", tau=1.0)
+    return (
+        Arm("no distillation", ONE_HEAD, "none", teaching="none"),
+        Arm("soft, usual", ONE_HEAD, "soft", alpha=0.1, tau=3.0),
+        Arm("hard, usual", ONE_HEAD),
+        Arm(HARD_TOKEN),
+        Arm("hard, token, live teacher", teaching="live", only_first_seed=True),
+        Arm("hard, token, transformer teacher", teacher="transformer"),
+        Arm("hard, token, mixed labels", teaching="mixed labels"),
+        soft_token,
+        *(
+            dataclasses.replace(soft_token, name=f"soft, token, k = {k}", topk=k)
+            for k in (1, 3, 10)
+            if k < num_classes
+        ),
+        *(Arm(f"hard, token, views: {views}", views=views) for views in (1, 5, 20) if views < num_views),
+    )
