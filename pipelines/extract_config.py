@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pipelines.teacher_flags import TeacherFlags
-from teacher_cache.commandline import at_least, parse_kwargs, parse_views
+from teacher_cache.commandline import at_least, parse_kwargs, parse_views, with_absolute_paths
 from teacher_cache.errors import InputError
 
 Engine = Literal["local", "ray"]
@@ -144,9 +143,4 @@ Request = TypeVar("Request", bound=LabelRequest)
 
 def absolute(request: Request) -> Request:
     """Return a request whose paths mean the same in every process: workers have other working folders."""
-    changes: dict[str, Any] = {}
-    for name in _PATHS:
-        path = getattr(request, name)
-        if path is not None and "://" not in path and not path.startswith("~"):
-            changes[name] = str(Path(path).absolute())
-    return dataclasses.replace(request, **changes)
+    return with_absolute_paths(request, _PATHS)

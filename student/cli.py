@@ -12,6 +12,7 @@ from teacher_cache.commandline import Command, run_command
 
 def _train(config: TrainConfig) -> int:
     from student.loop import dry_run, train
+    from student.ray_launch import train_on_ray
     from teacher_cache.progress import console
 
     if config.dry_run:
@@ -19,7 +20,7 @@ def _train(config: TrainConfig) -> int:
             print(f"{what:16} {said}")
         return 0
     try:
-        result = train(config, console)
+        result = train_on_ray(config) if config.ray else train(config, console)
     except KeyboardInterrupt:
         print(f"student train: the same command with --resume auto goes on: {config.output}", file=sys.stderr)
         raise

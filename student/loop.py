@@ -8,6 +8,7 @@ import json
 import math
 import re
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -127,7 +128,13 @@ class _Pending(NamedTuple):
 
     lr: float
     values_4: torch.Tensor
-    rows: list[torch.Tensor]
+    rows: torch.Tensor
+    views: torch.Tensor
+
+    @property
+    def order(self) -> str:
+        """Digest of which views it was made from: runs that say the same saw the same, in the same order."""
+        return f"{zlib.crc32(self.views.numpy().tobytes(), zlib.crc32(self.rows.numpy().tobytes())):08x}"
 
 
 class _Training:
@@ -192,7 +199,10 @@ class _Training:
         lr = trainer.lr
         report = trainer.update(batches)
         values_4 = run.ranks.mean(torch.stack(report))
-        self._pending.append(_Pending(lr, values_4, [batch.rows_B for batch in batches]))
+        rows, views = (
+            torch.cat([getattr(batch, name) for batch in batches]) for name in ("rows_B", "views_B")
+        )
+        self._pending.append(_Pending(lr, values_4, rows, views))
         is_last = trainer.updates == run.plan.num_updates
         is_evaluated = run.validation is not None and (is_last or self._ends_an_interval())
         is_saved = is_last or trainer.updates % run.config.checkpoint_interval == 0
@@ -225,16 +235,16 @@ class _Training:
             return ""
         self._pending = []
         first = self._trainer.updates - len(pending)
-        rows = torch.stack([update.values_4 for update in pending]).tolist()
+        values_U4 = torch.stack([update.values_4 for update in pending]).tolist()
         seconds = time.monotonic() - self._start_s - self._apart_s
-        for number, ((lr, _, batch_rows), values) in enumerate(zip(pending, rows, strict=True)):
+        for step, (update, values) in enumerate(zip(pending, values_U4, strict=True), first):
             if not math.isfinite(values[0]):
-                raise self._not_finite(first + number, batch_rows, "the state before it")
-            line = {"step": first + number, "epoch": run.plan.epoch(first + number)}
+                raise self._not_finite(step, update.rows, "the last state before it")
+            line = {"step": step, "epoch": run.plan.epoch(step)}
             line |= dict(zip(("loss", "loss_label", "loss_distillation", "agreement"), values, strict=True))
             if run.config.distillation == "none":
                 del line["agreement"]
-            self._metrics({**line, "lr": lr, "seconds": round(seconds, 3)})
+            self._metrics({**line, "lr": update.lr, "order": update.order, "seconds": round(seconds, 3)})
         done = self._trainer.updates - run.first_update
         said = [f"loss {values[0]:.3f}"]
         if run.config.distillation != "none":
@@ -287,7 +297,7 @@ class _Training:
         if was_asked:
             raise KeyboardInterrupt from error
         if isinstance(error, NonFiniteError):
-            rows = [batch.rows_B for batch in error.batches]
+            rows = torch.cat([batch.rows_B for batch in error.batches])
             raise self._not_finite(
                 trainer.updates, rows, f"the state after {trainer.updates:,} updates"
             ) from error
@@ -302,9 +312,9 @@ class _Training:
             ) from error
         raise error
 
-    def _not_finite(self, update: int, rows: list[torch.Tensor], saved: str) -> TeacherCacheError:
+    def _not_finite(self, update: int, rows: torch.Tensor, saved: str) -> TeacherCacheError:
         run = self._run
-        keys = [run.dataset.index.key(row) for row in torch.cat(rows).tolist()]
+        keys = [run.dataset.index.key(row) for row in rows.tolist()]
         if run.ranks.is_first:
             document = {"update": update, "keys": keys}
             run.output.put(NON_FINITE_FILE, json.dumps(document, indent=1).encode())

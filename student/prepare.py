@@ -82,7 +82,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         InputError: The request is wrong, or the run in --output is another one.
     """
     output = Store(config.output)
-    if config.resume == "never" and not config.dry_run and output.list():
+    if config.resume == "never" and output.list():
         raise InputError(
             f"--output {config.output} is not empty",
             "An earlier run's metrics and weights would be overwritten.",

@@ -107,14 +107,15 @@ def load_state(store: Store, updates: int, trainer: Trainer) -> None:
         trainer.model.load_state_dict(_of(tensors, "model"))
         if trainer.ema is not None:
             trainer.ema.module.load_state_dict(_of(tensors, "ema"))
+        parameters = [each for group in trainer.optimizer.param_groups for each in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for name, value in _of(tensors, "optimizer").items():
             index, _, entry = name.partition(".")
-            state.setdefault(int(index), {})[entry] = value
+            state.setdefault(int(index), {})[entry] = _laid_out_as(value, parameters[int(index)])
         for index, values in header["scalars"].items():
             state.setdefault(int(index), {}).update(values)
         trainer.optimizer.load_state_dict({"state": state, "param_groups": header["param_groups"]})
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
         raise InputError(
             f"{store.path(name_of(updates))} is of another model or optimizer: {error}",
             "The run cannot go on from it.",
@@ -124,6 +125,13 @@ def load_state(store: Store, updates: int, trainer: Trainer) -> None:
         trainer.scaler.load_state_dict(header["scaler"])
     trainer.updates = header["updates"]
     trainer.scheduler.step_update(trainer.updates)
+
+
+def _laid_out_as(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Return a moment as its parameter lies in memory: fused optimizers walk through both side by side."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _prefixed(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

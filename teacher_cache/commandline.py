@@ -7,17 +7,20 @@ Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was w
 from __future__ import annotations
 
 import ast
+import dataclasses
 import errno
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import tyro
 import yaml
 
 from teacher_cache.errors import InputError, TeacherCacheError, nearest
+
+Config = TypeVar("Config")
 
 
 class Command(NamedTuple):
@@ -80,6 +83,16 @@ def parse_views(text: str) -> range:
     if not (colon and first.isdigit() and stop.isdigit() and int(first) < int(stop)):
         raise InputError(f"--views {text}", "It names no view.", "give A:B with A < B, such as 0:4")
     return range(int(first), int(stop))
+
+
+def with_absolute_paths(config: Config, names: Sequence[str]) -> Config:
+    """Return a config whose paths, in the fields of those names, mean the same in any working folder."""
+    changes: dict[str, str] = {}
+    for name in names:
+        path = getattr(config, name)
+        if path is not None and "://" not in path and not path.startswith("~"):
+            changes[name] = str(Path(path).absolute())
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
 def parse_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
