@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -150,7 +151,9 @@ def begin_with(model: torch.nn.Module, file: str, classes_sha256: str) -> list[s
             weights = timm.models.load_state_dict(path, weights_only=True)
         interpolate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         if interpolate is not None:
-            weights = interpolate(weights, model)
+            # timm's antialiased bicubic has other coefficients than the plain one, which DeiT's code uses
+            takes_antialias = "antialias" in inspect.signature(interpolate).parameters
+            weights = interpolate(weights, model, **({"antialias": False} if takes_antialias else {}))
         for name in own:
             is_head = any(name.startswith(f"{head}.") for head in heads)
             fits = name in weights and weights[name].shape == own[name].shape

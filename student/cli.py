@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 
-from student.config import EvalConfig, TrainConfig
-from teacher_cache.commandline import Command, run_command
+from student.config import EvalConfig, ReportConfig, RunsConfig, TrainConfig
+from student.runs import RUNS
+from teacher_cache.commandline import Command, as_words, run_command
 
 
 def _train(config: TrainConfig) -> int:
@@ -78,9 +81,28 @@ def _print_accuracy(by_head: dict[str, float]) -> None:
         print(f"accuracy {head:16} {share:7.2%}")
 
 
+def _report(config: ReportConfig) -> int:
+    from student.report import write_report
+
+    print(write_report(config.runs, config.out))
+    return 0
+
+
+def _runs(config: RunsConfig) -> int:
+    del config
+    for name, run in RUNS.items():
+        print(
+            f"{name}\n    {inspect.cleandoc(run.__doc__ or '')}".replace("\n\n", "\n").replace("\n", "\n    ")
+        )
+        print(f"    student train {shlex.join(as_words(run()))} --data DATA --output OUTPUT ...\n")
+    return 0
+
+
 COMMANDS = {
-    "train": Command(TrainConfig, _train),
+    "train": Command(TrainConfig, _train, RUNS),
     "eval": Command(EvalConfig, _eval),
+    "report": Command(ReportConfig, _report),
+    "runs": Command(RunsConfig, _runs),
 }
 
 

@@ -19,6 +19,7 @@ from student.checkpoint import save_weights
 from student.config import TrainConfig
 from student.cost import model_cost
 from student.evaluate import accuracy, main_head
+from student.hub import hub_settings, push
 from student.metrics import Metrics, opened_metrics
 from student.prepare import Run, describe, prepare
 from student.ranks import joined
@@ -181,6 +182,10 @@ class _Training:
             if trainer.ema is not None:
                 self._save_weights(EMA_FILE, trainer.ema.module)
             self._metrics({"result": dataclasses.asdict(result)})
+            if run.config.push_to_hub is not None:
+                kwargs = parse_kwargs(run.config.model_kwargs)
+                settings = hub_settings(trainer.model, kwargs, run.recipe.img_size, run.config.crop_pct)
+                push(trainer.model, run.config.push_to_hub, settings, run.output.path(LAST_FILE))
         return result
 
     def _groups(self) -> Iterator[list[ViewBatch]]:

@@ -190,9 +190,7 @@ def _validation(config: TrainConfig, dataset: PackedDataset) -> PackedDataset | 
 def describe(run: Run) -> dict[str, str]:
     """Return what a run will be: what, and how much of it."""
     plan, config = run.plan, run.config
-    parts = (
-        f"{config.batch_size} a batch x {plan.grad_accum_steps} a process x {run.ranks.world_size} processes"
-    )
+    parts = (config.batch_size, plan.grad_accum_steps, run.ranks.world_size)
     num_views = len(set(plan.schedule.views))
     reuse = plan.epochs / num_views
     views = f"{plan.views_used} of each image in {plan.epochs:,.1f} epochs"

@@ -24,10 +24,17 @@ Config = TypeVar("Config")
 
 
 class Command(NamedTuple):
-    """A command: the dataclass of its flags, and what runs it and returns the exit code."""
+    """A command: the dataclass of its flags, and what runs it and returns the exit code.
+
+    Attributes:
+        config: The dataclass.
+        run: Takes one, and returns the exit code.
+        named: Sets of flags that `--run NAME` stands for.
+    """
 
     config: type
     run: Callable[[Any], int]
+    named: Mapping[str, Callable[[], Mapping[str, Any]]] = {}
 
 
 def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
@@ -46,7 +53,7 @@ def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:
     """Parse the flags of one command, run it, and return the exit code; errors go to stderr, not up."""
     try:
         signal.signal(signal.SIGTERM, _interrupt)
-        return command.run(parse(command.config, argv, prog))
+        return command.run(parse(command.config, argv, prog, command.named))
     except TeacherCacheError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.exit_code
@@ -60,11 +67,19 @@ def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:
         return 128 + signal.SIGINT
 
 
-def parse(config: type, argv: Sequence[str], prog: str) -> Any:
+def parse(
+    config: type,
+    argv: Sequence[str],
+    prog: str,
+    named: Mapping[str, Callable[[], Mapping[str, Any]]] | None = None,
+) -> Any:
     """Build a config dataclass from flags; tyro prints help, or what is wrong, and exits 0 or 2."""
     epilogue = "--config FILE.yaml reads flags from a file; flags after it override it."
+    if named:
+        epilogue += f" --run NAME stands for flags in the same way; known: {', '.join(named)}."
     description = f"{config.__doc__}\n\n{epilogue}"
-    return tyro.cli(config, args=_expand_config(argv), prog=prog, description=description)
+    words = _expand_run(_expand_config(argv), named or {})
+    return tyro.cli(config, args=words, prog=prog, description=description)
 
 
 def at_least(flag: str, value: int | None, least: int) -> None:
@@ -129,7 +144,7 @@ def _interrupt(_signum: int, _frame: Any) -> None:
 
 def _expand_config(argv: Sequence[str]) -> list[str]:
     """Replace `--config FILE` by the flags in it."""
-    words = [part for word in argv for part in _split_config(word)]
+    words = [part for word in argv for part in _split(word)]
     while "--config" in words:
         place = words.index("--config")
         if place + 1 == len(words):
@@ -138,9 +153,25 @@ def _expand_config(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def _split_config(word: str) -> list[str]:
-    """Split `--config=FILE` in two, as every other flag may be written."""
-    return ["--config", word.removeprefix("--config=")] if word.startswith("--config=") else [word]
+def _expand_run(words: list[str], named: Mapping[str, Callable[[], Mapping[str, Any]]]) -> list[str]:
+    """Replace `--run NAME` by the flags it stands for."""
+    while named and "--run" in words:
+        place = words.index("--run")
+        name = words[place + 1] if place + 1 < len(words) else ""
+        if name not in named:
+            raise InputError(
+                f"--run {name}",
+                "There is no run of that name.",
+                nearest(name, named) or f"known: {', '.join(named)}",
+            )
+        words[place : place + 2] = as_words(named[name]())
+    return words
+
+
+def _split(word: str) -> list[str]:
+    """Split `--config=FILE` and `--run=NAME` in two, as every other flag may be written."""
+    name, equals, value = word.partition("=")
+    return [name, value] if equals and name in ("--config", "--run") else [word]
 
 
 def _flags_of(file: str) -> list[str]:
@@ -158,12 +189,17 @@ def _flags_of(file: str) -> list[str]:
         raise InputError(
             f"--config {file} names another config", "No flag was set.", "write the flags into one file"
         )
+    return as_words(settings)
+
+
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """Return flags by name as one would type them."""
     words: list[str] = []
     for name, value in settings.items():
         flag = str(name).replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             words += [f"--{flag}", *map(str, value)]
         else:
             words += [f"--{flag}", str(value)]

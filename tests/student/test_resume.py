@@ -1,8 +1,11 @@
 """A run that is killed, anywhere, and started again is the run that was not."""
 
+import dataclasses
 import json
 import multiprocessing
+import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -10,13 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tree
+from conftest import free_port, tree
 
 from student.cli import main
+from student.loop import NON_FINITE_FILE
 from student.state import saved_updates
+from student.step import Trainer
+from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.store import Store
 
 STEPS = 300
+SHORT = "--steps=30"
 KILLS = 20
 _PATIENCE_S = 120.0
 MODEL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")
@@ -107,3 +114,190 @@ def test_killed_twenty_times_it_is_the_undisturbed_run(
     assert steps(output) == steps(undisturbed)
     assert len(saved_updates(Store(output))) == 2
     assert weights(output) == weights(undisturbed)
+
+
+def run_as_rank(rank: int, port: int, arguments: list[str]) -> None:
+    """Be what torchrun makes a process: the environment is all it gives."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run_in_a_thread_of_its_own(arguments)
+
+
+def begun_as_two_ranks(arguments: list[str]) -> list[multiprocessing.process.BaseProcess]:
+    port = free_port()
+    ranks = [processes.Process(target=run_as_rank, args=(rank, port, arguments)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
+def test_two_ranks_that_are_killed_go_on_in_the_same_order(data: str, labels: str, tmp_path: Path) -> None:
+    for output, kills in ((tmp_path / "whole", 0), (tmp_path / "killed", 3)):
+        for kill in range(kills + 1):
+            flags = ("--steps=60", "--resume=auto", f"--workers={kill % 2}")
+            ranks = begun_as_two_ranks(words(output, data, labels, *flags))
+            if kill < kills:
+                until(lambda output=output, kill=kill: num_lines(output) > 12 * kill + 8, ranks[0])  # type: ignore[misc]
+                for process in random.Random(kill).sample(ranks, 2):
+                    process.kill()
+            for process in ranks:
+                process.join()
+        assert [process.exitcode for process in ranks] == [0, 0]
+    whole, killed = (steps(tmp_path / name) for name in ("whole", "killed"))
+    assert [line.get("order") for line in killed] == [line.get("order") for line in whole]
+    assert [line.get("loss") for line in killed] == pytest.approx([line.get("loss") for line in whole])
+
+
+def test_two_ranks_that_are_asked_to_stop_leave_one_whole_state(
+    data: str, labels: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    ranks = begun_as_two_ranks(words(output, data, labels, "--checkpoint-interval=100000"))
+    until(lambda: num_lines(output) > 20, ranks[0])
+    for process in ranks:  # as torchrun passes it on
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [130, 130]
+    (saved,) = saved_updates(Store(output))
+    assert steps(output)[-1]["step"] == saved - 1
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_finishes_its_update_and_saves(
+    which: signal.Signals, data: str, labels: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    never_due = "--checkpoint-interval=100000"
+    process = begun(words(output, data, labels, never_due))
+    until(lambda: num_lines(output) > 20, process)
+    assert process.pid is not None
+    os.kill(process.pid, which)
+    process.join()
+    assert process.exitcode == 130
+    (saved,) = saved_updates(Store(output))
+    assert 20 < saved < STEPS
+    assert steps(output)[-1]["step"] == saved - 1
+    run(words(output, data, labels, never_due, "--resume=auto"))
+    assert steps(output) == steps(undisturbed)
+    ends = [tree(folder)["last.safetensors"] for folder in (output, undisturbed)]
+    assert ends[0] == ends[1]
+
+
+def at_update(number: int, do: Callable[[Trainer], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have something done at the beginning of an update."""
+    update = Trainer.update
+
+    def disturbed(self: Trainer, batches: object) -> object:
+        if self.updates == number:
+            do(self)
+        return update(self, batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "update", disturbed)
+
+
+def poison(trainer: Trainer) -> None:
+    trainer.objective = dataclasses.replace(trainer.objective, tau=float("nan"))
+
+
+def take_all_memory(trainer: Trainer) -> None:
+    torch.empty(2**50, dtype=torch.uint8, device=trainer.device)
+
+
+def fail(trainer: Trainer) -> None:
+    raise RuntimeError(f"something else, after {trainer.updates} updates")
+
+
+def test_a_loss_that_is_not_finite_stops_saves_and_names_samples(
+    data: str,
+    labels: str,
+    dataset: PackedDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    output = tmp_path / "run"
+    at_update(9, poison, monkeypatch)
+    assert main(words(output, data, labels, SHORT)) == 1
+    said = capsys.readouterr().err
+    named = json.loads((output / NON_FINITE_FILE).read_text())
+    assert named["update"] == 9
+    assert len(named["keys"]) == 8
+    assert set(named["keys"]) <= {dataset.index.key(row) for row in range(len(dataset))}
+    assert "the loss of update 9 is not finite" in said
+    assert named["keys"][0] in said
+    assert "lower --lr" in said
+    assert saved_updates(Store(output))[-1] == 9
+    assert steps(output)[-1]["step"] == 8
+    monkeypatch.undo()
+    assert main(words(output, data, labels, SHORT, "--resume=auto")) == 0
+
+
+def test_memory_that_runs_out_says_what_to_lower(
+    data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    at_update(4, take_all_memory, monkeypatch)
+    assert main(words(tmp_path / "run", data, labels, SHORT)) == 1
+    said = capsys.readouterr().err
+    assert "out of memory in update 4" in said
+    assert "--batch-size 4 with --grad-accum-steps 2" in said
+    monkeypatch.undo()
+    flags = ("--resume=auto", "--batch-size=4", "--grad-accum-steps=2")
+    assert main(words(tmp_path / "run", data, labels, SHORT, *flags)) == 0
+
+
+def test_any_other_error_leaves_a_state_too(
+    data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_update(11, fail, monkeypatch)
+    with pytest.raises(RuntimeError, match="something else"):
+        main(words(tmp_path / "run", data, labels))
+    assert saved_updates(Store(tmp_path / "run"))[-1] == 11
+
+
+@pytest.fixture
+def stopped(data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that ended after eleven updates."""
+    at_update(11, fail, monkeypatch)
+    with pytest.raises(RuntimeError):
+        main(words(tmp_path / "run", data, labels, SHORT))
+    monkeypatch.undo()
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--lr=0.5",), "lr: None then, 0.5 now"),
+        (("--batch-size=4",), "views of an update: 8 then, 4 now"),
+        (("--views=0:2",), "views: "),
+        (("--seed=1",), "seed: 0 then, 1 now"),
+        (("--resume=never",), "go on with that run: --resume auto"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(
+    flags: tuple[str, ...],
+    message: str,
+    stopped: Path,
+    data: str,
+    labels: str,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    before = tree(stopped)
+    assert main(words(stopped, data, labels, SHORT, "--resume=auto", *flags)) == 2
+    assert message in capsys.readouterr().err
+    assert tree(stopped) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", None])
+def test_a_damaged_state_is_said(
+    content: bytes | None, stopped: Path, data: str, labels: str, capsys: pytest.CaptureFixture
+) -> None:
+    state = stopped / "state-00000011.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] if content is None else content)
+    assert main(words(stopped, data, labels, SHORT, "--resume=auto")) == 2
+    said = capsys.readouterr().err
+    assert f"{state} is no state of a run" in said
+    state.unlink()
+    assert main(words(stopped, data, labels, SHORT, "--resume=auto")) == 0

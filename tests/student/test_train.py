@@ -4,13 +4,15 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import IMG_SIZE, TEACHER, K, extract_flags, teacher_checkpoint
+from conftest import IMG_SIZE, TEACHER, K, extract_flags, free_port, teacher_checkpoint, write_class_folders
 
 from pipelines.cli import main as teacher_cache_main
 from student.checkpoint import load_student
 from student.cli import main
+from student.config import TrainConfig
 from student.evaluate import predictions
 from student.model import Heads, as_heads, evaluation_heads, train_both_heads
+from teacher_cache.commandline import parse
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.models import create_model
 
@@ -191,6 +193,18 @@ def test_late_fusion_is_named() -> None:
     }
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Packed datasets that are not the one labelled: of other classes, and of other images."""
+    root = tmp_path_factory.mktemp("others")
+    for name, per_class in (("other_classes", 11), ("other_images", 12)):
+        write_class_folders(root / name, per_class)
+    (root / "other_classes" / "cat").rename(root / "other_classes" / "cow")
+    for name in ("other_classes", "other_images"):
+        assert teacher_cache_main(["pack", str(root / name), str(root / f"packed_{name}")]) == 0
+    return {name: str(root / f"packed_{name}") for name in ("other_classes", "other_images")}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -208,6 +222,20 @@ def test_late_fusion_is_named() -> None:
         (("--recipe=rcc",), "unknown recipe 'rcc'"),
         (("--val-data=/nowhere",), "has no dataset.json"),
         (("--labels={labels}", "--distillation=hard", "--img-size=48"), "The archive brings the recipe"),
+        (("--labels={labels}", "--distillation=hard", "--recipe=rrc"), "The archive brings the recipe"),
+        (("--labels={labels}", "--distillation=hard", "--data={other_classes}"), "another class list"),
+        (("--labels={labels}", "--distillation=hard", "--data={other_images}"), "dataset"),
+        (("--distillation-token", "--model=regnety_002", "--model-kwargs", "drop_rate=0"), "only one head"),
+        (("--views-per-load=3", "--views-together", "--views=0:3"), "a multiple of the views per load"),
+        (("--views-per-load=4", "--views=0:3"), "4 views per load, of 3 views"),
+        (("--kd-reduction=numel",), "Only the soft term is reduced"),
+        (("--pretrained", "--finetune=x.safetensors"), "Only one of them"),
+        (("--finetune=/nowhere.safetensors",), "is no file"),
+        (("--torchcompile=inductr",), "nearest: inductor"),
+        (("--precision=float16", *LIVE[:2], "--distillation=hard"), "A teacher answers in float32"),
+        (("--opt=adamww",), "timm has no optimizer"),
+        (("--checkpoint-hist=0",), "--checkpoint-hist 0"),
+        (("--grad-accum-steps=0",), "--grad-accum-steps 0"),
     ],
 )
 def test_a_wrong_request_is_said(
@@ -215,10 +243,11 @@ def test_a_wrong_request_is_said(
     message: str,
     data: str,
     labels: str,
+    others: dict[str, str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    words = [flag.format(labels=labels) for flag in flags]
+    words = [flag.format(labels=labels, **others) for flag in flags]
     sized = [] if any("--labels" in word for word in words) else [f"--img-size={IMG_SIZE}"]
     base = [
         "train",
@@ -249,3 +278,74 @@ def test_a_checkpoint_of_something_else_is_said(
 
 def test_k_is_what_was_asked(labels: str) -> None:
     assert json.loads((Path(labels) / "spec.json").read_text())["spec"]["labels"]["k"] == K
+
+
+def test_deits_own_flags_are_understood(data: str, labels: str, tmp_path: Path) -> None:
+    theirs = ["--data-path", data, "--output_dir", str(tmp_path / "run"), "--distillation-type", "soft"]
+    theirs += [
+        "--distillation-alpha",
+        "0.1",
+        "--distillation-tau",
+        "1.0",
+        "--drop-path",
+        "0.1",
+        "--smoothing",
+        "0.1",
+    ]
+    theirs += ["--weight-decay", "0.05", "--warmup-epochs", "1", "--clip-grad", "1", "--seed", "3"]
+    found = parse(TrainConfig, [*theirs, "--labels", labels, "--model-ema"], "student train")
+    assert (found.data, found.output, found.distillation) == (data, str(tmp_path / "run"), "soft")
+    live = [
+        "--data-path=a",
+        "--output=b",
+        "--teacher-model=regnety_160",
+        "--teacher-path=c",
+        "--input-size=32",
+    ]
+    found = parse(TrainConfig, [*live, "--distillation-type=hard"], "student train")
+    assert (found.teacher, found.teacher_checkpoint, found.img_size) == ("regnety_160", "c", 32)
+
+
+def test_one_head_learns_from_the_teacher_and_the_truth(data: str, labels: str, tmp_path: Path) -> None:
+    """The paper's 'usual' distillation."""
+    flags = (f"--labels={labels}", "--distillation=hard", f"--val-data={data}")
+    lines = train(tmp_path / "run", data, *flags, "--model=deit_tiny_patch16_224")
+    assert set(lines[-1]["result"]["accuracy"]) == {"class"}
+    for line in lines[:STEPS]:
+        assert line["loss"] == pytest.approx((line["loss_label"] + line["loss_distillation"]) / 2)
+
+
+def test_the_soft_term_of_deits_code_is_a_share_of_the_papers(data: str, labels: str, tmp_path: Path) -> None:
+    flags = (f"--labels={labels}", "--distillation=soft", "--steps=1")
+    paper = train(tmp_path / "paper", data, *flags)[0]
+    code = train(tmp_path / "code", data, *flags, "--kd-reduction=numel")[0]
+    assert code["loss_distillation"] == pytest.approx(paper["loss_distillation"])
+    assert paper["loss"] - code["loss"] == pytest.approx(
+        paper["loss_distillation"] / 2 * (1 - 1 / 3), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("flag", ["--torchcompile=aot_eager", "--precision=bfloat16", "--precision=float16"])
+def test_other_arithmetic_is_nearly_the_same_run(flag: str, data: str, labels: str, tmp_path: Path) -> None:
+    flags = (f"--labels={labels}", "--distillation=hard", "--steps=4")
+    plain = losses(train(tmp_path / "plain", data, *flags))
+    other = losses(train(tmp_path / "other", data, *flags, flag))
+    assert other == pytest.approx(plain, rel=1e-5 if "compile" in flag else 2e-2)
+    assert other != plain or "compile" in flag
+
+
+def test_a_hub_that_cannot_be_reached_costs_no_weights(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    words = [
+        "train",
+        f"--data={data}",
+        f"--output={tmp_path / 'run'}",
+        "--steps=1",
+        "--batch-size=8",
+        *STUDENT,
+    ]
+    assert main([*words, f"--img-size={IMG_SIZE}", "--push-to-hub=team/student"]) == 1
+    assert "team/student" in capsys.readouterr().err
+    assert (tmp_path / "run" / "last.safetensors").exists()

@@ -1,0 +1,53 @@
+"""Trained weights to the Hugging Face hub, where plain timm finds them: timm.create_model("hf-hub:...")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models import push_to_hf_hub
+
+from teacher_cache.errors import TeacherCacheError
+from teacher_cache.models import normalization
+
+
+def hub_settings(
+    model: torch.nn.Module, model_kwargs: dict[str, Any], img_size: int, crop_pct: float
+) -> dict[str, Any]:
+    """Return what timm writes beside the weights, so that it builds this model and its transform from them."""
+    mean, std = normalization(model)
+    return {
+        "model_args": {**model_kwargs, "img_size": img_size}
+        if hasattr(model, "patch_embed")
+        else model_kwargs,
+        "data_config": {
+            "input_size": (3, img_size, img_size),
+            "mean": mean,
+            "std": std,
+            "crop_pct": crop_pct,
+            "interpolation": "bicubic",
+        },
+        "safe_serialization": True,
+    }
+
+
+def push(model: torch.nn.Module, repository: str, settings: dict[str, Any], saved_as: str) -> None:
+    """Push a model's weights.
+
+    Args:
+        model: The model.
+        repository: OWNER/NAME; made if there is none.
+        settings: See `hub_settings`.
+        saved_as: Where the weights are already, for the error.
+
+    Raises:
+        TeacherCacheError: They did not arrive.
+    """
+    try:
+        push_to_hf_hub(model, repository, **settings)
+    except Exception as error:  # of the network, of the hub, of its tokens
+        raise TeacherCacheError(
+            f"--push-to-hub {repository}: {error}",
+            f"The weights are not on the hub; they are in {saved_as}.",
+            "check the network, the name, and `hf auth login`",
+        ) from error

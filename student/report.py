@@ -1,0 +1,149 @@
+"""One page about one or several runs: what differs between them, how they ended, and their curves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from student.metrics import read_metrics
+from teacher_cache.errors import InputError
+from teacher_cache.store import Store
+
+_CURVES = {
+    "loss": "loss",
+    "loss_label": "its term of the true labels",
+    "loss_distillation": "its term of the teacher",
+    "agreement": "agreement with the teacher",
+    "accuracy": "accuracy on validation images",
+    "lr": "learning rate",
+}
+_POINTS = 400
+"""Of a curve; more steps than that are shown as means of equally many."""
+
+
+def write_report(runs: Sequence[str], out: str) -> Path:
+    """Write a page that needs nothing beside it, and return its path.
+
+    Args:
+        runs: Output folders of `student train`.
+        out: The page.
+
+    Raises:
+        InputError: One is no run, or what draws is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise InputError(
+            "student report",
+            "jinja2 and matplotlib are not installed.",
+            "pip install 'teacher-cache[report]'",
+        ) from error
+    names = _names(runs)
+    metrics = {name: read_metrics(Store(run)) for name, run in zip(names, runs, strict=True)}
+    configs = {name: _config(Store(run)) for name, run in zip(names, runs, strict=True)}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.jinja").render(
+        names=names,
+        results=_results(metrics),
+        differences=_differences(configs),
+        settings=configs[names[0]],
+        curves=[(title, _curve(metrics, key)) for key, title in _CURVES.items() if _has(metrics, key)],
+    )
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page)
+    return path
+
+
+def _names(runs: Sequence[str]) -> list[str]:
+    """Return a short name of each run: the end of its path, or the whole where ends are the same."""
+    ends = [run.rstrip("/").rpartition("/")[2] for run in runs]
+    return ends if len(set(ends)) == len(ends) else list(runs)
+
+
+def _config(store: Store) -> dict[str, Any]:
+    try:
+        return json.loads(store.get("config.json"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{store.url} has no config.json", "It is no run.", "give the --output of `student train`"
+        ) from error
+
+
+def _differences(configs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Return the flags that are not the same in all runs, with the value in each."""
+    flags = dict.fromkeys(flag for config in configs.values() for flag in config)
+    rows = [(flag, [config.get(flag) for config in configs.values()]) for flag in flags]
+    return [(flag, values) for flag, values in rows if any(value != values[0] for value in values)]
+
+
+def _results(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[str]]]:
+    """Return what each run ended with, a row per figure; a run that goes on has what it has so far."""
+    columns: list[dict[str, str]] = []
+    for lines in metrics.values():
+        column: dict[str, str] = {}
+        steps = [line for line in lines if "loss" in line]
+        if steps:
+            column["updates"] = f"{steps[-1]['step'] + 1:,}"
+            column["last loss"] = f"{steps[-1]['loss']:.4f}"
+        if steps and "agreement" in steps[-1]:
+            column["agreement with the teacher"] = f"{steps[-1]['agreement']:.1%}"
+        scored = [line for line in lines if "accuracy" in line]
+        for kind in ("accuracy", "ema_accuracy"):
+            for head, share in (scored[-1].get(kind, {}) if scored else {}).items():
+                column[f"{kind.replace('_', ' ')}, {head}"] = f"{share:.2%}"
+        result = lines[-1].get("result") if lines else None
+        column["state"] = "done" if result else "not done"
+        if result:
+            seconds = max(result["seconds"], 1e-9)
+            column["images/s"] = f"{result['images'] / seconds:,.0f}"
+            column["data wait"] = f"{result['data_wait_s'] / seconds:.1%}"
+            column["seconds"] = f"{result['seconds']:,.1f}"
+        columns.append(column)
+    figures = dict.fromkeys(figure for column in columns for figure in column)
+    return [(figure, [column.get(figure, "") for column in columns]) for figure in figures]
+
+
+def _has(metrics: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> bool:
+    return any(key in line for lines in metrics.values() for line in lines)
+
+
+def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Return steps and values of a curve; of accuracies those of `both_logits`, or of the only head."""
+    points = [
+        (line["step"], [*line[key].values()][-1] if isinstance(line[key], Mapping) else line[key])
+        for line in lines
+        if key in line and "step" in line
+    ]
+    size = max(1, len(points) // _POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    means = [[sum(values) / len(values) for values in zip(*group, strict=True)] for group in groups]
+    return [step for step, _ in means], [value for _, value in means]
+
+
+def _curve(metrics: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> str:
+    """Return one figure with a curve per run, as a data URL of an SVG."""
+    import matplotlib as mpl
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.subplots()
+    for name, lines in metrics.items():
+        steps, values = _series(lines, key)
+        if steps:
+            axes.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 30 else None)
+    axes.set_xlabel("update")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with io.BytesIO() as svg, mpl.rc_context({"svg.hashsalt": "teacher-cache"}):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        return f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
