@@ -69,6 +69,8 @@ class StepConfig:
     """Images to use at most."""
     device: str = "auto"
     """auto is CUDA if there is one."""
+    torchcompile: str | None = None
+    """Compile the student with this torch backend, such as inductor."""
     json: str | None = None
     """Also write the result here."""
 
@@ -107,6 +109,7 @@ def _trainer(config: StepConfig, mode: str, dataset: PackedDataset) -> Trainer:
         labels="archive" if mode == "cached labels" else None,
         teacher=config.teacher if mode == "live teacher" else None,
         teacher_pretrained=False,
+        torchcompile=config.torchcompile,
     )
     plan = plan_run(
         training, num_rows=len(dataset), rows_per_shard=dataset.info.samples_per_shard, archive_views=None

@@ -14,12 +14,11 @@ from teacher_cache.models import normalization
 def hub_settings(
     model: torch.nn.Module, model_kwargs: dict[str, Any], img_size: int, crop_pct: float
 ) -> dict[str, Any]:
-    """Return what timm writes beside the weights, so that it builds this model and its transform from them."""
+    """Return what timm writes beside the weights, to build this model and its transform from them."""
     mean, std = normalization(model)
+    size = {"img_size": img_size} if hasattr(model, "patch_embed") else {}
     return {
-        "model_args": {**model_kwargs, "img_size": img_size}
-        if hasattr(model, "patch_embed")
-        else model_kwargs,
+        "model_args": {**model_kwargs, **size},
         "data_config": {
             "input_size": (3, img_size, img_size),
             "mean": mean,

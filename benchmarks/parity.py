@@ -1,0 +1,285 @@
+"""Cached labels against the live teacher: the same views, step by step.
+
+    python -m benchmarks.parity --images cifar10/train.parquet --json benchmarks/results/parity.json
+
+A teacher is trained for a few steps, its labels of all classes are stored as float32 and as eight bits, and
+the same student is trained from each and from the teacher itself, with hard and with soft labels. Hard losses
+must be equal bit for bit, soft ones of float32 values to 1e-6. Eight-bit labels are held, at the same
+weights, to the bound that student/parity.py derives; how far a whole run drifts by them is told too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import write_json, write_photographs
+from pipelines.extract import extract
+from pipelines.extract_config import ExtractConfig
+from pipelines.machine import environment
+from student.build import build_trainer
+from student.config import TrainConfig
+from student.loop import LAST_FILE, train
+from student.losses import soft_term
+from student.metrics import read_metrics
+from student.model import as_heads
+from student.parity import LARGEST_ERROR, soft_term_bound
+from student.prepare import prepare
+from student.ranks import joined
+from student.step import Live
+from teacher_cache.commandline import Command, run_single
+from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.dataset.sources import open_source
+from teacher_cache.progress import console, silent
+from teacher_cache.store import Store
+from teacher_cache.teacher import build_teacher
+from teacher_cache.views.finish import normalize
+
+TEACHER = "regnety_002"
+VALUES: tuple[Literal["q8", "float32"], ...] = ("q8", "float32")
+"""How labels are stored."""
+_SLACK = 1e-6
+"""Relative, for sums in float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ParityConfig:
+    """Compare training from cached labels with training from the live teacher, step by step."""
+
+    images: str | None = None
+    """Images that `teacher-cache pack` takes; synthetic photographs of ten classes if not given."""
+    split: str | None = None
+    """Split of them."""
+    recipe: str = "deit"
+    """Views."""
+    img_size: int = 32
+    """Side of a view in pixels."""
+    steps: int = 200
+    """Steps that are compared."""
+    teacher_steps: int = 300
+    """Steps that the teacher is trained first."""
+    batch_size: int = 64
+    """Views in a step."""
+    views: int = 2
+    """Views of each image."""
+    tau: float = 3.0
+    """Temperature of soft labels."""
+    alpha: float = 0.5
+    """Weight of the teacher's term."""
+    json: str | None = None
+    """Also write the result here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two runs of the same views.
+
+    Attributes:
+        steps: Steps compared.
+        equal: Those whose losses are equal bit for bit.
+        largest_gap: Of two losses, relative.
+    """
+
+    steps: int
+    equal: int
+    largest_gap: float
+
+
+def measure(config: ParityConfig, folder: Path) -> dict[str, dict[str, float]]:
+    """Return what the runs were apart, by comparison.
+
+    Args:
+        config: What is compared.
+        folder: An empty one, for all that is made.
+    """
+    _prepare(config, folder)
+    losses = {}
+    for kind in ("hard", "soft"):
+        for labels in ("live", *VALUES):
+            run = _student(config, folder, kind, labels)
+            train(run, silent)
+            losses[kind, labels] = [
+                line["loss"] for line in read_metrics(Store(run.output)) if "loss" in line
+            ]
+    compared = {
+        f"{kind}, {labels}": dataclasses.asdict(_compared(losses[kind, labels], losses[kind, "live"]))
+        for kind in ("hard", "soft")
+        for labels in VALUES
+    }
+    return {**compared, "soft, q8, at the same weights": _held_to_the_bound(config, folder)}
+
+
+def _prepare(config: ParityConfig, folder: Path) -> None:
+    """Pack the images, train the teacher, and extract its labels twice."""
+    source = config.images
+    if source is None:
+        write_photographs(folder / "images", 640)
+        source = str(folder / "images")
+    options = {"shard_size": 1000, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
+    pack(open_source(source, split=config.split), Store(folder / "data"), track=console, **options)  # type: ignore[arg-type]
+    training = _student(config, folder, "hard", "live")
+    train(
+        dataclasses.replace(
+            training,
+            output=str(folder / "teacher"),
+            model=TEACHER,
+            model_kwargs=(),
+            distillation="none",
+            teacher=None,
+            teacher_checkpoint=None,
+            views=None,
+            steps=config.teacher_steps,
+            lr=2e-3,
+        ),
+        silent,
+    )
+    num_classes = len(PackedDataset(str(folder / "data")).info.classes)
+    for values in VALUES:
+        extract(
+            ExtractConfig(
+                data=str(folder / "data"),
+                out=str(folder / values),
+                teacher=TEACHER,
+                checkpoint=str(folder / "teacher" / LAST_FILE),
+                recipe=config.recipe,
+                img_size=config.img_size,
+                views=f"0:{config.views}",
+                topk=num_classes,
+                values=values,
+                device="cpu",
+            ),
+            silent,
+        )
+
+
+def _student(config: ParityConfig, folder: Path, kind: str, labels: str) -> TrainConfig:
+    is_live = labels == "live"
+    return TrainConfig(
+        data=str(folder / "data"),
+        output=str(folder / "runs" / f"{kind}-{labels}"),
+        model="deit_tiny_distilled_patch16_224",
+        model_kwargs=("patch_size=8", "embed_dim=96", "depth=4", "num_heads=3"),
+        distillation=kind,  # type: ignore[arg-type]
+        distillation_alpha=config.alpha,
+        distillation_tau=config.tau,
+        labels=None if is_live else str(folder / labels),
+        teacher=TEACHER if is_live else None,
+        teacher_checkpoint=str(folder / "teacher" / LAST_FILE) if is_live else None,
+        recipe=config.recipe if is_live else None,
+        img_size=config.img_size if is_live else None,
+        views=f"0:{config.views}",
+        steps=config.steps,
+        batch_size=config.batch_size,
+        lr=1e-3,
+        device="cpu",
+    )
+
+
+def _compared(cached: list[float], live: list[float]) -> Comparison:
+    pairs = list(zip(cached, live, strict=True))
+    return Comparison(len(pairs), sum(a == b for a, b in pairs), max(abs(a - b) / abs(b) for a, b in pairs))
+
+
+def _held_to_the_bound(config: ParityConfig, folder: Path) -> dict[str, float]:
+    """Train from eight-bit labels, and at each step compare their soft term with the live teacher's.
+
+    Returns:
+        steps; within_bound, of them; largest_share, of a bound that a gap took; largest_gap, relative to the
+        soft term; largest_error, of a stored logit in nats.
+    """
+    training = dataclasses.replace(
+        _student(config, folder, "soft", "q8"), output=str(folder / "runs" / "held")
+    )
+    shares, gaps, errors = [], [], []
+    with joined("cpu") as ranks:
+        run = prepare(training, ranks)
+        trainer = build_trainer(training, run.dataset.info, run.recipe.img_size, run.plan, ranks)
+        live = Live(
+            build_teacher(
+                TEACHER,
+                num_classes=len(run.dataset.info.classes),
+                classes_sha256=run.dataset.info.classes_sha256,
+                img_size=run.recipe.img_size,
+                device=ranks.device,
+                checkpoint=str(folder / "teacher" / LAST_FILE),
+            )
+        )
+        for batch in run.stream.loader(0):
+            pixels_BCHW = batch.pixels("cpu")
+            exact, stored = live(batch, pixels_BCHW), batch.labels
+            assert stored is not None
+            assert torch.equal(exact.class_ids_BK, stored.class_ids_BK)
+            errors.append((exact.relative_logits_BK - stored.relative_logits_BK).abs().max().item())
+            with torch.no_grad():
+                student_BC = as_heads(
+                    trainer.model(normalize(pixels_BCHW, trainer.mean, trainer.std))
+                ).taught_BC
+            ours, theirs = (soft_term(student_BC, labels, config.tau).item() for labels in (stored, exact))
+            teacher_BC = torch.empty_like(student_BC).scatter(
+                1, exact.class_ids_BK.long(), exact.relative_logits_BK
+            )
+            bound = soft_term_bound(student_BC, teacher_BC, config.tau).mean().item()
+            shares.append(abs(ours - theirs) / (bound + _SLACK * abs(theirs)))
+            gaps.append(abs(ours - theirs) / abs(theirs))
+            trainer.update([batch])
+    return {
+        "steps": len(shares),
+        "within_bound": sum(share <= 1 for share in shares),
+        "largest_share": max(shares),
+        "largest_gap": max(gaps),
+        "largest_error": max(errors),
+    }
+
+
+def is_parity(found: dict[str, dict[str, float]]) -> bool:
+    """Whether cached training is live training: hard to the bit, float32 to 1e-6, q8 within the bound."""
+    hard = all(found[name]["equal"] == found[name]["steps"] for name in ("hard, q8", "hard, float32"))
+    bounded = found["soft, q8, at the same weights"]
+    is_within = (
+        bounded["within_bound"] == bounded["steps"] and bounded["largest_error"] <= LARGEST_ERROR + 1e-5
+    )
+    return hard and found["soft, float32"]["largest_gap"] <= 1e-6 and is_within
+
+
+def _benchmark(config: ParityConfig) -> int:
+    """Run the benchmark, print its table, and return 0, or 1 where cached is not live."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(config, Path(folder))
+    table = Table(title=f"cached against live, {config.steps} steps of {config.batch_size}")
+    for header in ("labels", "losses equal", "largest gap, relative", "goal"):
+        table.add_column(header, justify="left" if header in ("labels", "goal") else "right")
+    goals = {"hard": "equal", "soft, float32": "1e-6", "soft, q8": "none: whole runs drift apart"}
+    for name, value in found.items():
+        if "equal" in value:
+            goal = next(text for start, text in goals.items() if name.startswith(start))
+            equal = f"{value['equal']:.0f} of {value['steps']:.0f}"
+            table.add_row(name, equal, f"{value['largest_gap']:.2e}", goal)
+    bounded = found["soft, q8, at the same weights"]
+    table.add_row(
+        "soft, q8, at the same weights",
+        f"{bounded['within_bound']:.0f} of {bounded['steps']:.0f} in bound",
+        f"{bounded['largest_gap']:.2e}",
+        f"the bound, of which {bounded['largest_share']:.0%} is used at most",
+    )
+    Console(width=120).print(table)
+    head = environment(("torch", "timm", "zarr", "numpy"))
+    print(head)
+    settings = {
+        **dataclasses.asdict(config),
+        "json": None,
+        "images": Path(config.images).name if config.images else "synthetic",
+    }
+    write_json(config.json, {"benchmark": "parity", **head, "config": settings, "found": found})
+    return 0 if is_parity(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_single("python -m benchmarks.parity", Command(ParityConfig, _benchmark), sys.argv[1:]))
