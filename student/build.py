@@ -63,7 +63,7 @@ def build_trainer(
     scheduler = CosineLRScheduler(
         optimizer,
         t_initial=plan.num_updates,
-        lr_min=config.min_lr,
+        lr_min=min(config.min_lr, plan.peak_lr),
         warmup_t=plan.warmup_updates,
         warmup_lr_init=config.warmup_lr,
         t_in_epochs=False,
@@ -72,7 +72,7 @@ def build_trainer(
     return Trainer(
         model=model,
         forward=_forward(config, model, ranks),
-        device=ranks.device,
+        ranks=ranks,
         mean=mean,
         std=std,
         optimizer=optimizer,
@@ -92,7 +92,6 @@ def build_trainer(
         autocast=autocast_type(config, ranks.device),
         clip_grad=config.clip_grad,
         seed=config.seed,
-        rank=ranks.rank,
     )
 
 
@@ -191,7 +190,16 @@ def _optimizer(config: TrainConfig, model: torch.nn.Module, plan: RunPlan) -> to
             nearest(config.opt, map(str, list_optimizers())) or "see timm.optim.list_optimizers()",
         )
     fused: dict[str, Any] = {"fused": True} if config.opt in _FUSED else {}
-    return create_optimizer_v2(model, config.opt, lr=plan.peak_lr, weight_decay=config.weight_decay, **fused)
+    try:
+        return create_optimizer_v2(
+            model, config.opt, lr=plan.peak_lr, weight_decay=config.weight_decay, **fused
+        )
+    except (AssertionError, ImportError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--opt {config.opt} cannot be had: {str(error) or type(error).__name__}",
+            "Nothing was trained.",
+            "install what it needs, or choose another: adamw",
+        ) from error
 
 
 def _forward(config: TrainConfig, model: torch.nn.Module, ranks: Ranks) -> torch.nn.Module:

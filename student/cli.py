@@ -15,18 +15,22 @@ from teacher_cache.commandline import Command, as_words, run_command
 
 def _train(config: TrainConfig) -> int:
     from student.loop import dry_run, train
+    from student.ranks import is_first_process
     from student.ray_launch import train_on_ray
     from teacher_cache.progress import console
 
     if config.dry_run:
-        for what, said in dry_run(config).items():
-            print(f"{what:16} {said}")
+        said_of = dry_run(config, config.ray_ranks if config.ray else None)
+        if is_first_process():
+            print("\n".join(f"{what:16} {said}" for what, said in said_of.items()))
         return 0
     try:
         result = train_on_ray(config) if config.ray else train(config, console)
     except KeyboardInterrupt:
         print(f"student train: the same command with --resume auto goes on: {config.output}", file=sys.stderr)
         raise
+    if not is_first_process():
+        return 0
     seconds = max(result.seconds, 1e-9)
     print(
         f"trained {result.steps:,} updates: {result.images:,} views in {result.seconds:,.1f} s, "

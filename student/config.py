@@ -89,7 +89,7 @@ class TrainConfig(CacheFlags):
     epochs: int = 300
     """Passes over the dataset."""
     steps: int | None = None
-    """Length of the run in batches, instead of --epochs."""
+    """Length of the run in updates, instead of --epochs."""
     batch_size: int = 256
     """Views in a batch of one process."""
     grad_accum_steps: int = 1
@@ -101,7 +101,7 @@ class TrainConfig(CacheFlags):
     lr_base: float = 5e-4
     """Learning rate at 512 views an update (DeiT, Table 9)."""
     min_lr: float = 1e-5
-    """At the end of the cosine."""
+    """At the end of the cosine; the peak, if that is lower."""
     warmup_epochs: float = 5.0
     """Of linear warm-up; at most a fifth of the run."""
     warmup_lr: float = 1e-6
@@ -183,6 +183,42 @@ class TrainConfig(CacheFlags):
             _require(0 <= share <= 1, f"{flag} {share}", "It must be from 0 to 1.")
         _require(
             self.distillation_tau > 0, f"--distillation-tau {self.distillation_tau}", "It must be above 0."
+        )
+        for flag, number, is_allowed, rule in (
+            ("--lr", self.lr, self.lr is None or self.lr > 0, "It must be above 0."),
+            ("--lr-base", self.lr_base, self.lr_base > 0, "It must be above 0."),
+            ("--min-lr", self.min_lr, self.min_lr >= 0, "It must be 0 or more."),
+            ("--warmup-lr", self.warmup_lr, self.warmup_lr >= 0, "It must be 0 or more."),
+            ("--warmup-epochs", self.warmup_epochs, self.warmup_epochs >= 0, "It must be 0 or more."),
+            ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "It must be 0 or more."),
+            (
+                "--clip-grad",
+                self.clip_grad,
+                self.clip_grad is None or self.clip_grad > 0,
+                "It must be above 0.",
+            ),
+            (
+                "--model-ema-decay",
+                self.model_ema_decay,
+                0 <= self.model_ema_decay < 1,
+                "It must be from 0 to below 1.",
+            ),
+        ):
+            _require(is_allowed, f"{flag} {number}", rule)
+        _require(
+            self.ray or (self.ray_ranks == 1 and self.ray_address is None),
+            "--ray-ranks or --ray-address without --ray",
+            "They are Ray Train's; without it this process would train alone.",
+        )
+        _require(
+            self.val_data is not None or self.val_interval is None,
+            "--val-interval without --val-data",
+            "There is nothing to evaluate on.",
+        )
+        _require(
+            self.teacher is not None or self.teacher_checkpoint is None,
+            "--teacher-checkpoint without --teacher",
+            "Its weights would not be asked.",
         )
         _require(
             self.labels is None or self.teacher is None, "--labels and --teacher", "One teacher is enough."

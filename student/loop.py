@@ -14,28 +14,28 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 
-from student.build import autocast_type, build_student, build_trainer
+from student.build import build_trainer
 from student.checkpoint import save_weights
 from student.config import TrainConfig
 from student.cost import model_cost
 from student.evaluate import accuracy, main_head
 from student.hub import hub_settings, push
-from student.metrics import Metrics, opened_metrics
+from student.metrics import Metrics, opened_metrics, read_metrics
 from student.prepare import Run, describe, prepare
 from student.ranks import joined
-from student.state import Standing, load_state, save_state
-from student.step import Live, NonFiniteError, Teaching, Trainer
+from student.state import Standing, load_state, refuse_other, save_state
+from student.step import Live, NonFiniteError, Teaching, Trainer, stored
 from teacher_cache.batch import ViewBatch
 from teacher_cache.commandline import parse_kwargs
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.progress import Advance, Track, silent
 from teacher_cache.signals import StopSignals
+from teacher_cache.store import Store
 
 CONFIG_FILE = "config.json"
 LAST_FILE = "last.safetensors"
 EMA_FILE = "ema.safetensors"
 BEST_FILE = "best.safetensors"
-NON_FINITE_FILE = "non-finite.json"
 _NAMED_KEYS = 8
 _NO_MEMORY = re.compile("not enough memory|can.t allocate memory|out of memory")
 """How torch's allocators say it on a CPU, and other devices' libraries."""
@@ -83,6 +83,8 @@ def train(config: TrainConfig, track: Track, teach: Teaching | None = None) -> R
     """
     with joined(config.device) as ranks:
         run = prepare(config, ranks)
+        if run.first_update >= run.plan.num_updates and (done := _result(run.output)) is not None:
+            return done
         trainer = build_trainer(
             config,
             run.dataset.info,
@@ -92,25 +94,35 @@ def train(config: TrainConfig, track: Track, teach: Teaching | None = None) -> R
             affinity=run.archive.affinity if run.archive else None,
             teach=teach,
         )
+        weights = trainer.teach.teacher.spec.weights_sha256 if isinstance(trainer.teach, Live) else None
+        run = dataclasses.replace(run, identity={**run.identity, "teacher's weights": weights})
         if run.standing is not None:
+            refuse_other(run.standing.identity, run.identity, config.output)
             load_state(run.output, run.standing.updates, trainer)
         if not ranks.is_first:
-            return _Training(run, trainer, _unheard, silent).to_the_end()
-        run.output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())
+            return _Training(run, trainer, Metrics(None), silent).to_the_end()
+        run.output.sweep()
         with opened_metrics(config, run.output, run.first_update) as metrics:
+            run.output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())
             return _Training(run, trainer, metrics, track).to_the_end()
 
 
-def dry_run(config: TrainConfig) -> dict[str, str]:
+def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str]:
     """Return what a run would be, having opened and checked all that it needs but its teacher.
+
+    Args:
+        config: Its flags.
+        world_size: Of how many processes, if not of those that are here.
 
     Raises:
         InputError: The request is wrong.
     """
     with joined(config.device) as ranks:
+        ranks = dataclasses.replace(ranks, world_size=world_size or ranks.world_size)
         run = prepare(config, ranks)
-        model = build_student(config, run.dataset.info, run.recipe.img_size)
-        cost = model_cost(model, run.recipe.img_size, autocast_type(config, ranks.device))
+        alone = dataclasses.replace(ranks, world_size=1)  # nobody is there to be joined
+        trainer = build_trainer(config, run.dataset.info, run.recipe.img_size, run.plan, alone, teach=stored)
+        cost = model_cost(trainer.model, run.recipe.img_size, trainer.autocast)
         memory_bytes = cost.memory_bytes(config.batch_size, has_ema=config.model_ema)
         return {
             **describe(run),
@@ -120,13 +132,16 @@ def dry_run(config: TrainConfig) -> dict[str, str]:
         }
 
 
-def _unheard(line: Any) -> None:
-    del line
+def _result(output: Store) -> RunResult | None:
+    """Return what a run ended with, or None if it did not."""
+    last = read_metrics(output)[-1:]
+    return RunResult(**last[0]["result"]) if last and "result" in last[0] else None
 
 
 class _Pending(NamedTuple):
     """An update whose numbers are still on the device."""
 
+    step: int
     lr: float
     values_4: torch.Tensor
     rows: torch.Tensor
@@ -146,6 +161,10 @@ class _Training:
         self._best = run.standing.best if run.standing else None
         self._scores: dict[str, dict[str, float]] = {}
         self._pending: list[_Pending] = []
+        self._told = run.first_update
+        """Updates whose lines are written."""
+        self._is_savable = True
+        """Whether a state may be saved: no evaluation is due before it, and all losses are finite."""
         self._wait_s = self._apart_s = 0.0
         """Spent on waiting for batches, and on evaluating and saving."""
 
@@ -154,8 +173,8 @@ class _Training:
         run, trainer = self._run, self._trainer
         cost = model_cost(trainer.model, run.recipe.img_size, trainer.autocast)
         self._start_s = time.monotonic()
-        with StopSignals() as signals, self._track("train", run.plan.num_updates, "updates") as advance:
-            advance(run.first_update)
+        left = run.plan.num_updates - run.first_update
+        with StopSignals() as signals, self._track("train", left, "updates") as advance:
             try:
                 for batches in self._groups():
                     self._update(batches, advance)
@@ -164,8 +183,8 @@ class _Training:
             except BaseException as error:
                 self._leave(error, was_asked=signals.were_met)
         seconds = time.monotonic() - self._start_s - self._apart_s
-        if not self._scores:
-            self._evaluate()
+        if not left:  # stopped after its last update, and before its end
+            self._scores = self._told_scores()
         images = (trainer.updates - run.first_update) * run.plan.effective_batch
         result = RunResult(
             steps=trainer.updates,
@@ -201,13 +220,12 @@ class _Training:
 
     def _update(self, batches: list[ViewBatch], advance: Advance) -> None:
         run, trainer = self._run, self._trainer
-        lr = trainer.lr
-        report = trainer.update(batches)
-        values_4 = run.ranks.mean(torch.stack(report))
+        step, lr = trainer.updates, trainer.lr
+        values_4 = torch.stack(trainer.update(batches))
         rows, views = (
             torch.cat([getattr(batch, name) for batch in batches]) for name in ("rows_B", "views_B")
         )
-        self._pending.append(_Pending(lr, values_4, rows, views))
+        self._pending.append(_Pending(step, lr, values_4, rows, views))
         is_last = trainer.updates == run.plan.num_updates
         is_evaluated = run.validation is not None and (is_last or self._ends_an_interval())
         is_saved = is_last or trainer.updates % run.config.checkpoint_interval == 0
@@ -216,7 +234,9 @@ class _Training:
             note = self._look()
         start_s = time.monotonic()
         if is_evaluated:
+            self._is_savable = False
             self._evaluate()
+            self._is_savable = True
         if is_saved:
             self._save_state()
         self._apart_s += time.monotonic() - start_s
@@ -239,17 +259,19 @@ class _Training:
         if not pending:
             return ""
         self._pending = []
-        first = self._trainer.updates - len(pending)
         values_U4 = torch.stack([update.values_4 for update in pending]).tolist()
         seconds = time.monotonic() - self._start_s - self._apart_s
-        for step, (update, values) in enumerate(zip(pending, values_U4, strict=True), first):
+        for update, values in zip(pending, values_U4, strict=True):
             if not math.isfinite(values[0]):
-                raise self._not_finite(step, update.rows, "the last state before it")
-            line = {"step": step, "epoch": run.plan.epoch(step)}
+                self._is_savable = False
+                raise self._not_finite(update.step, update.rows)
+            line: dict[str, Any] = {"step": update.step, "epoch": run.plan.epoch(update.step)}
             line |= dict(zip(("loss", "loss_label", "loss_distillation", "agreement"), values, strict=True))
             if run.config.distillation == "none":
                 del line["agreement"]
-            self._metrics({**line, "lr": update.lr, "order": update.order, "seconds": round(seconds, 3)})
+            line |= {"lr": update.lr, "order": update.order, "seconds": round(seconds, 3)}
+            self._metrics(line)
+            self._told = update.step + 1
         done = self._trainer.updates - run.first_update
         said = [f"loss {values[0]:.3f}"]
         if run.config.distillation != "none":
@@ -266,6 +288,8 @@ class _Training:
         candidates = {"accuracy": trainer.model}
         if trainer.ema is not None:
             candidates["ema_accuracy"] = trainer.ema.module
+        for model in candidates.values():
+            run.ranks.align(model)
         self._scores = {
             name: accuracy(
                 model,
@@ -287,6 +311,13 @@ class _Training:
                 self._best = share
                 self._save_weights(BEST_FILE, model)
 
+    def _told_scores(self) -> dict[str, dict[str, float]]:
+        """Return the last evaluation that was written."""
+        scored = [line for line in read_metrics(self._run.output) if "accuracy" in line]
+        return {
+            name: scored[-1][name] for name in ("accuracy", "ema_accuracy") if scored and name in scored[-1]
+        }
+
     def _leave(self, error: BaseException, *, was_asked: bool) -> NoReturn:
         """Save what can be gone on from, and raise what explains why the run ends.
 
@@ -295,44 +326,48 @@ class _Training:
             TeacherCacheError: The loss is not finite, or memory ran out.
             BaseException: Anything else, as it was.
         """
-        trainer = self._trainer
-        if trainer.is_whole and trainer.updates > self._run.first_update:
-            self._look()  # it raises where what would be saved is not finite
-            self._save_state()
+        run, updates = self._run, self._trainer.updates
+        newest = run.first_update
+        if self._trainer.is_whole and updates > run.first_update:
+            self._look()
+            if self._is_savable and self._told == updates:
+                self._save_state()
+                newest = updates
+        saved = f"the newest state is that after {newest:,} updates" if newest else "there is no state yet"
         if was_asked:
             raise KeyboardInterrupt from error
         if isinstance(error, NonFiniteError):
             rows = torch.cat([batch.rows_B for batch in error.batches])
-            raise self._not_finite(
-                trainer.updates, rows, f"the state after {trainer.updates:,} updates"
-            ) from error
+            raise self._not_finite(updates, rows) from error
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)):
             reason = str(error).partition("\n")[0] or type(error).__name__
+            half, rest = divmod(run.config.batch_size, 2)
+            same = f"--batch-size {half} --grad-accum-steps {2 * run.config.grad_accum_steps}"
+            remedy = f"{same} makes the same updates of less: --resume auto goes on with them"
             raise TeacherCacheError(
-                f"out of memory in update {trainer.updates:,}: {reason}",
-                "The update was not done; the state before it is saved.",
-                f"--batch-size {max(1, self._run.config.batch_size // 2)} with --grad-accum-steps "
-                f"{2 * self._run.config.grad_accum_steps} makes the same updates of less; "
-                "--resume auto goes on with them",
+                f"out of memory after {updates:,} updates: {reason}",
+                f"Training stopped; {saved}.",
+                "lower --batch-size" if rest else remedy,
             ) from error
         raise error
 
-    def _not_finite(self, update: int, rows: torch.Tensor, saved: str) -> TeacherCacheError:
+    def _not_finite(self, update: int, rows: torch.Tensor) -> TeacherCacheError:
+        """Name the samples of an update, those of this process."""
         run = self._run
         keys = [run.dataset.index.key(row) for row in rows.tolist()]
-        if run.ranks.is_first:
-            document = {"update": update, "keys": keys}
-            run.output.put(NON_FINITE_FILE, json.dumps(document, indent=1).encode())
+        name = f"non-finite-{run.ranks.rank}.json"
+        run.output.put(name, json.dumps({"update": update, "keys": keys}, indent=1).encode())
         return TeacherCacheError(
             f"the loss of update {update:,} is not finite: samples {', '.join(keys[:_NAMED_KEYS])}, all "
-            f"{len(keys):,} in {run.output.path(NON_FINITE_FILE)}",
-            f"Training stopped; {saved} is saved.",
+            f"{len(keys):,} in {run.output.path(name)}",
+            "Training stopped; the newest state in --output is of before it.",
             "lower --lr, set --clip-grad 1, or choose --precision float32; look at these samples",
         )
 
     def _save_state(self) -> None:
         run = self._run
         if run.ranks.is_first:
+            self._metrics.flush()
             standing = Standing(self._trainer.updates, self._best, run.identity)
             save_state(run.output, self._trainer, standing, run.config.checkpoint_hist)
 

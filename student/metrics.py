@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from student.config import TrainConfig
 from teacher_cache.errors import InputError
@@ -15,14 +15,30 @@ from teacher_cache.line_log import LineLog
 from teacher_cache.store import Store
 
 METRICS_FILE = "metrics.jsonl"
+_WANDB_FILE = "wandb-id"
 
 
-class Metrics(Protocol):
-    """Takes what there is to know of one update: `step` and numbers by name."""
+Sink: TypeAlias = Callable[[Mapping[str, Any]], None]
+"""Takes what there is to know of one update: `step`, and numbers by name."""
+
+
+class Metrics:
+    """A run's numbers on their way out; without a log, a process that writes nothing."""
+
+    def __init__(self, log: LineLog | None, sinks: Sequence[Sink] = ()) -> None:
+        self._log, self._sinks = log, sinks
 
     def __call__(self, line: Mapping[str, Any]) -> None:
-        """Take it."""
-        ...
+        """Tell a line of numbers."""
+        if self._log is not None:
+            self._log.write(json.dumps(line))
+        for sink in self._sinks:
+            sink(line)
+
+    def flush(self) -> None:
+        """Make all lines be there: a state that is gone on from must not be ahead of them."""
+        if self._log is not None:
+            self._log.flush()
 
 
 def read_metrics(store: Store) -> list[dict[str, Any]]:
@@ -52,19 +68,12 @@ def opened_metrics(config: TrainConfig, store: Store, from_step: int) -> Iterato
         kept = [line for line in read_metrics(store) if line.get("step", from_step) < from_step]
     begin = b"".join(json.dumps(line).encode() + b"\n" for line in kept)
     with contextlib.ExitStack() as open_things:
-        sinks: list[Metrics] = []
+        sinks: list[Sink] = []
         if config.tensorboard:
             sinks.append(open_things.enter_context(_tensorboard(store, from_step)))
         if config.log_wandb:
             sinks.append(open_things.enter_context(_wandb(config, store)))
-        log = open_things.enter_context(LineLog(store, METRICS_FILE, begin=begin))
-
-        def write(line: Mapping[str, Any]) -> None:
-            log.write(json.dumps(line))
-            for sink in sinks:
-                sink(line)
-
-        yield write
+        yield Metrics(open_things.enter_context(LineLog(store, METRICS_FILE, begin=begin)), sinks)
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
@@ -79,14 +88,15 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _tensorboard(store: Store, from_step: int) -> Iterator[Metrics]:
+def _tensorboard(store: Store, from_step: int) -> Iterator[Sink]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError(
             "--tensorboard", "TensorBoard is not installed.", "pip install 'teacher-cache[tensorboard]'"
         ) from error
-    with SummaryWriter(store.path("tensorboard"), purge_step=from_step) as writer:
+    folder = store.path("tensorboard") if store.is_local else f"{store.url}/tensorboard"
+    with SummaryWriter(folder, purge_step=from_step) as writer:
 
         def write(line: Mapping[str, Any]) -> None:
             if "step" in line:
@@ -97,16 +107,27 @@ def _tensorboard(store: Store, from_step: int) -> Iterator[Metrics]:
 
 
 @contextlib.contextmanager
-def _wandb(config: TrainConfig, store: Store) -> Iterator[Metrics]:
+def _wandb(config: TrainConfig, store: Store) -> Iterator[Sink]:
     try:
         import wandb
     except ImportError as error:
         raise InputError(
             "--log-wandb", "Weights & Biases is not installed.", "pip install 'teacher-cache[wandb]'"
         ) from error
-    identity = hashlib.sha256(store.url.encode()).hexdigest()[:16]  # a run that goes on is the same run there
+    store.put_new(_WANDB_FILE, secrets.token_hex(8).encode())  # a run that goes on is the same run there
     settings = dataclasses.asdict(config)
-    with wandb.init(project=config.wandb_project, id=identity, resume="allow", config=settings) as run:
+    try:
+        run = wandb.init(
+            project=config.wandb_project,
+            id=store.get(_WANDB_FILE).decode(),
+            resume="allow",
+            config=settings,
+        )
+    except (wandb.errors.Error, wandb.errors.CommError) as error:
+        raise InputError(
+            f"--log-wandb: {error}", "Nothing was trained.", "log in: wandb login, or set WANDB_MODE=offline"
+        ) from error
+    with run:
 
         def write(line: Mapping[str, Any]) -> None:
             run.log(_numbers(line), step=line.get("step"))

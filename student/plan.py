@@ -35,7 +35,7 @@ class RunPlan:
     @property
     def effective_batch(self) -> int:
         """Views of one update, of all processes together."""
-        return self.stream.global_batch_size * self.grad_accum_steps
+        return self.stream.global_batch_size
 
     @property
     def epochs(self) -> float:
@@ -85,20 +85,21 @@ def plan_run(
         drop_last=True,
         views_per_load=config.views_per_load,
         views_together=config.views_together,
+        batches_per_update=config.grad_accum_steps,
     )
     accumulated = config.grad_accum_steps
-    num_updates = config.steps or max(1, config.epochs * stream.batches_per_epoch // accumulated)
+    updates_per_epoch = stream.batches_per_epoch // accumulated
+    num_updates = config.steps or config.epochs * updates_per_epoch
     num_batches = num_updates * accumulated
     passes = -(-num_batches // (stream.batches_per_epoch * config.views_per_load))
-    effective_batch = stream.global_batch_size * accumulated
-    warmup_updates = round(config.warmup_epochs * stream.batches_per_epoch / accumulated)
+    warmup_updates = round(config.warmup_epochs * updates_per_epoch)
     return RunPlan(
         stream=stream,
         schedule=_schedule(config, archive_views, passes * config.views_per_load),
         num_batches=num_batches,
         num_updates=num_updates,
         grad_accum_steps=accumulated,
-        peak_lr=config.lr_base * effective_batch / 512 if config.lr is None else config.lr,
+        peak_lr=config.lr_base * stream.global_batch_size / 512 if config.lr is None else config.lr,
         warmup_updates=min(warmup_updates, num_updates // 5),
     )
 

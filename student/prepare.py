@@ -9,7 +9,7 @@ from typing import Any
 from student.config import TrainConfig
 from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
-from student.state import Standing, load_standing, saved_updates
+from student.state import Standing, load_standing, refuse_other, saved_updates
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.dataset.shards import PackedDataset
@@ -36,7 +36,7 @@ NOT_OF_THE_RUN = frozenset(
         *("tensorboard", "log_wandb", "wandb_project", "push_to_hub", "ray", "ray_ranks", "ray_address"),
     }
 )
-"""Flags that may be other ones when a run goes on: they say where, how fast, or what digests say better."""
+"""Flags that may be others when a run goes on: they say where, how fast, or what digests say better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         world_size=ranks.world_size,
     )
     validation = _validation(config, dataset)
-    identity = _identity(config, dataset, archive, recipe, plan, world_size=ranks.world_size)
+    identity = _identity(config, dataset, archive, recipe, plan)
     standing = _standing(config, output, identity, ranks) if config.resume == "auto" else None
     first_update = 0 if standing is None else standing.updates
     stream = ViewStream(
@@ -133,8 +133,6 @@ def _identity(
     archive: LabelSource | None,
     recipe: Recipe,
     plan: RunPlan,
-    *,
-    world_size: int,
 ) -> dict[str, Any]:
     flags = dataclasses.asdict(config)
     facts = {
@@ -145,8 +143,6 @@ def _identity(
         "views": view_ranges(sorted(set(plan.schedule.views))),
         "views of an update": plan.effective_batch,
     }
-    if config.views_per_load > 1:  # batches that share their images are cut by their size
-        facts["batches"] = [config.batch_size, config.grad_accum_steps, world_size]
     return json.loads(json.dumps(facts))
 
 
@@ -162,15 +158,7 @@ def _standing(config: TrainConfig, output: Store, identity: dict[str, Any], rank
     if not states:
         return None
     standing = load_standing(output, last)
-    was = standing.identity
-    changed = sorted(name for name in was.keys() | identity.keys() if was.get(name) != identity.get(name))
-    if changed:
-        said = "; ".join(f"{name}: {was.get(name)} then, {identity.get(name)} now" for name in changed)
-        raise InputError(
-            f"the run in --output {config.output} is another one: {said}",
-            "It would go on as neither of the two.",
-            "give the flags that it was begun with, or a new --output",
-        )
+    refuse_other(standing.identity, identity, config.output)
     return standing
 
 

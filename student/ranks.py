@@ -34,21 +34,32 @@ class Ranks:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over all processes, in each of them; every one must call it."""
-        if self.world_size > 1:
+        if dist.is_initialized():
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean over all processes, in each of them; every one must call it."""
-        return self.sum(values) / self.world_size if self.world_size > 1 else values
+        return self.sum(values) / self.world_size
 
     def is_same(self, number: int) -> bool:
         """Whether all processes hold the same number; every one must call it."""
         mine = torch.tensor([number, -number], device=self.device)
-        if self.world_size > 1:
+        if dist.is_initialized():
             dist.all_reduce(mine, op=dist.ReduceOp.MAX)
         return mine.tolist() == [number, -number]
+
+    def align(self, model: torch.nn.Module) -> None:
+        """Give all processes the first one's buffers: running statistics are of a process's own batches."""
+        if dist.is_initialized():
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one to print, before and after it has joined the others."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager

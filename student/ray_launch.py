@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from teacher_cache.store import Store
 
 _PATHS = ("data", "output", "labels", "val_data", "finetune", "teacher_checkpoint", "cache_dir")
 _MAX_FAILURES = 3
-"""Times that all processes are started again from the newest state, after some were lost."""
+"""Times that all processes are started again from the newest state, whatever ended them."""
 
 
 def train_on_ray(config: TrainConfig) -> RunResult:
@@ -32,21 +33,19 @@ def train_on_ray(config: TrainConfig) -> RunResult:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
+
+        from teacher_cache.ray_session import connect
     except ImportError as error:
         raise InputError("--ray", "Ray is not installed.", "pip install 'teacher-cache[ray]'") from error
-    dry_run(config)  # says what is wrong before any process is started
     names = [*_PATHS, "recipe"] if config.recipe and Path(config.recipe).exists() else _PATHS
-    inner = dataclasses.replace(with_absolute_paths(config, names), ray=False, resume="auto")
+    config = with_absolute_paths(config, names)
+    dry_run(config, config.ray_ranks)  # says what is wrong before any process is started
+    inner = dataclasses.replace(config, ray=False, ray_ranks=1, ray_address=None, resume="auto")
     is_cuda = resolve_device(config.device).type == "cuda"
-    try:
-        session = ray.init(address=config.ray_address)
-    except ConnectionError as error:
-        raise InputError(
-            f"--ray-address {config.ray_address}: {error}",
-            "Nothing was trained.",
-            "start a cluster: ray start --head",
-        ) from error
-    with session, tempfile.TemporaryDirectory() as folder:
+    connect(config.ray_address, "--ray-address")
+    with contextlib.ExitStack() as ends:
+        ends.callback(ray.shutdown)
+        folder = ends.enter_context(tempfile.TemporaryDirectory())
         trainer = TorchTrainer(
             _work,
             train_loop_config=dataclasses.asdict(inner),

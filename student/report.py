@@ -37,6 +37,7 @@ def write_report(runs: Sequence[str], out: str) -> Path:
     """
     try:
         import jinja2
+        import matplotlib.figure  # noqa: F401  # the curves need it: said now, not after the tables
     except ImportError as error:
         raise InputError(
             "student report",

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -17,7 +19,7 @@ import safetensors.torch
 import torch
 
 from student.step import Trainer
-from teacher_cache.errors import InputError, StoreError, TeacherCacheError
+from teacher_cache.errors import InputError, TeacherCacheError
 from teacher_cache.store import Store
 
 VERSION = 1
@@ -88,10 +90,22 @@ def save_state(store: Store, trainer: Trainer, standing: Standing, keep: int) ->
         store.delete(name_of(updates))
 
 
+def refuse_other(was: Mapping[str, Any], is_now: Mapping[str, Any], output: str) -> None:
+    """Refuse to go on with another run. Raises InputError that names all that differs."""
+    differing = [name for name in is_now if was.get(name) != is_now[name]]
+    if differing:
+        said = "; ".join(f"{name}: {was.get(name)} then, {is_now[name]} now" for name in sorted(differing))
+        raise InputError(
+            f"the run in --output {output} is another one: {said}",
+            "It would go on as neither of the two.",
+            "give the flags that it was begun with, or a new --output",
+        )
+
+
 def load_standing(store: Store, updates: int) -> Standing:
     """Return where the run stood, without its weights. Raises InputError if the state is damaged."""
     with store.local_copy(name_of(updates)) as path:
-        header = _read(str(path))[0]
+        header = _header(path, store.path(name_of(updates)))
     return Standing(header["updates"], header["best"], header["identity"])
 
 
@@ -102,7 +116,8 @@ def load_state(store: Store, updates: int, trainer: Trainer) -> None:
         InputError: The state is damaged, or is of another model or optimizer.
     """
     with store.local_copy(name_of(updates)) as path:
-        header, tensors = _read(str(path))
+        header = _header(path, store.path(name_of(updates)))
+        tensors = safetensors.torch.load_file(path)
     try:
         trainer.model.load_state_dict(_of(tensors, "model"))
         if trainer.ema is not None:
@@ -146,22 +161,20 @@ def _of(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor
     }
 
 
-def _read(path: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _header(path: Path, name: str) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[_HEADER])
-        if header["version"] != VERSION:
-            raise InputError(
-                f"{path} is a state of version {header['version']}",
-                f"This program knows version {VERSION}.",
-                "go on with the release that began the run",
-            )
-        return header, safetensors.torch.load_file(path)
-    except (StoreError, InputError):
-        raise
     except Exception as error:  # safetensors has errors of its own kinds
         raise InputError(
-            f"{path} is no state of a run: {error}",
+            f"{name} is no state of a run: {error}",
             "The run cannot go on from it.",
             "delete it: the one before it will do, or the run begins again",
         ) from error
+    if header["version"] != VERSION:
+        raise InputError(
+            f"{name} is a state of version {header['version']}",
+            f"This program knows version {VERSION}.",
+            "go on with the release that began the run",
+        )
+    return header

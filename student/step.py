@@ -1,4 +1,7 @@
-"""One update: views -> device -> pixels -> loss -> new weights. On a GPU it never waits for the device."""
+"""One update: views -> device -> pixels -> loss -> new weights. It does not wait for a GPU.
+
+(timm's optimizers that are not fused wait with float16, whose scaler then looks for overflow itself.)
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from student.config import Distillation, Reduction, Tail
 from student.losses import distillation_loss
 from student.model import as_heads
+from student.ranks import Ranks
 from teacher_cache.batch import ViewBatch
 from teacher_cache.keys import Purpose, Stream
 from teacher_cache.labels.topk import Labels, labels_from_logits
@@ -61,7 +65,7 @@ class Objective:
 
 
 class UpdateReport(NamedTuple):
-    """What an update was made from: scalars on the device, means over its batches of this process.
+    """What an update was made from: scalars on the device, means over its batches and all processes.
 
     Attributes:
         loss: What was minimised.
@@ -93,9 +97,10 @@ class Trainer:
     """A model with all that its training changes.
 
     Attributes:
-        model: The student, on `device`.
+        model: The student, on the process's device.
         forward: Calls it: itself, compiled, or among other processes.
         mean, std: Of its input.
+        ranks: This process, and those that the same update is made in.
         optimizer, scheduler: timm's; the learning rate is a function of the number of updates alone.
         scaler: Scales the loss where autocast is to float16, else does nothing.
         ema: Moving average of the weights, or None.
@@ -105,14 +110,13 @@ class Trainer:
         clip_grad: Largest norm of all gradients together, or None.
         seed: Of what is dropped; with the number of the update and the rank it makes a stream of its own, so
             that no random state has to be kept.
-        rank: This process.
         updates: Updates done.
         is_whole: Whether model, optimizer and average are all as they were after the same update.
     """
 
     model: torch.nn.Module
     forward: torch.nn.Module
-    device: torch.device
+    ranks: Ranks
     mean: tuple[float, ...]
     std: tuple[float, ...]
     optimizer: torch.optim.Optimizer
@@ -124,7 +128,6 @@ class Trainer:
     autocast: torch.dtype | None = None
     clip_grad: float | None = None
     seed: int = 0
-    rank: int = 0
     updates: int = 0
     is_whole: bool = True
 
@@ -140,7 +143,7 @@ class Trainer:
             NonFiniteError: The loss is not finite. On a CPU, where looking costs nothing, at once; elsewhere
                 whoever reads the report sees it.
         """
-        words = Stream((self.seed, self.rank), Purpose.DROP, (self.updates, 0)).words(1)
+        words = Stream((self.seed, self.ranks.rank), Purpose.DROP, (self.updates, 0)).words(1)
         torch.manual_seed(int(words[0]))
         self.optimizer.zero_grad(set_to_none=True)
         reports = []
@@ -148,13 +151,14 @@ class Trainer:
             is_last = number == len(batches)
             with self._waits_to_synchronise(is_last):
                 report = self._report(batch)
-                if self.device.type == "cpu" and not torch.isfinite(report.loss):
+                if self.ranks.device.type == "cpu" and not torch.isfinite(report.loss):
                     raise NonFiniteError(batches)
                 self.scaler.scale(report.loss / len(batches)).backward()
             reports.append(UpdateReport(*(value.detach() for value in report)))
         if self.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
+        values_4 = self.ranks.mean(torch.stack([torch.stack(report) for report in reports]).mean(0))
         self.is_whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -163,17 +167,17 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.model, step=self.updates)
         self.is_whole = True
-        return UpdateReport(*(torch.stack(values).mean() for values in zip(*reports, strict=True)))
+        return UpdateReport(*values_4)
 
     def _report(self, batch: ViewBatch) -> UpdateReport:
-        pixels_BCHW = batch.pixels(self.device)
+        pixels_BCHW = batch.pixels(self.ranks.device)
         labels = self.teach(batch, pixels_BCHW)
         inputs_BCHW = normalize(pixels_BCHW, self.mean, self.std)
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+        with torch.autocast(self.ranks.device.type, self.autocast, enabled=self.autocast is not None):
             heads = as_heads(self.forward(inputs_BCHW))
         loss = distillation_loss(
             heads,
-            batch.targets.to(self.device),
+            batch.targets.to(self.ranks.device),
             labels,
             self.objective.kind,
             alpha=self.objective.alpha,

@@ -34,7 +34,7 @@ class LineLog:
         self, store: Store, name: str, clock: Callable[[], float] = time.monotonic, begin: bytes = b""
     ) -> None:
         self._store, self._name, self._clock = store, name, clock
-        self._text = b"" if store.is_local else begin
+        self._text = bytearray(b"" if store.is_local else begin)
         """All lines, or on a local disk those that are not there yet."""
         self._is_new, self._next_s = False, 0.0
         self._file = None
@@ -50,15 +50,23 @@ class LineLog:
             with contextlib.suppress(StoreError, OSError):
                 self._put()
 
+    def flush(self) -> None:
+        """Make every line be there now.
+
+        Raises:
+            StoreError, OSError: Some cannot be.
+        """
+        if self._is_new:
+            self._put()
+
     def close(self) -> None:
-        """Make every line be there.
+        """Make every line be there, and write no more.
 
         Raises:
             StoreError, OSError: Some cannot be.
         """
         try:
-            if self._is_new:
-                self._put()
+            self.flush()
         finally:
             if self._file is not None:
                 self._file.close()
@@ -74,9 +82,9 @@ class LineLog:
         start_s = self._clock()
         if self._file is not None:
             while self._text:
-                self._text = self._text[self._file.write(self._text) :]
+                del self._text[: self._file.write(self._text)]
         else:
             self._next_s = start_s + _LEAST_PAUSE_S  # also where it fails
-            self._store.put(self._name, self._text)
+            self._store.put(self._name, bytes(self._text))
             self._next_s = max(self._next_s, self._clock() + (self._clock() - start_s) / _SHARE_OF_TIME)
         self._is_new = False

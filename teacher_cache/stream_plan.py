@@ -65,6 +65,8 @@ class StreamPlan:
         drop_last: Leave out the samples that do not fill a batch of all ranks; else the last one is smaller.
         views_per_load: Views that are rendered of an image each time it is decoded.
         views_together: Whether they share a batch.
+        batches_per_update: Batches that one change of the weights is made from. An update of all ranks is one
+            cut of the order, however many batches and ranks share it.
     """
 
     num_rows: int
@@ -77,6 +79,7 @@ class StreamPlan:
     drop_last: bool = False
     views_per_load: int = 1
     views_together: bool = False
+    batches_per_update: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.window_shards < 1:
@@ -94,25 +97,36 @@ class StreamPlan:
                 "A batch could not hold all views of its images.",
                 "choose a batch size that is a multiple of the views per load",
             )
+        if self.batches_per_update < 1 or (self.batches_per_update > 1 and not self.drop_last):
+            raise InputError(
+                f"{self.batches_per_update} batches per update, drop_last {self.drop_last}",
+                "Batches per update count from 1, and above that updates are whole.",
+            )
+        if self.batches_per_update > 1 and self.batches_per_load > 1:
+            raise InputError(
+                f"{self.views_per_load} views per load, {self.batches_per_update} batches per update",
+                "Batches that share their images would be of different updates.",
+                "add --views-together, or leave --grad-accum-steps out",
+            )
         if not 0 <= self.rank < self.world_size:
             raise InputError(f"rank {self.rank} of {self.world_size}", "Ranks count from 0.")
         if self.batches_per_epoch == 0:
             raise InputError(
-                f"batch size {self.batch_size} on {self.world_size} ranks, with {self.num_rows} samples",
+                f"batch size {self.global_batch_size} of all ranks, with {self.num_rows} samples",
                 "An epoch would have no batch.",
                 "choose a smaller --batch-size",
             )
 
     @property
     def global_batch_size(self) -> int:
-        """Views in a batch of all ranks together."""
-        return self.batch_size * self.world_size
+        """Views of all ranks together, in all batches of an update."""
+        return self.batch_size * self.world_size * self.batches_per_update
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches in an epoch, the same for every rank."""
+        """Batches of a rank in an epoch, the same for every rank."""
         full, rest = divmod(self.num_rows, self.global_batch_size)
-        return full if self.drop_last or not rest else full + 1
+        return (full if self.drop_last or not rest else full + 1) * self.batches_per_update
 
     @property
     def batches_per_load(self) -> int:
@@ -126,14 +140,17 @@ class StreamPlan:
             batch: Counted from the beginning of the run, over all epochs.
             companies: Which rows stay neighbours, because they are mixed; every row for itself if None.
         """
-        load_pass, place = divmod(batch, self.views_per_load * self.batches_per_epoch)
+        update, part = divmod(batch, self.batches_per_update)
+        updates_per_epoch = self.batches_per_epoch // self.batches_per_update
+        load_pass, place = divmod(update, self.views_per_load * updates_per_epoch)
         repeats = self.views_per_load if self.views_together else 1
         group, turn = divmod(place, self.batches_per_load)
         num_rows = self.global_batch_size // repeats
         start = group * num_rows
         stop = min(start + num_rows, self.num_rows)
         rows, ordinals = self._pass_rows(load_pass, start, stop, companies)
-        first, last = (len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        cut, cuts = part * self.world_size + self.rank, self.world_size * self.batches_per_update
+        first, last = (len(rows) * place // cuts for place in (cut, cut + 1))
         rows, ordinals = rows[first:last], ordinals[first:last]
         if self.views_together:
             return RowViews(np.repeat(rows, repeats), np.tile(np.arange(repeats), len(rows)))

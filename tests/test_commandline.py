@@ -53,13 +53,13 @@ FLAGS = {
     "teacher-cache merge": "dst src",
     "student train": (
         f"{CACHE} data output resume dry_run model pretrained finetune model_kwargs distillation "
-        "distillation_token labels teacher teacher_checkpoint "
-        "teacher_pretrained teacher_model_kwargs distillation_alpha distillation_tau kd_reduction tail recipe "
-        "img_size views views_per_load views_together window_shards epochs steps batch_size grad_accum_steps "
-        "opt lr lr_base min_lr warmup_epochs warmup_lr weight_decay smoothing drop_path clip_grad model_ema "
-        "model_ema_decay seed val_data val_interval crop_pct device precision torchcompile workers "
-        "log_interval checkpoint_interval checkpoint_hist tensorboard log_wandb wandb_project push_to_hub "
-        "ray ray_ranks ray_address"
+        "distillation_token labels teacher teacher_checkpoint teacher_pretrained teacher_model_kwargs "
+        "distillation_alpha distillation_tau kd_reduction tail recipe img_size views views_per_load "
+        "views_together window_shards epochs steps batch_size grad_accum_steps opt lr lr_base min_lr "
+        "warmup_epochs warmup_lr weight_decay smoothing drop_path clip_grad model_ema model_ema_decay seed "
+        "val_data val_interval crop_pct device precision torchcompile workers log_interval "
+        "checkpoint_interval checkpoint_hist tensorboard log_wandb wandb_project push_to_hub ray ray_ranks "
+        "ray_address"
     ),
     "student eval": f"{CACHE} checkpoint data crop_pct batch_size device workers json",
     "student report": "runs out",

@@ -125,6 +125,29 @@ def test_ranks_share_each_batch_of_one_larger_rank(dataset: PackedDataset) -> No
         assert np.concatenate([rows_of(plan, batch) for plan in two]).tolist() == rows_of(one, batch)
 
 
+@given(
+    st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 6, 12]), st.sampled_from([1, 2, 3]), st.integers(0, 50)
+)
+def test_an_update_holds_the_same_rows_however_it_is_shared(
+    size: int, ways: int, ranks: int, update: int
+) -> None:
+    """Among ranks, and among the batches that a rank makes it of: epochs end at the same rows too."""
+    parts = ways if ways % ranks else ways // ranks
+    whole = StreamPlan(101, 8, size * ranks * parts, seed=3, drop_last=True)
+    shared = [
+        StreamPlan(
+            101, 8, size, seed=3, drop_last=True, rank=rank, world_size=ranks, batches_per_update=parts
+        )
+        for rank in range(ranks)
+    ]
+    found = [
+        shared[rank].rows(update * parts + part).rows_B for part in range(parts) for rank in range(ranks)
+    ]
+    assert {len(rows) for rows in found} == {size}
+    assert np.concatenate(found).tolist() == whole.rows(update).rows_B.tolist()
+    assert shared[0].batches_per_epoch == whole.batches_per_epoch * parts
+
+
 def test_a_run_goes_on_where_it_stopped(dataset: PackedDataset, labels: str) -> None:
     plan = plan_of(dataset)
     whole = samples_of(dataset, stream_of(dataset, labels, plan, epochs=2).loader(0))

@@ -30,7 +30,6 @@ from pipelines.engines.engine import (
 )
 from pipelines.engines.ray_actor import Actor
 from pipelines.engines.ray_cluster import (
-    connect,
     is_gone,
     kill_on,
     reason_of,
@@ -44,6 +43,7 @@ from pipelines.extract_config import DEFAULT_DRAIN_S, DEFAULT_UNIT_TIMEOUT_S, Ac
 from pipelines.unit_queue import UnitQueue
 from teacher_cache.archive.layout import Unit
 from teacher_cache.errors import TeacherCacheError, UnfitError
+from teacher_cache.ray_session import connect
 from teacher_cache.signals import StopSignals
 
 _UNITS_PER_ACTOR = 2
@@ -85,7 +85,7 @@ class RayEngine:
         self._clock = clock
         self._timeout_s = DEFAULT_UNIT_TIMEOUT_S if flags.unit_timeout_s is None else flags.unit_timeout_s
         self._drain_s = DEFAULT_DRAIN_S if flags.drain_s is None else flags.drain_s
-        connect(address)
+        connect(address, "--address")
         taken = what_actors_take(flags, device, workers)
         self.num_workers = taken.num_actors
         self._new_actor = ray.remote(Actor).options(

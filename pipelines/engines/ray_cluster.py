@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import socket
-import threading
 from typing import Any, NamedTuple
 
 import ray
@@ -15,35 +10,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.engines.ray_actor import kill_process
 from pipelines.extract_config import ActorFlags
-from teacher_cache.errors import InputError
 
 _KILL_WITHIN_S = 10.0
-_ANSWER_WITHIN_S = 10.0
-
-
-def connect(address: str | None) -> None:
-    """Connect to a cluster, or start one on this machine."""
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        _check_answers(os.environ.get("RAY_ADDRESS") if address == "auto" else address)
-        ray.init(address=address or "local", logging_level=logging.WARNING, log_to_driver=False)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"--address {address or 'local'}: {reason}",
-            "There is no Ray cluster to work on.",
-            "give the address of one, with its token in RAY_AUTH_TOKEN, or leave --address out",
-        ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts one of its own in its place
-
-
-def _check_answers(address: str | None) -> None:
-    """Refuse a host:port where nobody listens: Ray would go on trying for minutes. Raises OSError."""
-    host, _, port = (address or "").rpartition(":")
-    if host and port.isdigit() and "://" not in host:
-        with socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN_S):
-            pass
 
 
 class Taken(NamedTuple):

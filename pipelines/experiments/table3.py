@@ -57,14 +57,19 @@ class Table3Config:
     """The dataset."""
     images: str | None = None
     """Folder of its train.parquet and test.parquet or val.parquet; images/DATA if not given."""
-    out: str = "table3"
-    """Folder for everything; what is done there is not done again."""
+    out: str | None = None
+    """Folder for everything, table3/DATA-SETTING if not given; what is done there is not done again."""
     setting: Literal["cpu", "gpu"] = "cpu"
     """How large it is: two cores for an hour or two, or a GPU."""
     seeds: int = 3
     """Repeats of every arm."""
     device: str = "auto"
     """auto is CUDA if there is one."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path(self.out or f"table3/{self.data}-{self.setting}")
 
 
 def _experiment(config: Table3Config) -> int:
@@ -79,7 +84,7 @@ def run_experiment(config: Table3Config, setting: Setting) -> str:
     Raises:
         InputError: The images are not there.
     """
-    start_s, out = time.monotonic(), Path(config.out)
+    start_s, out = time.monotonic(), config.folder
     _pack(config, out, setting)
     with concurrent.futures.ProcessPoolExecutor(
         setting.parallel,
@@ -109,9 +114,14 @@ def _limit(threads: int) -> None:
 
 def _wait(futures: list[concurrent.futures.Future[None]], what: str) -> None:
     with console(what, len(futures), "runs") as advance:
-        for future in concurrent.futures.as_completed(futures):
-            future.result()
-            advance(1)
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                advance(1)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
 
 
 def _pack(config: Table3Config, out: Path, setting: Setting) -> None:
@@ -127,6 +137,15 @@ def _pack(config: Table3Config, out: Path, setting: Setting) -> None:
                 f"download {repository} from the Hugging Face hub, a parquet file a split, or give --images",
             )
     out.mkdir(parents=True, exist_ok=True)
+    asked = json.dumps([config.data, dataclasses.asdict(setting)], indent=1)
+    marker = out / "asked.json"
+    if marker.exists() and marker.read_text() != asked:
+        raise InputError(
+            f"{out} holds another experiment",
+            "Its runs would be told as this one's.",
+            "choose another --out, or delete it",
+        )
+    marker.write_text(asked)
     few = out / "few.parquet"
     pq.write_table(pq.read_table(files["train"]).slice(0, setting.num_images), few)
     for name, file in (("all", files["train"]), ("train", few), ("val", files[split])):
@@ -136,7 +155,7 @@ def _pack(config: Table3Config, out: Path, setting: Setting) -> None:
 
 
 def _train_teacher(config: Table3Config, setting: Setting, teacher: Teacher) -> None:
-    out = Path(config.out)
+    out = config.folder
     if not _is_done(out / teacher.name):
         train(
             TrainConfig(
@@ -167,7 +186,7 @@ def _teacher(setting: Setting, name: str) -> Teacher:
 
 
 def _extract(config: Table3Config, setting: Setting, name: str, topk: int | None) -> None:
-    out, teacher = Path(config.out), _teacher(setting, name)
+    out, teacher = config.folder, _teacher(setting, name)
     num_classes = len(PackedDataset(str(out / "train")).info.classes)
     extract(
         ExtractConfig(
@@ -194,7 +213,7 @@ def _is_done(run: Path) -> bool:
 
 
 def _train_student(config: Table3Config, setting: Setting, arm: Arm, seed: int) -> None:
-    out, teacher = Path(config.out), _teacher(setting, arm.teacher)
+    out, teacher = config.folder, _teacher(setting, arm.teacher)
     run = _run_folder(out, arm, seed)
     if _is_done(run):
         return
@@ -213,7 +232,7 @@ def _train_student(config: Table3Config, setting: Setting, arm: Arm, seed: int) 
         labels=str(_labels(out, arm.teacher, arm.topk)) if is_stored else None,
         teacher=None if is_stored or arm.teaching == "none" else teacher.model,
         teacher_model_kwargs=teacher.model_kwargs,
-        teacher_checkpoint=weights,
+        teacher_checkpoint=None if is_stored or arm.teaching == "none" else weights,
         recipe=None if is_stored else RECIPE,
         views=f"0:{arm.views or setting.epochs}",
         epochs=setting.epochs,
@@ -243,7 +262,7 @@ def _train_student(config: Table3Config, setting: Setting, arm: Arm, seed: int) 
 
 def _collect(config: Table3Config, setting: Setting, wanted: Any, seconds: float) -> dict[str, Any]:
     """Return what all runs ended with, by arm and seed, and what machine they ran on."""
-    out = Path(config.out)
+    out = config.folder
 
     def result(run: Path) -> dict[str, Any]:
         return read_metrics(Store(run))[-1]["result"]

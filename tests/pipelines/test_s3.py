@@ -24,8 +24,27 @@ def run(program: str, words: list[str], **environment: str) -> subprocess.Comple
     )
 
 
-def done(program: str, words: list[str], **environment: str) -> str:
-    ended = run(program, words, **environment)
+_EACH = """
+import json, sys
+from pipelines.cli import main as pipelines
+from student.cli import main as student
+for program, words in json.loads(sys.argv[1]):
+    code = {"pipelines": pipelines, "student": student}[program](words)
+    if code:
+        sys.exit(code)
+"""
+
+
+def done(*commands: tuple[str, list[str]], **environment: str) -> str:
+    """Run commands one after the other, in a process of that environment, and return what they print."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _EACH, json.dumps(commands)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
@@ -47,23 +66,26 @@ def whole_line(
 ) -> None:
     """Pack, extract on two Ray actors, verify and train, with every path on s3://."""
     upload(folders, f"{url}/images")
-    done("pipelines", ["pack", f"{url}/images", f"{url}/data", "--shard-size", "8"], **environment)
+    pack = ["pack", f"{url}/images", f"{url}/data", "--shard-size", "8"]
     flags = {"engine": "ray", "num_actors": 2, "cpus_per_actor": 0.5, "cache_dir": cache}
     words = extract_flags(f"{url}/data", f"{url}/labels", **flags)
-    done("pipelines", words, **environment)
-    assert objects(f"{url}/labels") == expected
-    said = done("pipelines", ["verify", f"{url}/labels", "--level", "full"], **environment)
-    assert "no problems (full)" in said
-    assert "finished" in done("pipelines", ["status", f"{url}/labels"], **environment)
+    verify, status = ["verify", f"{url}/labels", "--level", "full"], ["status", f"{url}/labels"]
     training = ["--data", f"{url}/data", "--labels", f"{url}/labels", "--distillation", "soft"]
     training += ["--steps", "50", "--batch-size", "8", "--workers", "2", "--output", f"{url}/run"]
     training += ["--cache-dir", str(cache), "--model-kwargs", *_STUDENT]
-    done("student", ["train", *training], **environment)
-    lines = [json.loads(line) for line in Store(f"{url}/run").get("metrics.jsonl").splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(50))
     evaluation = ["--checkpoint", f"{url}/run/last.safetensors", "--data", f"{url}/data"]
     evaluation += ["--cache-dir", str(cache)]
-    assert "accuracy" in done("student", ["eval", *evaluation], **environment)
+    said = done(
+        *(("pipelines", words) for words in (pack, words, verify, status)),
+        *(("student", words) for words in (["train", *training], ["eval", *evaluation])),
+        **environment,
+    )
+    assert objects(f"{url}/labels") == expected
+    assert "no problems (full)" in said
+    assert "finished" in said
+    assert said.count("accuracy distillation") == 1
+    lines = [json.loads(line) for line in Store(f"{url}/run").get("metrics.jsonl").splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(50))
 
 
 def test_all_of_it_on_s3_through_a_network_that_drops_delays_truncates_and_refuses(

@@ -15,8 +15,8 @@ import pytest
 import torch
 from conftest import free_port, tree
 
+from student import evaluate
 from student.cli import main
-from student.loop import NON_FINITE_FILE
 from student.state import saved_updates
 from student.step import Trainer
 from teacher_cache.dataset.shards import PackedDataset
@@ -202,7 +202,7 @@ def poison(trainer: Trainer) -> None:
 
 
 def take_all_memory(trainer: Trainer) -> None:
-    torch.empty(2**50, dtype=torch.uint8, device=trainer.device)
+    torch.empty(2**50, dtype=torch.uint8, device=trainer.ranks.device)
 
 
 def fail(trainer: Trainer) -> None:
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_saves_and_names_samples(
     at_update(9, poison, monkeypatch)
     assert main(words(output, data, labels, SHORT)) == 1
     said = capsys.readouterr().err
-    named = json.loads((output / NON_FINITE_FILE).read_text())
+    named = json.loads((output / "non-finite-0.json").read_text())
     assert named["update"] == 9
     assert len(named["keys"]) == 8
     assert set(named["keys"]) <= {dataset.index.key(row) for row in range(len(dataset))}
@@ -234,14 +234,54 @@ def test_a_loss_that_is_not_finite_stops_saves_and_names_samples(
     assert main(words(output, data, labels, SHORT, "--resume=auto")) == 0
 
 
+def test_what_is_seen_late_is_not_saved(
+    data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU a loss is looked at some updates later, when weights were made from it."""
+    output = tmp_path / "run"
+    at_update(9, poison, monkeypatch)
+    monkeypatch.setattr("torch.isfinite", lambda values: torch.ones_like(values, dtype=torch.bool))
+    flags = (SHORT, "--checkpoint-interval=7", "--log-interval=100")
+    assert main(words(output, data, labels, *flags)) == 1
+    assert saved_updates(Store(output)) == [7]
+    assert json.loads((output / "non-finite-0.json").read_text())["update"] == 9
+    assert steps(output)[-1]["step"] == 8
+
+
+def test_a_run_that_is_done_stays_as_it_is(data: str, labels: str, undisturbed: Path) -> None:
+    before = tree(undisturbed)
+    assert main(words(undisturbed, data, labels, "--resume=auto")) == 0
+    assert tree(undisturbed) == before
+
+
+def test_an_evaluation_that_fails_is_done_again(
+    data: str, labels: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+
+    def stop_at_the_second(*_: object, **__: object) -> dict[str, float]:
+        if len(lines(output)) < 100:
+            return accuracy(*_, **__)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    accuracy = evaluate.accuracy
+    monkeypatch.setattr("student.loop.accuracy", stop_at_the_second)
+    assert main(words(output, data, labels)) == 130
+    monkeypatch.undo()
+    run(words(output, data, labels, "--resume=auto"))
+    scored = [[line for line in steps(folder) if "accuracy" in line] for folder in (output, undisturbed)]
+    assert scored[0] == scored[1]
+
+
 def test_memory_that_runs_out_says_what_to_lower(
     data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     at_update(4, take_all_memory, monkeypatch)
     assert main(words(tmp_path / "run", data, labels, SHORT)) == 1
     said = capsys.readouterr().err
-    assert "out of memory in update 4" in said
-    assert "--batch-size 4 with --grad-accum-steps 2" in said
+    assert "out of memory after 4 updates" in said
+    assert "the newest state is that after 4 updates" in said
+    assert "--batch-size 4 --grad-accum-steps 2 makes the same updates" in said
     monkeypatch.undo()
     flags = ("--resume=auto", "--batch-size=4", "--grad-accum-steps=2")
     assert main(words(tmp_path / "run", data, labels, SHORT, *flags)) == 0

@@ -236,6 +236,15 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (("--opt=adamww",), "timm has no optimizer"),
         (("--checkpoint-hist=0",), "--checkpoint-hist 0"),
         (("--grad-accum-steps=0",), "--grad-accum-steps 0"),
+        (("--grad-accum-steps=2", "--batch-size=2", "--views-per-load=2"), "add --views-together"),
+        (("--ray-ranks=2",), "without --ray"),
+        (("--val-interval=2",), "There is nothing to evaluate on"),
+        (("--teacher-checkpoint=x",), "--teacher-checkpoint without --teacher"),
+        (("--lr=-1",), "--lr -1.0"),
+        (("--lr=nan",), "--lr nan"),
+        (("--clip-grad=0",), "--clip-grad 0.0"),
+        (("--model-ema-decay=1",), "--model-ema-decay 1.0"),
+        (("--opt=fusedadam",), "cannot be had"),
     ],
 )
 def test_a_wrong_request_is_said(
