@@ -11,9 +11,10 @@ help:  ## show this
 	$(BIN)/pip install --quiet --editable '.[demo]'
 	@touch $@
 
-.venv/.dev: .venv/.demo
+.venv/.dev: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[demo,dev]'
-	@touch $@
+	@touch $@ .venv/.demo
 
 demo: .venv/.demo  ## distil a small DeiT on scikit-learn's digits, and write demo/report.html
 	$(BIN)/python -m pipelines.demo --out demo
@@ -25,7 +26,7 @@ lint: .venv/.dev  ## style, types and import contracts
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: .venv/.dev  ## measure, and write benchmarks/results/
 	$(BIN)/python -m benchmarks.step

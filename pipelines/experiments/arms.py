@@ -106,6 +106,7 @@ class Arm:
 
 HARD_TOKEN = "hard, token"
 SOFT_TOKEN = "soft, token"
+LIVE = "hard, token, live teacher"
 
 
 def arms(num_classes: int, num_views: int) -> Sequence[Arm]:
@@ -116,7 +117,7 @@ def arms(num_classes: int, num_views: int) -> Sequence[Arm]:
         Arm("soft, usual", ONE_HEAD, "soft", alpha=0.1, tau=3.0),
         Arm("hard, usual", ONE_HEAD),
         Arm(HARD_TOKEN),
-        Arm("hard, token, live teacher", teaching="live", only_first_seed=True),
+        Arm(LIVE, teaching="live", only_first_seed=True),
         Arm("hard, token, transformer teacher", teacher="transformer"),
         Arm("hard, token, mixed labels", teaching="mixed labels"),
         soft_token,

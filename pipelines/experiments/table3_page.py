@@ -22,12 +22,13 @@ PAPER = {
 def write_page(out: Path, result: dict[str, Any]) -> str:
     """Write OUT/table3.md and its figures, and return the page's text."""
     shares = {arm["name"]: arm["accuracy"] for arm in result["students"]}
+    agreement = {arm["name"]: arm["agreement"] for arm in result["students"]}
     teachers = result["teachers"]
     live = result["live_and_cached"]
     lines = [
-        "| student | class head | distillation head | both | the paper's, DeiT-Ti |",
-        "|---|---|---|---|---|",
-        *(_row(name, runs) for name, runs in shares.items()),
+        "| student | class head | distillation head | both | agreement | the paper's, DeiT-Ti |",
+        "|---|---|---|---|---|---|",
+        *(_row(name, runs, agreement[name]) for name, runs in shares.items()),
         "",
         f"Teachers: convnet {teachers['convnet']:.1%}, transformer {teachers['transformer']:.1%}.",
         f"Live and cached: {live['equal']:,} of {live['updates']:,} losses equal, the others at most "
@@ -40,10 +41,11 @@ def write_page(out: Path, result: dict[str, Any]) -> str:
     return text
 
 
-def _row(name: str, runs: list[dict[str, float]]) -> str:
+def _row(name: str, runs: list[dict[str, float]], agreement: list[float]) -> str:
     heads = [_spread([run[head] for run in runs]) if head in runs[0] else "" for head in HEADS]
     paper = " / ".join(str(share) for share in PAPER.get(name, ()) if share is not None)
-    return f"| {name} | {' | '.join(heads)} | {paper} |"
+    agreed = _spread(agreement) if agreement else ""
+    return f"| {name} | {' | '.join(heads)} | {agreed} | {paper} |"
 
 
 def _spread(shares: list[float]) -> str:

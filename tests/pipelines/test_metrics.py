@@ -14,6 +14,8 @@ import ray
 from pipelines.cli import main
 from pipelines.engines.ray import RayEngine
 
+pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
+
 close, patience_s = RayEngine.close, 60.0
 
 def read_then_close(engine):
