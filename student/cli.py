@@ -6,7 +6,7 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from student.config import EvalConfig, ReportConfig, RunsConfig, TrainConfig
 from student.runs import RUNS
@@ -22,10 +22,10 @@ def _train(config: TrainConfig) -> int:
     if config.dry_run:
         said_of = dry_run(config, config.ray_ranks if config.ray else None)
         if is_first_process():
-            print("\n".join(f"{what:16} {said}" for what, said in said_of.items()))
+            print(_told(said_of))
         return 0
     try:
-        result = train_on_ray(config) if config.ray else train(config, console)
+        result = train_on_ray(config) if config.ray else train(config, console, tell=_tell)
     except KeyboardInterrupt:
         print(f"student train: the same command with --resume auto goes on: {config.output}", file=sys.stderr)
         raise
@@ -40,6 +40,14 @@ def _train(config: TrainConfig) -> int:
     _print_accuracy(result.accuracy)
     _print_accuracy({f"ema {head}": share for head, share in result.ema_accuracy.items()})
     return 0
+
+
+def _told(run: Mapping[str, str]) -> str:
+    return "\n".join(f"{what:16} {said}" for what, said in run.items())
+
+
+def _tell(run: Mapping[str, str]) -> None:
+    print(_told(run), file=sys.stderr)
 
 
 def _share_of_peak(tflops: float, device: str) -> str:

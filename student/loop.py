@@ -9,7 +9,7 @@ import math
 import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -66,7 +66,12 @@ class RunResult:
     tflops: float
 
 
-def train(config: TrainConfig, track: Track, teach: Teaching | None = None) -> RunResult:
+def train(
+    config: TrainConfig,
+    track: Track,
+    teach: Teaching | None = None,
+    tell: Callable[[Mapping[str, str]], None] | None = None,
+) -> RunResult:
     """Run a training from its first batch, or where it was stopped, to its last, and evaluate the result.
 
     SIGTERM, the first SIGINT, and errors between two updates leave a state, from which --resume auto goes on.
@@ -75,6 +80,7 @@ def train(config: TrainConfig, track: Track, teach: Teaching | None = None) -> R
         config: The flags.
         track: Shows progress.
         teach: Who is asked for labels; if None, whom the flags name.
+        tell: Is told by the first process what the run will be, before its first step.
 
     Raises:
         InputError: The request is wrong: see the errors of what it calls.
@@ -101,6 +107,8 @@ def train(config: TrainConfig, track: Track, teach: Teaching | None = None) -> R
             load_state(run.output, run.standing.updates, trainer)
         if not ranks.is_first:
             return _Training(run, trainer, Metrics(None), silent).to_the_end()
+        if tell is not None:
+            tell(describe(run))
         run.output.sweep()
         with opened_metrics(config, run.output, run.first_update) as metrics:
             run.output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())

@@ -41,6 +41,17 @@ def test_views_that_are_missing_are_said_before_the_first_step(
     assert "holds views 0:3, not 3:5" in capsys.readouterr().err
 
 
+def test_a_run_says_it_too_before_its_first_step(
+    data: str, labels: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ("--distillation=hard", f"--labels={labels}", "--batch-size=8", "--epochs=6")
+    assert main(["train", f"--data={data}", f"--output={tmp_path / 'out'}", *flags, *SMALL]) == 0
+    before, _, after = capsys.readouterr().err.partition("train 24/24 updates")
+    assert "the archive has 0:3; each is seen 2.0 times, in fresh order" in before
+    assert "effective batch  8 views" in before
+    assert after
+
+
 def test_the_cost_of_a_model_is_counted() -> None:
     model = create_model("deit_tiny_distilled_patch16_224", num_classes=1000, img_size=224)
     cost = model_cost(model, 224, None)
