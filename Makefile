@@ -26,7 +26,7 @@ lint: .venv/.dev  ## style, types and import contracts
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 bench: .venv/.dev  ## measure, and write benchmarks/results/
 	$(BIN)/python -m benchmarks.step

@@ -41,8 +41,7 @@ _HEAD_GAIN = 1000
 
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
-_ALONGSIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-torch.set_num_threads(max(1, min(2, os.cpu_count() or 1) // _ALONGSIDE))
+torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @functools.cache

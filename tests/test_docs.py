@@ -13,8 +13,6 @@ from pipelines.cli import main as teacher_cache_main
 from student.cli import main as student_main
 from teacher_cache.commandline import parse
 
-pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 _LABELS = ["--no-pretrained", f"--img-size={IMG_SIZE}", "--topk=2", "--views=0:2"]

@@ -29,6 +29,7 @@ def test_purposes_are_pinned() -> None:
         "RING": 6,
         "ORDER": 16,
         "PACK": 17,
+        "DROP": 18,
     }
 
 

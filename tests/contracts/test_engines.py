@@ -35,8 +35,6 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import TeacherCacheError, UnfitError
 from teacher_cache.store import Store
 
-pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
-
 Capture = pytest.CaptureFixture[str]
 ENGINES = ("local", "ray-1", "ray-2", "ray-4")
 _CPUS = 0.5

@@ -14,7 +14,6 @@ import ray
 from pipelines.cli import main
 from pipelines.engines.ray import RayEngine
 
-pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
 
 close, patience_s = RayEngine.close, 60.0
 

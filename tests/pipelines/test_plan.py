@@ -17,8 +17,6 @@ from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.errors import InputError
 from teacher_cache.store import Store
 
-pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
-
 Capture = pytest.CaptureFixture[str]
 
 

@@ -14,8 +14,6 @@ from conftest import extract_flags, tree
 
 from pipelines.cli import main
 
-pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
-
 _SLOW = {
     **{"teacher": "regnety_016", "checkpoint": None, "img_size": 224},
     **{"views": "0:3", "views_per_unit": 1, "batch_size": 8},

@@ -13,8 +13,6 @@ from conftest import S3, extract_flags, free_port, started, tree
 
 from teacher_cache.store import Store
 
-pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
-
 _STUDENT = ("embed_dim=48", "depth=1", "num_heads=3", "img_size=32")
 _FAULT_SHARE = 0.1
 

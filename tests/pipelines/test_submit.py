@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from conftest import extract_flags, free_port, tree
 
-pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
-
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = str(ROOT / "docker" / "entrypoint.sh")
 _PATIENCE_S = 120.0

@@ -10,8 +10,6 @@ import pytest
 
 from student.cli import main
 
-pytestmark = pytest.mark.xdist_group("ray")  # clusters one after the other
-
 STEPS = 6
 MODEL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")
 
