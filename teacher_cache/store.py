@@ -255,6 +255,10 @@ class Store:
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(
+                    handle, fcntl.LOCK_UN
+                )  # closing would not do: a process forked meanwhile has it too
             os.close(handle)
 
     def delete(self, name: str) -> None:

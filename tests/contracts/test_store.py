@@ -1,8 +1,10 @@
 """What every store promises, on a local folder, on fsspec's memory and on a real S3 server."""
 
 import errno
+import os
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -151,3 +153,27 @@ def test_the_dead_are_swept_and_the_living_are_left(tmp_path: Path) -> None:
         store.sweep()
         assert path.exists()
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_process_forked_inside_a_lock_does_not_keep_it(tmp_path: Path) -> None:
+    """As a renderer is, while another thread writes a unit."""
+    store = Store(tmp_path)
+    wait, go = os.pipe()
+    with store.exclusive():
+        child = os.fork()
+        if not child:
+            os.close(go)
+            os.read(wait, 1)
+            os._exit(0)
+    entered = threading.Event()
+
+    def enter() -> None:
+        with store.exclusive():
+            entered.set()
+
+    threading.Thread(target=enter, daemon=True).start()
+    try:
+        assert entered.wait(10)
+    finally:
+        os.close(go)
+        os.waitpid(child, 0)
