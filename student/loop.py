@@ -222,7 +222,7 @@ class _Training:
         batches = iter(loader)
         for _ in range(run.plan.num_updates - run.first_update):
             start_s = time.monotonic()
-            group = list(itertools.islice(batches, run.plan.grad_accum_steps))
+            group = list(itertools.islice(batches, run.plan.stream.batches_per_update))
             self._wait_s += time.monotonic() - start_s
             yield group
 

@@ -123,7 +123,7 @@ def _wandb(config: TrainConfig, store: Store) -> Iterator[Sink]:
             resume="allow",
             config=settings,
         )
-    except (wandb.errors.Error, wandb.errors.CommError) as error:
+    except wandb.errors.Error as error:
         raise InputError(
             f"--log-wandb: {error}", "Nothing was trained.", "log in: wandb login, or set WANDB_MODE=offline"
         ) from error

@@ -17,20 +17,21 @@ class RunPlan:
     Attributes:
         stream: Which rows make which batch of this process.
         schedule: Which view each epoch sees.
-        num_batches: Batches of this process, over all epochs.
         num_updates: Changes of the weights.
-        grad_accum_steps: Batches of one update.
         peak_lr: Learning rate after warm-up.
         warmup_updates: Updates of warm-up.
     """
 
     stream: StreamPlan
     schedule: ViewSchedule
-    num_batches: int
     num_updates: int
-    grad_accum_steps: int
     peak_lr: float
     warmup_updates: int
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of this process, over all epochs."""
+        return self.num_updates * self.stream.batches_per_update
 
     @property
     def effective_batch(self) -> int:
@@ -44,7 +45,7 @@ class RunPlan:
 
     def epoch(self, update: int) -> int:
         """Return the epoch that an update begins in."""
-        return update * self.grad_accum_steps // self.stream.batches_per_epoch
+        return update * self.stream.batches_per_update // self.stream.batches_per_epoch
 
     @property
     def views_used(self) -> int:
@@ -87,18 +88,14 @@ def plan_run(
         views_together=config.views_together,
         batches_per_update=config.grad_accum_steps,
     )
-    accumulated = config.grad_accum_steps
-    updates_per_epoch = stream.batches_per_epoch // accumulated
+    updates_per_epoch = stream.batches_per_epoch // stream.batches_per_update
     num_updates = config.steps or config.epochs * updates_per_epoch
-    num_batches = num_updates * accumulated
-    passes = -(-num_batches // (stream.batches_per_epoch * config.views_per_load))
+    passes = -(-num_updates // (updates_per_epoch * config.views_per_load))
     warmup_updates = round(config.warmup_epochs * updates_per_epoch)
     return RunPlan(
         stream=stream,
         schedule=_schedule(config, archive_views, passes * config.views_per_load),
-        num_batches=num_batches,
         num_updates=num_updates,
-        grad_accum_steps=accumulated,
         peak_lr=config.lr_base * stream.global_batch_size / 512 if config.lr is None else config.lr,
         warmup_updates=min(warmup_updates, num_updates // 5),
     )

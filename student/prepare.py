@@ -19,23 +19,12 @@ from teacher_cache.stream import ViewStream
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.recipe import Recipe
 
-NOT_OF_THE_RUN = frozenset(
-    {
-        *("output", "resume", "dry_run", "cache_dir", "cache_gib", "data", "labels", "recipe", "img_size"),
-        *(
-            "pretrained",
-            "finetune",
-            "val_data",
-            "val_interval",
-            "crop_pct",
-            "device",
-            "workers",
-            "torchcompile",
-        ),
-        *("batch_size", "grad_accum_steps", "log_interval", "checkpoint_interval", "checkpoint_hist"),
-        *("tensorboard", "log_wandb", "wandb_project", "push_to_hub", "ray", "ray_ranks", "ray_address"),
-    }
-)
+_PLACES = ("output", "cache_dir", "cache_gib", "data", "labels", "recipe", "img_size", "val_data")
+_BEGINNING = ("resume", "dry_run", "pretrained", "finetune", "teacher_checkpoint")
+_SHARING = ("device", "workers", "torchcompile", "batch_size", "grad_accum_steps", "ray", "ray_ranks")
+_TELLING = ("log_interval", "tensorboard", "log_wandb", "wandb_project", "val_interval", "crop_pct")
+_KEEPING = ("checkpoint_interval", "checkpoint_hist", "push_to_hub", "ray_address")
+NOT_OF_THE_RUN = frozenset((*_PLACES, *_BEGINNING, *_SHARING, *_TELLING, *_KEEPING))
 """Flags that may be others when a run goes on: they say where, how fast, or what digests say better."""
 
 
@@ -109,7 +98,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         plan.stream,
         plan.schedule,
         num_batches=plan.num_batches,
-        first_batch=first_update * plan.grad_accum_steps,
+        first_batch=first_update * plan.stream.batches_per_update,
         archive=archive,
     )
     return Run(
@@ -178,7 +167,7 @@ def _validation(config: TrainConfig, dataset: PackedDataset) -> PackedDataset | 
 def describe(run: Run) -> dict[str, str]:
     """Return what a run will be: what, and how much of it."""
     plan, config = run.plan, run.config
-    parts = (config.batch_size, plan.grad_accum_steps, run.ranks.world_size)
+    parts = (config.batch_size, config.grad_accum_steps, run.ranks.world_size)
     num_views = len(set(plan.schedule.views))
     reuse = plan.epochs / num_views
     views = f"{plan.views_used} of each image in {plan.epochs:,.1f} epochs"

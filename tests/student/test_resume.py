@@ -17,6 +17,8 @@ from conftest import free_port, tree
 
 from student import evaluate
 from student.cli import main
+from student.config import TrainConfig
+from student.prepare import NOT_OF_THE_RUN
 from student.state import saved_updates
 from student.step import Trainer
 from teacher_cache.dataset.shards import PackedDataset
@@ -232,6 +234,10 @@ def test_a_loss_that_is_not_finite_stops_saves_and_names_samples(
     assert steps(output)[-1]["step"] == 8
     monkeypatch.undo()
     assert main(words(output, data, labels, SHORT, "--resume=auto")) == 0
+
+
+def test_flags_that_may_change_are_flags() -> None:
+    assert {field.name for field in dataclasses.fields(TrainConfig)} >= NOT_OF_THE_RUN
 
 
 def test_what_is_seen_late_is_not_saved(
