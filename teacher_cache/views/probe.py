@@ -22,7 +22,7 @@ from teacher_cache.views.finish import erased_values
 from teacher_cache.views.mixing import sample_mix
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.render import render_views
-from teacher_cache.views.sampling import PixelOp
+from teacher_cache.views.sampling import PixelOp, ops_of
 
 PIXEL_LIBRARIES = ("torch", "simplejpeg", "pillow", "numpy", "numba", "llvmlite")
 """Whoever turns image bytes into view pixels."""
@@ -40,8 +40,9 @@ def library_versions() -> dict[str, str]:
 def probe_digest(recipe: Recipe) -> str:
     """Return the sha256 over the pixels of four views of each probe image, in order of their names.
 
-    Of a recipe with ops on pixels, every op that there is follows, on the last of these views; of one that
-    erases or mixes, the values of erased bytes and how some pairs are mixed.
+    Each op on pixels that the recipe can emit follows, drawn on the last of these views; then the values of
+    erased bytes and the mixing of some pairs, where the recipe erases or mixes. An op that the recipe cannot
+    emit has no part in the digest, so a new op leaves the archives of other recipes as they are.
     """
     digest = hashlib.sha256()
     out_VHWC = np.empty((len(_VIEWS), recipe.img_size, recipe.img_size, 3), np.uint8)
@@ -49,11 +50,10 @@ def probe_digest(recipe: Recipe) -> str:
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         render_views(file.read_bytes(), recipe, file.name, _VIEWS, out_VHWC)
         digest.update(out_VHWC.transpose(0, 3, 1, 2).tobytes())
-    if recipe.pixel_ops:
-        for name in sorted(ops.OPS):
-            for amount in _AMOUNTS:
-                ops.draw_view(out_VHWC[-1], [PixelOp(name, amount)], recipe.fill, out_VHWC[0])
-                digest.update(out_VHWC[0].tobytes())
+    for name in sorted(ops_of(recipe)):
+        for amount in _AMOUNTS:
+            ops.draw_view(out_VHWC[-1], [PixelOp(name, amount)], recipe.fill, out_VHWC[0])
+            digest.update(out_VHWC[0].tobytes())
     if recipe.erasing is not None:
         digest.update(erased_values(recipe.erasing).numpy().astype("<f4").tobytes())
     if recipe.mixing is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from teacher_cache import portable
@@ -160,6 +160,11 @@ def _log_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
     return portable.exact_log(bounds[0]), portable.exact_log(bounds[1])
 
 
+def ops_of(recipe: Recipe) -> frozenset[str]:
+    """Return the names of all ops on pixels that `sample_view` can choose for a view of the recipe."""
+    return frozenset(name for op in recipe.pixel_ops for name in _OPS_OF[type(op)])
+
+
 def _sample_ops(op: PixelOps, stream: Stream) -> list[PixelOp]:
     if isinstance(op, RandAugment):
         return _sample_rand_augment(op, stream)
@@ -230,3 +235,11 @@ def _sample_color_jitter(op: ColorJitter, stream: Stream) -> list[PixelOp]:
         other = stream.integer(last + 1)
         ops[last], ops[other] = ops[other], ops[last]
     return ops
+
+
+_OPS_OF: Mapping[type[PixelOps], Sequence[str]] = {
+    RandAugment: [name for name, _ in _RAND_AUGMENT_OPS],
+    ThreeAugment: ["color", "solarize", "gaussian_blur"],
+    ColorJitter: ["brightness", "contrast", "color"],
+}
+"""Names of views/ops.py that each op of a recipe draws from."""
