@@ -30,19 +30,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import interleaved, ratio, write_json, write_photographs
-from pipelines.extract import extract
-from pipelines.extract_config import ExtractConfig
+from pipelines.extraction.extract import extract
+from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
-from teacher_cache.batch import BatchRenderer
-from teacher_cache.commandline import Command, run_single
+from teacher_cache.batches.batch import BatchRenderer
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
-from teacher_cache.extract import unit_loads
-from teacher_cache.models import resolve_device
-from teacher_cache.progress import silent
-from teacher_cache.store import Store
-from teacher_cache.teacher import Teacher, build_teacher
+from teacher_cache.labelling.unit import unit_loads
+from teacher_cache.models.create import resolve_device
+from teacher_cache.models.teacher import Teacher, build_teacher
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.progress import silent
+from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
 
 _BARE = "bare forward"

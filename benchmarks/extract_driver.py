@@ -19,16 +19,16 @@ from pathlib import Path
 
 import ray.cloudpickle
 
-import pipelines.extract  # noqa: F401  a driver has it in memory
-from pipelines.engines.engine import UnitDone, UnitResult
-from pipelines.engines.ray import RayEngine
-from pipelines.extract_config import ActorFlags
-from pipelines.plan import MissingUnits
-from pipelines.record import RunRecord
-from pipelines.unit_queue import UnitQueue
+import pipelines.extraction.extract  # noqa: F401  a driver has it in memory
+from pipelines.extraction.engines.engine import UnitDone, UnitResult
+from pipelines.extraction.engines.ray.engine import RayEngine
+from pipelines.extraction.missing import MissingUnits
+from pipelines.extraction.queue import UnitQueue
+from pipelines.extraction.record import RunRecord
+from pipelines.flags.extract import ActorFlags
 from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.commandline import Command, run_single
-from teacher_cache.store import Store
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.storage.store import Store
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,14 +31,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.archive_config import RepairConfig
+from pipelines.archives.repair import repair
 from pipelines.cli import main as teacher_cache
-from pipelines.repair import repair
+from pipelines.flags.archives import RepairConfig
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.verify import verify
-from teacher_cache.commandline import Command, run_single
 from teacher_cache.errors import ArchiveError, TeacherCacheError
-from teacher_cache.progress import silent
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.progress import silent
 
 _CLASSES, _PER_CLASS, _SIZE = 4, 10, 32
 _NOBODY = 65_534

@@ -29,26 +29,26 @@ from rich.table import Table
 from benchmarks.common import write_json
 from benchmarks.label_peers import PEERS, Peer
 from benchmarks.label_study import figure, kl, study
-from pipelines.extract import archive_spec
+from pipelines.extraction.extract import archive_spec
+from pipelines.extraction.order import Description
 from pipelines.machine import environment
-from pipelines.work_order import Description
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.batch import BatchRenderer
-from teacher_cache.commandline import Command, at_least, run_single
+from teacher_cache.batches.batch import BatchRenderer
+from teacher_cache.batches.pool import RenderPool
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.extract import unit_loads
+from teacher_cache.labelling.logits import teacher_logits
+from teacher_cache.labelling.unit import unit_loads
 from teacher_cache.labels.affinity import AffinitySum
 from teacher_cache.labels.affinity_rule import affinity_rule, calibration_rows_views
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits
-from teacher_cache.logits import teacher_logits
-from teacher_cache.models import resolve_device
-from teacher_cache.progress import console
-from teacher_cache.render_pool import RenderPool
-from teacher_cache.store import Store
-from teacher_cache.teacher import Teacher, build_teacher
+from teacher_cache.models.create import resolve_device
+from teacher_cache.models.teacher import Teacher, build_teacher
+from teacher_cache.program.commandline import Command, at_least, run_single
+from teacher_cache.program.progress import console
+from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.probe import library_versions, probe_digest
 

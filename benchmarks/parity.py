@@ -5,7 +5,7 @@
 A teacher is trained for a few steps, its labels of all classes are stored as float32 and as eight bits, and
 the same student is trained from each and from the teacher itself, with hard and with soft labels. Hard losses
 must be equal bit for bit, soft ones of float32 values to 1e-6. Eight-bit labels are held, at the same
-weights, to the bound that student/parity.py derives; how far a whole run drifts by them is told too.
+weights, to the bound that benchmarks/parity_bound.py derives; how far a whole run drifts by them is told too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json, write_photographs
-from pipelines.extract import extract
-from pipelines.extract_config import ExtractConfig
+from benchmarks.parity_bound import LARGEST_ERROR, soft_term_bound
+from pipelines.extraction.extract import extract
+from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
 from student.build import build_trainer
 from student.config import TrainConfig
@@ -30,17 +31,16 @@ from student.loop import LAST_FILE, train
 from student.losses import soft_term
 from student.metrics import read_metrics
 from student.model import as_heads
-from student.parity import LARGEST_ERROR, soft_term_bound
 from student.prepare import prepare
 from student.ranks import joined
 from student.step import Live
-from teacher_cache.commandline import Command, run_single
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
-from teacher_cache.progress import console, silent
-from teacher_cache.store import Store
-from teacher_cache.teacher import build_teacher
+from teacher_cache.models.teacher import build_teacher
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.progress import console, silent
+from teacher_cache.storage.store import Store
 from teacher_cache.views.finish import normalize
 
 TEACHER = "regnety_002"

@@ -27,8 +27,8 @@ from benchmarks.common import interleaved, ratio, write_json
 from benchmarks.render_peers import Render, peers
 from pipelines.machine import environment
 from teacher_cache import images
-from teacher_cache.commandline import Command, run_single
 from teacher_cache.errors import InputError
+from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.views.ops import draw_view
 from teacher_cache.views.recipe import NAMED, Recipe
 from teacher_cache.views.render import render_views, resized_window

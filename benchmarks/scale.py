@@ -25,20 +25,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json
+from pipelines.extraction.missing import MissingUnits, default_views_per_unit
 from pipelines.machine import environment
-from pipelines.plan import MissingUnits, default_views_per_unit
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.manifest import Manifest, Receipt, receipt_bytes, receipt_name
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.commandline import Command, at_least, run_single
 from teacher_cache.labels.affinity_rule import affinity_rule
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.topk import labels_from_logits
-from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSpec
+from teacher_cache.models.teacher import TeacherSpec
+from teacher_cache.program.commandline import Command, at_least, run_single
+from teacher_cache.storage.store import Store
 
 _DIGEST = "0" * 64
 _ROWS_PER_SHARD = 5000

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import interleaved, ratio, write_json, write_photographs
-from pipelines.extract import extract
-from pipelines.extract_config import ExtractConfig
+from pipelines.extraction.extract import extract
+from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
 from student.build import build_trainer
 from student.config import TrainConfig
@@ -30,16 +30,16 @@ from student.plan import plan_run
 from student.ranks import Ranks
 from student.step import Trainer
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.batch import ViewBatch
-from teacher_cache.commandline import Command, run_single
+from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
-from teacher_cache.models import resolve_device
-from teacher_cache.progress import silent
-from teacher_cache.store import Store
-from teacher_cache.stream import ViewStream
-from teacher_cache.stream_plan import StreamPlan, ViewSchedule
+from teacher_cache.models.create import resolve_device
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.progress import silent
+from teacher_cache.storage.store import Store
+from teacher_cache.stream.plan import StreamPlan, ViewSchedule
+from teacher_cache.stream.stream import ViewStream
 
 MODES = ("no teacher", "cached labels", "live teacher")
 _VIEWS = 2

@@ -26,20 +26,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import interleaved, write_json
-from pipelines.extract import extract
-from pipelines.extract_config import ExtractConfig
+from pipelines.extraction.extract import extract
+from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.batch import ViewBatch
-from teacher_cache.commandline import Command, run_single
+from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.errors import InputError
-from teacher_cache.progress import silent
-from teacher_cache.store import Store
-from teacher_cache.stream import ViewStream
-from teacher_cache.stream_plan import StreamPlan, ViewSchedule
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.progress import silent
+from teacher_cache.storage.store import Store
+from teacher_cache.stream.plan import StreamPlan, ViewSchedule
+from teacher_cache.stream.stream import ViewStream
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.render import render_views
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pipelines.archive_config import (
+from pipelines.flags.archives import (
     ExportConfig,
     ImportConfig,
     MergeConfig,
@@ -15,11 +15,11 @@ from pipelines.archive_config import (
     StatusConfig,
     VerifyConfig,
 )
-from pipelines.config import InspectConfig, PackConfig
-from pipelines.extract_config import ExtractConfig, PlanConfig
-from pipelines.job_config import LogsConfig, StopConfig, SubmitConfig
-from teacher_cache.commandline import Command, parse_views, run_command
+from pipelines.flags.extract import ExtractConfig, PlanConfig
+from pipelines.flags.images import InspectConfig, PackConfig
+from pipelines.flags.jobs import LogsConfig, StopConfig, SubmitConfig
 from teacher_cache.errors import InputError
+from teacher_cache.program.commandline import Command, parse_views, run_command
 
 
 def _pack(config: PackConfig) -> int:
@@ -27,8 +27,8 @@ def _pack(config: PackConfig) -> int:
     from teacher_cache.dataset.pack import Reencode, pack
     from teacher_cache.dataset.shards import PackedDataset
     from teacher_cache.dataset.sources import open_source
-    from teacher_cache.progress import console
-    from teacher_cache.store import Store, local_folder
+    from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store, local_folder
 
     reencode = Reencode(config.max_side, config.quality) if config.max_side and config.quality else None
     columns = {"image_column": config.image_column, "label_column": config.label_column}
@@ -58,8 +58,8 @@ def _pack(config: PackConfig) -> int:
 
 
 def _extract(config: ExtractConfig) -> int:
-    from pipelines.extract import extract
-    from teacher_cache.progress import console
+    from pipelines.extraction.extract import extract
+    from teacher_cache.program.progress import console
 
     report = extract(config, console)
     code = 1 if report.quarantined else 0
@@ -88,7 +88,7 @@ def _extract(config: ExtractConfig) -> int:
 
 
 def _plan(config: PlanConfig) -> int:
-    from pipelines.extract import plan
+    from pipelines.extraction.extract import plan
 
     found = plan(config)
     if config.json:
@@ -115,7 +115,7 @@ def _plan(config: PlanConfig) -> int:
 
 def _verify(config: VerifyConfig) -> int:
     from teacher_cache.archive.verify import verify
-    from teacher_cache.progress import console
+    from teacher_cache.program.progress import console
 
     if config.level == "teacher":
         return _ask_again(config)
@@ -128,8 +128,8 @@ def _verify(config: VerifyConfig) -> int:
 
 
 def _ask_again(config: VerifyConfig) -> int:
-    from pipelines.ask_again import ask_again
-    from teacher_cache.progress import console
+    from pipelines.archives.recheck import ask_again
+    from teacher_cache.program.progress import console
 
     found = ask_again(config, console)
     if config.json:
@@ -144,8 +144,8 @@ def _ask_again(config: VerifyConfig) -> int:
 
 
 def _repair(config: RepairConfig) -> int:
-    from pipelines.repair import repair
-    from teacher_cache.progress import console
+    from pipelines.archives.repair import repair
+    from teacher_cache.program.progress import console
 
     report = repair(config, console)
     if config.json:
@@ -166,7 +166,7 @@ def _status(config: StatusConfig) -> int:
         return _job_status(config, str(config.job))
     from rich.console import Console
 
-    from pipelines.status import picture, status
+    from pipelines.archives.status import picture, status
 
     found = status(config.archive)
     if config.json:
@@ -183,7 +183,7 @@ def _status(config: StatusConfig) -> int:
 
 
 def _job_status(config: StatusConfig, job: str) -> int:
-    from pipelines.submit import job_status
+    from pipelines.jobs import job_status
 
     state = job_status(config, job)
     print(json.dumps({"job": job, "state": state}) if config.json else f"{job}: {state}")
@@ -191,7 +191,7 @@ def _job_status(config: StatusConfig, job: str) -> int:
 
 
 def _submit(config: SubmitConfig) -> int:
-    from pipelines.submit import submit
+    from pipelines.jobs import submit
 
     found = submit(config)
     if config.json:
@@ -202,7 +202,7 @@ def _submit(config: SubmitConfig) -> int:
 
 
 def _logs(config: LogsConfig) -> int:
-    from pipelines.submit import is_success, logs
+    from pipelines.jobs import is_success, logs
 
     state = logs(config, lambda text: print(text, end="", flush=True))
     if not config.follow:
@@ -212,7 +212,7 @@ def _logs(config: LogsConfig) -> int:
 
 
 def _stop(config: StopConfig) -> int:
-    from pipelines.submit import stop
+    from pipelines.jobs import stop
 
     print(f"{config.job}: {stop(config)}")
     return 0
@@ -223,8 +223,8 @@ def _export(config: ExportConfig) -> int:
     from teacher_cache.archive.export_tars import export_tars
     from teacher_cache.archive.read import ArchiveReader
     from teacher_cache.dataset.shards import PackedDataset
-    from teacher_cache.progress import console
-    from teacher_cache.store import Store
+    from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store
 
     reader, dataset, destination = (
         ArchiveReader(config.archive),
@@ -241,8 +241,8 @@ def _export(config: ExportConfig) -> int:
 def _import(config: ImportConfig) -> int:
     from teacher_cache.archive.import_tars import import_tars
     from teacher_cache.archive.read_tars import ExportReader
-    from teacher_cache.progress import console
-    from teacher_cache.store import Store
+    from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store
 
     export = ExportReader(config.src)
     import_tars(export, Store(config.dst), console)
@@ -255,8 +255,8 @@ def _merge(config: MergeConfig) -> int:
     from teacher_cache.archive.merge import merge
     from teacher_cache.archive.read import ArchiveReader
     from teacher_cache.archive.source import view_ranges
-    from teacher_cache.progress import console
-    from teacher_cache.store import Store
+    from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store
 
     differ = merge([ArchiveReader(source) for source in config.src], Store(config.dst), console)
     for name in differ:
@@ -266,7 +266,7 @@ def _merge(config: MergeConfig) -> int:
 
 
 def _inspect(config: InspectConfig) -> int:
-    from pipelines.inspect_view import inspect_view
+    from pipelines.archives.inspect_view import inspect_view
 
     inspection = inspect_view(config)
     if config.image is not None:

@@ -19,13 +19,13 @@ from student.model import has_two_heads, train_both_heads
 from student.plan import RunPlan
 from student.ranks import Ranks
 from student.step import Live, Objective, Teaching, Trainer, stored
-from teacher_cache.commandline import parse_kwargs
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError, ModelError, StoreError, nearest
 from teacher_cache.labels.topk import Labels
-from teacher_cache.models import checkpoint_metadata, create_model, normalization
-from teacher_cache.store import local_file
-from teacher_cache.teacher import build_teacher
+from teacher_cache.models.create import checkpoint_metadata, create_model, normalization
+from teacher_cache.models.teacher import build_teacher
+from teacher_cache.program.commandline import parse_kwargs
+from teacher_cache.storage.store import local_file
 
 _FUSED = ("adam", "adamw", "sgd")
 """Optimizers of torch's own that update all weights in one pass over them."""

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from teacher_cache.errors import ModelError, StoreError
-from teacher_cache.models import checkpoint_metadata, create_model, load_weights
-from teacher_cache.store import Store, local_file
+from teacher_cache.models.create import checkpoint_metadata, create_model, load_weights
+from teacher_cache.storage.store import Store, local_file
 
 
 def save_weights(store: Store, name: str, model: torch.nn.Module, about: dict[str, Any]) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 
 from student.config import EvalConfig, ReportConfig, RunsConfig, TrainConfig
 from student.runs import RUNS
-from teacher_cache.commandline import Command, as_words, run_command
+from teacher_cache.program.commandline import Command, as_words, run_command
 
 
 def _train(config: TrainConfig) -> int:
     from student.loop import dry_run, train
     from student.ranks import is_first_process
     from student.ray_launch import train_on_ray
-    from teacher_cache.progress import console
+    from teacher_cache.program.progress import console
 
     if config.dry_run:
         said_of = dry_run(config, config.ray_ranks if config.ray else None)
@@ -53,7 +53,7 @@ def _tell(run: Mapping[str, str]) -> None:
 def _share_of_peak(tflops: float, device: str) -> str:
     """Return the model FLOPs utilisation, where the device's peak is known."""
     from student.cost import peak_flops
-    from teacher_cache.models import resolve_device
+    from teacher_cache.models.create import resolve_device
 
     peak = peak_flops(resolve_device(device))
     return "" if peak is None else f", MFU {1e12 * tflops / peak:.1%}"
@@ -64,7 +64,7 @@ def _eval(config: EvalConfig) -> int:
     from student.evaluate import accuracy
     from student.ranks import Ranks
     from teacher_cache.dataset.shards import PackedDataset
-    from teacher_cache.models import normalization, resolve_device
+    from teacher_cache.models.create import normalization, resolve_device
 
     dataset = PackedDataset(config.data, config.room)
     model, about = load_student(config.checkpoint, dataset.info.classes_sha256)

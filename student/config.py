@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from teacher_cache.cache import CacheFlags
-from teacher_cache.commandline import parse_kwargs, parse_views
 from teacher_cache.errors import InputError
+from teacher_cache.program.commandline import parse_kwargs, parse_views
+from teacher_cache.storage.cache import CacheFlags
 
 Distillation = Literal["none", "soft", "hard"]
 Tail = Literal["affinity", "uniform", "bucket", "renormalised"]

@@ -8,7 +8,7 @@ import torch
 from timm.models import push_to_hf_hub
 
 from teacher_cache.errors import TeacherCacheError
-from teacher_cache.models import normalization
+from teacher_cache.models.create import normalization
 
 
 def hub_settings(

@@ -25,12 +25,12 @@ from student.prepare import Run, describe, prepare
 from student.ranks import joined
 from student.state import Standing, load_state, refuse_other, save_state
 from student.step import Live, NonFiniteError, Teaching, Trainer, stored
-from teacher_cache.batch import ViewBatch
-from teacher_cache.commandline import parse_kwargs
+from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.errors import TeacherCacheError
-from teacher_cache.progress import Advance, Track, silent
-from teacher_cache.signals import StopSignals
-from teacher_cache.store import Store
+from teacher_cache.program.commandline import parse_kwargs
+from teacher_cache.program.progress import Advance, Track, silent
+from teacher_cache.program.signals import StopSignals
+from teacher_cache.storage.store import Store
 
 CONFIG_FILE = "config.json"
 LAST_FILE = "last.safetensors"

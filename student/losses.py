@@ -36,7 +36,7 @@ import torch.nn.functional as F  # noqa: N812  # as torch's own documentation na
 
 from student.config import Distillation, Reduction, Tail
 from student.model import Heads
-from teacher_cache.batch import Targets
+from teacher_cache.batches.batch import Targets
 from teacher_cache.labels.tails import dense_probabilities, kept_log_probabilities
 from teacher_cache.labels.topk import Labels
 

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from student.config import TrainConfig
 from teacher_cache.errors import InputError
-from teacher_cache.line_log import LineLog
-from teacher_cache.store import Store
+from teacher_cache.storage.line_log import LineLog
+from teacher_cache.storage.store import Store
 
 METRICS_FILE = "metrics.jsonl"
 _WANDB_FILE = "wandb-id"

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from student.config import TrainConfig
-from teacher_cache.commandline import parse_views
-from teacher_cache.stream_plan import StreamPlan, ViewSchedule
+from teacher_cache.program.commandline import parse_views
+from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 
 
 @dataclasses.dataclass(frozen=True)

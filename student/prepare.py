@@ -14,8 +14,8 @@ from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
-from teacher_cache.store import Store
-from teacher_cache.stream import ViewStream
+from teacher_cache.storage.store import Store
+from teacher_cache.stream.stream import ViewStream
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.recipe import Recipe
 

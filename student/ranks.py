@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-from teacher_cache.models import resolve_device
+from teacher_cache.models.create import resolve_device
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 from student.config import TrainConfig
 from student.loop import RunResult, dry_run, train
 from student.metrics import read_metrics
-from teacher_cache.commandline import with_absolute_paths
 from teacher_cache.errors import InputError, TeacherCacheError
-from teacher_cache.models import resolve_device
-from teacher_cache.progress import console
-from teacher_cache.store import Store
+from teacher_cache.models.create import resolve_device
+from teacher_cache.program.commandline import with_absolute_paths
+from teacher_cache.program.progress import console
+from teacher_cache.storage.store import Store
 
 _PATHS = ("data", "output", "labels", "val_data", "finetune", "teacher_checkpoint", "cache_dir")
 _MAX_FAILURES = 3
@@ -34,7 +34,7 @@ def train_on_ray(config: TrainConfig) -> RunResult:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        from teacher_cache.ray_session import connect
+        from teacher_cache.program.ray_session import connect
     except ImportError as error:
         raise InputError("--ray", "Ray is not installed.", "pip install 'teacher-cache[ray]'") from error
     names = [*_PATHS, "recipe"] if config.recipe and Path(config.recipe).exists() else _PATHS

@@ -11,7 +11,7 @@ from typing import Any
 
 from student.metrics import read_metrics
 from teacher_cache.errors import InputError
-from teacher_cache.store import Store
+from teacher_cache.storage.store import Store
 
 _CURVES = {
     "loss": "loss",

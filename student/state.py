@@ -20,7 +20,7 @@ import torch
 
 from student.step import Trainer
 from teacher_cache.errors import InputError, TeacherCacheError
-from teacher_cache.store import Store
+from teacher_cache.storage.store import Store
 
 VERSION = 1
 _HEADER = "teacher_cache_state"

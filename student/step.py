@@ -19,10 +19,10 @@ from student.config import Distillation, Reduction, Tail
 from student.losses import distillation_loss
 from student.model import as_heads
 from student.ranks import Ranks
-from teacher_cache.batch import ViewBatch
-from teacher_cache.keys import Purpose, Stream
+from teacher_cache.batches.batch import ViewBatch
+from teacher_cache.exact.streams import Purpose, Stream
 from teacher_cache.labels.topk import Labels, labels_from_logits
-from teacher_cache.teacher import Teacher
+from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.finish import normalize
 
 Teaching: TypeAlias = Callable[[ViewBatch, torch.Tensor], Labels | None]

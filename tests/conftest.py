@@ -28,7 +28,7 @@ from PIL import Image
 
 from pipelines.cli import main as teacher_cache_main
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.models import create_model
+from teacher_cache.models.create import create_model
 
 CLASSES = ("ant", "bee", "cat")
 IMAGES_PER_CLASS = 11

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.engines.engine import UnitResult
-from teacher_cache.commandline import parse
+from pipelines.extraction.engines.engine import UnitResult
+from teacher_cache.program.commandline import parse
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"

@@ -11,7 +11,7 @@ from conftest import IMG_SIZE, write_class_folders
 from pipelines.cli import COMMANDS
 from pipelines.cli import main as teacher_cache_main
 from student.cli import main as student_main
-from teacher_cache.commandline import parse
+from teacher_cache.program.commandline import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from pipelines.demo.report import HEADERS, table, write_report
 from pipelines.demo.run import COMPARED_STEPS, DemoSize, run_demo
-from teacher_cache.commandline import Command, run_single
-from teacher_cache.progress import console
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.progress import console
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,16 +8,16 @@ import shutil
 from pathlib import Path
 
 from pipelines.demo.digits import SIDE_PX, write_digits
-from pipelines.extract import ExtractReport, extract
-from pipelines.extract_config import ExtractConfig
+from pipelines.extraction.extract import ExtractReport, extract
+from pipelines.flags.extract import ExtractConfig
 from student.config import TrainConfig
 from student.loop import LAST_FILE, RunResult, train
 from student.metrics import METRICS_FILE
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.errors import InputError
-from teacher_cache.progress import Track
-from teacher_cache.store import Store
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
 
 RECIPE = str(Path(__file__).with_name("digits.yaml"))
 TEACHER = "regnety_002"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from teacher_cache.batch import ViewBatch
+from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.labels.topk import Labels, labels_from_logits
-from teacher_cache.teacher import Teacher
+from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.finish import finish
 
 

@@ -24,21 +24,21 @@ import torch
 from pipelines.experiments.arms import HARD_TOKEN, LIVE, SETTINGS, Arm, Setting, Teacher, arms
 from pipelines.experiments.mixed_labels import MixedLabels
 from pipelines.experiments.table3_page import write_page
-from pipelines.extract import extract
-from pipelines.extract_config import ExtractConfig
+from pipelines.extraction.extract import extract
+from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
 from student.config import TrainConfig
 from student.loop import LAST_FILE, train
 from student.metrics import read_metrics
-from teacher_cache.commandline import Command, run_single
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.errors import InputError
-from teacher_cache.models import resolve_device
-from teacher_cache.progress import console, silent
-from teacher_cache.store import Store
-from teacher_cache.teacher import build_teacher
+from teacher_cache.models.create import resolve_device
+from teacher_cache.models.teacher import build_teacher
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.progress import console, silent
+from teacher_cache.storage.store import Store
 
 RECIPE = str(Path(__file__).with_name("deit32.yaml"))
 SIDE_PX = 32

@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from teacher_cache.canonical import unseal
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.store import Store
+from teacher_cache.exact.canonical import unseal
+from teacher_cache.storage.store import Store
 
 FORMAT = "teacher-cache-archive"
 VERSION = 1

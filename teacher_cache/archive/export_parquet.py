@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from teacher_cache.archive.source import LabelSource, check_export
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.progress import Track
-from teacher_cache.store import Store
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
 
 
 def export_parquet(

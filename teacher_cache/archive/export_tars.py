@@ -27,7 +27,6 @@ from teacher_cache.archive.tars import (
     record_dtype,
     records_of,
 )
-from teacher_cache.canonical import file_sha256, seal, sha256_hex
 from teacher_cache.dataset.index import (
     DATASET_FILE,
     INDEX_FILE,
@@ -38,9 +37,10 @@ from teacher_cache.dataset.index import (
 )
 from teacher_cache.dataset.pack import index_tar
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.exact.canonical import file_sha256, seal, sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.progress import Track
-from teacher_cache.store import Store
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
 
 _EXPORT_SCHEMA = INDEX_SCHEMA.append(pa.field(OFFSETS_COLUMN, pa.int64()))
 

@@ -33,9 +33,9 @@ from teacher_cache.archive.documents import (
 )
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, Unit
 from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
-from teacher_cache.canonical import seal
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.store import Store
+from teacher_cache.exact.canonical import seal
+from teacher_cache.storage.store import Store
 
 MANIFEST_FILE = "manifest.json"
 RECEIPTS = "receipts"

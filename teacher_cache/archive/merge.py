@@ -8,8 +8,8 @@ from teacher_cache.archive.manifest import Receipt
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.errors import ArchiveError
-from teacher_cache.progress import Track
-from teacher_cache.store import Store
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
 
 
 def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) -> list[str]:

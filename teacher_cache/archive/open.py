@@ -6,8 +6,8 @@ from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.archive.tars import EXPORT_FILE
-from teacher_cache.cache import CacheRoom
-from teacher_cache.store import Store
+from teacher_cache.storage.cache import CacheRoom
+from teacher_cache.storage.store import Store
 
 _ROOM = CacheRoom()
 

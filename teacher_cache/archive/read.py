@@ -14,14 +14,14 @@ from teacher_cache.archive.chunks import ReadRange
 from teacher_cache.archive.documents import Digest
 from teacher_cache.archive.manifest import Receipt, read_manifest, zarr_documents
 from teacher_cache.archive.source import LabelSource, view_ranges
-from teacher_cache.cache import CacheRoom, ReadThroughCache
-from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
-from teacher_cache.store import Store
+from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
+from teacher_cache.storage.store import Store
 
 _ROOM = CacheRoom()
 

@@ -19,14 +19,14 @@ from teacher_cache.archive.tars import (
     read_export,
     record_dtype,
 )
-from teacher_cache.cache import CacheRoom, ReadThroughCache
-from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, Index, read_index_table, read_info
 from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
-from teacher_cache.store import Store
+from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
+from teacher_cache.storage.store import Store
 
 _ROOM = CacheRoom()
 

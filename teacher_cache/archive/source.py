@@ -13,7 +13,7 @@ from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
-from teacher_cache.store import Store
+from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.probe import check_probe
 from teacher_cache.views.recipe import Recipe

@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from teacher_cache.archive.documents import FORMAT, VERSION, Count, Sha256, converted
 from teacher_cache.archive.layout import Layout
-from teacher_cache.canonical import seal, sha256_of
 from teacher_cache.errors import ArchiveError
+from teacher_cache.exact.canonical import seal, sha256_of
 from teacher_cache.labels.affinity_rule import AffinityRule
 from teacher_cache.labels.arrays import VALUE_STEP, Values
 

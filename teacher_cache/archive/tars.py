@@ -22,10 +22,10 @@ import numpy.typing as npt
 from teacher_cache.archive.documents import Sha256, View, get_document
 from teacher_cache.archive.layout import Layout
 from teacher_cache.archive.spec import ArchiveSpec
-from teacher_cache.canonical import unseal
 from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.exact.canonical import unseal
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.store import Store
+from teacher_cache.storage.store import Store
 
 FORMAT = "teacher-cache-export"
 VERSION = 1

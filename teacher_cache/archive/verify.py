@@ -18,13 +18,13 @@ from teacher_cache.archive.manifest import (
     zarr_documents,
 )
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.cache import CacheRoom
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.arrays import VALUE_STEP, LabelArrays, idx_fill
 from teacher_cache.labels.codec import decode
 from teacher_cache.labels.topk import Labels
-from teacher_cache.progress import Track
-from teacher_cache.store import Store
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.cache import CacheRoom
+from teacher_cache.storage.store import Store
 
 Level = Literal["quick", "full"]
 

@@ -25,10 +25,10 @@ from teacher_cache.archive.manifest import (
     zarr_documents,
 )
 from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
-from teacher_cache.canonical import sha256_hex, sha256_of
 from teacher_cache.errors import ArchiveError, DamagedError, InputError
+from teacher_cache.exact.canonical import sha256_hex, sha256_of
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.store import Store
+from teacher_cache.storage.store import Store
 
 _TOGETHER = 256
 """Receipts that are asked for at once."""

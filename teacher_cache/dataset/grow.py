@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from teacher_cache.canonical import file_sha256
 from teacher_cache.dataset.index import Shard
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.source import Members, Source
 from teacher_cache.dataset.source_tars import TarSource
 from teacher_cache.errors import DatasetError
+from teacher_cache.exact.canonical import file_sha256
 
 
 class Growth:

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Meta
 
-from teacher_cache.canonical import canonical_json, seal, sha256_hex, sha256_of, unseal
 from teacher_cache.errors import DatasetError
-from teacher_cache.store import Store
+from teacher_cache.exact.canonical import canonical_json, seal, sha256_hex, sha256_of, unseal
+from teacher_cache.storage.store import Store
 
 VERSION = 1
 DATASET_FILE = "dataset.json"

@@ -17,7 +17,6 @@ import pyarrow as pa
 import webdataset
 
 from teacher_cache import images
-from teacher_cache.canonical import file_sha256, sha256_hex
 from teacher_cache.dataset.grow import Growth
 from teacher_cache.dataset.index import (
     DATASET_FILE,
@@ -29,9 +28,10 @@ from teacher_cache.dataset.index import (
 )
 from teacher_cache.dataset.source import Members, Source
 from teacher_cache.errors import DatasetError, ImageError
-from teacher_cache.keys import Purpose, Stream, permutation
-from teacher_cache.progress import Track
-from teacher_cache.store import Store
+from teacher_cache.exact.canonical import file_sha256, sha256_hex
+from teacher_cache.exact.streams import Purpose, Stream, permutation
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
 
 _READ_AHEAD = 256
 META = re.compile("__[^/]*__(/|$)")

@@ -8,11 +8,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from teacher_cache.cache import CacheRoom, ReadThroughCache
-from teacher_cache.canonical import sha256_hex
 from teacher_cache.dataset.index import DatasetInfo, Index, Shard, read_index_table, read_info
 from teacher_cache.errors import DamagedError, DatasetError
-from teacher_cache.store import Store
+from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
+from teacher_cache.storage.store import Store
 
 _MAX_OPEN_SHARDS = 64
 _ROOM = CacheRoom()

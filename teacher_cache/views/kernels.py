@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.compiled import compiled
+from teacher_cache.exact.compiled import compiled
 
 Pixels = npt.NDArray[np.uint8]
 

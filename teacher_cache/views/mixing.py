@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.keys import Purpose, Stream, permutation, sample_id, view_seed
+from teacher_cache.exact.streams import Purpose, Stream, permutation, sample_id, view_seed
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.recipe_ops import MixupCutmix
 from teacher_cache.views.sampling import Box

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache import portable
+from teacher_cache.exact import portable
 from teacher_cache.views import kernels
 from teacher_cache.views.kernels import FRACTION_BITS, Pixels
 from teacher_cache.views.sampling import PixelOp

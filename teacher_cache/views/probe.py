@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from teacher_cache.canonical import canonical_json
 from teacher_cache.errors import RecipeError
+from teacher_cache.exact.canonical import canonical_json
 from teacher_cache.views import ops
 from teacher_cache.views.finish import erased_values
 from teacher_cache.views.mixing import sample_mix

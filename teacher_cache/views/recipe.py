@@ -15,8 +15,8 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 
-from teacher_cache.canonical import sha256_of
 from teacher_cache.errors import RecipeError, nearest
+from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.views.recipe_ops import (
     ColorJitter,
     Crop,

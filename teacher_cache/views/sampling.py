@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from teacher_cache import portable
-from teacher_cache.keys import Purpose, Stream, sample_id, view_seed
+from teacher_cache.exact import portable
+from teacher_cache.exact.streams import Purpose, Stream, sample_id, view_seed
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.recipe_ops import (
     ColorJitter,

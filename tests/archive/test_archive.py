@@ -26,15 +26,15 @@ from teacher_cache.archive.source import view_ranges
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.batch import BatchRenderer, Entries
-from teacher_cache.canonical import canonical_json, seal, unseal
+from teacher_cache.batches.batch import BatchRenderer, Entries
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.exact.canonical import canonical_json, seal, unseal
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.topk import labels_from_logits
-from teacher_cache.progress import silent
-from teacher_cache.store import Store
-from teacher_cache.teacher import build_teacher
+from teacher_cache.models.teacher import build_teacher
+from teacher_cache.program.progress import silent
+from teacher_cache.storage.store import Store
 
 NUM_ROWS = len(CLASSES) * IMAGES_PER_CLASS
 DOCS = Path(__file__).parents[2] / "docs" / "archive-format.md"

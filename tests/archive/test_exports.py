@@ -20,10 +20,10 @@ from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.verify import verify
-from teacher_cache.canonical import unseal
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
-from teacher_cache.progress import silent
+from teacher_cache.exact.canonical import unseal
+from teacher_cache.program.progress import silent
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,11 @@ from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.canonical import seal, sha256_hex, unseal
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, DatasetError, TeacherCacheError
-from teacher_cache.progress import silent
-from teacher_cache.store import Store
+from teacher_cache.exact.canonical import seal, sha256_hex, unseal
+from teacher_cache.program.progress import silent
+from teacher_cache.storage.store import Store
 
 _CHUNK = ChunkFormat((100, 2), np.dtype("<u2"))
 _GIGABYTE = 2**30

@@ -14,7 +14,7 @@ import pytest
 from conftest import SHARD_SIZE, extract_flags, tree
 
 from pipelines.cli import main
-from pipelines.engines.engine import (
+from pipelines.extraction.engines.engine import (
     Engine,
     Tally,
     UnitDone,
@@ -23,17 +23,17 @@ from pipelines.engines.engine import (
     WorkerLost,
     WorkerStarted,
 )
-from pipelines.engines.local import LocalEngine
-from pipelines.extract import make_worker
-from pipelines.extract_config import ActorFlags, ExtractConfig
-from pipelines.unit_queue import UnitQueue
-from pipelines.work_order import WorkOrder
+from pipelines.extraction.engines.local import LocalEngine
+from pipelines.extraction.extract import make_worker
+from pipelines.extraction.order import WorkOrder
+from pipelines.extraction.queue import UnitQueue
+from pipelines.flags.extract import ActorFlags, ExtractConfig
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import read_manifest
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import TeacherCacheError, UnfitError
-from teacher_cache.store import Store
+from teacher_cache.storage.store import Store
 
 Capture = pytest.CaptureFixture[str]
 ENGINES = ("local", "ray-1", "ray-2", "ray-4")
@@ -62,7 +62,7 @@ def opened(name: str, make_worker: Callable, request: pytest.FixtureRequest) -> 
     else:
         import ray.cloudpickle
 
-        from pipelines.engines.ray import RayEngine
+        from pipelines.extraction.engines.ray.engine import RayEngine
 
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
         actors = ActorFlags(num_actors=int(name.removeprefix("ray-")), cpus_per_actor=_CPUS)
@@ -340,7 +340,7 @@ def test_a_tally_takes_back_what_it_counted() -> None:
 
 
 def test_what_a_run_waits_for_is_said(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.engines import ray as ray_engine
+    from pipelines.extraction.engines.ray import engine as ray_engine
 
     class ToldError(Exception):
         pass

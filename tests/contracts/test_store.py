@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from teacher_cache.errors import InputError, TeacherCacheError
-from teacher_cache.store import Store
+from teacher_cache.storage.store import Store
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -139,7 +139,7 @@ def test_a_full_disk_is_said_with_exit_code_1_and_tears_nothing(
 
 def test_the_dead_are_swept_and_the_living_are_left(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from teacher_cache.store import Store\n"
+        "import os, signal, sys; from teacher_cache.storage.store import Store\n"
         "with Store(sys.argv[1]).put_file('torn') as path:\n"
         "    path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -20,8 +20,8 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.source import Source
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.errors import DatasetError, ImageError
-from teacher_cache.progress import silent
-from teacher_cache.store import Store
+from teacher_cache.program.progress import silent
+from teacher_cache.storage.store import Store
 
 IMAGES = [encoded(picture(number, 20, 24), "JPEG") for number in range(7)]
 DOT_PNG = base64.b64decode(

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from pipelines.demo.report import table, write_report
 from pipelines.demo.run import DemoSize, run_demo
-from teacher_cache.progress import silent
+from teacher_cache.program.progress import silent
 
 
 def test_a_short_demo_tells_its_whole_story(tmp_path: Path) -> None:

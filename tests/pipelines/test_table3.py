@@ -15,10 +15,10 @@ from conftest import CLASSES, IMG_SIZE, TEACHER, picture, teacher_checkpoint
 from pipelines.experiments.arms import SETTINGS
 from pipelines.experiments.mixed_labels import MixedLabels
 from pipelines.experiments.table3 import Table3Config, run_experiment
-from teacher_cache.batch import BatchRenderer, Entries, ViewBatch
+from teacher_cache.batches.batch import BatchRenderer, Entries, ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
-from teacher_cache.teacher import build_teacher
+from teacher_cache.models.teacher import build_teacher
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.finish import finish
 

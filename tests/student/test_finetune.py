@@ -14,8 +14,8 @@ from student.cli import main
 from student.hub import hub_settings
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ModelError
-from teacher_cache.models import create_model
-from teacher_cache.store import Store
+from teacher_cache.models.create import create_model
+from teacher_cache.storage.store import Store
 
 NAME = "deit_tiny_distilled_patch16_224"
 KWARGS = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}

@@ -10,7 +10,7 @@ from timm.loss import SoftTargetCrossEntropy
 
 from student.losses import distillation_loss, hard_term, label_term, soft_term
 from student.model import Heads
-from teacher_cache.batch import Targets
+from teacher_cache.batches.batch import Targets
 from teacher_cache.labels.affinity import AffinitySum
 from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits

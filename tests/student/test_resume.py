@@ -22,7 +22,7 @@ from student.prepare import NOT_OF_THE_RUN
 from student.state import saved_updates
 from student.step import Trainer
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.store import Store
+from teacher_cache.storage.store import Store
 
 STEPS = 300
 SHORT = "--steps=30"

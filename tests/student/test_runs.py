@@ -8,7 +8,7 @@ from conftest import IMG_SIZE
 from student.cli import main
 from student.config import TrainConfig
 from student.runs import RUNS
-from teacher_cache.commandline import as_words, parse
+from teacher_cache.program.commandline import as_words, parse
 
 
 @pytest.mark.parametrize("name", RUNS)

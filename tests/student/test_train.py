@@ -12,9 +12,9 @@ from student.cli import main
 from student.config import TrainConfig
 from student.evaluate import predictions
 from student.model import Heads, as_heads, evaluation_heads, train_both_heads
-from teacher_cache.commandline import parse
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.models import create_model
+from teacher_cache.models.create import create_model
+from teacher_cache.program.commandline import parse
 
 STUDENT = (
     "--model=deit_tiny_distilled_patch16_224",

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from teacher_cache.keys import Purpose, Stream
+from teacher_cache.exact.streams import Purpose, Stream
 from teacher_cache.views.finish import Finishing, erased_values, finish, normalize
 from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD, RandomErasing
 

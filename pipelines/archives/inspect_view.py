@@ -1,0 +1,140 @@
+"""Everything that makes one view, as data and as a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw
+
+from pipelines.flags.images import InspectConfig
+from teacher_cache import images
+from teacher_cache.archive.open import open_labels
+from teacher_cache.archive.source import LabelSource
+from teacher_cache.batches.batch import BatchRenderer, Entries, ViewBatch
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import InputError
+from teacher_cache.views import recipe as recipes
+from teacher_cache.views.sampling import ViewParams, sample_view
+
+_BOX_COLOR = (255, 0, 64)
+_GAP_PX = 8
+_WIDEST = 8
+"""Width over height of the panel that shows the image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """One view: its parameters as plain values, and the pictures on the way to it.
+
+    Attributes:
+        values: What `teacher-cache inspect --json` prints.
+        strip: The image with its crop box, the view, its partner's, and the two mixed.
+    """
+
+    values: dict[str, Any]
+    strip: Image.Image
+
+
+def inspect_view(config: InspectConfig) -> Inspection:
+    """Sample and render one view of a dataset, and its partner's.
+
+    Raises:
+        InputError: No such row or key; see also the errors of what it calls.
+    """
+    dataset = PackedDataset(config.data)
+    archive = open_labels(config.archive) if config.archive else None
+    if archive is not None:
+        archive.check_replay(dataset.info)
+    recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
+    row = _row(dataset, config)
+    key = dataset.index.key(row)
+    pixels_HWC = images.decode(dataset.image_bytes(row), key)
+    params = sample_view(recipe, key, config.view, *pixels_HWC.shape[:2])
+    renderer = BatchRenderer(dataset, recipe)
+    (batch,) = renderer.render([Entries(np.array([row]), np.array([config.view]))])
+    values: dict[str, Any] = {
+        "key": key,
+        "row": row,
+        "class": dataset.info.classes[dataset.index.labels_N[row]],
+        "view": config.view,
+        "recipe": recipe.name,
+        "recipe_sha256": recipe.sha256,
+        "image_height": pixels_HWC.shape[0],
+        "image_width": pixels_HWC.shape[1],
+        **params._asdict(),
+        "ops": [op._asdict() for op in params.ops],
+        "erase": params.erase._asdict() if params.erase else None,
+    }
+    if renderer.mixing is not None:
+        partner = int(renderer.mixing.partners(np.array([row]), config.view)[0])
+        mix = renderer.mixing.mix(row, partner, config.view)
+        values |= {"partner_key": dataset.index.key(partner), "partner_row": partner, **mix._asdict()}
+        values["box"] = mix.box._asdict()
+    if archive is not None and config.view in archive.views:
+        values["label"] = _label(archive, dataset, row, config.view)
+    return Inspection(values, _strip(pixels_HWC, params, batch, recipe.img_size))
+
+
+def _row(dataset: PackedDataset, config: InspectConfig) -> int:
+    if config.key is not None:
+        rows = (row for row in range(len(dataset)) if dataset.index.key(row) == config.key)
+        row = next(rows, None)
+        if row is None:
+            raise InputError(
+                f"{config.data} has no sample {config.key!r}",
+                "There is nothing to look at.",
+                "its index.parquet lists the keys",
+            )
+        return row
+    row = config.row or 0
+    if row >= len(dataset):
+        raise InputError(
+            f"--row {row}, but {config.data} has {len(dataset):,} samples",
+            "There is nothing to look at.",
+            f"choose a row from 0 to {len(dataset) - 1}",
+        )
+    return row
+
+
+def _label(archive: LabelSource, dataset: PackedDataset, row: int, view: int) -> list[dict[str, Any]]:
+    shard, place = divmod(row, dataset.info.samples_per_shard)
+    labels = archive.labels(shard, view)
+    shares_K = (1 - labels.tail_B[place]) * labels.relative_logits_BK[place].softmax(0)
+    pairs = zip(labels.class_ids_BK[place].tolist(), shares_K.tolist(), strict=True)
+    return [{"class": dataset.info.classes[number], "probability": share} for number, share in pairs]
+
+
+def _strip(pixels_HWC: npt.NDArray[np.uint8], params: ViewParams, batch: ViewBatch, size: int) -> Image.Image:
+    height, width = pixels_HWC.shape[:2]
+    original = Image.fromarray(pixels_HWC)
+    scale_y, scale_x = params.height / params.resize_height, params.width / params.resize_width
+    top, left = params.top + scale_y * params.window_top, params.left + scale_x * params.window_left
+    crop = (left, top, left + max(scale_x * size - 1, 0), top + max(scale_y * size - 1, 0))
+    ImageDraw.Draw(original).rectangle(crop, outline=_BOX_COLOR, width=max(1, height // 100))
+    scale = min(size / height, _WIDEST * size / width)
+    shown = (max(1, round(width * scale)), max(1, round(height * scale)))
+    panels = [original.resize(shown, Image.Resampling.BICUBIC)]
+    panels += [_picture(image_CHW) for image_CHW in batch.images_RCHW]
+    if batch.targets.weight_B is not None:
+        panels.append(_picture(batch.pixels("cpu")[0].round().clamp(0, 255).to(torch.uint8)))
+    return _side_by_side(panels)
+
+
+def _picture(image_CHW: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image_CHW.permute(1, 2, 0).contiguous().numpy())
+
+
+def _side_by_side(panels: Iterable[Image.Image]) -> Image.Image:
+    row = list(panels)
+    whole = sum(panel.width + _GAP_PX for panel in row) - _GAP_PX
+    strip = Image.new("RGB", (whole, max(panel.height for panel in row)), "white")
+    left = 0
+    for panel in row:
+        strip.paste(panel, (left, 0))
+        left += panel.width + _GAP_PX
+    return strip

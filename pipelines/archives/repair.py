@@ -1,0 +1,141 @@
+"""Mending an archive: documents from the manifest or the other way round, units from the teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+from pipelines.extraction.labeller import Job, job_of
+from pipelines.flags.archives import RepairConfig
+from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.manifest import (
+    documents_of,
+    read_manifest,
+    zarr_documents,
+)
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.spec import SPEC_FILE
+from teacher_cache.archive.verify import Problem, verify
+from teacher_cache.archive.write import ArchiveWriter, existing_spec
+from teacher_cache.errors import DamagedError, InputError
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairReport:
+    """What a repair found and did.
+
+    Attributes:
+        found: What was wrong, a line each.
+        computed: Names of the units that were computed again, "affinity" among them.
+        changed: Those whose bytes are not what they were: computed on another kind of device.
+        left: What is wrong still.
+    """
+
+    found: list[str]
+    computed: list[str]
+    changed: list[str]
+    left: list[str]
+
+
+def repair(config: RepairConfig, track: Track) -> RepairReport:
+    """Find everything that is wrong with an archive, and mend it.
+
+    Raises:
+        InputError: Units must be computed again, and the images or the teacher are not given.
+        ArchiveError: There is no finished archive, or nothing is left that says what it was.
+    """
+    store = Store(config.archive)
+    store.sweep()
+    found = _manifest(store)
+    missing = _missing(ArchiveReader(config.archive)) if found else []
+    problems = verify(config.archive, "full", track)
+    found += [f"unit {unit.name} is missing" for unit in missing] + [problem.what for problem in problems]
+    _rewrite_documents(store)
+    damaged = {problem.receipt.unit: None for problem in problems if problem.receipt is not None}
+    units = [*missing, *damaged]
+    needs_affinity = any(problem.affinity for problem in problems)
+    done = _Done([], [])
+    if units or needs_affinity:
+        job = _job(config, units, problems)
+        done = _compute(job, store, units, needs_affinity, track)
+    ArchiveWriter(store, read_manifest(store).spec).finish()
+    left = [problem.what for problem in verify(config.archive, "full", track)] if found else []
+    return RepairReport(found, done.computed, done.changed, left)
+
+
+def _manifest(store: Store) -> list[str]:
+    """Make a damaged manifest again, from the spec and the receipts; return what was wrong."""
+    try:
+        read_manifest(store)
+    except DamagedError as error:
+        if store.stat(SPEC_FILE) is None:
+            raise
+        writer = ArchiveWriter(store, existing_spec(store))
+        writer.finish()
+        return [error.value]
+    return []
+
+
+def _missing(reader: ArchiveReader) -> list[Unit]:
+    """Return the units that a manifest made from receipts lacks: other shards have their block."""
+    stops: dict[int, int] = {}
+    for receipt in reader.receipts:
+        stops[receipt.unit.block] = max(receipt.unit.stop_view, stops.get(receipt.unit.block, 0))
+    there = {(receipt.unit.shard, receipt.unit.block) for receipt in reader.receipts}
+    size = reader.spec.layout.views_per_unit
+    return [
+        Unit(shard, block, block * size, stop)
+        for block, stop in sorted(stops.items())
+        for shard in range(reader.spec.layout.num_shards)
+        if (shard, block) not in there
+    ]
+
+
+def _rewrite_documents(store: Store) -> None:
+    """Write every document that the manifest implies."""
+    manifest = read_manifest(store)
+    documents = {**documents_of(manifest), **zarr_documents(manifest.spec, manifest.all_receipts)}
+    for name, data in documents.items():
+        if store.stat(name) != len(data) or store.get(name) != data:
+            store.put(name, data)
+
+
+def _job(config: RepairConfig, units: list[Unit], problems: list[Problem]) -> Job:
+    if config.data is None:
+        names = ", ".join([unit.name for unit in units[:5]] or ["the class affinity"])
+        raise InputError(
+            f"{len(units):,} units of {config.archive} must be computed again: {names}",
+            f"{len(problems):,} things are wrong; the images and the teacher are needed.",
+            "give --data, and --checkpoint if the teacher's weights are not the hub's",
+        )
+    return job_of(ArchiveReader(config.archive), config.data, config)
+
+
+class _Done(NamedTuple):
+    computed: list[str]
+    changed: list[str]
+
+
+def _compute(job: Job, store: Store, units: list[Unit], needs_affinity: bool, track: Track) -> _Done:
+    writer, done = ArchiveWriter(store, job.spec), _Done([], [])
+    before = read_manifest(store)
+    if needs_affinity:
+        with track("calibrate", job.num_calibration_views, "views") as advance:
+            writer.freeze_affinity(job.affinity(advance), replace=True)
+        done.computed.append("affinity")
+        if writer.affinity != before.affinity:
+            done.changed.append("affinity")
+    there = {receipt.unit: receipt.objects for receipt in before.all_receipts}
+    num_views = sum(job.spec.rows(unit.shard) * len(unit.views) for unit in units)
+    with track("repair", num_views, "views") as advance:
+        for unit in units:
+            objects = job.spec.layout.encode_unit(job.label(unit, advance))
+            receipt = writer.put_objects(
+                unit, objects, job.spec.rows(unit.shard), job.keys_sha256(unit), replace=True
+            )
+            done.computed.append(unit.name)
+            if there.get(unit, receipt.objects) != receipt.objects:
+                done.changed.append(unit.name)
+    return done

@@ -1,0 +1,105 @@
+"""What is there of an archive, finished or not: image shards by blocks of views."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from rich.text import Text
+
+from teacher_cache.archive.layout import MAX_VIEW, Unit
+from teacher_cache.archive.manifest import MANIFEST_FILE, RECEIPTS
+from teacher_cache.archive.spec import SPEC_FILE
+from teacher_cache.archive.write import ArchiveWriter, existing_spec
+from teacher_cache.errors import ArchiveError
+from teacher_cache.storage.store import Store
+
+_RECEIPT = re.compile(RECEIPTS + r"/([0-9]{5,10})-([0-9]{3,7})\.json")
+State = Literal["done", "elsewhere", "damaged", "missing"]
+_STYLES: dict[State, str] = {"done": "green", "elsewhere": "cyan", "damaged": "bold red", "missing": "dim"}
+_SIGNS: dict[State, str] = {"done": "█", "elsewhere": "▓", "damaged": "✗", "missing": "·"}
+_WORST: tuple[State, ...] = ("damaged", "missing", "elsewhere", "done")
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Coverage of an archive.
+
+    Attributes:
+        fingerprint: Of the archive.
+        finished: Whether it has a manifest.
+        views_per_unit: Views in a block.
+        stops: Per block, the view that it ends before.
+        states: Per block, the state of its unit of each shard; "damaged" is a receipt without its objects.
+        label_bytes: Of all objects of units that are done.
+    """
+
+    fingerprint: str
+    finished: bool
+    views_per_unit: int
+    stops: list[int]
+    states: list[list[State]]
+    label_bytes: int
+
+    def count(self, state: State) -> int:
+        """Return how many units are in a state."""
+        return sum(states.count(state) for states in self.states)
+
+
+def status(url: str) -> Status:
+    """Look at an archive: receipts, and whether their objects are there in full size.
+
+    Raises:
+        ArchiveError: There is no archive.
+    """
+    store = Store(url)
+    if store.stat(SPEC_FILE) is None and store.stat(MANIFEST_FILE) is None:
+        raise ArchiveError(
+            f"{url} is no archive: it has no {SPEC_FILE}", "There is nothing to show.", "check the path"
+        )
+    writer = ArchiveWriter(store, existing_spec(store))
+    receipts = writer.receipts()
+    units: dict[tuple[int, int], tuple[State, int]] = {}
+    layout = writer.spec.layout
+    for name in store.list(RECEIPTS):
+        match = _RECEIPT.fullmatch(name)
+        if match and int(match[1]) < layout.num_shards and int(match[2]) < MAX_VIEW // layout.views_per_unit:
+            units[int(match[1]), int(match[2])] = ("damaged", 0)
+    elsewhere: list[Unit] = [receipt.unit for theirs in writer.extends.values() for receipt in theirs]
+    for unit in elsewhere:
+        units[unit.shard, unit.block] = ("elsewhere", unit.stop_view)
+    for receipt in receipts:
+        units[receipt.unit.shard, receipt.unit.block] = ("done", receipt.unit.stop_view)
+    blocks = range(max((block for _, block in units), default=-1) + 1)
+    absent: tuple[State, int] = ("missing", 0)
+    found = [[units.get((shard, block), absent) for shard in range(layout.num_shards)] for block in blocks]
+    return Status(
+        writer.spec.fingerprint,
+        store.stat(MANIFEST_FILE) is not None,
+        layout.views_per_unit,
+        [
+            max(stop for _, stop in row) or (block + 1) * layout.views_per_unit
+            for block, row in enumerate(found)
+        ],
+        [[state for state, _ in row] for row in found],
+        sum(receipt.num_bytes for receipt in receipts),
+    )
+
+
+def picture(found: Status, width: int) -> Iterator[Text]:
+    """Yield a line per block of views, a sign per shard, or per few where there are more than `width`."""
+    for block, states in enumerate(found.states):
+        line = Text(f"views {block * found.views_per_unit:>5}:{found.stops[block]:<5} ")
+        step = -(-len(states) // max(1, width - len(line)))
+        for start in range(0, len(states), step):
+            some = states[start : start + step]
+            worst = next(state for state in _WORST if state in some)
+            is_mixed = worst == "missing" and set(some) != {"missing"}
+            line.append("▒" if is_mixed else _SIGNS[worst], "yellow" if is_mixed else _STYLES[worst])
+        yield line
+    counts = ((state, found.count(state)) for state in reversed(_WORST))
+    yield Text(", ").join(
+        Text(f"{_SIGNS[state]} {count:,} {state}", _STYLES[state]) for state, count in counts
+    )

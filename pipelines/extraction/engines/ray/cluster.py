@@ -1,0 +1,85 @@
+"""A Ray cluster as its driver sees it: how it is reached, what it has, what came of a call."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines.extraction.engines.ray.actor import kill_process
+from pipelines.flags.extract import ActorFlags
+
+_KILL_WITHIN_S = 10.0
+
+
+class Taken(NamedTuple):
+    """How many actors there are, and what each of them takes."""
+
+    num_actors: int
+    gpus: float
+    cpus: float
+
+
+def what_actors_take(flags: ActorFlags, device: str, workers: int) -> Taken:
+    """Return what was asked for, and where nothing was, what the cluster has room for.
+
+    Args:
+        flags: What was asked for.
+        device: Of the teacher, as its flag says it.
+        workers: Processes that render for each teacher.
+    """
+    there = ray.cluster_resources()
+    gpus, cpus = flags.gpus_per_actor, flags.cpus_per_actor
+    if gpus is None:
+        has_gpu = device == "auto" and bool(there.get("GPU"))
+        gpus = 1.0 if has_gpu or device.startswith("cuda") else 0.0
+    if cpus is None:
+        cpus = float(max(1, workers))
+        if not gpus and flags.num_actors:
+            cpus = max(float(workers), _cpu_share(flags.num_actors, there.get("CPU", 0.0)))
+    room = [there.get(name, 0.0) // taken for name, taken in (("GPU", gpus), ("CPU", cpus)) if taken]
+    return Taken(flags.num_actors or max(1, int(min(room, default=1.0))), gpus, cpus)
+
+
+def what_is_free() -> str:
+    """Say what nobody has taken of the cluster."""
+    there = ray.available_resources()
+    return f"{there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} CPUs"
+
+
+def _cpu_share(num_actors: int, num_cpus: float) -> float:
+    """Return how many CPUs each of some actors has for its teacher: whole ones, or less than one."""
+    largest = max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    share = min(largest, num_cpus / num_actors)
+    return float(int(share)) if share >= 1 else int(share * 100) / 100
+
+
+def result_of(ref: Any) -> Any:
+    """Return what a call returned, or raise what it raised, as it was raised there."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            error.cause.add_note(str(error))  # where it was raised
+            raise error.cause from None
+        raise
+
+
+def kill_on(node: str, pid: int) -> None:
+    """Kill an actor's process: one that hangs does not heed Ray, and would keep its device."""
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    kill = ray.remote(kill_process).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
+    ray.wait([kill.remote(pid)], timeout=_KILL_WITHIN_S)
+
+
+def is_gone(node: str) -> bool:
+    """Say whether a node left the cluster."""
+    return not any(there["NodeID"] == node and there["Alive"] for there in ray.nodes())
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the one line of an error that says most: of an actor's death, the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return lines[-1 if isinstance(error, ray.exceptions.RayActorError) else 0]

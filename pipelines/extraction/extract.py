@@ -1,0 +1,354 @@
+"""The extraction job: what is asked, what is missing, run it on an engine, and close the archive.
+
+It holds neither images nor the teacher: those are with the workers. Where these are Ray actors, this process
+imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.extraction.engines.engine import ENDS_THE_RUN, Engine, Worker, first_line
+from pipelines.extraction.engines.local import LocalEngine
+from pipelines.extraction.estimate import (
+    Estimate,
+    check_gpu_hours,
+    estimate,
+    measured_views,
+    num_missing_views,
+)
+from pipelines.extraction.missing import MissingUnits, default_views_per_unit
+from pipelines.extraction.order import Description, WorkOrder
+from pipelines.extraction.queue import UnitQueue
+from pipelines.extraction.record import RunRecord
+from pipelines.flags.extract import ExtractConfig, PlanConfig, absolute
+from teacher_cache.archive.manifest import Receipt, read_manifest
+from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
+from teacher_cache.archive.write import ArchiveWriter, extension
+from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import DatasetError, ImageError, InputError, StoreError, TeacherCacheError
+from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
+from teacher_cache.labels.arrays import Values, check_topk
+from teacher_cache.program.commandline import parse_views
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
+from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import Recipe
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractReport:
+    """What a run did, and what the archive then holds.
+
+    Attributes:
+        units, views: Computed by this run: units, and views of single images.
+        seconds: Spent on them.
+        labels: In the archive.
+        label_bytes: Of all label objects.
+        fingerprint: Of the archive.
+        quarantined: Units that were given up, each with its reason: the archive is not finished.
+        run: Where the run's record lies; None where there was nothing to do.
+    """
+
+    units: int
+    views: int
+    seconds: float
+    labels: int
+    label_bytes: int
+    fingerprint: str
+    quarantined: dict[str, str]
+    run: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """What is asked and what is missing, before anything is written."""
+
+    store: Store
+    writer: ArchiveWriter
+    there: Mapping[str, tuple[Receipt, ...]]
+    missing: MissingUnits
+
+    @property
+    def needs_affinity(self) -> bool:
+        """Whether the class affinity is still to be calibrated."""
+        return self.writer.spec.labels.affinity is not None and self.writer.affinity is None
+
+
+def archive_spec(
+    dataset: DatasetInfo, recipe: Recipe, worker: Description, k: int, values: Values, views_per_unit: int
+) -> ArchiveSpec:
+    """Return the spec of an archive, from what determines its labels."""
+    return ArchiveSpec(
+        dataset={
+            "sha256": dataset.sha256,
+            "shards": [(shard.sha256, shard.num_samples) for shard in dataset.shards],
+        },
+        recipe=recipe.to_dict(),
+        teacher=worker.teacher,
+        labels=LabelSpec(
+            k,
+            len(dataset.classes),
+            dataset.classes_sha256,
+            affinity=affinity_rule(k, len(dataset.classes)),
+            values=values,
+        ),
+        probe_sha256=worker.probe_sha256,
+        views_per_unit=views_per_unit,
+        made_with=worker.made_with,
+    )
+
+
+def extract(config: ExtractConfig, track: Track) -> ExtractReport:
+    """Compute the labels that are asked and not there yet, and finish the archive.
+
+    Where units were given up the archive is not finished: it is never one with holes.
+
+    Raises:
+        InputError: The request is wrong: see the errors of what it calls. Nothing of the archive is lost.
+        TeacherCacheError: Nothing more can be done, such as on a full disk. Finished units stay.
+    """
+    config = absolute(config)
+    with _engine(config) as (engine, dataset, recipe):
+        worker = engine.call("describe")
+        prepared = _prepare(config, dataset, recipe, worker, create=False)
+        found = None
+        if prepared.missing:
+            found = _estimate(engine, prepared, PlanConfig.epochs)
+            check_gpu_hours(found, config.max_gpu_hours)
+        prepared = _prepare(config, dataset, recipe, worker, create=True, before=prepared)
+        if not prepared.missing and not prepared.needs_affinity:
+            return _close(prepared, None, 0.0, {})
+        return _run(config, engine, prepared, worker, found, track)
+
+
+def plan(config: PlanConfig) -> Estimate | None:
+    """Say what `extract` would do and take; None where every label is there. Nothing is written.
+
+    Raises:
+        InputError: As `extract`.
+    """
+    with _engine(absolute(config)) as (engine, dataset, recipe):
+        prepared = _prepare(config, dataset, recipe, engine.call("describe"), create=False)
+        if not prepared.missing:
+            return None
+        found = _estimate(engine, prepared, config.epochs, config.price_per_gpu_hour)
+    check_gpu_hours(found, config.max_gpu_hours)
+    return found
+
+
+def make_worker(order: WorkOrder) -> Worker:
+    """Make a worker, in whichever process it is to work: the teacher is loaded, and with it torch."""
+    from pipelines.extraction.worker import LabelWorker
+
+    return LabelWorker(order)
+
+
+@contextlib.contextmanager
+def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe]]:
+    """Check what can be checked without a teacher, then lend an engine whose workers load one."""
+    dataset = PackedDataset(config.data).info
+    check_topk(config.topk, len(dataset.classes))
+    recipe = recipes.load(config.recipe, config.img_size)
+    new_worker = functools.partial(make_worker, WorkOrder(config, recipe))
+    engine: Engine
+    if config.engine == "local":
+        engine = LocalEngine(new_worker)
+    else:
+        from pipelines.extraction.engines.ray.engine import RayEngine
+
+        engine = RayEngine(
+            new_worker, config, device=config.device, workers=config.workers, address=config.address
+        )
+    try:
+        yield engine, dataset, recipe
+    finally:
+        engine.close()
+
+
+def _prepare(
+    config: ExtractConfig,
+    dataset: DatasetInfo,
+    recipe: Recipe,
+    worker: Description,
+    *,
+    create: bool,
+    before: _Prepared | None = None,
+) -> _Prepared:
+    """Find out what is missing; `create` also writes the spec that pins the layout.
+
+    What was found out before holds, unless another first writer has just pinned another layout.
+    """
+    store, views = Store(config.out), parse_views(config.views)
+    base = Store(config.extends) if config.extends else None
+    views_per_unit = (
+        config.views_per_unit
+        or (read_manifest(base).spec.views_per_unit if base else None)
+        or default_views_per_unit(len(views))
+    )
+    asked = archive_spec(dataset, recipe, worker, config.topk, config.values, views_per_unit)
+    writer = ArchiveWriter.open(store, asked, create=create)
+    layout = writer.spec.layout
+    if before is not None and before.writer.spec.layout == layout:
+        return dataclasses.replace(before, writer=writer)
+    if config.views_per_unit not in (None, layout.views_per_unit):
+        raise InputError(
+            f"--views-per-unit {config.views_per_unit}, but {config.out} "
+            f"holds {layout.views_per_unit} views a unit",
+            "Units of two sizes cannot lie in one archive.",
+            "leave the flag out, or choose a new folder with --out",
+        )
+    there = extension(store, writer.spec, base) if base else {}
+    elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *there.values()])
+    finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
+    return _Prepared(store, writer, there, MissingUnits(layout, views, finished))
+
+
+def _estimate(engine: Engine, prepared: _Prepared, epochs: int, price: float | None = None) -> Estimate:
+    spec, missing = prepared.writer.spec, prepared.missing
+    some = measured_views(num_missing_views(spec, missing))
+    last_error: Exception | None = None
+    for unit in missing:
+        try:
+            rate = engine.call("measure", spec.layout, unit, some)
+            break
+        except (ImageError, DatasetError) as error:  # a poisoned image is met, and named, in its turn
+            last_error = error
+        except TeacherCacheError:
+            raise
+        except Exception as error:
+            raise TeacherCacheError(
+                f"the teacher does not run: {first_line(error)}",
+                "Nothing was computed.",
+                "choose a smaller --batch-size where memory is short, or another --device",
+            ) from error
+    else:
+        assert last_error is not None
+        raise last_error
+    return estimate(
+        spec, missing, rate, num_workers=engine.num_workers, epochs=epochs, price_per_gpu_hour=price
+    )
+
+
+def _run(
+    config: ExtractConfig,
+    engine: Engine,
+    prepared: _Prepared,
+    worker: Description,
+    found: Estimate | None,
+    track: Track,
+) -> ExtractReport:
+    """Do the missing units, and write the story of it."""
+    spec, num_views = prepared.writer.spec, found.views if found else 0
+    record = RunRecord(Store(config.run_dir or _new_run(config.out, _utc_now())), _utc_now)
+    record.tell(
+        "run_started",
+        fingerprint=spec.fingerprint,
+        engine=config.engine,
+        device=worker.device,
+        workers=engine.num_workers,
+        units=len(prepared.missing),
+        units_done=prepared.missing.num_asked - len(prepared.missing),
+        views=num_views,
+    )
+    queue = UnitQueue(prepared.missing, retries=config.retries, max_quarantined=config.max_quarantined)
+    given_up: dict[str, str] = {}
+    about: dict[str, Any] = {
+        "fingerprint": spec.fingerprint,
+        "device": worker.device,
+        "estimate": found and dataclasses.asdict(found),
+    }
+    state, start_s = "failed", time.monotonic()
+    try:
+        rule = spec.labels.affinity
+        if rule is not None and prepared.needs_affinity:
+            given_up |= _calibrate(engine, num_calibration_views(rule, spec.labels.num_classes), track)
+            record.tell("affinity_frozen" if not given_up else "affinity_failed", **given_up)
+        start_s = time.monotonic()
+        with track("extract", num_views, "views") as advance:
+            for event in engine.run(queue, lambda views: advance(views, record.note(len(queue.quarantined)))):
+                record.add(event)
+        given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}
+        if not given_up and record.units != len(prepared.missing):
+            raise TeacherCacheError(
+                f"{record.units:,} of {len(prepared.missing):,} units were done, and none was given up",
+                "The archive would have holes, so it is not finished.",
+                "run the same command again, and report this",
+            )
+        report = _close(prepared, record, time.monotonic() - start_s, given_up)
+        state = "incomplete" if given_up else "finished"
+        return report
+    except KeyboardInterrupt:
+        state = "stopped"
+        raise
+    except TeacherCacheError as error:
+        about["error"] = error.value
+        raise
+    finally:
+        try:
+            record.close(state, time.monotonic() - start_s, given_up, about)
+        except (StoreError, OSError) as error:  # no reason to call a run failed, or to hide why it did
+            _LOG.warning("the record of this run is not whole: %s", error)
+
+
+def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
+    """Freeze the class affinity; return why it could not be, as of a unit that was given up.
+
+    No unit needs it: the others are done all the same, and the next run calibrates on the mended image.
+    """
+    with track("calibrate", num_views, "views") as advance:
+        try:
+            engine.call("freeze_affinity", advance)
+        except ENDS_THE_RUN:
+            raise
+        except Exception as error:
+            return {"affinity": first_line(error)}
+    return {}
+
+
+def _close(
+    prepared: _Prepared, record: RunRecord | None, seconds: float, quarantined: dict[str, str]
+) -> ExtractReport:
+    """Finish the archive, where nothing was given up, and say what it holds."""
+    writer = prepared.writer
+    receipts = writer.receipts() if quarantined else writer.finish(prepared.there).all_receipts
+    return ExtractReport(
+        units=record.units if record else 0,
+        views=record.views if record else 0,
+        seconds=round(seconds, 3),
+        labels=sum(receipt.rows * len(receipt.unit.views) for receipt in receipts),
+        label_bytes=sum(receipt.num_bytes for receipt in receipts),
+        fingerprint=writer.spec.fingerprint,
+        quarantined=quarantined,
+        run=record.url if record else None,
+    )
+
+
+def _new_run(out: str, now: datetime.datetime) -> str:
+    """Return a new folder beside an archive. Raises InputError where there is no beside."""
+    if "://" not in out:
+        out = str(Path(out).resolve())
+    elif "/" not in out.partition("://")[2].strip("/"):
+        raise InputError(
+            f"--out {out} is a whole bucket",
+            "There is no place beside it for the run's events.",
+            "choose a folder in it, or give --run-dir",
+        )
+    return f"{out.rstrip('/')}.runs/{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

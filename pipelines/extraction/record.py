@@ -1,0 +1,125 @@
+"""The story of a run: what happened, line by line, and what it came to; beside the archive, not in it.
+
+OUT.runs/<run>/events.jsonl   a line per event, as it happens
+OUT.runs/<run>/report.json    estimate against actual, and what was given up
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipelines.extraction.engines.engine import Event, UnitDone, UnitFailed
+from teacher_cache.storage.line_log import LineLog
+from teacher_cache.storage.store import Store
+
+EVENTS_FILE = "events.jsonl"
+REPORT_FILE = "report.json"
+_NAMES = {
+    "WorkerStarted": "worker_started",
+    "WorkerLost": "worker_lost",
+    "UnitDone": "unit_done",
+    "UnitFailed": "unit_failed",
+}
+
+
+class RunRecord:
+    """Writes a run's events down, and adds them up.
+
+    Args:
+        store: The run's own folder, new.
+        now: Tells the time.
+
+    Attributes:
+        units, views, num_bytes: Done by this run.
+        render_s, teacher_s, write_s: Seconds of all workers together.
+        retries: Failures of units that were tried again.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], datetime.datetime]) -> None:
+        self._store, self._now = store, now
+        self._events = LineLog(store, EVENTS_FILE)
+        self.units = self.views = self.num_bytes = self.retries = 0
+        self.render_s = self.teacher_s = self.write_s = 0.0
+
+    @property
+    def url(self) -> str:
+        """Where the record lies."""
+        return self._store.url
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Write down an event of the run as a whole."""
+        self._events.write(json.dumps({"time": self._time(), "event": event, **fields}))
+
+    def add(self, event: Event) -> None:
+        """Write down an event of an engine."""
+        if isinstance(event, UnitDone):
+            self.units += 1
+            self.views += event.result.views
+            self.num_bytes += event.result.num_bytes
+            self.render_s += event.result.render_s
+            self.teacher_s += event.result.teacher_s
+            self.write_s += event.result.write_s
+        elif isinstance(event, UnitFailed):
+            self.retries += event.will_retry
+        self.tell(_NAMES[type(event).__name__], **_plain(event))
+
+    def note(self, num_quarantined: int) -> str:
+        """Return in a few words where time goes, and what went wrong."""
+        whole_s = self.render_s + self.teacher_s + self.write_s
+        words = []
+        if whole_s:
+            parts = {"render": self.render_s, "teacher": self.teacher_s, "write": self.write_s}
+            words = [" ".join(f"{name} {seconds / whole_s:.0%}" for name, seconds in parts.items())]
+        if self.retries:
+            words.append(f"{self.retries} retried")
+        if num_quarantined:
+            words.append(f"{num_quarantined} given up")
+        return ", ".join(words)
+
+    def close(
+        self, state: str, seconds: float, quarantined: Mapping[str, str], fields: Mapping[str, Any]
+    ) -> None:
+        """Write the last event and the report.
+
+        Args:
+            state: finished, incomplete, stopped or failed.
+            seconds: The units took.
+            quarantined: What was given up, by name, each with its reason.
+            fields: Whatever else the report says.
+        """
+        report = {
+            "state": state,
+            **fields,
+            "actual": {
+                "units": self.units,
+                "views": self.views,
+                "label_bytes": self.num_bytes,
+                "hours": seconds / 3600,
+                "gpu_hours": (self.render_s + self.teacher_s) / 3600,
+                "render_s": round(self.render_s, 3),
+                "teacher_s": round(self.teacher_s, 3),
+                "write_s": round(self.write_s, 3),
+                "retries": self.retries,
+            },
+            "quarantined": dict(quarantined),
+            "time": self._time(),
+        }
+        self.tell(f"run_{state}", seconds=round(seconds, 3))
+        self._events.close()
+        self._store.put(REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
+
+    def _time(self) -> str:
+        return self._now().isoformat(timespec="milliseconds")
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    """Return an event as plain JSON values: units by name, numbers of a result beside the rest."""
+    fields = dataclasses.asdict(event)
+    result = fields.pop("result", None)
+    if isinstance(event, (UnitDone, UnitFailed)):
+        fields["unit"] = event.unit.name
+    return {**fields, **(result or {})}

@@ -1,0 +1,158 @@
+"""Extracts as jobs of a Ray cluster, over its Jobs API: submitted once, however often it is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.exceptions import RayError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from pipelines.flags.extract import DEFAULT_DRAIN_S, ActorFlags, ExtractConfig, LabelRequest, absolute
+from pipelines.flags.jobs import JobFlags, LogsConfig, StopConfig, SubmitConfig
+from teacher_cache.errors import InputError
+from teacher_cache.exact.canonical import sha256_of
+from teacher_cache.views import recipe as recipes
+
+_FLAGS_FILE = "flags.yaml"
+_RECIPE_FILE = "recipe.yaml"
+_ENTRYPOINT = f"python -m pipelines.cli extract --config {_FLAGS_FILE}"
+_PLAN = (
+    *("data", "teacher", "out", "checkpoint", "pretrained", "model_kwargs", "img_size", "views", "topk"),
+    *("values", "views_per_unit", "extends", "precision"),
+)
+"""Flags that say which labels are asked for, and not how they are computed."""
+_STOP_MARGIN_S = 15.0
+_POLL_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """A job that runs a plan.
+
+    Attributes:
+        job: Its id.
+        state: As Ray says it: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED.
+        is_new: Whether this call began it, or one that runs was found.
+    """
+
+    job: str
+    state: str
+    is_new: bool
+
+
+def submit(config: SubmitConfig) -> Submission:
+    """Begin the job of a plan, or find the one that runs.
+
+    Raises:
+        InputError: There is no such cluster, or it refuses.
+    """
+    recipe = recipes.load(config.recipe, config.img_size)
+    flags = _flags(absolute(config))
+    plan = sha256_of({**{name: flags.get(name) for name in _PLAN}, "recipe": recipe.to_dict()})
+    with _client(config) as client, tempfile.TemporaryDirectory() as folder:
+        if Path(config.recipe).is_file():
+            shutil.copyfile(config.recipe, Path(folder, _RECIPE_FILE))
+            flags["recipe"] = _RECIPE_FILE
+        Path(folder, _FLAGS_FILE).write_text(yaml.safe_dump(flags))
+        drain_s = DEFAULT_DRAIN_S if config.drain_s is None else config.drain_s
+        environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(round(drain_s + _STOP_MARGIN_S))}
+        for is_last in (False, False, True):
+            begun = _jobs_of(client, plan)
+            number, latest = max(begun.items(), default=(0, None))
+            if latest is not None and not latest.status.is_terminal():
+                return Submission(latest.submission_id, latest.status.value, is_new=False)
+            job = f"{_prefix(plan)}{number + 1}"
+            try:
+                client.submit_job(
+                    entrypoint=_ENTRYPOINT,
+                    submission_id=job,
+                    runtime_env={"working_dir": folder, "env_vars": environment},
+                    metadata={"plan": plan, "data": str(flags["data"]), "out": str(flags["out"])},
+                )
+            except RuntimeError as error:
+                if is_last or "already" not in str(error):
+                    raise
+                continue  # somebody else began it just now
+            return Submission(job, client.get_job_status(job).value, is_new=True)
+    raise AssertionError  # the last try returns or raises
+
+
+def job_status(flags: JobFlags, job: str) -> str:
+    """Return the state of a job, and what Ray says of it."""
+    with _client(flags) as client:
+        found = client.get_job_info(job)
+        return f"{found.status.value}: {found.message}" if found.message else found.status.value
+
+
+def logs(config: LogsConfig, show: Callable[[str], object]) -> str:
+    """Show what a job printed, and what it prints until it ends where it is followed; return its state."""
+    with _client(config) as client:
+        num_shown = 0
+        while True:
+            state = client.get_job_status(config.job)
+            text = client.get_job_logs(config.job)
+            show(text[num_shown:])
+            num_shown = len(text)
+            if not config.follow or state.is_terminal():
+                return state.value
+            time.sleep(_POLL_S)
+
+
+def stop(config: StopConfig) -> str:
+    """Stop a job, wait until it has stopped, and return its state."""
+    with _client(config) as client:
+        client.stop_job(config.job)
+        while not (state := client.get_job_status(config.job)).is_terminal():
+            time.sleep(_POLL_S)
+        return state.value
+
+
+def is_success(state: str) -> bool:
+    """Say whether a job's state is the one to wish for."""
+    return state == JobStatus.SUCCEEDED.value
+
+
+def _flags(config: SubmitConfig) -> dict[str, Any]:
+    """Return the flags of the extract that a job runs: those that are not what they are by default."""
+    fields = {*dataclasses.fields(LabelRequest), *dataclasses.fields(ActorFlags)}
+    defaults = {field.name: field.default for field in dataclasses.fields(ExtractConfig)}
+    flags: dict[str, Any] = {"engine": "ray", "address": "auto"}
+    for name in sorted(field.name for field in fields):
+        value = getattr(config, name)
+        if value == defaults[name]:
+            continue
+        flags[name] = list(value) if isinstance(value, tuple) else value
+    return flags
+
+
+def _prefix(plan: str) -> str:
+    return f"extract-{plan[:12]}-"
+
+
+def _jobs_of(client: JobSubmissionClient, plan: str) -> dict[int, Any]:
+    """Return the jobs that were begun for a plan, by number."""
+    prefix = _prefix(plan)
+    ids = {job.submission_id or "": job for job in client.list_jobs()}
+    return {int(name.removeprefix(prefix)): job for name, job in ids.items() if name.startswith(prefix)}
+
+
+@contextlib.contextmanager
+def _client(flags: JobFlags) -> Iterator[JobSubmissionClient]:
+    """Lend a client of a cluster's Jobs API, its errors in our words."""
+    try:
+        yield JobSubmissionClient(flags.dashboard_url)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise InputError(
+            f"--dashboard {flags.dashboard_url}: {lines[0] if lines else error!r}",
+            "Nothing was begun or stopped.",
+            "check the address and the id; a token belongs in RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token",
+        ) from error

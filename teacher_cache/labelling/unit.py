@@ -1,0 +1,110 @@
+"""One unit, start to label: rows -> views -> teacher -> labels. It knows no engine, no archive and no CLI."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from teacher_cache.archive.layout import Unit
+from teacher_cache.batches.batch import Entries, ViewBatch
+from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.transfer import HostCopy, copies_in_flight
+from teacher_cache.labelling.logits import teacher_logits
+from teacher_cache.labels.arrays import LabelArrays, Values, empty_labels
+from teacher_cache.labels.codec import encode
+from teacher_cache.labels.topk import Labels, labels_from_logits
+from teacher_cache.models.teacher import Teacher
+from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
+
+
+def unit_loads(
+    rows: range, views: Sequence[int], batch_size: int, mixing: Mixing | None
+) -> list[list[Entries]]:
+    """Return the batches that label every view of some rows once, in loads that share their images.
+
+    Without mixing a load is a few rows in all views. With it, a few rings of rows in all views of one
+    arrangement, view by view and partners side by side: what is mixed is rendered together.
+    """
+    loads = []
+    if mixing is None:
+        step = max(1, batch_size // len(views))
+        for start in range(rows.start, rows.stop, step):
+            some = np.arange(start, min(start + step, rows.stop))
+            loads.append(_batches(np.repeat(some, len(views)), np.tile(views, len(some)), batch_size))
+        return loads
+    for _, group in itertools.groupby(views, lambda view: view // VIEWS_PER_RING):
+        together = list(group)
+        rings = mixing.rings(rows, together[0])
+        step = max(1, batch_size // (ROWS_PER_RING * len(together)))
+        for number in range(0, len(rings), step):
+            some = np.concatenate(rings[number : number + step])
+            in_pairs = [_side_by_side(some, mixing.partners(some, view)) for view in together]
+            loads.append(_batches(np.concatenate(in_pairs), np.repeat(together, len(some)), batch_size))
+    return loads
+
+
+def _side_by_side(rows_N: npt.NDArray[np.int64], partners_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return rows_N[np.argsort(np.minimum(rows_N, partners_N), kind="stable")]
+
+
+def _batches(rows_N: npt.NDArray[np.int64], views_N: npt.NDArray[np.int64], batch_size: int) -> list[Entries]:
+    stops = range(batch_size, len(rows_N), batch_size)
+    parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
+    return [Entries(*part) for part in parts]
+
+
+def extract_unit(
+    unit: Unit,
+    pool: RenderPool,
+    teacher: Teacher,
+    *,
+    k: int,
+    values: Values,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> LabelArrays:
+    """Label all views of a unit.
+
+    The batches depend on nothing but the arguments, so the same device gives the same bytes each time. On
+    CUDA only the k values of a label come back to the host, and while the next batch is computed.
+
+    Args:
+        unit: Which shard and views.
+        pool: Renders views of the dataset.
+        teacher: Who labels them.
+        k: Classes to keep.
+        values: How their logits are stored.
+        batch_size: Views in one forward pass.
+        advance: Told the number of views that were labelled since it was last told.
+
+    Returns:
+        idx and values (rows, views, k), tail (rows, views).
+
+    Raises:
+        DatasetError: An image is not the one that was packed.
+        ImageError: An image cannot be decoded.
+        TeacherCacheError: The teacher's output is not finite.
+    """
+    rows = pool.renderer.dataset.rows_of(unit.shard)
+    labelled = empty_labels((len(rows), len(unit.views)), k, teacher.spec.num_classes, values)
+    under_way: deque[tuple[ViewBatch, HostCopy]] = deque()
+
+    def store(batch: ViewBatch, copy: HostCopy) -> None:
+        part = encode(Labels(*copy.wait()), teacher.spec.num_classes, values)
+        where = (batch.rows_B.numpy() - rows.start, batch.views_B.numpy() - unit.first_view)
+        for whole, array in zip(labelled, part, strict=True):
+            whole[where] = array
+        advance(len(batch.rows_B))
+
+    loads = unit_loads(rows, unit.views, batch_size, pool.renderer.mixing)
+    for batch, logits_BC in teacher_logits(pool, teacher, loads, what=f"unit {unit.name}"):
+        under_way.append((batch, HostCopy(labels_from_logits(logits_BC, k))))
+        while len(under_way) > copies_in_flight(teacher.device):
+            store(*under_way.popleft())
+    for rest in under_way:
+        store(*rest)
+    return labelled

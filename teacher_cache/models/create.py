@@ -1,0 +1,171 @@
+"""Any timm model by name, with weights from the hub, from a file, or seeded: for teachers and students."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import timm
+import timm.models
+import torch
+
+from teacher_cache.errors import ModelError, StoreError, nearest
+from teacher_cache.storage.store import local_file
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is CUDA if there is one.
+
+    Raises:
+        ModelError: There is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"--device {name}: {reason}", "Nothing can run on it.", "give cpu or cuda"
+        ) from error
+    return torch.device(name)
+
+
+def _check_name(name: str) -> None:
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        remedy = nearest(base, timm.list_models()) or "see timm.list_models()"
+        raise ModelError(f"timm has no model {name!r}", "There is nothing to run.", remedy)
+    if tag and name not in timm.list_pretrained(f"{base}.*"):
+        known = ", ".join(timm.list_pretrained(f"{base}.*")) or "none with weights"
+        raise ModelError(f"timm has no weights {name!r}", "There is nothing to load.", f"known: {known}")
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int,
+    pretrained: bool = False,
+    new_head: bool = False,
+    seed: int = 0,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> torch.nn.Module:
+    """Build a timm model in evaluation mode on the CPU, without touching the global random state.
+
+    Args:
+        name: A timm name, with or without a tag of pretrained weights, or hf-hub:owner/model.
+        num_classes: Classes the model must put out.
+        img_size: Side of its input in pixels; passed on to models of fixed input size.
+        pretrained: Load weights from the hub.
+        new_head: Give pretrained weights of other classes a fresh head, to be trained; else they are refused,
+            for the labels of a random head would be random.
+        seed: Of the random weights, without `pretrained`.
+        model_kwargs: Anything else for timm.create_model.
+
+    Raises:
+        ModelError: No such name (the nearest are offered), weights that cannot be had, arguments that the
+            model does not take, or pretrained weights of another number of classes.
+    """
+    _check_name(name)
+    kwargs: dict[str, Any] = dict(model_kwargs or {})
+    if "num_classes" in kwargs:
+        raise ModelError(
+            f"--model-kwargs num_classes={kwargs['num_classes']}",
+            "The dataset says how many classes there are; a head replaced by hand would be random.",
+            "leave it out",
+        )
+    if new_head or not pretrained:
+        kwargs["num_classes"] = num_classes
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    if config is not None and config.fixed_input_size:
+        kwargs.setdefault("img_size", img_size)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        try:
+            model = timm.create_model(name, pretrained=pretrained, **kwargs)
+        except (TypeError, AssertionError) as error:
+            raise ModelError(
+                f"{name} does not take {kwargs}: {error}", "It was not built.", "correct --model-kwargs"
+            ) from error
+        except (OSError, RuntimeError) as error:
+            raise ModelError(
+                f"{name} cannot be had: {error}",
+                "Its weights come from the hub.",
+                "check the network, give --checkpoint FILE, or --no-pretrained for random weights",
+            ) from error
+    if model.num_classes != num_classes:
+        raise ModelError(
+            f"the weights of {name} know {model.num_classes} classes, the dataset has {num_classes}",
+            "A replaced head would be random, and so would its labels.",
+            "train a model on this dataset, and give its weights with --checkpoint FILE",
+        )
+    return model.eval()
+
+
+def load_weights(model: torch.nn.Module, file: str, classes_sha256: str) -> None:
+    """Load a safetensors file, or a torch file read with weights_only, into a model.
+
+    Args:
+        model: The model, changed in place.
+        file: Path or URL of the weights; timm's layouts (state_dict, model, state_dict_ema) are understood.
+        classes_sha256: Digest of the class list the model is wanted for; compared if the file tells its own.
+
+    Raises:
+        ModelError: No such file, a file that is not weights alone, other shapes or names, or other classes.
+    """
+    try:
+        with local_file(file) as path:
+            if not Path(path).is_file():
+                raise FileNotFoundError
+            theirs = checkpoint_metadata(path).get("classes_sha256", classes_sha256)
+            model.load_state_dict(timm.models.load_state_dict(path, weights_only=True))
+    except StoreError:
+        raise
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"checkpoint {file!r} is no file", "There is nothing to load.", "give the path of one"
+        ) from error
+    except Exception as error:  # unpickling, safetensors and torch each have errors of their own
+        raise ModelError(
+            f"checkpoint {file!r} does not fit {type(model).__name__}: {error}",
+            "No weights were loaded.",
+            "give the file that this model and number of classes were saved to",
+        ) from error
+    if theirs != classes_sha256:
+        raise ModelError(
+            f"checkpoint {file!r} was trained on another class list",
+            "Its class ids would mean other classes.",
+            "use the dataset it was trained on, or one packed with the same classes",
+        )
+
+
+def checkpoint_metadata(file: str) -> dict[str, Any]:
+    """Return what `student train` wrote into a safetensors file's header; {} for any other file."""
+    if not file.endswith(".safetensors"):
+        return {}
+    with safetensors.safe_open(file, framework="pt") as tensors:
+        text = (tensors.metadata() or {}).get("teacher_cache")
+    return json.loads(text) if text else {}
+
+
+def normalization(model: torch.nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and std per channel that a timm model's pretrained cfg wants, of pixels in [0, 1]."""
+    config: Any = model.pretrained_cfg
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """Return the sha256 over name, dtype, shape and bytes of every parameter and buffer, in order of name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

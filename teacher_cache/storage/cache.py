@@ -1,0 +1,137 @@
+"""Copies of remote objects on this machine: fetched whole when first read, by content, in a bounded room.
+
+Objects are known by their sha256, so a copy is never stale, and datasets and archives share it. Processes of
+one machine share the folder: one fetches, the others wait. Those used longest ago make room for new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from teacher_cache.errors import DamagedError, FullError, InputError
+from teacher_cache.exact.canonical import file_sha256
+from teacher_cache.storage.store import Store
+
+GIB = 2**30
+_FETCHES = 2
+"""Times an object is fetched before its bytes count as damaged where they lie, and not on the way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheRoom:
+    """Where copies lie, and how many bytes they may take together, but for those on their way."""
+
+    folder: str = "~/.cache/teacher-cache"
+    max_bytes: int = 50 * GIB
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 0:
+            raise InputError(
+                f"a cache of {self.max_bytes:,} bytes", "It must be 0 or more.", "correct --cache-gib"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheFlags:
+    """The flags of every command that reads many images or labels."""
+
+    cache_dir: str = CacheRoom.folder
+    """Where copies of remote images and labels lie on this machine."""
+    cache_gib: float = CacheRoom.max_bytes / GIB
+    """How many GiB they may take together; what finds no room is read in small parts."""
+
+    @property
+    def room(self) -> CacheRoom:
+        """The two as one."""
+        return CacheRoom(self.cache_dir, int(min(self.cache_gib, 2**40) * GIB))
+
+
+class ReadThroughCache:
+    """Whole copies of objects.
+
+    Args:
+        room: Where, and how many.
+    """
+
+    def __init__(self, room: CacheRoom) -> None:
+        self._folder, self._max_bytes = Path(room.folder).expanduser(), room.max_bytes
+        self._is_disk_full = False
+
+    def open(self, store: Store, name: str, sha256: str, num_bytes: int) -> BinaryIO | None:
+        """Open the copy of an object, fetched first if there is none; None if there is no room for it.
+
+        An opened copy stays readable when it is evicted.
+
+        Raises:
+            DamagedError: The object's bytes are not those of the sha256.
+            FileNotFoundError: There is no such object.
+            DeniedError: The cache's folder cannot be written.
+        """
+        if num_bytes > self._max_bytes:
+            return None
+        copy = self._folder / sha256[:2] / sha256
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return _opened(copy)
+        home = Store(copy.parent)
+        for _ in range(_FETCHES if not self._is_disk_full else 0):
+            try:
+                with home.exclusive():
+                    if home.stat(sha256) is None:
+                        with Store(self._folder).exclusive():
+                            self._make_room(num_bytes)
+                        home.sweep()
+                        _fetch(store, name, sha256, home)
+                    with contextlib.suppress(FileNotFoundError):  # evicted just now
+                        return _opened(copy)
+            except FullError:  # the disk, before the room: what there is stays, nothing is added
+                self._is_disk_full = True
+                break
+        return None
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Remove copies, those used longest ago first, until so many bytes fit."""
+        found = []
+        for path in self._folder.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                about = path.stat()
+                found.append((about.st_mtime_ns, about.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total + num_bytes <= self._max_bytes:
+                return
+            if ".partial-" in path.name:  # on its way, in another process
+                continue
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _fetch(store: Store, name: str, sha256: str, home: Store) -> None:
+    for _ in range(_FETCHES):
+        try:
+            with home.put_file(sha256) as path:
+                store.copy_to(name, path)
+                if file_sha256(path) != sha256:
+                    raise _OtherBytesError
+            return
+        except _OtherBytesError:
+            continue
+    raise DamagedError(
+        f"{store.path(name)} does not have the sha256 it must have",
+        "What it holds cannot be trusted.",
+        "copy it again",
+    )
+
+
+class _OtherBytesError(Exception):
+    """What was fetched is not what was asked for."""
+
+
+def _opened(copy: Path) -> BinaryIO:
+    file = copy.open("rb")
+    with contextlib.suppress(PermissionError):  # somebody else's copy
+        os.utime(file.fileno())  # used now
+    return file

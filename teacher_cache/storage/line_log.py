@@ -1,0 +1,90 @@
+"""Lines that are added to an object as things happen: appended on a local disk, elsewhere written again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from teacher_cache.errors import StoreError
+from teacher_cache.storage.store import Store
+
+_LEAST_PAUSE_S = 30.0
+_SHARE_OF_TIME = 0.1
+"""Of a run, at most, spent on writing a log again to a store that cannot append."""
+
+
+class LineLog:
+    """An object of lines: on a local disk each is there at once, elsewhere within half a minute or so.
+
+    A line that cannot be written now is written with a later one; only `close` says that some never were.
+
+    Args:
+        store: Where.
+        name: Of the object, new.
+        begin: What it begins with, whole lines.
+        clock: Seconds, rising.
+
+    Raises:
+        StoreError: A local object cannot be begun.
+    """
+
+    def __init__(
+        self, store: Store, name: str, clock: Callable[[], float] = time.monotonic, begin: bytes = b""
+    ) -> None:
+        self._store, self._name, self._clock = store, name, clock
+        self._text = bytearray(b"" if store.is_local else begin)
+        """All lines, or on a local disk those that are not there yet."""
+        self._is_new, self._next_s = False, 0.0
+        self._file = None
+        if store.is_local:
+            store.put(name, begin)
+            self._file = Path(store.path(name)).open("ab", buffering=0)  # noqa: SIM115
+
+    def write(self, line: str) -> None:
+        """Add a line."""
+        self._text += line.encode() + b"\n"
+        self._is_new = True
+        if self._file is not None or self._clock() >= self._next_s:
+            with contextlib.suppress(StoreError, OSError):
+                self._put()
+
+    def flush(self) -> None:
+        """Make every line be there now.
+
+        Raises:
+            StoreError, OSError: Some cannot be.
+        """
+        if self._is_new:
+            self._put()
+
+    def close(self) -> None:
+        """Make every line be there, and write no more.
+
+        Raises:
+            StoreError, OSError: Some cannot be.
+        """
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def __enter__(self) -> LineLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(*() if kind is None else (StoreError, OSError)):  # the first error says more
+            self.close()
+
+    def _put(self) -> None:
+        start_s = self._clock()
+        if self._file is not None:
+            while self._text:
+                del self._text[: self._file.write(self._text)]
+        else:
+            self._next_s = start_s + _LEAST_PAUSE_S  # also where it fails
+            self._store.put(self._name, bytes(self._text))
+            self._next_s = max(self._next_s, self._clock() + (self._clock() - start_s) / _SHARE_OF_TIME)
+        self._is_new = False

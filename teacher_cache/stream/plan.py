@@ -1,0 +1,203 @@
+"""Which views of which rows make which batch of a run: in integers, without a file or a pixel."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from teacher_cache.errors import InputError
+from teacher_cache.exact.streams import Purpose, Stream, permutation
+
+Companies: TypeAlias = Callable[[range, int], npt.NDArray[np.int64]]
+"""(rows of a shard, pass) -> the first row of each row's company: the rows that stay neighbours."""
+_Order: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+class RowViews(NamedTuple):
+    """Rows of a batch, and which of the views of its load each is: int64."""
+
+    rows_B: npt.NDArray[np.int64]
+    turns_B: npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSchedule:
+    """Which view each epoch sees: each epoch the next of `views`, then again from the first."""
+
+    views: Sequence[int] = (0,)
+
+    def __post_init__(self) -> None:
+        if not self.views or min(self.views) < 0:
+            raise InputError(
+                f"views {list(self.views)}", "They hold no view.", "give at least one, from 0 up"
+            )
+
+    def view(self, epoch: int) -> int:
+        """Return the view index of an epoch."""
+        return self.views[epoch % len(self.views)]
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPlan:
+    """Which rows make which batch, in integers.
+
+    An epoch's order: shards in a seeded order, taken `window_shards` at a time, and the rows of each window
+    in a seeded order. So a worker reads few shards at once, and the order is a pure function of its seed.
+
+    With views_per_load V above 1, an image that is decoded gives V views (repeated augmentation). An epoch is
+    as many batches as ever, and V epochs are one pass over the rows: an epoch sees a V-th of them, V times.
+    Either V batches in a row hold the same rows, each in another view; or, `views_together`, a batch holds
+    all V views of fewer rows. After the V epochs every row has been seen in the same views as with V = 1.
+
+    Attributes:
+        num_rows: Samples of the dataset.
+        rows_per_shard: Samples in every shard but the last.
+        batch_size: Views in a batch of one rank.
+        seed: Of the order; None keeps the rows in order, and then partners apart.
+        window_shards: Shards that are shuffled together.
+        rank: This process, of `world_size`. A batch of all ranks is cut into equal neighbours.
+        world_size: Processes.
+        drop_last: Leave out the samples that do not fill a batch of all ranks; else the last one is smaller.
+        views_per_load: Views that are rendered of an image each time it is decoded.
+        views_together: Whether they share a batch.
+        batches_per_update: Batches that one change of the weights is made from. An update of all ranks is one
+            cut of the order, however many batches and ranks share it.
+    """
+
+    num_rows: int
+    rows_per_shard: int
+    batch_size: int
+    seed: int | None = None
+    window_shards: int = 16
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+    views_per_load: int = 1
+    views_together: bool = False
+    batches_per_update: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.window_shards < 1:
+            raise InputError(
+                f"batch size {self.batch_size}, window {self.window_shards}", "Both must be 1 or more."
+            )
+        if self.views_per_load < 1 or (self.views_per_load > 1 and not self.drop_last):
+            raise InputError(
+                f"{self.views_per_load} views per load, drop_last {self.drop_last}",
+                "Views per load count from 1, and above that batches are whole.",
+            )
+        if self.views_together and self.batch_size % self.views_per_load:
+            raise InputError(
+                f"batch size {self.batch_size}, {self.views_per_load} views per load, together",
+                "A batch could not hold all views of its images.",
+                "choose a batch size that is a multiple of the views per load",
+            )
+        if self.batches_per_update < 1 or (self.batches_per_update > 1 and not self.drop_last):
+            raise InputError(
+                f"{self.batches_per_update} batches per update, drop_last {self.drop_last}",
+                "Batches per update count from 1, and above that updates are whole.",
+            )
+        if self.batches_per_update > 1 and self.batches_per_load > 1:
+            raise InputError(
+                f"{self.views_per_load} views per load, {self.batches_per_update} batches per update",
+                "Batches that share their images would be of different updates.",
+                "add --views-together, or leave --grad-accum-steps out",
+            )
+        if not 0 <= self.rank < self.world_size:
+            raise InputError(f"rank {self.rank} of {self.world_size}", "Ranks count from 0.")
+        if self.batches_per_epoch == 0:
+            raise InputError(
+                f"batch size {self.global_batch_size} of all ranks, with {self.num_rows} samples",
+                "An epoch would have no batch.",
+                "choose a smaller --batch-size",
+            )
+
+    @property
+    def global_batch_size(self) -> int:
+        """Views of all ranks together, in all batches of an update."""
+        return self.batch_size * self.world_size * self.batches_per_update
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a rank in an epoch, the same for every rank."""
+        full, rest = divmod(self.num_rows, self.global_batch_size)
+        return (full if self.drop_last or not rest else full + 1) * self.batches_per_update
+
+    @property
+    def batches_per_load(self) -> int:
+        """Batches that are rendered together, because they share their images."""
+        return 1 if self.views_together else self.views_per_load
+
+    def rows(self, batch: int, companies: Companies | None = None) -> RowViews:
+        """Return the rows of batch number `batch`, for this rank, and which of a load's views each is.
+
+        Args:
+            batch: Counted from the beginning of the run, over all epochs.
+            companies: Which rows stay neighbours, because they are mixed; every row for itself if None.
+        """
+        update, part = divmod(batch, self.batches_per_update)
+        updates_per_epoch = self.batches_per_epoch // self.batches_per_update
+        load_pass, place = divmod(update, self.views_per_load * updates_per_epoch)
+        repeats = self.views_per_load if self.views_together else 1
+        group, turn = divmod(place, self.batches_per_load)
+        num_rows = self.global_batch_size // repeats
+        start = group * num_rows
+        stop = min(start + num_rows, self.num_rows)
+        rows, ordinals = self._pass_rows(load_pass, start, stop, companies)
+        cut, cuts = part * self.world_size + self.rank, self.world_size * self.batches_per_update
+        first, last = (len(rows) * place // cuts for place in (cut, cut + 1))
+        rows, ordinals = rows[first:last], ordinals[first:last]
+        if self.views_together:
+            return RowViews(np.repeat(rows, repeats), np.tile(np.arange(repeats), len(rows)))
+        return RowViews(rows, (ordinals + turn) % self.views_per_load)
+
+    def _pass_rows(self, load_pass: int, start: int, stop: int, companies: Companies | None) -> _Order:
+        """Return places [start, stop) of a pass's order of all rows."""
+        if self.seed is None:
+            places = np.arange(start, stop)
+            return places, places
+        bounds = _window_bounds(self, load_pass)
+        first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
+        windows = [_window_order(self, load_pass, window, companies) for window in range(first, last + 1)]
+        inside = slice(start - bounds[first], stop - bounds[first])
+        rows, ordinals = (np.concatenate(parts)[inside] for parts in zip(*windows, strict=True))
+        return rows, ordinals
+
+
+@functools.lru_cache(maxsize=4)
+def _shard_windows(plan: StreamPlan, load_pass: int) -> list[npt.NDArray[np.int64]]:
+    num_shards = -(-plan.num_rows // plan.rows_per_shard)
+    shards = permutation(num_shards, Stream((plan.seed or 0, load_pass), Purpose.ORDER))
+    return [shards[start : start + plan.window_shards] for start in range(0, num_shards, plan.window_shards)]
+
+
+@functools.lru_cache(maxsize=4)
+def _window_bounds(plan: StreamPlan, load_pass: int) -> npt.NDArray[np.int64]:
+    windows = _shard_windows(plan, load_pass)
+    return np.cumsum(
+        [0, *(sum(len(_shard_rows(plan, int(shard))) for shard in window) for window in windows)]
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _window_order(plan: StreamPlan, load_pass: int, window: int, companies: Companies | None) -> _Order:
+    """Return the rows of a window, companies in a random order, and the ordinal of each row's company."""
+    shards = [_shard_rows(plan, int(shard)) for shard in _shard_windows(plan, load_pass)[window]]
+    rows = np.concatenate([np.arange(shard.start, shard.stop) for shard in shards])
+    firsts = np.concatenate([companies(shard, load_pass) for shard in shards]) if companies else rows
+    _, company_of_row = np.unique(firsts, return_inverse=True) if companies else (None, np.arange(len(rows)))
+    stream = Stream((plan.seed or 0, load_pass), Purpose.ORDER, (1, window))
+    shuffled = permutation(int(company_of_row.max()) + 1, stream)
+    ordinals = np.argsort(shuffled)[company_of_row]
+    order = np.argsort(ordinals, kind="stable")
+    return rows[order], ordinals[order]
+
+
+def _shard_rows(plan: StreamPlan, shard: int) -> range:
+    start = shard * plan.rows_per_shard
+    return range(start, min(start + plan.rows_per_shard, plan.num_rows))

@@ -1,0 +1,194 @@
+"""The stream: batches of views with their labels, as a torch dataset, for any trainer.
+
+A plan in integers says which views of which rows make batch number n of the whole run, for one rank; workers
+carry it out. Worker w of W makes loads w, w + W, ... (a load is a batch, or the few batches that share their
+images), and DataLoader hands them out in turn, so the order is the same for any number of workers, and
+resuming is starting at another n.
+
+    plan = StreamPlan(len(dataset), dataset.info.samples_per_shard, batch_size=256, seed=0)
+    stream = ViewStream(
+        dataset, archive.recipe, plan, ViewSchedule(archive.views), num_batches=1000, archive=archive
+    )
+    for batch in stream.loader(workers=8): ...
+
+Shapes: B views, K classes kept, H = W = the recipe's img_size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache.batches.batch import (
+    BatchRenderer,
+    Entries,
+    PackedBatch,
+    ViewBatch,
+    as_rendered,
+    pack_batch,
+    unpack_batch,
+)
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.labels.topk import Labels
+from teacher_cache.stream.plan import StreamPlan, ViewSchedule
+from teacher_cache.views.recipe import Recipe
+
+
+class ViewStream(IterableDataset[list[PackedBatch]]):
+    """Batches of views, in an order that is the same for any number of workers: iterate over `loader`.
+
+    Iterating over the stream itself is what its workers do: it gives loads, lists of packed batches.
+
+    Args:
+        dataset: The images.
+        recipe: How views are rendered.
+        plan: Which rows make which batch.
+        schedule: Which view each epoch sees.
+        num_batches: Length of the whole run for this rank, over all epochs.
+        first_batch: Where to start: a run that was stopped goes on with the batch it did not see.
+        archive: The teacher's labels, or None to yield none. The recipe must be the archive's.
+
+    Raises:
+        InputError: The plan is of another dataset, or a load has more views than the schedule.
+        ArchiveError: The archive does not belong to the dataset, or lacks a view of the schedule.
+        RecipeError: The recipe is not the archive's, or its pixels differ on this machine.
+    """
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        recipe: Recipe,
+        plan: StreamPlan,
+        schedule: ViewSchedule,
+        *,
+        num_batches: int,
+        first_batch: int = 0,
+        archive: LabelSource | None = None,
+    ) -> None:
+        self._plan, self._schedule, self._archive = plan, schedule, archive
+        self._batches = range(first_batch, num_batches)
+        self._renderer = BatchRenderer(dataset, recipe)
+        _check_plan(plan, schedule, dataset)
+        if archive is not None:
+            _check_archive(archive, dataset, recipe, schedule)
+
+    def __len__(self) -> int:
+        return len(self._loads)
+
+    @property
+    def _loads(self) -> range:
+        size = self._plan.batches_per_load
+        return range(self._batches.start // size, -(-self._batches.stop // size))
+
+    def __iter__(self) -> Iterator[list[PackedBatch]]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        cached = functools.lru_cache(maxsize=2 * self._plan.window_shards * self._plan.views_per_load)
+        labels_of = cached(self._archive.labels) if self._archive else None
+        size = self._plan.batches_per_load
+        for load in self._loads[first::step]:
+            numbers = range(load * size, load * size + size)
+            wanted = [self._entries(number) for number in numbers if number in self._batches]
+            batches = self._renderer.render(wanted)
+            if labels_of is not None:
+                batches = [batch._replace(labels=self._join(labels_of, batch)) for batch in batches]
+            yield [pack_batch(batch) for batch in batches]
+
+    def loader(self, workers: int, *, pin_memory: bool = False) -> BatchLoader:
+        """Return what to iterate: `workers` processes render, whole batches come out one by one."""
+        loads = DataLoader(
+            self,
+            batch_size=None,
+            collate_fn=as_rendered,
+            num_workers=workers,
+            prefetch_factor=max(1, 4 // self._plan.batches_per_load) if workers else None,
+        )
+        return BatchLoader(loads, len(self._batches), pin_memory)
+
+    def _entries(self, number: int) -> Entries:
+        rows_B, turns_B = self._plan.rows(number, self._companies if self._renderer.mixing else None)
+        load_pass = number // (self._plan.views_per_load * self._plan.batches_per_epoch)
+        views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
+        return Entries(rows_B, np.array(views)[turns_B])
+
+    def _epochs(self, load_pass: int) -> range:
+        return range(load_pass * self._plan.views_per_load, (load_pass + 1) * self._plan.views_per_load)
+
+    def _companies(self, rows: range, load_pass: int) -> npt.NDArray[np.int64]:
+        views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
+        assert self._renderer.mixing is not None
+        return self._renderer.mixing.companies(rows, views)
+
+    def _join(self, labels_of: Callable[[int, int], Labels], batch: ViewBatch) -> Labels:
+        """Gather the labels of a batch, reading each of their shards' labels of each view once."""
+        shards_B, places_B = np.divmod(batch.rows_B.numpy(), self._plan.rows_per_shard)
+        sources, order_B = np.unique(np.stack([shards_B, batch.views_B.numpy()]), axis=1, return_inverse=True)
+        if not len(shards_B):  # a rank's share of a last batch smaller than the number of ranks
+            return Labels(*(tensor[:0] for tensor in labels_of(0, self._schedule.view(0))))
+        parts = []
+        for number, (shard, view) in enumerate(sources.T.tolist()):
+            (members,) = np.nonzero(order_B.reshape(-1) == number)
+            of_shard = labels_of(shard, view)
+            parts.append((members, Labels(*(tensor[places_B[members]] for tensor in of_shard))))
+        back_B = np.argsort(np.concatenate([members for members, _ in parts]))
+        together = zip(*(labels for _, labels in parts), strict=True)
+        return Labels(*(torch.cat(tensors)[back_B] for tensors in together))
+
+
+class BatchLoader:
+    """The batches of a stream, one by one."""
+
+    def __init__(self, loads: DataLoader[list[PackedBatch]], num_batches: int, pin_memory: bool) -> None:
+        self._loads, self._num_batches, self._pin_memory = loads, num_batches, pin_memory
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        for batches in self._loads:
+            for batch in batches:
+                yield unpack_batch(batch, pin_memory=self._pin_memory)
+
+
+def _check_plan(plan: StreamPlan, schedule: ViewSchedule, dataset: PackedDataset) -> None:
+    here = (len(dataset), dataset.info.samples_per_shard)
+    if (plan.num_rows, plan.rows_per_shard) != here:
+        raise InputError(
+            f"a plan of {plan.num_rows:,} samples, {plan.rows_per_shard:,} a shard, "
+            f"for a dataset of {here[0]:,}, {here[1]:,} a shard",
+            "Samples would be given the labels of others.",
+            "make the plan of len(dataset) and dataset.info.samples_per_shard",
+        )
+    if len(set(schedule.views)) < plan.views_per_load:
+        raise InputError(
+            f"{plan.views_per_load} views per load, of {len(set(schedule.views))} views",
+            "The same view would be seen twice, and other samples not at all.",
+            "choose fewer --views-per-load, more --epochs, or an archive of more views",
+        )
+
+
+def _check_archive(
+    archive: LabelSource, dataset: PackedDataset, recipe: Recipe, schedule: ViewSchedule
+) -> None:
+    if recipe.sha256 != archive.recipe.sha256:
+        raise ArchiveError(
+            f"archive {archive.url} labels views of recipe {archive.recipe.name!r} at "
+            f"{archive.recipe.img_size} px, not of {recipe.name!r} at {recipe.img_size} px",
+            "A student would see other views than the teacher labelled.",
+            "leave --recipe and --img-size out: the archive brings its own",
+        )
+    archive.check_replay(dataset.info)
+    missing = sorted(set(schedule.views) - set(archive.views))
+    if missing:
+        raise ArchiveError(
+            f"archive {archive.url} holds views {view_ranges(archive.views)}, not {view_ranges(missing)}",
+            "The run would stop at the first view without labels.",
+            "extract more views, or ask for fewer with --views",
+        )
