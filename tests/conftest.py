@@ -1,17 +1,9 @@
-"""Small real things: images of every kind, a packed dataset of them, an archive of its labels."""
+"""Fixtures: a packed dataset, an archive of its labels, an S3 server, a Ray cluster."""
 
 from __future__ import annotations
 
-import atexit
-import functools
-import io
 import os
 import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,70 +11,17 @@ os.environ["RAY_AUTH_MODE"] = "token"  # before anything imports ray
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import settings
-from PIL import Image
+from support import S3, SHARD_SIZE, extract_flags, write_class_folders
 
 from pipelines.cli import main as teacher_cache_main
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.models.create import create_model
-
-CLASSES = ("ant", "bee", "cat")
-IMAGES_PER_CLASS = 11
-SHARD_SIZE = 8
-IMG_SIZE = 32
-K = 2
-TEACHER = "regnety_002"
-_HEAD_GAIN = 1000
-"""An untrained head says nearly the same of every image; times this, it tells them apart."""
 
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
 torch.set_num_threads(min(2, os.cpu_count() or 1))
-
-
-@functools.cache
-def teacher_checkpoint() -> str:
-    """Write the weights of a small teacher that tells images apart, and return their path."""
-    model = create_model(TEACHER, num_classes=len(CLASSES), img_size=IMG_SIZE)
-    weights = model.state_dict()
-    weights["head.fc.weight"] *= _HEAD_GAIN
-    file = Path(tempfile.mkdtemp(prefix="teacher-")) / "weights.safetensors"
-    safetensors.torch.save_file(weights, file)
-    atexit.register(shutil.rmtree, file.parent)
-    return str(file)
-
-
-def picture(seed: int, height: int, width: int) -> Image.Image:
-    """Return an RGB image of smooth waves, so that lossy codecs have something to do."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    waves = [
-        128 + 110 * np.sin((seed + 2) * rows / 31 + c) * np.cos(columns / (7 + c + seed % 5))
-        for c in range(3)
-    ]
-    return Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """Return an image's bytes in a format."""
-    with io.BytesIO() as buffer:
-        image.save(buffer, kind, **options)
-        return buffer.getvalue()
-
-
-def write_class_folders(root: Path, per_class: int = IMAGES_PER_CLASS) -> Path:
-    """Write root/<class>/<number>.jpg|png|webp of several sizes."""
-    kinds = [("jpg", "JPEG"), ("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")]
-    for label, name in enumerate(CLASSES):
-        (root / name).mkdir(parents=True)
-        for number in range(per_class):
-            extension, kind = kinds[number % len(kinds)]
-            image = picture(label * 100 + number, 40 + 3 * number, 64 - 2 * number)
-            (root / name / f"{name}{number:02d}.{extension}").write_bytes(encoded(image, kind))
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -103,64 +42,12 @@ def dataset(data: str) -> PackedDataset:
     return PackedDataset(data)
 
 
-def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:
-    """Return the arguments of a small extraction; `changes` replace, add or, if None, drop flags."""
-    flags = {
-        "data": data,
-        "out": out,
-        "img_size": IMG_SIZE,
-        "views": "0:3",
-        "topk": K,
-        "views_per_unit": 2,
-        "teacher": TEACHER,
-        "checkpoint": teacher_checkpoint(),
-        **changes,
-    }
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None]
-    return ["extract", *words]
-
-
 @pytest.fixture(scope="session")
 def labels(data: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An archive of 3 views of every image, 2 views a unit."""
     target = str(tmp_path_factory.mktemp("labels") / "archive")
     assert teacher_cache_main(extract_flags(data, target)) == 0
     return target
-
-
-def tree(folder: str | Path) -> dict[str, bytes]:
-    """Return every file below a folder with its bytes."""
-    root = Path(folder)
-    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
-
-
-class S3:
-    """A running S3 server with one bucket, and what a client of it needs in its environment."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.process = started("s3_server.py", folder, self.port)
-        self.environment = {
-            "AWS_ACCESS_KEY_ID": "test:tester",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
-        }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def started(script: str, *arguments: object) -> subprocess.Popen:
-    """Start one of tests/services, and return when it is ready."""
-    command = [sys.executable, str(Path(__file__).parent / "services" / script), *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == "ready"
-    return process
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import IMG_SIZE, write_class_folders
+from support import IMG_SIZE, write_class_folders
 
 from pipelines.cli import COMMANDS
 from pipelines.cli import main as teacher_cache_main

@@ -2,8 +2,8 @@ import io
 
 import numpy as np
 import pytest
-from conftest import encoded, picture
 from PIL import Image
+from support import encoded, picture
 
 from teacher_cache import images
 from teacher_cache.errors import ImageError

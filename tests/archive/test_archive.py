@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import (
+from support import (
     CLASSES,
     IMAGES_PER_CLASS,
     IMG_SIZE,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset
-from conftest import CLASSES, SHARD_SIZE, K, extract_flags, tree, write_class_folders
+from support import CLASSES, SHARD_SIZE, K, extract_flags, tree, write_class_folders
 
 from pipelines.cli import main
 from student.cli import main as student_main

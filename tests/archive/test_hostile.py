@@ -17,7 +17,7 @@ import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
-from conftest import tree
+from support import tree
 
 from pipelines.cli import main
 from teacher_cache.archive.chunks import ChunkFormat, inflate, read_places

@@ -13,7 +13,7 @@ import pytest
 import tensorstore
 import torch
 import zarr
-from conftest import CLASSES, SHARD_SIZE
+from support import CLASSES, SHARD_SIZE
 
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.labels.tails import dense_probabilities

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import IMG_SIZE, SHARD_SIZE, write_class_folders
 from hypothesis import given
 from hypothesis import strategies as st
+from support import IMG_SIZE, SHARD_SIZE, write_class_folders
 
 from pipelines.cli import main
 from teacher_cache.batches.batch import BatchRenderer, Entries, ViewBatch

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import extract_flags, tree
+from support import extract_flags, tree
 
 from pipelines.cli import main
 from pipelines.extraction.worker import LabelWorker

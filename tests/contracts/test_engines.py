@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SHARD_SIZE, extract_flags, tree
+from support import SHARD_SIZE, extract_flags, tree
 
 from pipelines.cli import main
 from pipelines.extraction.engines.engine import (

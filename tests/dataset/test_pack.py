@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
-from conftest import CLASSES, IMAGES_PER_CLASS, SHARD_SIZE, encoded, picture, tree, write_class_folders
+from support import CLASSES, IMAGES_PER_CLASS, SHARD_SIZE, encoded, picture, tree, write_class_folders
 
 from teacher_cache import images
 from teacher_cache.dataset.grow import Growth

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import extract_flags, free_port, tree
+from support import extract_flags, free_port, tree
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = str(ROOT / "docker" / "entrypoint.sh")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import CLASSES, IMG_SIZE, TEACHER, picture, teacher_checkpoint
+from support import CLASSES, IMG_SIZE, TEACHER, picture, teacher_checkpoint
 
 from pipelines.experiments.arms import SETTINGS
 from pipelines.experiments.mixed_labels import MixedLabels

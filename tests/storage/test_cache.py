@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARD_SIZE, tree
+from support import SHARD_SIZE, tree
 
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.verify import verify

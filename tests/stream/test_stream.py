@@ -3,9 +3,9 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import torch
-from conftest import IMG_SIZE, SHARD_SIZE
 from hypothesis import given
 from hypothesis import strategies as st
+from support import IMG_SIZE, SHARD_SIZE
 
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.batches.batch import ViewBatch, unpack_batch

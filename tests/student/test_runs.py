@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import IMG_SIZE
+from support import IMG_SIZE
 
 from student.cli import main
 from student.config import TrainConfig

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import IMG_SIZE, TEACHER, K, extract_flags, free_port, teacher_checkpoint, write_class_folders
+from support import IMG_SIZE, TEACHER, K, extract_flags, free_port, teacher_checkpoint, write_class_folders
 
 from pipelines.cli import main as teacher_cache_main
 from student.checkpoint import load_student

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IMG_SIZE, K
 from PIL import Image
+from support import IMG_SIZE, K
 
 from pipelines.cli import main
 from teacher_cache.archive.read import ArchiveReader

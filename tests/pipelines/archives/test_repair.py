@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import IMG_SIZE, SHARD_SIZE, TEACHER, K, extract_flags, teacher_checkpoint, tree
+from support import IMG_SIZE, SHARD_SIZE, TEACHER, K, extract_flags, teacher_checkpoint, tree
 
 from pipelines.cli import main
 from teacher_cache.archive.layout import Unit

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, IMG_SIZE, SHARD_SIZE, encoded, extract_flags, picture, tree, write_class_folders
+from support import CLASSES, IMG_SIZE, SHARD_SIZE, encoded, extract_flags, picture, tree, write_class_folders
 
 from pipelines.cli import main
 from pipelines.extraction.missing import MissingUnits, default_views_per_unit

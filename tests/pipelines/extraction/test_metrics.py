@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import extract_flags
+from support import extract_flags
 
 SCRIPT = r"""
 import json, re, sys, time, urllib.request

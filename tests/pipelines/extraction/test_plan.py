@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, extract_flags, tree
+from support import CLASSES, extract_flags, tree
 
 from pipelines.cli import main
 from pipelines.extraction.estimate import check_gpu_hours, estimate, measured_views, num_missing_views

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import extract_flags, tree
+from support import extract_flags, tree
 
 from pipelines.cli import main
 

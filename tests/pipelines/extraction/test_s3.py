@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from conftest import S3, extract_flags, free_port, started, tree
+from support import S3, extract_flags, free_port, started, tree
 
 from teacher_cache.storage.store import Store
 
