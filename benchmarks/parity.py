@@ -33,7 +33,7 @@ from student.metrics import read_metrics
 from student.model import as_heads
 from student.prepare import prepare
 from student.ranks import joined
-from student.step import Live
+from student.step import LiveTeacher
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
@@ -202,7 +202,7 @@ def _held_to_the_bound(config: ParityConfig, folder: Path) -> dict[str, float]:
     with joined("cpu") as ranks:
         run = prepare(training, ranks)
         trainer = build_trainer(training, run.dataset.info, run.recipe.img_size, run.plan, ranks)
-        live = Live(
+        live = LiveTeacher(
             build_teacher(
                 TEACHER,
                 num_classes=len(run.dataset.info.classes),

@@ -118,7 +118,7 @@ def _verify(config: VerifyConfig) -> int:
     from teacher_cache.program.progress import console
 
     if config.level == "teacher":
-        return _ask_again(config)
+        return _recheck(config)
     problems = [problem.what for problem in verify(config.archive, config.level, console)]
     if config.json:
         print(json.dumps({"level": config.level, "problems": problems}))
@@ -127,11 +127,11 @@ def _verify(config: VerifyConfig) -> int:
     return 1 if problems else 0
 
 
-def _ask_again(config: VerifyConfig) -> int:
-    from pipelines.archives.recheck import ask_again
+def _recheck(config: VerifyConfig) -> int:
+    from pipelines.archives.recheck import recheck
     from teacher_cache.program.progress import console
 
-    found = ask_again(config, console)
+    found = recheck(config, console)
     if config.json:
         print(json.dumps({"level": config.level, **dataclasses.asdict(found), "fits": found.fits}))
     else:

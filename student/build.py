@@ -18,7 +18,7 @@ from student.config import TrainConfig
 from student.model import has_two_heads, train_both_heads
 from student.plan import RunPlan
 from student.ranks import Ranks
-from student.step import Live, Objective, Teaching, Trainer, stored
+from student.step import LiveTeacher, Objective, Teaching, Trainer, stored_labels
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError, ModelError, StoreError, nearest
 from teacher_cache.labels.topk import Labels
@@ -221,7 +221,7 @@ def _forward(config: TrainConfig, model: torch.nn.Module, ranks: Ranks) -> torch
 
 def _teaching(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: torch.device) -> Teaching:
     if config.teacher is None:
-        return stored
+        return stored_labels
     if config.precision == "float16":
         raise InputError(
             "--precision float16 with --teacher",
@@ -239,4 +239,4 @@ def _teaching(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: 
         model_kwargs=parse_kwargs(config.teacher_model_kwargs),
         precision=config.precision,
     )
-    return Live(teacher)
+    return LiveTeacher(teacher)

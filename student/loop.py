@@ -23,8 +23,8 @@ from student.hub import hub_settings, push
 from student.metrics import Metrics, opened_metrics, read_metrics
 from student.prepare import Run, describe, prepare
 from student.ranks import joined
-from student.state import Standing, load_state, refuse_other, save_state
-from student.step import Live, NonFiniteError, Teaching, Trainer, stored
+from student.state import RunProgress, load_state, refuse_other, save_state
+from student.step import LiveTeacher, NonFiniteError, Teaching, Trainer, stored_labels
 from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.commandline import parse_kwargs
@@ -100,19 +100,21 @@ def train(
             affinity=run.archive.affinity if run.archive else None,
             teach=teach,
         )
-        weights = trainer.teach.teacher.spec.weights_sha256 if isinstance(trainer.teach, Live) else None
+        weights = (
+            trainer.teach.teacher.spec.weights_sha256 if isinstance(trainer.teach, LiveTeacher) else None
+        )
         run = dataclasses.replace(run, identity={**run.identity, "teacher's weights": weights})
-        if run.standing is not None:
-            refuse_other(run.standing.identity, run.identity, config.output)
-            load_state(run.output, run.standing.updates, trainer)
+        if run.progress is not None:
+            refuse_other(run.progress.identity, run.identity, config.output)
+            load_state(run.output, run.progress.updates, trainer)
         if not ranks.is_first:
-            return _Training(run, trainer, Metrics(None), silent).to_the_end()
+            return _Training(run, trainer, Metrics(None), silent).run_to_end()
         if tell is not None:
             tell(describe(run))
         run.output.sweep()
         with opened_metrics(config, run.output, run.first_update) as metrics:
             run.output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())
-            return _Training(run, trainer, metrics, track).to_the_end()
+            return _Training(run, trainer, metrics, track).run_to_end()
 
 
 def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str]:
@@ -129,7 +131,9 @@ def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str
         ranks = dataclasses.replace(ranks, world_size=world_size or ranks.world_size)
         run = prepare(config, ranks)
         alone = dataclasses.replace(ranks, world_size=1)  # nobody is there to be joined
-        trainer = build_trainer(config, run.dataset.info, run.recipe.img_size, run.plan, alone, teach=stored)
+        trainer = build_trainer(
+            config, run.dataset.info, run.recipe.img_size, run.plan, alone, teach=stored_labels
+        )
         cost = model_cost(trainer.model, run.recipe.img_size, trainer.autocast)
         memory_bytes = cost.memory_bytes(config.batch_size, has_ema=config.model_ema)
         return {
@@ -166,17 +170,17 @@ class _Training:
 
     def __init__(self, run: Run, trainer: Trainer, metrics: Metrics, track: Track) -> None:
         self._run, self._trainer, self._metrics, self._track = run, trainer, metrics, track
-        self._best = run.standing.best if run.standing else None
+        self._best = run.progress.best if run.progress else None
         self._scores: dict[str, dict[str, float]] = {}
         self._pending: list[_Pending] = []
-        self._told = run.first_update
+        self._logged_updates = run.first_update
         """Updates whose lines are written."""
         self._is_savable = True
         """Whether a state may be saved: no evaluation is due before it, and all losses are finite."""
-        self._wait_s = self._apart_s = 0.0
+        self._wait_s = self._overhead_s = 0.0
         """Spent on waiting for batches, and on evaluating and saving."""
 
-    def to_the_end(self) -> RunResult:
+    def run_to_end(self) -> RunResult:
         """Train, evaluate and save."""
         run, trainer = self._run, self._trainer
         cost = model_cost(trainer.model, run.recipe.img_size, trainer.autocast)
@@ -189,17 +193,17 @@ class _Training:
                     if signals.were_met and run.ranks.is_first:
                         raise KeyboardInterrupt
             except BaseException as error:
-                self._leave(error, was_asked=signals.were_met)
-        seconds = time.monotonic() - self._start_s - self._apart_s
+                self._save_and_raise(error, was_asked=signals.were_met)
+        seconds = time.monotonic() - self._start_s - self._overhead_s
         if not left:  # stopped after its last update, and before its end
-            self._scores = self._told_scores()
+            self._scores = self._logged_scores()
         images = (trainer.updates - run.first_update) * run.plan.effective_batch
         result = RunResult(
             steps=trainer.updates,
             images=images,
             seconds=round(seconds, 3),
             data_wait_s=round(self._wait_s, 3),
-            teacher_passes=trainer.teach.passes if isinstance(trainer.teach, Live) else 0,
+            teacher_passes=trainer.teach.passes if isinstance(trainer.teach, LiveTeacher) else 0,
             accuracy=self._scores.get("accuracy", {}),
             ema_accuracy=self._scores.get("ema_accuracy", {}),
             tflops=round(cost.flops * images / run.ranks.world_size / max(seconds, 1e-9) / 1e12, 3),
@@ -239,7 +243,7 @@ class _Training:
         is_saved = is_last or trainer.updates % run.config.checkpoint_interval == 0
         note = ""
         if len(self._pending) == run.config.log_interval or is_evaluated or is_saved:
-            note = self._look()
+            note = self._log_pending()
         start_s = time.monotonic()
         if is_evaluated:
             self._is_savable = False
@@ -247,7 +251,7 @@ class _Training:
             self._is_savable = True
         if is_saved:
             self._save_state()
-        self._apart_s += time.monotonic() - start_s
+        self._overhead_s += time.monotonic() - start_s
         advance(1, note)
 
     def _ends_an_interval(self) -> bool:
@@ -257,7 +261,7 @@ class _Training:
         before, after = (self._run.plan.epoch(self._trainer.updates - back) for back in (1, 0))
         return before // interval != after // interval
 
-    def _look(self) -> str:
+    def _log_pending(self) -> str:
         """Write a line per update, and return the last in few words; only here a run waits for the device.
 
         Raises:
@@ -268,7 +272,7 @@ class _Training:
             return ""
         self._pending = []
         values_U4 = torch.stack([update.values_4 for update in pending]).tolist()
-        seconds = time.monotonic() - self._start_s - self._apart_s
+        seconds = time.monotonic() - self._start_s - self._overhead_s
         for update, values in zip(pending, values_U4, strict=True):
             if not math.isfinite(values[0]):
                 self._is_savable = False
@@ -279,7 +283,7 @@ class _Training:
                 del line["agreement"]
             line |= {"lr": update.lr, "order": update.order, "seconds": round(seconds, 3)}
             self._metrics(line)
-            self._told = update.step + 1
+            self._logged_updates = update.step + 1
         done = self._trainer.updates - run.first_update
         said = [f"loss {values[0]:.3f}"]
         if run.config.distillation != "none":
@@ -319,14 +323,14 @@ class _Training:
                 self._best = share
                 self._save_weights(BEST_FILE, model)
 
-    def _told_scores(self) -> dict[str, dict[str, float]]:
+    def _logged_scores(self) -> dict[str, dict[str, float]]:
         """Return the last evaluation that was written."""
         scored = [line for line in read_metrics(self._run.output) if "accuracy" in line]
         return {
             name: scored[-1][name] for name in ("accuracy", "ema_accuracy") if scored and name in scored[-1]
         }
 
-    def _leave(self, error: BaseException, *, was_asked: bool) -> NoReturn:
+    def _save_and_raise(self, error: BaseException, *, was_asked: bool) -> NoReturn:
         """Save what can be gone on from, and raise what explains why the run ends.
 
         Raises:
@@ -337,8 +341,8 @@ class _Training:
         run, updates = self._run, self._trainer.updates
         newest = run.first_update
         if self._trainer.is_whole and updates > run.first_update:
-            self._look()
-            if self._is_savable and self._told == updates:
+            self._log_pending()
+            if self._is_savable and self._logged_updates == updates:
                 self._save_state()
                 newest = updates
         saved = f"the newest state is that after {newest:,} updates" if newest else "there is no state yet"
@@ -376,8 +380,8 @@ class _Training:
         run = self._run
         if run.ranks.is_first:
             self._metrics.flush()
-            standing = Standing(self._trainer.updates, self._best, run.identity)
-            save_state(run.output, self._trainer, standing, run.config.checkpoint_hist)
+            progress = RunProgress(self._trainer.updates, self._best, run.identity)
+            save_state(run.output, self._trainer, progress, run.config.checkpoint_hist)
 
     def _save_weights(self, name: str, model: torch.nn.Module) -> None:
         run = self._run

@@ -9,7 +9,7 @@ from typing import Any
 from student.config import TrainConfig
 from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
-from student.state import Standing, load_standing, refuse_other, saved_updates
+from student.state import RunProgress, load_progress, refuse_other, saved_updates
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.dataset.shards import PackedDataset
@@ -24,7 +24,7 @@ _BEGINNING = ("resume", "dry_run", "pretrained", "finetune", "teacher_checkpoint
 _SHARING = ("device", "workers", "torchcompile", "batch_size", "grad_accum_steps", "ray", "ray_ranks")
 _TELLING = ("log_interval", "tensorboard", "log_wandb", "wandb_project", "val_interval", "crop_pct")
 _KEEPING = ("checkpoint_interval", "checkpoint_hist", "push_to_hub", "ray_address")
-NOT_OF_THE_RUN = frozenset((*_PLACES, *_BEGINNING, *_SHARING, *_TELLING, *_KEEPING))
+RESUMABLE_FLAGS = frozenset((*_PLACES, *_BEGINNING, *_SHARING, *_TELLING, *_KEEPING))
 """Flags that may be others when a run goes on: they say where, how fast, or what digests say better."""
 
 
@@ -43,7 +43,7 @@ class Run:
         plan: What it does when.
         stream: The batches that are still to be trained on.
         identity: What makes it this run, whichever processes, folders and machines it has.
-        standing: Where it was stopped, or None if it begins.
+        progress: Where it was stopped, or None if it begins.
     """
 
     config: TrainConfig
@@ -56,12 +56,12 @@ class Run:
     plan: RunPlan
     stream: ViewStream
     identity: dict[str, Any]
-    standing: Standing | None
+    progress: RunProgress | None
 
     @property
     def first_update(self) -> int:
         """Updates that were done before."""
-        return 0 if self.standing is None else self.standing.updates
+        return 0 if self.progress is None else self.progress.updates
 
 
 def prepare(config: TrainConfig, ranks: Ranks) -> Run:
@@ -90,8 +90,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
     )
     validation = _validation(config, dataset)
     identity = _identity(config, dataset, archive, recipe, plan)
-    standing = _standing(config, output, identity, ranks) if config.resume == "auto" else None
-    first_update = 0 if standing is None else standing.updates
+    progress = _standing(config, output, identity, ranks) if config.resume == "auto" else None
+    first_update = 0 if progress is None else progress.updates
     stream = ViewStream(
         dataset,
         recipe,
@@ -112,7 +112,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         plan=plan,
         stream=stream,
         identity=identity,
-        standing=standing,
+        progress=progress,
     )
 
 
@@ -125,7 +125,7 @@ def _identity(
 ) -> dict[str, Any]:
     flags = dataclasses.asdict(config)
     facts = {
-        **{name: value for name, value in flags.items() if name not in NOT_OF_THE_RUN},
+        **{name: value for name, value in flags.items() if name not in RESUMABLE_FLAGS},
         "dataset": dataset.info.sha256,
         "labels": None if archive is None else archive.spec.fingerprint,
         "recipe": recipe.sha256,
@@ -135,7 +135,9 @@ def _identity(
     return json.loads(json.dumps(facts))
 
 
-def _standing(config: TrainConfig, output: Store, identity: dict[str, Any], ranks: Ranks) -> Standing | None:
+def _standing(
+    config: TrainConfig, output: Store, identity: dict[str, Any], ranks: Ranks
+) -> RunProgress | None:
     states = saved_updates(output)
     last = states[-1] if states else 0
     if not ranks.is_same(last):
@@ -146,9 +148,9 @@ def _standing(config: TrainConfig, output: Store, identity: dict[str, Any], rank
         )
     if not states:
         return None
-    standing = load_standing(output, last)
-    refuse_other(standing.identity, identity, config.output)
-    return standing
+    progress = load_progress(output, last)
+    refuse_other(progress.identity, identity, config.output)
+    return progress
 
 
 def _validation(config: TrainConfig, dataset: PackedDataset) -> PackedDataset | None:
@@ -183,5 +185,5 @@ def describe(run: Run) -> dict[str, str]:
         "learning rate": f"{plan.peak_lr:g} after {plan.warmup_updates:,} updates of warm-up",
         "updates": f"{plan.num_updates:,}, {plan.stream.batches_per_epoch:,} batches an epoch",
         "views": views,
-        "begins": f"after {run.first_update:,} updates" if run.standing else "anew",
+        "begins": f"after {run.first_update:,} updates" if run.progress else "anew",
     }

@@ -28,7 +28,7 @@ _NAME = re.compile(r"state-(\d{8})\.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class RunProgress:
     """Where a run stands, besides its weights.
 
     Attributes:
@@ -52,7 +52,7 @@ def saved_updates(store: Store) -> list[int]:
     return sorted(int(match[1]) for name in store.list() if (match := _NAME.fullmatch(name)))
 
 
-def save_state(store: Store, trainer: Trainer, standing: Standing, keep: int) -> None:
+def save_state(store: Store, trainer: Trainer, progress: RunProgress, keep: int) -> None:
     """Save the state of a trainer, and delete all but the `keep` newest.
 
     Raises:
@@ -72,7 +72,7 @@ def save_state(store: Store, trainer: Trainer, standing: Standing, keep: int) ->
                 scalars.setdefault(str(index), {})[name] = value
     header = {
         "version": VERSION,
-        **dataclasses.asdict(standing),
+        **dataclasses.asdict(progress),
         "param_groups": optimizer["param_groups"],
         "scalars": scalars,
         "scaler": trainer.scaler.state_dict(),
@@ -85,7 +85,7 @@ def save_state(store: Store, trainer: Trainer, standing: Standing, keep: int) ->
             "The run could not go on after a stop.",
             "choose another --opt",
         ) from error
-    store.put(name_of(standing.updates), safetensors.torch.save(tensors, metadata={_HEADER: text}))
+    store.put(name_of(progress.updates), safetensors.torch.save(tensors, metadata={_HEADER: text}))
     for updates in saved_updates(store)[:-keep]:
         store.delete(name_of(updates))
 
@@ -102,11 +102,11 @@ def refuse_other(was: Mapping[str, Any], is_now: Mapping[str, Any], output: str)
         )
 
 
-def load_standing(store: Store, updates: int) -> Standing:
+def load_progress(store: Store, updates: int) -> RunProgress:
     """Return where the run stood, without its weights. Raises InputError if the state is damaged."""
     with store.local_copy(name_of(updates)) as path:
         header = _header(path, store.path(name_of(updates)))
-    return Standing(header["updates"], header["best"], header["identity"])
+    return RunProgress(header["updates"], header["best"], header["identity"])
 
 
 def load_state(store: Store, updates: int, trainer: Trainer) -> None:

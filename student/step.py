@@ -20,7 +20,7 @@ from student.losses import distillation_loss
 from student.model import as_heads
 from student.ranks import Ranks
 from teacher_cache.batches.batch import ViewBatch
-from teacher_cache.exact.streams import Purpose, Stream
+from teacher_cache.exact.streams import Purpose, RandomStream
 from teacher_cache.labels.topk import Labels, labels_from_logits
 from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.finish import normalize
@@ -29,12 +29,12 @@ Teaching: TypeAlias = Callable[[ViewBatch, torch.Tensor], Labels | None]
 """(a batch, its pixels (B, 3, H, W) on the device) -> the teacher's labels there, or None without one."""
 
 
-def stored(batch: ViewBatch, pixels_BCHW: torch.Tensor) -> Labels | None:
+def stored_labels(batch: ViewBatch, pixels_BCHW: torch.Tensor) -> Labels | None:
     """Return the labels that came with a batch."""
     return None if batch.labels is None else batch.labels.to(pixels_BCHW.device)
 
 
-class Live:
+class LiveTeacher:
     """Asks a teacher about the very views that the student sees; its labels name all classes.
 
     Attributes:
@@ -124,7 +124,7 @@ class Trainer:
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
     objective: Objective
-    teach: Teaching = stored
+    teach: Teaching = stored_labels
     autocast: torch.dtype | None = None
     clip_grad: float | None = None
     seed: int = 0
@@ -143,7 +143,7 @@ class Trainer:
             NonFiniteError: The loss is not finite. On a CPU, where looking costs nothing, at once; elsewhere
                 whoever reads the report sees it.
         """
-        words = Stream((self.seed, self.ranks.rank), Purpose.DROP, (self.updates, 0)).words(1)
+        words = RandomStream((self.seed, self.ranks.rank), Purpose.DROP, (self.updates, 0)).words(1)
         torch.manual_seed(int(words[0]))
         self.optimizer.zero_grad(set_to_none=True)
         reports = []

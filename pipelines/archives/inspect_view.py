@@ -15,7 +15,7 @@ from pipelines.flags.images import InspectConfig
 from teacher_cache import images
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
-from teacher_cache.batches.batch import BatchRenderer, Entries, ViewBatch
+from teacher_cache.batches.batch import BatchRenderer, ViewBatch, ViewIds
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.views import recipe as recipes
@@ -56,7 +56,7 @@ def inspect_view(config: InspectConfig) -> Inspection:
     pixels_HWC = images.decode(dataset.image_bytes(row), key)
     params = sample_view(recipe, key, config.view, *pixels_HWC.shape[:2])
     renderer = BatchRenderer(dataset, recipe)
-    (batch,) = renderer.render([Entries(np.array([row]), np.array([config.view]))])
+    (batch,) = renderer.render([ViewIds(np.array([row]), np.array([config.view]))])
     values: dict[str, Any] = {
         "key": key,
         "row": row,
@@ -102,10 +102,10 @@ def _row(dataset: PackedDataset, config: InspectConfig) -> int:
 
 
 def _label(archive: LabelSource, dataset: PackedDataset, row: int, view: int) -> list[dict[str, Any]]:
-    shard, place = divmod(row, dataset.info.samples_per_shard)
+    shard, position = divmod(row, dataset.info.samples_per_shard)
     labels = archive.labels(shard, view)
-    shares_K = (1 - labels.tail_B[place]) * labels.relative_logits_BK[place].softmax(0)
-    pairs = zip(labels.class_ids_BK[place].tolist(), shares_K.tolist(), strict=True)
+    shares_K = (1 - labels.tail_B[position]) * labels.relative_logits_BK[position].softmax(0)
+    pairs = zip(labels.class_ids_BK[position].tolist(), shares_K.tolist(), strict=True)
     return [{"class": dataset.info.classes[number], "probability": share} for number, share in pairs]
 
 

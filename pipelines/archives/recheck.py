@@ -11,7 +11,7 @@ from pipelines.extraction.labeller import Job, job_of
 from pipelines.flags.archives import VerifyConfig
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
-from teacher_cache.batches.batch import Entries
+from teacher_cache.batches.batch import ViewIds
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labels.arrays import VALUE_STEP
 from teacher_cache.labels.tails import kept_log_probabilities
@@ -48,7 +48,7 @@ class Agreement:
         return self.max_error <= self.tolerance and self.mean_error <= _MEAN_SHARE * self.tolerance
 
 
-def ask_again(config: VerifyConfig, track: Track) -> Agreement:
+def recheck(config: VerifyConfig, track: Track) -> Agreement:
     """Compute random views of an archive again, and compare.
 
     Raises:
@@ -77,13 +77,13 @@ def ask_again(config: VerifyConfig, track: Track) -> Agreement:
     )
 
 
-def _loads(job: Job, archive: LabelSource, config: VerifyConfig) -> list[list[Entries]]:
+def _loads(job: Job, archive: LabelSource, config: VerifyConfig) -> list[list[ViewIds]]:
     rng = np.random.default_rng(config.seed)
     rows_N = rng.integers(0, len(job.pool.renderer.dataset), config.num_views)
     views_N = rng.choice(np.array(archive.views), config.num_views)
     stops = range(config.batch_size, config.num_views, config.batch_size)
     parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
-    return [[Entries(rows_B, views_B)] for rows_B, views_B in parts]
+    return [[ViewIds(rows_B, views_B)] for rows_B, views_B in parts]
 
 
 def _stored(job: Job, archive: LabelSource, rows_B: torch.Tensor, views_B: torch.Tensor) -> Labels:

@@ -29,10 +29,10 @@ class UnitQueue:
         self._retries, self._max_quarantined = retries, max_quarantined
         self._is_stopped = False
 
-    def take(self, place: str, places: Set[str]) -> Unit | None:
-        """Return a unit to be done at a place, or None if there is none for it now.
+    def take(self, node: str, nodes: Set[str]) -> Unit | None:
+        """Return a unit to be done at a node, or None if there is none for it now.
 
-        A unit that failed at a place is done elsewhere, if it has not failed at all places.
+        A unit that failed at a node is done elsewhere, if it has not failed at all nodes.
         """
         if self._is_stopped or len(self.quarantined) > self._max_quarantined:
             return None
@@ -41,7 +41,7 @@ class UnitQueue:
             return unit
         for unit in self._failed:
             failed_at = self._failed_at[unit]
-            if place not in failed_at or places <= set(failed_at):
+            if node not in failed_at or nodes <= set(failed_at):
                 self._failed.remove(unit)
                 return unit
         return None
@@ -59,10 +59,10 @@ class UnitQueue:
         """Take a unit back that nobody looked at: it is the next."""
         self._returned.append(unit)
 
-    def fail(self, unit: Unit, place: str, reason: str) -> bool:
-        """Take a unit back that failed at a place, and return whether it will be tried again."""
+    def fail(self, unit: Unit, node: str, reason: str) -> bool:
+        """Take a unit back that failed at a node, and return whether it will be tried again."""
         failed_at = self._failed_at.setdefault(unit, [])
-        failed_at.append(place)
+        failed_at.append(node)
         if len(failed_at) <= self._retries:
             self._failed.append(unit)
             return True

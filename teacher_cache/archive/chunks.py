@@ -1,6 +1,6 @@
 """Reading one chunk out of an object, without trusting a byte of it.
 
-An object is a Zarr v3 shard: chunks one behind the other, then their places, (offset, size) as little-endian
+An object is a Zarr v3 shard: chunks one behind the other, then their spans, (offset, size) as little-endian
 u64, then the crc32c of these. A chunk is a blosc frame and its crc32c. What a frame says it will inflate to
 is compared with what it must be before anything is inflated; metadata that lies in an archive is not read.
 """
@@ -59,19 +59,19 @@ def read_places(read: ReadRange, object_bytes: int, num_chunks: int) -> npt.NDAr
     if index_start < 0:
         raise ValueError(f"{object_bytes} bytes cannot hold {num_chunks} chunks")
     index = _checked(read(index_start, object_bytes))
-    places = np.frombuffer(index, "<u8").reshape(num_chunks, 2)
-    if (places > index_start).any() or (places.sum(1) > index_start).any():
+    spans = np.frombuffer(index, "<u8").reshape(num_chunks, 2)
+    if (spans > index_start).any() or (spans.sum(1) > index_start).any():
         raise ValueError("a chunk lies outside its object")
-    return np.cumsum(places.astype(np.int64), axis=1)
+    return np.cumsum(spans.astype(np.int64), axis=1)
 
 
-def read_chunk(read: ReadRange, place: npt.NDArray[np.int64], chunk: ChunkFormat) -> npt.NDArray[Any]:
+def read_chunk(read: ReadRange, span: npt.NDArray[np.int64], chunk: ChunkFormat) -> npt.NDArray[Any]:
     """Return the items of the chunk at (start, stop).
 
     Raises:
         ValueError: It is damaged, or is not what it must be.
     """
-    start, stop = place.tolist()
+    start, stop = span.tolist()
     return inflate(_checked(read(start, stop)), chunk)
 
 

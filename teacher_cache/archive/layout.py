@@ -117,7 +117,7 @@ class Layout:
 
     @property
     def max_object_bytes(self) -> int:
-        """More than any object of a unit has: what does not shrink grows by headers and places."""
+        """More than any object of a unit has: what does not shrink grows by headers and spans."""
         return self._unit_bytes + self._unit_bytes // 16 + 2**20
 
     @property
@@ -210,27 +210,27 @@ class Layout:
             )
         )
 
-    def places(self, read: ReadRange, object_bytes: int) -> npt.NDArray[np.int64]:
+    def spans(self, read: ReadRange, object_bytes: int) -> npt.NDArray[np.int64]:
         """Return where the chunks of an object lie. Raises ValueError if it is damaged."""
         return read_places(read, object_bytes, self.views_per_unit)
 
     def decode_view(
-        self, array: str, read: ReadRange, places: npt.NDArray[np.int64], unit: Unit, view: int
+        self, array: str, read: ReadRange, spans: npt.NDArray[np.int64], unit: Unit, view: int
     ) -> npt.NDArray[Any]:
         """Decode an array's rows of one view, (rows_per_shard, ...), reading the one chunk that holds it.
 
         Raises:
             ValueError: The object is damaged.
         """
-        return read_chunk(read, places[view - unit.first_view], self._array(array).format)[:, 0]
+        return read_chunk(read, spans[view - unit.first_view], self._array(array).format)[:, 0]
 
     def decode_unit(self, objects: Mapping[str, bytes]) -> LabelArrays:
         """Decode everything in a unit's objects, padding included. Raises ValueError if one is damaged."""
         return LabelArrays(*(self._decode(name, objects[name]) for name in self.arrays))
 
     def _decode(self, name: str, data: bytes) -> npt.NDArray[Any]:
-        places, read = self.places(_reads(data), len(data)), _reads(data)
-        return np.concatenate([read_chunk(read, place, self._array(name).format) for place in places], axis=1)
+        spans, read = self.spans(_reads(data), len(data)), _reads(data)
+        return np.concatenate([read_chunk(read, span, self._array(name).format) for span in spans], axis=1)
 
     def _array(self, name: str) -> _Array:
         ids = (idx_dtype(self.num_classes), idx_fill(self.num_classes))

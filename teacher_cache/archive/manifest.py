@@ -139,12 +139,12 @@ class Manifest:
         seen: set[tuple[int, int]] = set()
         for receipt in self.all_receipts:
             _check_receipt(self.spec, receipt)
-            place = (receipt.unit.shard, receipt.unit.block)
-            if place in seen:
+            position = (receipt.unit.shard, receipt.unit.block)
+            if position in seen:
                 raise ArchiveError(
                     f"unit {receipt.unit.name} is twice in a manifest", "One would hide the other."
                 )
-            seen.add(place)
+            seen.add(position)
 
     @functools.cached_property
     def all_receipts(self) -> tuple[Receipt, ...]:
@@ -192,7 +192,7 @@ class Manifest:
 
 
 def _extensions(extends: Mapping[str, Sequence[Receipt]]) -> list[dict[str, Any]]:
-    return [{"archive": place, "units": _in_order(receipts)} for place, receipts in sorted(extends.items())]
+    return [{"archive": url, "units": _in_order(receipts)} for url, receipts in sorted(extends.items())]
 
 
 def _extended(extensions: Sequence[Extension]) -> dict[str, tuple[Receipt, ...]]:

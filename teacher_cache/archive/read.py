@@ -47,15 +47,15 @@ class ArchiveReader(LabelSource):
         self._layout = self.spec.layout
         self._stores = {
             "": self.store,
-            **{place: self.store.beside(place) for place in self.manifest.extends},
+            **{relative_url: self.store.beside(relative_url) for relative_url in self.manifest.extends},
         }
         everywhere = {"": self.manifest.receipts, **self.manifest.extends}
         self._units = {
-            (receipt.unit.shard, receipt.unit.block): (place, receipt)
-            for place, receipts in everywhere.items()
+            (receipt.unit.shard, receipt.unit.block): (relative_url, receipt)
+            for relative_url, receipts in everywhere.items()
             for receipt in receipts
         }
-        self._places: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
+        self._spans: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
 
     def __reduce__(self) -> tuple[type[ArchiveReader], tuple[str, CacheRoom]]:
         return ArchiveReader, (self.url, self._room)
@@ -104,14 +104,14 @@ class ArchiveReader(LabelSource):
 
     def labels(self, shard: int, view: int) -> Labels:
         """Return the labels of one view of all samples of a shard, in order; see LabelSource."""
-        place, receipt = self._units.get((shard, view // self._layout.views_per_unit), ("", None))
+        relative_url, receipt = self._units.get((shard, view // self._layout.views_per_unit), ("", None))
         if receipt is None or view not in receipt.unit.views:
             raise ArchiveError(
                 f"archive {self.url} has no labels of view {view} of shard {shard}",
                 f"It holds views {view_ranges(self.views)}.",
                 "extract more views, or ask for fewer",
             )
-        arrays = (self._view(place, receipt, array, view) for array in self._layout.arrays)
+        arrays = (self._view(relative_url, receipt, array, view) for array in self._layout.arrays)
         rows = LabelArrays(*(values[: receipt.rows] for values in arrays))
         if not (rows.idx < self.spec.labels.num_classes).all():
             raise self._damaged(f"unit {receipt.unit.name}", "a class id is not below the number of classes")
@@ -119,8 +119,8 @@ class ArchiveReader(LabelSource):
 
     def store_of(self, receipt: Receipt) -> Store:
         """Return where a unit's objects lie: in this archive, or in one that it extends."""
-        place, _ = self._units[receipt.unit.shard, receipt.unit.block]
-        return self._stores[place]
+        relative_url, _ = self._units[receipt.unit.shard, receipt.unit.block]
+        return self._stores[relative_url]
 
     def objects(self, receipt: Receipt) -> dict[str, bytes]:
         """Return a unit's objects, each hashed.
@@ -128,30 +128,32 @@ class ArchiveReader(LabelSource):
         Raises:
             ArchiveError: One is missing, or is not the one the manifest names.
         """
-        place, _ = self._units[receipt.unit.shard, receipt.unit.block]
+        relative_url, _ = self._units[receipt.unit.shard, receipt.unit.block]
         return {
-            array: self._whole(place, self._layout.object_name(array, receipt.unit), digest, _named(receipt))
+            array: self._whole(
+                relative_url, self._layout.object_name(array, receipt.unit), digest, _named(receipt)
+            )
             for array, digest in receipt.objects.items()
         }
 
-    def _view(self, place: str, receipt: Receipt, array: str, view: int) -> npt.NDArray[Any]:
+    def _view(self, relative_url: str, receipt: Receipt, array: str, view: int) -> npt.NDArray[Any]:
         """Return one view of an array: of an object that was hashed before, only its chunk is read."""
         name, digest = self._layout.object_name(array, receipt.unit), receipt.objects[array]
-        places = self._places.get((place, name))
+        spans = self._spans.get((relative_url, name))
         try:
-            if places is not None:
-                read: ReadRange = functools.partial(self._range, place, name, digest)
+            if spans is not None:
+                read: ReadRange = functools.partial(self._range, relative_url, name, digest)
             else:
-                whole = self._whole(place, name, digest, _named(receipt))
+                whole = self._whole(relative_url, name, digest, _named(receipt))
                 read = functools.partial(_part, whole)
-                places = self._places[place, name] = self._layout.places(read, digest[1])
-            return self._layout.decode_view(array, read, places, receipt.unit, view)
+                spans = self._spans[relative_url, name] = self._layout.spans(read, digest[1])
+            return self._layout.decode_view(array, read, spans, receipt.unit, view)
         except (ValueError, FileNotFoundError) as error:
             raise self._damaged(_named(receipt), f"{name}: {error}") from error
 
-    def _whole(self, place: str, name: str, digest: Digest, of: str) -> bytes:
+    def _whole(self, relative_url: str, name: str, digest: Digest, of: str) -> bytes:
         """Return an object that has the sha256 and size it must have."""
-        store = self._stores[place]
+        store = self._stores[relative_url]
         with contextlib.suppress(FileNotFoundError, DamagedError):  # what is wrong is found, and said, below
             copy = None if store.is_local else self._cache.open(store, name, *digest)
             if copy is not None:
@@ -167,9 +169,9 @@ class ArchiveReader(LabelSource):
             raise self._damaged(of, f"{name} does not have the sha256 in the manifest")
         return data
 
-    def _range(self, place: str, name: str, digest: Digest, start: int, stop: int) -> bytes:
+    def _range(self, relative_url: str, name: str, digest: Digest, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object that was hashed before."""
-        store = self._stores[place]
+        store = self._stores[relative_url]
         copy = None if store.is_local else self._cache.open(store, name, *digest)
         if copy is None:
             return store.get_range(name, start, stop)

@@ -211,12 +211,12 @@ class ArchiveWriter:
         """
         seen: set[tuple[int, int]] = set()
         own = _first_ones((*self.receipts(), *self._known()), seen)
-        elsewhere = {place: _first_ones(theirs, seen) for place, theirs in extends.items()}
+        elsewhere = {relative_url: _first_ones(theirs, seen) for relative_url, theirs in extends.items()}
         return Manifest(
             self.spec,
             self.affinity,
             tuple(sorted(own, key=lambda receipt: receipt.unit)),
-            {place: theirs for place, theirs in elsewhere.items() if theirs},
+            {relative_url: theirs for relative_url, theirs in elsewhere.items() if theirs},
         )
 
     def _known(self) -> tuple[Receipt, ...]:
@@ -245,9 +245,9 @@ def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tupl
     """Return the receipts of units that were not seen before, which then were."""
     found = []
     for receipt in receipts:
-        place = (receipt.unit.shard, receipt.unit.block)
-        if place not in seen:
-            seen.add(place)
+        position = (receipt.unit.shard, receipt.unit.block)
+        if position not in seen:
+            seen.add(position)
             found.append(receipt)
     return tuple(found)
 
@@ -273,14 +273,14 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
             "Its units cannot stand for those asked for.",
             "ask for the same recipe, teacher, topk and views per unit, or leave --extends out",
         )
-    here = store.place_of(base)
+    here = store.relative_url(base)
     pairs = zip(spec.dataset["shards"], there.dataset["shards"], strict=False)
     same = next((n for n, (a, b) in enumerate(pairs) if tuple(a) != tuple(b)), None)
     shared = min(len(spec.dataset["shards"]), len(there.dataset["shards"])) if same is None else same
     found = {}
-    for place, receipts in {"": manifest.receipts, **manifest.extends}.items():
+    for relative_url, receipts in {"": manifest.receipts, **manifest.extends}.items():
         kept = tuple(receipt for receipt in receipts if receipt.unit.shard < shared)
-        where = store.place_of(base.beside(place)) if place else here
+        where = store.relative_url(base.beside(relative_url)) if relative_url else here
         if kept and where != ".":
             found[where] = kept
     return found

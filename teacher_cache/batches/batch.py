@@ -21,7 +21,7 @@ from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.render import render_views
 
 
-class Entries(NamedTuple):
+class ViewIds(NamedTuple):
     """Which view of which row, B of each: int64."""
 
     rows_B: npt.NDArray[np.int64]
@@ -136,7 +136,7 @@ class BatchRenderer:
     def __reduce__(self) -> tuple[type[BatchRenderer], tuple[PackedDataset, Recipe]]:
         return BatchRenderer, (self.dataset, self.recipe)  # a worker that is spawned opens the dataset itself
 
-    def render(self, batches: Sequence[Entries]) -> list[ViewBatch]:
+    def render(self, batches: Sequence[ViewIds]) -> list[ViewBatch]:
         """Render batches together, reading and decoding each of their images once.
 
         Raises:
@@ -167,7 +167,7 @@ class BatchRenderer:
 
     def _batch(
         self,
-        entries: Entries,
+        entries: ViewIds,
         plan: _BatchPlan,
         images_RHWC: torch.Tensor,
         erase_R4: npt.NDArray[np.int32],
@@ -197,7 +197,7 @@ class BatchRenderer:
 class _BatchPlan:
     """What is rendered for a batch: its entries, then the partners that are not among them."""
 
-    def __init__(self, entries: Entries, mixing: Mixing | None) -> None:
+    def __init__(self, entries: ViewIds, mixing: Mixing | None) -> None:
         self.partner_rows_B = entries.rows_B
         if mixing is not None:
             self.partner_rows_B = np.empty_like(entries.rows_B)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import DataLoader, Dataset
 
-from teacher_cache.batches.batch import BatchRenderer, Entries, PackedBatch, as_rendered, pack_batch
+from teacher_cache.batches.batch import BatchRenderer, PackedBatch, ViewIds, as_rendered, pack_batch
 from teacher_cache.errors import TeacherCacheError
 
-Load = Sequence[Entries]
+Load = Sequence[ViewIds]
 """Batches that are rendered together, because they share their images."""
 
 

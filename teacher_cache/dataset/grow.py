@@ -55,15 +55,15 @@ class Growth:
         self.labels = [label for part in self._rest for label in part.labels]
         self.labels += [source.labels[number] for number in self._new]
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """Say where sample `number` comes from, for messages."""
-        part, place = self._part(number)
-        return part.place(place)
+        part, position = self._part(number)
+        return part.location(position)
 
     def read(self, number: int) -> Members:
         """Return what there is of sample `number`."""
-        part, place = self._part(number)
-        return part.read(place)
+        part, position = self._part(number)
+        return part.read(position)
 
     def is_packed(self, number: int) -> bool:
         """Say whether sample `number` is one of the dataset's own."""

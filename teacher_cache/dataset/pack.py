@@ -29,7 +29,7 @@ from teacher_cache.dataset.index import (
 from teacher_cache.dataset.source import Members, Source
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.exact.canonical import file_sha256, sha256_hex
-from teacher_cache.exact.streams import Purpose, Stream, permutation
+from teacher_cache.exact.streams import Purpose, RandomStream, permutation
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 
@@ -94,7 +94,7 @@ def pack(
             "What lies there could be taken for part of the dataset.",
             "choose a new folder, or empty this one",
         )
-    order = permutation(len(source.keys), Stream((seed, 0), Purpose.PACK))
+    order = permutation(len(source.keys), RandomStream((seed, 0), Purpose.PACK))
     skipped: list[dict[str, str]] = []
     columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
     shards: list[Shard] = []
@@ -163,7 +163,7 @@ def _copy_shards(
 def _check_source(source: Source) -> None:
     key, count = Counter(source.keys).most_common(1)[0]
     if count > 1:
-        places = [source.place(number) for number, other in enumerate(source.keys) if other == key]
+        places = [source.location(number) for number, other in enumerate(source.keys) if other == key]
         raise DatasetError(
             f"key {key!r} is there {count} times: {', '.join(places[:3])}",
             "A label could not be told apart from another's.",
@@ -172,14 +172,14 @@ def _check_source(source: Source) -> None:
     odd = next((number for number, other in enumerate(source.keys) if META.match(other)), None)
     if odd is not None:
         raise DatasetError(
-            f"key {source.keys[odd]!r} of {source.place(odd)}",
+            f"key {source.keys[odd]!r} of {source.location(odd)}",
             "WebDataset passes over names that begin like __this__/.",
             "rename its folder",
         )
     for number, label in enumerate(source.labels):
         if not 0 <= label < len(source.classes):
             raise DatasetError(
-                f"{source.place(number)} has label {label}, but there are {len(source.classes)} classes",
+                f"{source.location(number)} has label {label}, but there are {len(source.classes)} classes",
                 "It has no class name.",
                 "correct the label",
             )
@@ -193,10 +193,12 @@ def _prepare(source: Source, order: list[int], reencode: Reencode | None, worker
             members = source.read(number)
         except OSError as error:
             raise DatasetError(
-                f"{source.place(number)} cannot be read: {error}", "Nothing was packed.", "check the source"
+                f"{source.location(number)} cannot be read: {error}",
+                "Nothing was packed.",
+                "check the source",
             ) from error
         try:
-            pixels_HWC = images.decode(members.image, source.place(number))
+            pixels_HWC = images.decode(members.image, source.location(number))
         except ImageError as error:
             return _Ready(number, None, error.value)
         if reencode and not (isinstance(source, Growth) and source.is_packed(number)):

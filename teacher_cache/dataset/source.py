@@ -34,7 +34,7 @@ class Source(Protocol):
     keys: list[str]
     labels: list[int]
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """Say where sample `number` comes from, for messages."""
         ...
 

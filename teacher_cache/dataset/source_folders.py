@@ -38,7 +38,7 @@ class FolderSource:
         self._files = [file for _, file in found]
         self.keys = [clean_key(str(file.relative_to(root).with_suffix(""))) for file in self._files]
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         return str(self._files[number])
 
     def read(self, number: int) -> Members:

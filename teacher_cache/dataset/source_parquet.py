@@ -63,7 +63,7 @@ class ParquetSource:
             self._spans.append((self._spool.tell(), len(data)))
             self._spool.write(data)
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         return f"row {self.keys[number]}"
 
     def read(self, number: int) -> Members:

@@ -43,7 +43,7 @@ class TarSource:
         self.labels.append(int(text))
         self._members.append((number, members))
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         return f"sample {self.keys[number]} in {self._files[self._members[number][0]].name}"
 
     def read(self, number: int) -> Members:

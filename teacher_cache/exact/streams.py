@@ -50,7 +50,7 @@ def view_seed(recipe_sha256: str, key: str, view: int) -> int:
     return _hash_64(b"tc.view", bytes.fromhex(recipe_sha256), key.encode(), view.to_bytes(8, "little"))
 
 
-class Stream:
+class RandomStream:
     """A random stream: the raw 64-bit words of one (key, purpose), turned into numbers.
 
     Args:
@@ -156,6 +156,6 @@ def _high_product(a: np.uint64, b: np.uint64) -> np.uint64:
     return (a >> _32) * (b >> _32) + (cross_1 >> _32) + (cross_2 >> _32) + (middle >> _32)
 
 
-def permutation(count: int, stream: Stream) -> npt.NDArray[np.int64]:
+def permutation(count: int, stream: RandomStream) -> npt.NDArray[np.int64]:
     """Return a uniformly random order of range(count): int64, the ranks of `count` raw words."""
     return np.argsort(stream.words(count), kind="stable")

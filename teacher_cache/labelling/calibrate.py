@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from teacher_cache.batches.batch import Entries
+from teacher_cache.batches.batch import ViewIds
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labels.affinity import AffinitySum
@@ -46,7 +46,7 @@ def calibrate(
     stops = range(batch_size, len(rows_N), batch_size)
     parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
     total = AffinitySum()
-    loads = [[Entries(rows_B, views_B)] for rows_B, views_B in parts]
+    loads = [[ViewIds(rows_B, views_B)] for rows_B, views_B in parts]
     for batch, logits_BC in teacher_logits(pool, teacher, loads, what="the calibration views"):
         total.add(logits_BC)
         advance(len(batch.rows_B))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.archive.layout import Unit
-from teacher_cache.batches.batch import Entries, ViewBatch
+from teacher_cache.batches.batch import ViewBatch, ViewIds
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.transfer import HostCopy, copies_in_flight
 from teacher_cache.labelling.logits import teacher_logits
@@ -23,7 +23,7 @@ from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
 
 def unit_loads(
     rows: range, views: Sequence[int], batch_size: int, mixing: Mixing | None
-) -> list[list[Entries]]:
+) -> list[list[ViewIds]]:
     """Return the batches that label every view of some rows once, in loads that share their images.
 
     Without mixing a load is a few rows in all views. With it, a few rings of rows in all views of one
@@ -51,10 +51,10 @@ def _side_by_side(rows_N: npt.NDArray[np.int64], partners_N: npt.NDArray[np.int6
     return rows_N[np.argsort(np.minimum(rows_N, partners_N), kind="stable")]
 
 
-def _batches(rows_N: npt.NDArray[np.int64], views_N: npt.NDArray[np.int64], batch_size: int) -> list[Entries]:
+def _batches(rows_N: npt.NDArray[np.int64], views_N: npt.NDArray[np.int64], batch_size: int) -> list[ViewIds]:
     stops = range(batch_size, len(rows_N), batch_size)
     parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
-    return [Entries(*part) for part in parts]
+    return [ViewIds(*part) for part in parts]
 
 
 def extract_unit(

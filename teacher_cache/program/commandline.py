@@ -146,25 +146,25 @@ def _expand_config(argv: Sequence[str]) -> list[str]:
     """Replace `--config FILE` by the flags in it."""
     words = [part for word in argv for part in _split(word)]
     while "--config" in words:
-        place = words.index("--config")
-        if place + 1 == len(words):
+        position = words.index("--config")
+        if position + 1 == len(words):
             raise InputError("--config without a file", "There is nothing to read.", "give a YAML file")
-        words[place : place + 2] = _flags_of(words[place + 1])
+        words[position : position + 2] = _flags_of(words[position + 1])
     return words
 
 
 def _expand_run(words: list[str], named: Mapping[str, Callable[[], Mapping[str, Any]]]) -> list[str]:
     """Replace `--run NAME` by the flags it stands for."""
     while named and "--run" in words:
-        place = words.index("--run")
-        name = words[place + 1] if place + 1 < len(words) else ""
+        position = words.index("--run")
+        name = words[position + 1] if position + 1 < len(words) else ""
         if name not in named:
             raise InputError(
                 f"--run {name}",
                 "There is no run of that name.",
                 nearest(name, named) or f"known: {', '.join(named)}",
             )
-        words[place : place + 2] = as_words(named[name]())
+        words[position : position + 2] = as_words(named[name]())
     return words
 
 

@@ -55,7 +55,7 @@ class Store:
         whole = posixpath.normpath(posixpath.join(self._root if self.is_local else path, place))
         return Store(whole if self.is_local else scheme + separator + whole)
 
-    def place_of(self, other: Store) -> str:
+    def relative_url(self, other: Store) -> str:
         """Return the relative path that leads from this store's root to another's.
 
         Raises:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.errors import InputError
-from teacher_cache.exact.streams import Purpose, Stream, permutation
+from teacher_cache.exact.streams import Purpose, RandomStream, permutation
 
-Companies: TypeAlias = Callable[[range, int], npt.NDArray[np.int64]]
-"""(rows of a shard, pass) -> the first row of each row's company: the rows that stay neighbours."""
+MixingGroups: TypeAlias = Callable[[range, int], npt.NDArray[np.int64]]
+"""(rows of a shard, pass) -> the first row of each row's mixing group: the rows that stay neighbours."""
 _Order: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
@@ -22,7 +22,7 @@ class RowViews(NamedTuple):
     """Rows of a batch, and which of the views of its load each is: int64."""
 
     rows_B: npt.NDArray[np.int64]
-    turns_B: npt.NDArray[np.int64]
+    view_slots_B: npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +133,12 @@ class StreamPlan:
         """Batches that are rendered together, because they share their images."""
         return 1 if self.views_together else self.views_per_load
 
-    def rows(self, batch: int, companies: Companies | None = None) -> RowViews:
+    def rows(self, batch: int, mixing_groups: MixingGroups | None = None) -> RowViews:
         """Return the rows of batch number `batch`, for this rank, and which of a load's views each is.
 
         Args:
             batch: Counted from the beginning of the run, over all epochs.
-            companies: Which rows stay neighbours, because they are mixed; every row for itself if None.
+            mixing_groups: Which rows stay neighbours, because they are mixed; every row for itself if None.
         """
         update, part = divmod(batch, self.batches_per_update)
         updates_per_epoch = self.batches_per_epoch // self.batches_per_update
@@ -148,7 +148,7 @@ class StreamPlan:
         num_rows = self.global_batch_size // repeats
         start = group * num_rows
         stop = min(start + num_rows, self.num_rows)
-        rows, ordinals = self._pass_rows(load_pass, start, stop, companies)
+        rows, ordinals = self._pass_rows(load_pass, start, stop, mixing_groups)
         cut, cuts = part * self.world_size + self.rank, self.world_size * self.batches_per_update
         first, last = (len(rows) * place // cuts for place in (cut, cut + 1))
         rows, ordinals = rows[first:last], ordinals[first:last]
@@ -156,14 +156,14 @@ class StreamPlan:
             return RowViews(np.repeat(rows, repeats), np.tile(np.arange(repeats), len(rows)))
         return RowViews(rows, (ordinals + turn) % self.views_per_load)
 
-    def _pass_rows(self, load_pass: int, start: int, stop: int, companies: Companies | None) -> _Order:
+    def _pass_rows(self, load_pass: int, start: int, stop: int, mixing_groups: MixingGroups | None) -> _Order:
         """Return places [start, stop) of a pass's order of all rows."""
         if self.seed is None:
             places = np.arange(start, stop)
             return places, places
         bounds = _window_bounds(self, load_pass)
         first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
-        windows = [_window_order(self, load_pass, window, companies) for window in range(first, last + 1)]
+        windows = [_window_order(self, load_pass, window, mixing_groups) for window in range(first, last + 1)]
         inside = slice(start - bounds[first], stop - bounds[first])
         rows, ordinals = (np.concatenate(parts)[inside] for parts in zip(*windows, strict=True))
         return rows, ordinals
@@ -172,7 +172,7 @@ class StreamPlan:
 @functools.lru_cache(maxsize=4)
 def _shard_windows(plan: StreamPlan, load_pass: int) -> list[npt.NDArray[np.int64]]:
     num_shards = -(-plan.num_rows // plan.rows_per_shard)
-    shards = permutation(num_shards, Stream((plan.seed or 0, load_pass), Purpose.ORDER))
+    shards = permutation(num_shards, RandomStream((plan.seed or 0, load_pass), Purpose.ORDER))
     return [shards[start : start + plan.window_shards] for start in range(0, num_shards, plan.window_shards)]
 
 
@@ -185,15 +185,19 @@ def _window_bounds(plan: StreamPlan, load_pass: int) -> npt.NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=4)
-def _window_order(plan: StreamPlan, load_pass: int, window: int, companies: Companies | None) -> _Order:
-    """Return the rows of a window, companies in a random order, and the ordinal of each row's company."""
+def _window_order(
+    plan: StreamPlan, load_pass: int, window: int, mixing_groups: MixingGroups | None
+) -> _Order:
+    """Return the rows of a window in a random order, mixing groups together, and each row's group number."""
     shards = [_shard_rows(plan, int(shard)) for shard in _shard_windows(plan, load_pass)[window]]
     rows = np.concatenate([np.arange(shard.start, shard.stop) for shard in shards])
-    firsts = np.concatenate([companies(shard, load_pass) for shard in shards]) if companies else rows
-    _, company_of_row = np.unique(firsts, return_inverse=True) if companies else (None, np.arange(len(rows)))
-    stream = Stream((plan.seed or 0, load_pass), Purpose.ORDER, (1, window))
-    shuffled = permutation(int(company_of_row.max()) + 1, stream)
-    ordinals = np.argsort(shuffled)[company_of_row]
+    firsts = np.concatenate([mixing_groups(shard, load_pass) for shard in shards]) if mixing_groups else rows
+    _, group_of_row = (
+        np.unique(firsts, return_inverse=True) if mixing_groups else (None, np.arange(len(rows)))
+    )
+    stream = RandomStream((plan.seed or 0, load_pass), Purpose.ORDER, (1, window))
+    shuffled = permutation(int(group_of_row.max()) + 1, stream)
+    ordinals = np.argsort(shuffled)[group_of_row]
     order = np.argsort(ordinals, kind="stable")
     return rows[order], ordinals[order]
 

@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.batches.batch import (
     BatchRenderer,
-    Entries,
     PackedBatch,
     ViewBatch,
+    ViewIds,
     as_rendered,
     pack_batch,
     unpack_batch,
@@ -112,19 +112,19 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         )
         return BatchLoader(loads, len(self._batches), pin_memory)
 
-    def _entries(self, number: int) -> Entries:
-        rows_B, turns_B = self._plan.rows(number, self._companies if self._renderer.mixing else None)
+    def _entries(self, number: int) -> ViewIds:
+        rows_B, view_slots_B = self._plan.rows(number, self._mixing_groups if self._renderer.mixing else None)
         load_pass = number // (self._plan.views_per_load * self._plan.batches_per_epoch)
         views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
-        return Entries(rows_B, np.array(views)[turns_B])
+        return ViewIds(rows_B, np.array(views)[view_slots_B])
 
     def _epochs(self, load_pass: int) -> range:
         return range(load_pass * self._plan.views_per_load, (load_pass + 1) * self._plan.views_per_load)
 
-    def _companies(self, rows: range, load_pass: int) -> npt.NDArray[np.int64]:
+    def _mixing_groups(self, rows: range, load_pass: int) -> npt.NDArray[np.int64]:
         views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
         assert self._renderer.mixing is not None
-        return self._renderer.mixing.companies(rows, views)
+        return self._renderer.mixing.mixing_groups(rows, views)
 
     def _join(self, labels_of: Callable[[int, int], Labels], batch: ViewBatch) -> Labels:
         """Gather the labels of a batch, reading each of their shards' labels of each view once."""

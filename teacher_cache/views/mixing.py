@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.exact.streams import Purpose, Stream, permutation, sample_id, view_seed
+from teacher_cache.exact.streams import Purpose, RandomStream, permutation, sample_id, view_seed
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.recipe_ops import MixupCutmix
 from teacher_cache.views.sampling import Box
@@ -51,7 +51,7 @@ def sample_mix(recipe: Recipe, key: str, view: int) -> Mix:
     """Draw how a pair is mixed, as timm's Mixup of mode "pair" does; `key` is of the pair's first row."""
     op, size = recipe.mixing, recipe.img_size
     assert op is not None
-    stream = Stream((view_seed(recipe.sha256, key, view), sample_id(key)), Purpose.MIX)
+    stream = RandomStream((view_seed(recipe.sha256, key, view), sample_id(key)), Purpose.MIX)
     if stream.uniform() >= op.probability:
         return UNMIXED
     if not _is_cutmix(op, stream):
@@ -66,7 +66,7 @@ def sample_mix(recipe: Recipe, key: str, view: int) -> Mix:
     return Mix(1.0, box, 1 - box.height * box.width / size**2)
 
 
-def _is_cutmix(op: MixupCutmix, stream: Stream) -> bool:
+def _is_cutmix(op: MixupCutmix, stream: RandomStream) -> bool:
     if op.mixup_alpha and op.cutmix_alpha:
         return stream.uniform() < op.switch_probability
     return op.cutmix_alpha > 0
@@ -123,8 +123,8 @@ class Mixing:
             partners_N[members] = _block_partners(self, start, view)[rows_N[members] - start]
         return partners_N
 
-    def companies(self, rows: range, views: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Return the first row of each row's company: those it is mixed with in any of some views.
+    def mixing_groups(self, rows: range, views: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return the first row of each row's mixing group: those it is mixed with in any of some views.
 
         Of one view that is the pair; of several the ring, of the arrangement of the first.
         """
@@ -164,7 +164,7 @@ def _block_rings(mixing: Mixing, start: int, group: int) -> list[npt.NDArray[np.
     count = min(_block_rows(mixing), shard_stop - start, mixing.num_rows - start)
     key = mixing.key_of(start)
     seed = view_seed(mixing.recipe.sha256, key, group)
-    rows = start + permutation(count, Stream((seed, sample_id(key)), Purpose.RING))
+    rows = start + permutation(count, RandomStream((seed, sample_id(key)), Purpose.RING))
     return [rows[first:stop] for first, stop in itertools.pairwise(ring_bounds(count))]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from teacher_cache.exact import portable
-from teacher_cache.exact.streams import Purpose, Stream, sample_id, view_seed
+from teacher_cache.exact.streams import Purpose, RandomStream, sample_id, view_seed
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.recipe_ops import (
     ColorJitter,
@@ -72,23 +72,23 @@ def sample_view(recipe: Recipe, key: str, view: int, height: int, width: int) ->
     stream_key = (view_seed(recipe.sha256, key, view), sample_id(key))
     flip = False
     if recipe.flip_probability > 0:
-        flip = Stream(stream_key, Purpose.FLIP).uniform() < recipe.flip_probability
+        flip = RandomStream(stream_key, Purpose.FLIP).uniform() < recipe.flip_probability
     return ViewParams(
         *stream_key,
         *_crop(recipe, stream_key, height, width),
         flip,
         ops=tuple(
             op
-            for place, pixel_ops in enumerate(recipe.pixel_ops)
-            for op in _sample_ops(pixel_ops, Stream(stream_key, Purpose.OPS, (place, 0)))
+            for position, pixel_ops in enumerate(recipe.pixel_ops)
+            for op in _sample_ops(pixel_ops, RandomStream(stream_key, Purpose.OPS, (position, 0)))
         ),
         erase=_sample_erasing(recipe.erasing, stream_key, recipe.img_size) if recipe.erasing else None,
     )
 
 
-def erasing_noise(params: ViewParams) -> Stream:
+def erasing_noise(params: ViewParams) -> RandomStream:
     """Return the stream whose bytes fill the erased box of a view; its other ERASE stream chose the box."""
-    return Stream((params.seed, params.sample_id), Purpose.ERASE, (1, 0))
+    return RandomStream((params.seed, params.sample_id), Purpose.ERASE, (1, 0))
 
 
 def _crop(
@@ -97,17 +97,23 @@ def _crop(
     """Return source box, resized height and width, and window's top and left."""
     crop, size = recipe.crop, recipe.img_size
     if isinstance(crop, RandomResizedCrop):
-        box = _random_box(crop, Stream(stream_key, Purpose.CROP), height, width)
+        box = _random_box(crop, RandomStream(stream_key, Purpose.CROP), height, width)
         return *box, size, size, 0, 0
     if isinstance(crop, ResizeCenterCrop):
         resized = _resized(height, width, math.floor(size / crop.crop_pct))
         window = (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
         return 0, 0, height, width, *resized, *window
-    return 0, 0, height, width, *_random_window(crop, Stream(stream_key, Purpose.CROP), size, height, width)
+    return (
+        0,
+        0,
+        height,
+        width,
+        *_random_window(crop, RandomStream(stream_key, Purpose.CROP), size, height, width),
+    )
 
 
 def _random_window(
-    crop: ResizeRandomCrop, stream: Stream, size: int, height: int, width: int
+    crop: ResizeRandomCrop, stream: RandomStream, size: int, height: int, width: int
 ) -> tuple[int, int, int, int]:
     resized = _resized(height, width, size)
     margin = min(crop.padding_px, size - 1)  # a reflection has no more pixels to show
@@ -122,7 +128,7 @@ def _resized(height: int, width: int, short_side: int) -> tuple[int, int]:
     return int(short_side * height / width), short_side
 
 
-def _random_box(crop: RandomResizedCrop, stream: Stream, height: int, width: int) -> Box:
+def _random_box(crop: RandomResizedCrop, stream: RandomStream, height: int, width: int) -> Box:
     """Draw a box as timm's RandomResizedCropAndInterpolation.get_params does."""
     log_ratio = _log_bounds(crop.ratio)
     for _ in range(_ATTEMPTS):
@@ -143,7 +149,7 @@ def _random_box(crop: RandomResizedCrop, stream: Stream, height: int, width: int
 
 def _sample_erasing(op: RandomErasing, stream_key: tuple[int, int], size: int) -> Box | None:
     """Draw a box as timm's RandomErasing does (timm/data/random_erasing.py, _erase)."""
-    stream = Stream(stream_key, Purpose.ERASE)
+    stream = RandomStream(stream_key, Purpose.ERASE)
     if stream.uniform() >= op.probability:
         return None
     for _ in range(_ATTEMPTS):
@@ -165,7 +171,7 @@ def ops_of(recipe: Recipe) -> frozenset[str]:
     return frozenset(name for op in recipe.pixel_ops for name in _OPS_OF[type(op)])
 
 
-def _sample_ops(op: PixelOps, stream: Stream) -> list[PixelOp]:
+def _sample_ops(op: PixelOps, stream: RandomStream) -> list[PixelOp]:
     if isinstance(op, RandAugment):
         return _sample_rand_augment(op, stream)
     if isinstance(op, ThreeAugment):
@@ -201,7 +207,7 @@ _RAND_AUGMENT_OPS: tuple[tuple[str, _Amount | None], ...] = (
 threshold, addition, factors, slopes, and shares of the side."""
 
 
-def _sample_rand_augment(op: RandAugment, stream: Stream) -> list[PixelOp]:
+def _sample_rand_augment(op: RandAugment, stream: RandomStream) -> list[PixelOp]:
     chosen = []
     for _ in range(op.num_ops):
         name, amount = _RAND_AUGMENT_OPS[stream.integer(len(_RAND_AUGMENT_OPS))]
@@ -218,7 +224,7 @@ def _sample_rand_augment(op: RandAugment, stream: Stream) -> list[PixelOp]:
     return chosen
 
 
-def _sample_three_augment(op: ThreeAugment, stream: Stream) -> PixelOp:
+def _sample_three_augment(op: ThreeAugment, stream: RandomStream) -> PixelOp:
     choice = stream.integer(3)
     if choice == 0:
         return PixelOp("color", 0.0)
@@ -227,7 +233,7 @@ def _sample_three_augment(op: ThreeAugment, stream: Stream) -> PixelOp:
     return PixelOp("gaussian_blur", stream.uniform(*op.blur_radius))
 
 
-def _sample_color_jitter(op: ColorJitter, stream: Stream) -> list[PixelOp]:
+def _sample_color_jitter(op: ColorJitter, stream: RandomStream) -> list[PixelOp]:
     """Draw three factors, then their order by Fisher and Yates."""
     jitters = (("brightness", op.brightness), ("contrast", op.contrast), ("color", op.saturation))
     ops = [PixelOp(name, stream.uniform(1 - width, 1 + width)) for name, width in jitters]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support import IMG_SIZE, SHARD_SIZE, write_class_folders
 
 from pipelines.cli import main
-from teacher_cache.batches.batch import BatchRenderer, Entries, ViewBatch
+from teacher_cache.batches.batch import BatchRenderer, ViewBatch, ViewIds
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labelling.unit import unit_loads
@@ -64,7 +64,7 @@ def streamed(dataset: PackedDataset, recipe: Recipe, workers: int = 0, **changes
 def whole(dataset: PackedDataset) -> Pixels:
     """Return every view's pixels, each rendered alone."""
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
-    entries = [Entries(np.array([row]), np.array([view])) for row in range(len(dataset)) for view in VIEWS]
+    entries = [ViewIds(np.array([row]), np.array([view])) for row in range(len(dataset)) for view in VIEWS]
     return pixels_of([batch for one in entries for batch in renderer.render([one])])
 
 
@@ -105,7 +105,7 @@ def test_teacher_and_student_agree_over_rings_blocks_and_arrangements(tmp_path: 
     base = deit(IMG_SIZE)
     recipe = dataclasses.replace(base, ops=(*base.ops[:-1], MixupCutmix(block_rows=20)))
     views, renderer = range(10, 14), BatchRenderer(dataset, recipe)
-    alone = [Entries(np.array([row]), np.array([view])) for row in range(len(dataset)) for view in views]
+    alone = [ViewIds(np.array([row]), np.array([view])) for row in range(len(dataset)) for view in views]
     whole = pixels_of([batch for one in alone for batch in renderer.render([one])])
     loads = unit_loads(dataset.rows_of(0), views, 16, renderer.mixing)
     assert pixels_of([batch for load in loads for batch in renderer.render(load)]) == whole
@@ -118,7 +118,7 @@ def test_teacher_and_student_agree_over_rings_blocks_and_arrangements(tmp_path: 
 def test_a_renderer_is_light_to_send(dataset: PackedDataset) -> None:
     sent = pickle.dumps(BatchRenderer(dataset, deit(IMG_SIZE)))
     assert len(sent) < 4096
-    entries = Entries(np.arange(4), np.arange(4))
+    entries = ViewIds(np.arange(4), np.arange(4))
     (here,), (there,) = (
         r.render([entries]) for r in (BatchRenderer(dataset, deit(IMG_SIZE)), pickle.loads(sent))
     )
@@ -127,7 +127,7 @@ def test_a_renderer_is_light_to_send(dataset: PackedDataset) -> None:
 
 def test_views_are_mixed_and_erased_at_all(dataset: PackedDataset) -> None:
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
-    (batch,) = renderer.render([Entries(np.arange(16), np.zeros(16, np.int64))])
+    (batch,) = renderer.render([ViewIds(np.arange(16), np.zeros(16, np.int64))])
     assert batch.finishing is not None
     assert batch.targets.weight_B is not None
     assert batch.targets.weight_B.lt(1).sum() >= 14
@@ -141,8 +141,8 @@ def test_views_are_mixed_and_erased_at_all(dataset: PackedDataset) -> None:
 def test_partners_beyond_the_batch_are_rendered_and_no_more(dataset: PackedDataset) -> None:
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
     partner = int(renderer.mixing.partners(np.array([3]), 2)[0])
-    (alone,) = renderer.render([Entries(np.array([3]), np.array([2]))])
-    (pair,) = renderer.render([Entries(np.array([3, partner]), np.array([2, 2]))])
+    (alone,) = renderer.render([ViewIds(np.array([3]), np.array([2]))])
+    (pair,) = renderer.render([ViewIds(np.array([3, partner]), np.array([2, 2]))])
     assert len(alone.images_RCHW) == len(pair.images_RCHW) == 2
     assert torch.equal(alone.pixels("cpu")[0], pair.pixels("cpu")[0])
 
@@ -159,7 +159,7 @@ def test_buffers_that_workers_use_again_change_no_batch_that_was_handed_over(dat
 
 def test_a_view_wanted_twice_is_given_twice(dataset: PackedDataset) -> None:
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
-    (batch,) = renderer.render([Entries(np.array([3, 3]), np.array([2, 2]))])
+    (batch,) = renderer.render([ViewIds(np.array([3, 3]), np.array([2, 2]))])
     pixels = batch.pixels("cpu")
     assert len(pixels) == 2
     assert torch.equal(pixels[0], pixels[1])
@@ -207,7 +207,7 @@ def test_views_of_a_load_are_apart_or_together_as_asked(dataset: PackedDataset) 
         assert [len(set(batch.rows_B.tolist())) for batch in batches] == [rows_of_batch] * 4
         if not together:
             assert all(set(batch.rows_B) == set(batches[0].rows_B) for batch in batches)
-            turns = np.stack([batch.turns_B for batch in batches])
+            turns = np.stack([batch.view_slots_B for batch in batches])
             assert np.array_equal(np.sort(turns, axis=0), np.arange(4)[:, None].repeat(8, 1))
             assert len(set(turns[0].tolist())) == 4
 
@@ -229,9 +229,11 @@ def test_a_pass_shows_each_row_in_each_view_at_most_once(
             num_rows, 16, batch_size, 1, 2, rank, world_size, True, views_per_load, together
         )  # fmt: skip
         for number in range(views_per_load * plan.batches_per_epoch):
-            rows_B, turns_B = plan.rows(number, lambda rows, _: mixing.companies(rows, range(views_per_load)))
+            rows_B, view_slots_B = plan.rows(
+                number, lambda rows, _: mixing.mixing_groups(rows, range(views_per_load))
+            )
             assert len(rows_B) == batch_size
-            seen += list(zip(rows_B.tolist(), turns_B.tolist(), strict=True))
+            seen += list(zip(rows_B.tolist(), view_slots_B.tolist(), strict=True))
     assert len(set(seen)) == len(seen)
 
 

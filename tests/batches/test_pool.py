@@ -12,7 +12,7 @@ from support import extract_flags, tree
 
 from pipelines.cli import main
 from pipelines.extraction.worker import LabelWorker
-from teacher_cache.batches.batch import BatchRenderer, Entries, unpack_batch
+from teacher_cache.batches.batch import BatchRenderer, ViewIds, unpack_batch
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.transfer import HostCopy, on_device
 from teacher_cache.dataset.shards import PackedDataset
@@ -20,8 +20,8 @@ from teacher_cache.errors import DatasetError
 from teacher_cache.views import recipe as recipes
 
 
-def loads(rows: range) -> list[list[Entries]]:
-    return [[Entries(np.array([row]), np.array([0]))] for row in rows]
+def loads(rows: range) -> list[list[ViewIds]]:
+    return [[ViewIds(np.array([row]), np.array([0]))] for row in rows]
 
 
 def children() -> set[int]:

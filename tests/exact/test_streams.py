@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from teacher_cache.exact.streams import Purpose, Stream, permutation, sample_id, view_seed
+from teacher_cache.exact.streams import Purpose, RandomStream, permutation, sample_id, view_seed
 
 RECIPE = "ab" * 32
 
@@ -34,12 +34,12 @@ def test_purposes_are_pinned() -> None:
 
 
 def test_words_are_pinned() -> None:
-    assert Stream((1, 2), Purpose.CROP).words(3).tolist() == [
+    assert RandomStream((1, 2), Purpose.CROP).words(3).tolist() == [
         6322889474364269786,
         16763523446480756862,
         15034084018021393611,
     ]
-    assert Stream((1, 2), Purpose.FLIP, (3, 4)).words(1).tolist() == [15293350248826363405]
+    assert RandomStream((1, 2), Purpose.FLIP, (3, 4)).words(1).tolist() == [15293350248826363405]
 
 
 @given(st.tuples(*[st.integers(0, (1 << 64) - 1)] * 4), st.integers(0, 70), st.sampled_from(Purpose))
@@ -48,30 +48,32 @@ def test_words_are_numpys_own_philox(words: tuple[int, int, int, int], count: in
     theirs = np.random.Philox(
         key=np.array(key, np.uint64), counter=np.array([0, purpose, *counter], np.uint64)
     )
-    assert Stream(key, purpose, counter).words(count).tolist() == theirs.random_raw(count).tolist()
+    assert RandomStream(key, purpose, counter).words(count).tolist() == theirs.random_raw(count).tolist()
 
 
 def test_numbers_are_made_from_the_words() -> None:
-    words = Stream((7, 8), Purpose.CROP).words(2).tolist()
-    stream = Stream((7, 8), Purpose.CROP)
+    words = RandomStream((7, 8), Purpose.CROP).words(2).tolist()
+    stream = RandomStream((7, 8), Purpose.CROP)
     assert stream.uniform(2.0, 4.0) == 2.0 + 2.0 * ((words[0] >> 11) / 2**53)
     assert stream.integer(1000) == words[1] * 1000 >> 64
 
 
 def test_uniforms_are_uniform() -> None:
-    draws = [Stream((view_seed(RECIPE, "key", view), 5), Purpose.CROP).uniform() for view in range(4000)]
+    draws = [
+        RandomStream((view_seed(RECIPE, "key", view), 5), Purpose.CROP).uniform() for view in range(4000)
+    ]
     assert stats.kstest(draws, "uniform").pvalue > 1e-3
 
 
 @given(st.integers(1, 1 << 62), st.integers(0, 1 << 32))
 def test_integers_stay_below_their_bound(stop: int, seed: int) -> None:
-    assert 0 <= Stream((seed, 0), Purpose.CROP).integer(stop) < stop
+    assert 0 <= RandomStream((seed, 0), Purpose.CROP).integer(stop) < stop
 
 
 def test_no_two_of_purpose_sample_view_and_recipe_share_a_stream() -> None:
     recipes, keys, views = (RECIPE, "cd" * 32), ("a", "b", "a/b", "aa"), range(4)
     firsts = {
-        Stream((view_seed(recipe, key, view), sample_id(key)), purpose).words(1).item()
+        RandomStream((view_seed(recipe, key, view), sample_id(key)), purpose).words(1).item()
         for recipe, key, view, purpose in itertools.product(recipes, keys, views, Purpose)
     }
     assert len(firsts) == len(recipes) * len(keys) * len(views) * len(Purpose)
@@ -93,7 +95,7 @@ def test_first_words_of_a_million_streams_are_all_different_and_uniform() -> Non
     for number in range(len(firsts)):
         row, rest = divmod(number, 40)
         view, place = divmod(rest, len(purposes))
-        firsts[number] = Stream((view, row), purposes[place]).integer(1 << 64)
+        firsts[number] = RandomStream((view, row), purposes[place]).integer(1 << 64)
     assert len(np.unique(firsts)) == len(firsts)
     assert stats.kstest(firsts.astype(np.float64) / 2.0**64, "uniform").pvalue > 1e-3
     neighbours = firsts.astype(np.float64)
@@ -101,8 +103,8 @@ def test_first_words_of_a_million_streams_are_all_different_and_uniform() -> Non
 
 
 def test_words_go_on_whatever_they_are_made_into() -> None:
-    words = Stream((7, 8), Purpose.OPS).words(40).tolist()
-    stream = Stream((7, 8), Purpose.OPS)
+    words = RandomStream((7, 8), Purpose.OPS).words(40).tolist()
+    stream = RandomStream((7, 8), Purpose.OPS)
     drawn = [stream.integer(1 << 64) for _ in range(18)]
     drawn += stream.words(5).tolist()
     drawn += [stream.integer(1 << 64) for _ in range(17)]
@@ -110,28 +112,28 @@ def test_words_go_on_whatever_they_are_made_into() -> None:
 
 
 def test_octets_are_the_words_bytes_lowest_first() -> None:
-    word = Stream((7, 8), Purpose.ERASE).words(2).tolist()
+    word = RandomStream((7, 8), Purpose.ERASE).words(2).tolist()
     expected = b"".join(value.to_bytes(8, "little") for value in word)[:11]
-    assert Stream((7, 8), Purpose.ERASE).octets(11).tobytes() == expected
+    assert RandomStream((7, 8), Purpose.ERASE).octets(11).tobytes() == expected
 
 
 def test_normals_and_betas_have_their_distributions_and_are_pinned() -> None:
-    stream = Stream((3, 4), Purpose.MIX)
+    stream = RandomStream((3, 4), Purpose.MIX)
     assert stats.kstest([stream.normal() for _ in range(20_000)], "norm").pvalue > 1e-3
     for alpha in (0.2, 0.8, 1.0, 2.0):
         draws = [stream.beta(alpha) for _ in range(20_000)]
         assert stats.kstest(draws, stats.beta(alpha, alpha).cdf).pvalue > 1e-3, alpha
-    first = Stream((1, 2), Purpose.MIX)
+    first = RandomStream((1, 2), Purpose.MIX)
     assert [first.normal().hex(), first.beta(0.8).hex()] == ["-0x1.471fcf8d729fdp+1", "0x1.f71c0e4c53239p-1"]
 
 
 @given(st.integers(0, 300), st.integers(0, 1 << 32))
 def test_a_permutation_holds_each_number_once(count: int, seed: int) -> None:
-    assert sorted(permutation(count, Stream((seed, 0), Purpose.ORDER)).tolist()) == list(range(count))
+    assert sorted(permutation(count, RandomStream((seed, 0), Purpose.ORDER)).tolist()) == list(range(count))
 
 
 def test_words_outside_64_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="64-bit"):
-        Stream((1 << 64, 0), Purpose.CROP).words(1)
+        RandomStream((1 << 64, 0), Purpose.CROP).words(1)
     with pytest.raises(ValueError, match="64-bit"):
-        Stream((0, 0), Purpose.CROP, (0, -1)).uniform()
+        RandomStream((0, 0), Purpose.CROP, (0, -1)).uniform()

@@ -15,7 +15,7 @@ from support import CLASSES, IMG_SIZE, TEACHER, picture, teacher_checkpoint
 from pipelines.experiments.arms import SETTINGS
 from pipelines.experiments.mixed_labels import MixedLabels
 from pipelines.experiments.table3 import Table3Config, run_experiment
-from teacher_cache.batches.batch import BatchRenderer, Entries, ViewBatch
+from teacher_cache.batches.batch import BatchRenderer, ViewBatch, ViewIds
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.models.teacher import build_teacher
@@ -69,7 +69,7 @@ def test_images_that_are_not_there_are_said(tmp_path: Path) -> None:
 
 def test_mixed_labels_are_the_teachers_of_both_pictures_mixed_as_the_view_is(dataset: PackedDataset) -> None:
     recipe = recipes.load("deit", IMG_SIZE)
-    (batch,) = BatchRenderer(dataset, recipe).render([Entries(np.arange(4), np.zeros(4, np.int64))])
+    (batch,) = BatchRenderer(dataset, recipe).render([ViewIds(np.arange(4), np.zeros(4, np.int64))])
     teacher = build_teacher(
         TEACHER,
         num_classes=len(CLASSES),

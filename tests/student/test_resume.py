@@ -18,7 +18,7 @@ from support import free_port, tree
 from student import evaluate
 from student.cli import main
 from student.config import TrainConfig
-from student.prepare import NOT_OF_THE_RUN
+from student.prepare import RESUMABLE_FLAGS
 from student.state import saved_updates
 from student.step import Trainer
 from teacher_cache.dataset.shards import PackedDataset
@@ -237,7 +237,7 @@ def test_a_loss_that_is_not_finite_stops_saves_and_names_samples(
 
 
 def test_flags_that_may_change_are_flags() -> None:
-    assert {field.name for field in dataclasses.fields(TrainConfig)} >= NOT_OF_THE_RUN
+    assert {field.name for field in dataclasses.fields(TrainConfig)} >= RESUMABLE_FLAGS
 
 
 def test_what_is_seen_late_is_not_saved(

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from teacher_cache.exact.streams import Purpose, Stream
+from teacher_cache.exact.streams import Purpose, RandomStream
 from teacher_cache.views.finish import Finishing, erased_values, finish, normalize
 from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD, RandomErasing
 
@@ -67,7 +67,7 @@ def test_constant_erasing_is_the_mean_whatever_the_bytes() -> None:
 
 
 def test_noise_is_standard_normal_as_timms() -> None:
-    octets = Stream((1, 2), Purpose.ERASE, (1, 0)).octets(20_000)
+    octets = RandomStream((1, 2), Purpose.ERASE, (1, 0)).octets(20_000)
     values = erased_values(RandomErasing(mean=(0, 0, 0), std=(1 / 255, 1, 1)))[0][octets.astype(int)]
     assert stats.kstest(values.numpy(), "norm").pvalue > 1e-3
     assert values.double().std().item() == pytest.approx(1, abs=0.02)

@@ -20,7 +20,7 @@ from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.batches.batch import BatchRenderer, Entries
+from teacher_cache.batches.batch import BatchRenderer, ViewIds
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.arrays import LabelArrays
@@ -279,7 +279,7 @@ def test_exact_values_are_the_teachers_own(data: str, dataset: PackedDataset, tm
         device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),
     )
-    (batch,) = BatchRenderer(dataset, reader.recipe).render([Entries(np.arange(8, 16), np.full(8, 1))])
+    (batch,) = BatchRenderer(dataset, reader.recipe).render([ViewIds(np.arange(8, 16), np.full(8, 1))])
     expected = labels_from_logits(teacher.logits(batch.pixels("cpu")), 3)
     found = reader.labels(1, 1)
     assert torch.equal(found.class_ids_BK, expected.class_ids_BK)
