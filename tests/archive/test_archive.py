@@ -266,7 +266,7 @@ def test_a_unit_comes_back_padded_with_fill(num_classes: int, k: int) -> None:
         assert (stored[5:] == np.iinfo(stored.dtype).max).all()
         assert (stored[:, 3:] == np.iinfo(stored.dtype).max).all()
     read = lambda start, stop: objects["idx"][start:stop]  # noqa: E731
-    places = layout.places(read, len(objects["idx"]))
+    places = layout.spans(read, len(objects["idx"]))
     one = layout.decode_view("idx", read, places, Unit(1, 2, 8, 11), 9)
     np.testing.assert_array_equal(one[:5], arrays.idx[:, 1])
 
