@@ -33,7 +33,7 @@ from benchmarks.common import interleaved, ratio, write_json, write_photographs
 from pipelines.extraction.extract import extract
 from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
-from teacher_cache.batches.batch import BatchRenderer
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source

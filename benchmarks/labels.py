@@ -34,8 +34,8 @@ from pipelines.extraction.order import Description
 from pipelines.machine import environment
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.batches.batch import BatchRenderer
 from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labelling.unit import unit_loads

@@ -15,7 +15,8 @@ from pipelines.flags.images import InspectConfig
 from teacher_cache import images
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
-from teacher_cache.batches.batch import BatchRenderer, ViewBatch, ViewIds
+from teacher_cache.batches.batch import ViewBatch, ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.views import recipe as recipes

@@ -8,8 +8,8 @@ from pipelines.flags.teacher import TeacherFlags
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.archive.spec import ArchiveSpec
-from teacher_cache.batches.batch import BatchRenderer
 from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labelling.calibrate import calibrate

@@ -17,8 +17,8 @@ from pipelines.extraction.labeller import Job
 from pipelines.extraction.order import Description, Rate, WorkOrder
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.write import ArchiveWriter, existing_spec
-from teacher_cache.batches.batch import BatchRenderer
 from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, RecipeError, UnfitError
 from teacher_cache.labelling.logits import teacher_logits

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import DataLoader, Dataset
 
-from teacher_cache.batches.batch import BatchRenderer, PackedBatch, ViewIds, as_rendered, pack_batch
+from teacher_cache.batches.batch import PackedBatch, ViewIds, as_rendered, pack_batch
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.errors import TeacherCacheError
 
 Load = Sequence[ViewIds]

@@ -14,12 +14,23 @@ from teacher_cache.errors import InputError
 from teacher_cache.exact.streams import Purpose, RandomStream, permutation
 
 MixingGroups: TypeAlias = Callable[[range, int], npt.NDArray[np.int64]]
-"""(rows of a shard, pass) -> the first row of each row's mixing group: the rows that stay neighbours."""
-_Order: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Maps (rows of a shard, pass) to the first row of each row's mixing group: the rows that stay neighbours."""
+
+
+class _Order(NamedTuple):
+    """Rows in the order of a pass, and the number of each row's mixing group in that order."""
+
+    rows_N: npt.NDArray[np.int64]
+    group_numbers_N: npt.NDArray[np.int64]
+
+    def part(self, number: int, count: int) -> _Order:
+        """Return part `number` of `count` nearly equal parts."""
+        first, stop = (len(self.rows_N) * bound // count for bound in (number, number + 1))
+        return _Order(self.rows_N[first:stop], self.group_numbers_N[first:stop])
 
 
 class RowViews(NamedTuple):
-    """Rows of a batch, and which of the views of its load each is: int64."""
+    """Rows of a batch, and the slot of each among the views of its load: int64."""
 
     rows_B: npt.NDArray[np.int64]
     view_slots_B: npt.NDArray[np.int64]
@@ -134,39 +145,40 @@ class StreamPlan:
         return 1 if self.views_together else self.views_per_load
 
     def rows(self, batch: int, mixing_groups: MixingGroups | None = None) -> RowViews:
-        """Return the rows of batch number `batch`, for this rank, and which of a load's views each is.
+        """Return the rows of batch number `batch` of this rank, and the view slot of each.
 
         Args:
-            batch: Counted from the beginning of the run, over all epochs.
-            mixing_groups: Which rows stay neighbours, because they are mixed; every row for itself if None.
+            batch: Number of the batch, counted from the beginning of the run over all epochs.
+            mixing_groups: Rows that stay neighbours because they are mixed; None leaves every row by itself.
         """
-        update, part = divmod(batch, self.batches_per_update)
-        updates_per_epoch = self.batches_per_epoch // self.batches_per_update
-        load_pass, place = divmod(update, self.views_per_load * updates_per_epoch)
-        repeats = self.views_per_load if self.views_together else 1
-        group, turn = divmod(place, self.batches_per_load)
-        num_rows = self.global_batch_size // repeats
-        start = group * num_rows
-        stop = min(start + num_rows, self.num_rows)
-        rows, ordinals = self._pass_rows(load_pass, start, stop, mixing_groups)
-        cut, cuts = part * self.world_size + self.rank, self.world_size * self.batches_per_update
-        first, last = (len(rows) * place // cuts for place in (cut, cut + 1))
-        rows, ordinals = rows[first:last], ordinals[first:last]
+        update, batch_of_update = divmod(batch, self.batches_per_update)
+        load_pass, update_of_pass = divmod(update, self.views_per_load * self._updates_per_epoch)
+        load, slot = divmod(update_of_pass, self.batches_per_load)
+        order = self._load_order(load_pass, load, mixing_groups)
+        order = order.part(
+            batch_of_update * self.world_size + self.rank, self.world_size * self.batches_per_update
+        )
         if self.views_together:
-            return RowViews(np.repeat(rows, repeats), np.tile(np.arange(repeats), len(rows)))
-        return RowViews(rows, (ordinals + turn) % self.views_per_load)
+            slots = np.arange(self.views_per_load)
+            return RowViews(np.repeat(order.rows_N, len(slots)), np.tile(slots, len(order.rows_N)))
+        return RowViews(order.rows_N, (order.group_numbers_N + slot) % self.views_per_load)
 
-    def _pass_rows(self, load_pass: int, start: int, stop: int, mixing_groups: MixingGroups | None) -> _Order:
-        """Return places [start, stop) of a pass's order of all rows."""
+    @property
+    def _updates_per_epoch(self) -> int:
+        return self.batches_per_epoch // self.batches_per_update
+
+    def _load_order(self, load_pass: int, load: int, mixing_groups: MixingGroups | None) -> _Order:
+        """Return the rows that all ranks read for load number `load` of a pass."""
+        num_rows = self.global_batch_size // (self.views_per_load if self.views_together else 1)
+        start, stop = load * num_rows, min((load + 1) * num_rows, self.num_rows)
         if self.seed is None:
-            places = np.arange(start, stop)
-            return places, places
+            rows_N = np.arange(start, stop)
+            return _Order(rows_N, rows_N)
         bounds = _window_bounds(self, load_pass)
         first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
         windows = [_window_order(self, load_pass, window, mixing_groups) for window in range(first, last + 1)]
         inside = slice(start - bounds[first], stop - bounds[first])
-        rows, ordinals = (np.concatenate(parts)[inside] for parts in zip(*windows, strict=True))
-        return rows, ordinals
+        return _Order(*(np.concatenate(arrays)[inside] for arrays in zip(*windows, strict=True)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -188,18 +200,19 @@ def _window_bounds(plan: StreamPlan, load_pass: int) -> npt.NDArray[np.int64]:
 def _window_order(
     plan: StreamPlan, load_pass: int, window: int, mixing_groups: MixingGroups | None
 ) -> _Order:
-    """Return the rows of a window in a random order, mixing groups together, and each row's group number."""
+    """Return the rows of a window in a random order that keeps mixing groups together."""
     shards = [_shard_rows(plan, int(shard)) for shard in _shard_windows(plan, load_pass)[window]]
-    rows = np.concatenate([np.arange(shard.start, shard.stop) for shard in shards])
-    firsts = np.concatenate([mixing_groups(shard, load_pass) for shard in shards]) if mixing_groups else rows
-    _, group_of_row = (
-        np.unique(firsts, return_inverse=True) if mixing_groups else (None, np.arange(len(rows)))
-    )
-    stream = RandomStream((plan.seed or 0, load_pass), Purpose.ORDER, (1, window))
-    shuffled = permutation(int(group_of_row.max()) + 1, stream)
-    ordinals = np.argsort(shuffled)[group_of_row]
-    order = np.argsort(ordinals, kind="stable")
-    return rows[order], ordinals[order]
+    rows_N = np.concatenate([np.arange(shard.start, shard.stop) for shard in shards])
+    if mixing_groups is None:
+        group_of_row_N = np.arange(len(rows_N))
+    else:
+        first_rows_N = np.concatenate([mixing_groups(shard, load_pass) for shard in shards])
+        group_of_row_N = np.unique(first_rows_N, return_inverse=True)[1]
+    random_words = RandomStream((plan.seed or 0, load_pass), Purpose.ORDER, (1, window))
+    shuffled_groups_G = permutation(int(group_of_row_N.max()) + 1, random_words)
+    group_numbers_N = np.argsort(shuffled_groups_G)[group_of_row_N]
+    order_N = np.argsort(group_numbers_N, kind="stable")
+    return _Order(rows_N[order_N], group_numbers_N[order_N])
 
 
 def _shard_rows(plan: StreamPlan, shard: int) -> range:

@@ -25,15 +25,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from teacher_cache.archive.source import LabelSource, view_ranges
-from teacher_cache.batches.batch import (
-    BatchRenderer,
-    PackedBatch,
-    ViewBatch,
-    ViewIds,
-    as_rendered,
-    pack_batch,
-    unpack_batch,
-)
+from teacher_cache.batches.batch import PackedBatch, ViewBatch, ViewIds, as_rendered, pack_batch, unpack_batch
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.topk import Labels

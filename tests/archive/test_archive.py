@@ -26,7 +26,8 @@ from teacher_cache.archive.source import view_ranges
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.batches.batch import BatchRenderer, ViewIds
+from teacher_cache.batches.batch import ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.exact.canonical import canonical_json, seal, unseal

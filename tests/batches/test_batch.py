@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from support import IMG_SIZE, SHARD_SIZE, write_class_folders
 
 from pipelines.cli import main
-from teacher_cache.batches.batch import BatchRenderer, ViewBatch, ViewIds
+from teacher_cache.batches.batch import ViewBatch, ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labelling.unit import unit_loads

@@ -12,8 +12,9 @@ from support import extract_flags, tree
 
 from pipelines.cli import main
 from pipelines.extraction.worker import LabelWorker
-from teacher_cache.batches.batch import BatchRenderer, ViewIds, unpack_batch
+from teacher_cache.batches.batch import ViewIds, unpack_batch
 from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.batches.transfer import HostCopy, on_device
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DatasetError

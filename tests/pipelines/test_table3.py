@@ -15,7 +15,8 @@ from support import CLASSES, IMG_SIZE, TEACHER, picture, teacher_checkpoint
 from pipelines.experiments.arms import SETTINGS
 from pipelines.experiments.mixed_labels import MixedLabels
 from pipelines.experiments.table3 import Table3Config, run_experiment
-from teacher_cache.batches.batch import BatchRenderer, ViewBatch, ViewIds
+from teacher_cache.batches.batch import ViewBatch, ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.models.teacher import build_teacher

@@ -8,7 +8,8 @@ from support import IMG_SIZE, K
 
 from pipelines.cli import main
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.batches.batch import BatchRenderer, ViewIds
+from teacher_cache.batches.batch import ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.views.sampling import sample_view
 

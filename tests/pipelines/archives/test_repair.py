@@ -20,7 +20,8 @@ from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.batches.batch import BatchRenderer, ViewIds
+from teacher_cache.batches.batch import ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.arrays import LabelArrays
