@@ -95,8 +95,7 @@ def _tensorboard(store: Store, from_step: int) -> Iterator[Sink]:
         raise InputError(
             "--tensorboard", "TensorBoard is not installed.", "pip install 'teacher-cache[tensorboard]'"
         ) from error
-    folder = store.path("tensorboard") if store.is_local else f"{store.url}/tensorboard"
-    with SummaryWriter(folder, purge_step=from_step) as writer:
+    with SummaryWriter(store.url_of("tensorboard"), purge_step=from_step) as writer:
 
         def write(line: Mapping[str, Any]) -> None:
             if "step" in line:

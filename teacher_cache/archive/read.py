@@ -155,7 +155,7 @@ class ArchiveReader(LabelSource):
         """Return an object that has the sha256 and size it must have."""
         store = self._stores[relative_url]
         with contextlib.suppress(FileNotFoundError, DamagedError):  # what is wrong is found, and said, below
-            copy = None if store.is_local else self._cache.open(store, name, *digest)
+            copy = self._cache.open(store, name, *digest)
             if copy is not None:
                 with copy:
                     return copy.read()
@@ -172,7 +172,7 @@ class ArchiveReader(LabelSource):
     def _range(self, relative_url: str, name: str, digest: Digest, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object that was hashed before."""
         store = self._stores[relative_url]
-        copy = None if store.is_local else self._cache.open(store, name, *digest)
+        copy = self._cache.open(store, name, *digest)
         if copy is None:
             return store.get_range(name, start, stop)
         with copy:

@@ -134,9 +134,7 @@ class ExportReader(LabelSource):
         about = self.info.shards[shard]
         name = about.name
         try:
-            copy = None
-            if not self.store.is_local:
-                copy = self._cache.open(self.store, name, about.sha256, about.num_bytes)
+            copy = self._cache.open(self.store, name, about.sha256, about.num_bytes)
             if copy is None:
                 data = b"".join(self.store.get_ranges(name, spans))
             else:

@@ -62,7 +62,9 @@ class ReadThroughCache:
         self._is_disk_full = False
 
     def open(self, store: Store, name: str, sha256: str, num_bytes: int) -> BinaryIO | None:
-        """Open the copy of an object, fetched first if there is none; None if there is no room for it.
+        """Open the copy of a remote object, fetched first if there is none.
+
+        Returns None for an object of a local store, and where the cache has no room for the copy.
 
         An opened copy stays readable when it is evicted.
 
@@ -71,7 +73,7 @@ class ReadThroughCache:
             FileNotFoundError: There is no such object.
             DeniedError: The cache's folder cannot be written.
         """
-        if num_bytes > self._max_bytes:
+        if store.is_local or num_bytes > self._max_bytes:
             return None
         copy = self._folder / sha256[:2] / sha256
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

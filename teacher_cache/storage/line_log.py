@@ -1,30 +1,29 @@
-"""Lines that are added to an object as things happen: appended on a local disk, elsewhere written again."""
+"""Lines added to an object as things happen: appended on a local disk, the object rewritten elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from teacher_cache.errors import StoreError
 from teacher_cache.storage.store import Store
 
 _LEAST_PAUSE_S = 30.0
 _SHARE_OF_TIME = 0.1
-"""Of a run, at most, spent on writing a log again to a store that cannot append."""
+"""Largest share of a run's time that is spent on rewriting a log in a store that cannot append."""
 
 
 class LineLog:
-    """An object of lines: on a local disk each is there at once, elsewhere within half a minute or so.
+    """An object of lines: on a local disk each line is there at once, elsewhere within half a minute or so.
 
-    A line that cannot be written now is written with a later one; only `close` says that some never were.
+    A line that cannot be written now is written with a later one; only `close` reports lines that never were.
 
     Args:
-        store: Where.
-        name: Of the object, new.
-        begin: What it begins with, whole lines.
-        clock: Seconds, rising.
+        store: Store of the object.
+        name: Name of a new object.
+        begin: First lines of the object, whole.
+        clock: Returns seconds that never fall.
 
     Raises:
         StoreError: A local object cannot be begun.
@@ -40,7 +39,7 @@ class LineLog:
         self._file = None
         if store.is_local:
             store.put(name, begin)
-            self._file = Path(store.path(name)).open("ab", buffering=0)  # noqa: SIM115
+            self._file = store.open_to_append(name)
 
     def write(self, line: str) -> None:
         """Add a line."""

@@ -1,11 +1,15 @@
-"""Object stores through fsspec: every call tried again with back-off, their errors said in our words."""
+"""Object stores through fsspec: every call is retried with back-off, and errors have this project's types."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
+import posixpath
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 import tenacity
@@ -19,82 +23,146 @@ _FINAL = (
     *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
     *(ValueError, TypeError, NotImplementedError, ImportError),
 )
-"""Errors that another try would meet again."""
+"""Errors that a retry would meet again."""
 _BOTOCORE = {
     "connect_timeout": 10,
     "read_timeout": 60,
     "retries": {"mode": "standard", "total_max_attempts": 3},
 }
-"""Of single requests: a put in parts or a listing is many, and is not begun again for one of them."""
+"""Timeouts and retries of single requests: a put in parts or a listing is many requests."""
 
 
-class RemoteFiles:
-    """The calls on an fsspec file system that stores use, on one that is reached over a network.
+class RemoteBackend:
+    """The Backend of any URL that fsspec opens.
 
     A file system belongs to its process: after a fork the child opens its own.
 
     Args:
-        url: Anything fsspec opens.
+        url: Any URL that fsspec opens.
 
     Raises:
         ImportError, ValueError: fsspec cannot open it.
     """
 
+    is_local = False
+
     def __init__(self, url: str) -> None:
         self._url = url
-        self._pid, self._opened = os.getpid(), _open(url)
+        self._pid, (self._opened, self.root) = os.getpid(), _open(url)
+        scheme, _, _ = url.partition("://")
+        self.volume = f"{scheme}://{self.root.split('/')[0]}"
 
-    @property
-    def protocol(self) -> str | tuple[str, ...]:
-        """Which kind of file system it is."""
-        return self._opened.protocol
+    def url_beside(self, relative_path: str) -> str:
+        """Return the URL that a path relative to the root leads to; see Backend."""
+        scheme, separator, path = self._url.rpartition("://")
+        return scheme + separator + posixpath.normpath(posixpath.join(path, relative_path))
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
-        """Return an object's bytes, or some of them."""
-        return self._try(path, lambda fs: fs.cat_file(path, start=start, end=end))
+    def read(self, path: str) -> bytes:
+        """Return a whole object; see Backend."""
+        try:
+            return self._try(path, lambda fs: fs.cat_file(path))
+        except IsADirectoryError as error:
+            raise DeniedError(
+                f"{path} cannot be read: it is a folder", "Its content is unknown.", "check the URL"
+            ) from error
 
-    def cat_ranges(self, path: str, starts: list[int], ends: list[int]) -> list[bytes]:
-        """Return several parts of an object."""
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return bytes [start, stop) of an object; see Backend."""
+        return self._try(path, lambda fs: fs.cat_file(path, start=start, end=stop))
+
+    def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return several parts of an object, asked for together; see Backend."""
+        starts, stops = (list(bounds) for bounds in zip(*spans, strict=True))
         paths = [path] * len(starts)
-        return self._try(path, lambda fs: fs.cat_ranges(paths, starts, ends, on_error="raise"))
+        return self._try(path, lambda fs: fs.cat_ranges(paths, starts, stops, on_error="raise"))
 
-    def cat_files(self, paths: list[str]) -> list[bytes]:
+    def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """Return several objects, asked for together; those that fail are asked for again, one by one."""
-        found = self._try(paths[0], lambda fs: fs.cat(paths, on_error="return")) if paths else {}
-        return [data if isinstance(data := found.get(path), bytes) else self.cat_file(path) for path in paths]
+        found = self._try(paths[0], lambda fs: fs.cat(list(paths), on_error="return")) if paths else {}
+        return [data if isinstance(data := found.get(path), bytes) else self.read(path) for path in paths]
 
-    def pipe_file(self, path: str, data: bytes) -> None:
-        """Write an object, in parts where it is large."""
-        self._try(path, lambda fs: fs.pipe_file(path, data))
+    def download(self, path: str, local_path: Path) -> None:
+        """Write a local file from an object; see Backend."""
+        self._try(path, lambda fs: fs.get_file(path, str(local_path)))
 
-    def put_file(self, local: str, path: str) -> None:
-        """Write an object from a local file, in parts where it is large."""
-        self._try(path, lambda fs: fs.put_file(local, path))
+    @contextlib.contextmanager
+    def local_copy(self, path: str) -> Iterator[Path]:
+        """Lend a copy of an object while the block runs; see Backend."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.download(path, Path(folder, "object"))
+            yield Path(folder, "object")
 
-    def get_file(self, path: str, local: str) -> None:
-        """Write a local file from an object."""
-        self._try(path, lambda fs: fs.get_file(path, local))
+    def size(self, path: str) -> int | None:
+        """Return the size of an object; see Backend."""
+        try:
+            info = self._try(path, lambda fs: fs.info(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
 
-    def info(self, path: str) -> dict[str, Any]:
-        """Return the size and type of an object."""
-        return self._try(path, lambda fs: fs.info(path))
+    def sizes(self, path: str) -> dict[str, int]:
+        """Return the size of every object under a path; see Backend."""
+        try:
+            found = self._try(path, lambda fs: fs.find(path, detail=True))
+        except FileNotFoundError:  # not even a bucket
+            return {}
+        return {name: int(info["size"]) for name, info in found.items()}
 
-    def find(self, path: str) -> dict[str, dict[str, Any]]:
-        """Return the `info` of every object under a path."""
-        return self._try(path, lambda fs: fs.find(path, detail=True))
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object, in parts where it is large; see Backend."""
+        with self._in_a_bucket():
+            self._try(path, lambda fs: fs.pipe_file(path, data))
 
-    def rm_file(self, path: str) -> None:
-        """Remove an object."""
+    def write_new(self, path: str, data: bytes) -> bool:
+        """Write an object: object stores promise nothing to several callers; see Backend."""
+        self.write(path, data)
+        return True
+
+    @contextlib.contextmanager
+    def write_file(self, path: str) -> Iterator[Path]:
+        """Lend a local file that is uploaded when the block ends without an error; see Backend."""
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, "object")
+            with self._in_a_bucket():
+                self._try(path, lambda fs: fs.put_file(f"{folder}/object", path))
+
+    def open_to_append(self, path: str) -> BinaryIO | None:
+        """Return None: objects do not grow; see Backend."""
+        del path
+        return None
+
+    def delete(self, path: str) -> None:
+        """Remove an object; see Backend."""
         self._try(path, lambda fs: fs.rm_file(path))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Run the block at once: object stores have no locks; see Backend."""
+        yield
+
+    def sweep(self) -> None:
+        """Do nothing: a killed writer leaves no object behind; see Backend."""
+
+    @contextlib.contextmanager
+    def _in_a_bucket(self) -> Iterator[None]:
+        """Raise DeniedError where there is no bucket to write into."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DeniedError(
+                f"cannot write to {self._url}: {error}",
+                "Nothing was written.",
+                "make the bucket first, or correct the URL",
+            ) from error
 
     def _try(self, path: str, call: Callable[[Any], _T]) -> _T:
         if self._pid != os.getpid():
             self._inherited = self._opened  # kept: closing it would close its parent's connections
-            self._pid, self._opened = os.getpid(), _open(self._url)
+            self._pid, (self._opened, _) = os.getpid(), _open(self._url)
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(_TRIES),
             wait=tenacity.wait_random_exponential(_FIRST_PAUSE_S, _LONGEST_PAUSE_S),
-            retry=tenacity.retry_if_exception(_is_passing),
+            retry=tenacity.retry_if_exception(_is_worth_retrying),
             reraise=True,
         )
         try:
@@ -121,31 +189,31 @@ class RemoteFiles:
             ) from error
 
 
-def _open(url: str) -> Any:
+def _open(url: str) -> tuple[Any, str]:
+    """Return a URL's file system, and the URL's path there."""
     options = {"config_kwargs": _BOTOCORE} if url.startswith(("s3://", "s3a://")) else {}
-    fs, _ = fsspec.url_to_fs(url, use_listings_cache=False, **options)
-    return fs
+    return fsspec.url_to_fs(url, use_listings_cache=False, **options)
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Say whether another try may fare better."""
+def _is_worth_retrying(error: BaseException) -> bool:
+    """Return whether the error is worth retrying."""
     is_final = _is_invalid(error) or _is_about_credentials(error) or _is_local(error)
     return isinstance(error, Exception) and not isinstance(error, _FINAL) and not is_final
 
 
 def _is_local(error: BaseException) -> bool:
-    """Say whether the fault is this machine's: a full disk, or an error that names a file of its."""
+    """Return whether the error is this machine's: a full disk, or one that names a local file."""
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return is_full or (isinstance(error, PermissionError) and error.filename is not None)
 
 
 def _is_invalid(error: BaseException) -> bool:
-    """Say whether the store understood what it was asked, and knows no such thing: an odd bucket's name."""
+    """Return whether the store refuses the request itself, such as an impossible bucket name."""
     return isinstance(error, OSError) and error.errno == errno.EINVAL
 
 
 def _is_about_credentials(error: BaseException) -> bool:
-    """Say whether a cloud's library found no secret: its error is one of its own, with this in its name."""
+    """Return whether a cloud's library found no credentials: its error has this word in its name."""
     return "Credentials" in type(error).__name__
 
 

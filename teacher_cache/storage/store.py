@@ -1,46 +1,42 @@
-"""get, get_range, put, list and stat on any URL: local paths durably, everything else through fsspec."""
+"""Whole objects under one root, at any URL: local folders durably, everything else through fsspec."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import os
 import posixpath
-import re
-import secrets
-import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
+import fsspec.utils
 
-from teacher_cache.errors import DeniedError, FullError, InputError, StoreError
-from teacher_cache.storage.remote import RemoteFiles
+from teacher_cache.errors import InputError
+from teacher_cache.storage.backend import Backend
+from teacher_cache.storage.local import LocalBackend
+from teacher_cache.storage.remote import RemoteBackend
 
-_PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+BACKENDS: Mapping[str, Callable[[str], Backend]] = {"file": LocalBackend, "local": LocalBackend}
+"""Backends by the protocol of a URL; every other protocol is RemoteBackend's, which asks fsspec."""
 
 
 class Store:
     """Whole objects under one root.
 
-    A put is atomic: a reader sees the whole new object or none of it. On a local path it is also durable:
-    temporary name, fsync, rename, fsync of the folder. Object stores give both by themselves.
+    A put is atomic: a reader sees the whole new object or none of it. On a local path it is also durable.
 
     Args:
-        url: A local path, or any URL that fsspec opens (s3://, memory://, ...).
+        url: Local path, or any URL that fsspec opens (s3://, memory://, ...).
+
+    Raises:
+        InputError: No installed library opens the URL.
     """
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/") or "/"
+        protocol = fsspec.utils.get_protocol(self.url)
         try:
-            fs, self._root = fsspec.url_to_fs(self.url)
-            self.is_local = isinstance(fs, LocalFileSystem)
-            self._fs: Any = fs if self.is_local else RemoteFiles(self.url)
+            self._backend = BACKENDS.get(protocol, RemoteBackend)(self.url)
         except (ImportError, ValueError) as error:
             raise InputError(
                 f"{self.url} cannot be opened: {error}", "There is nothing to read or write.", "check the URL"
@@ -49,27 +45,29 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    def beside(self, place: str) -> Store:
-        """Return a store that lies at a relative path from this one's root: "../other"."""
-        scheme, separator, path = self.url.rpartition("://")
-        whole = posixpath.normpath(posixpath.join(self._root if self.is_local else path, place))
-        return Store(whole if self.is_local else scheme + separator + whole)
+    @property
+    def is_local(self) -> bool:
+        """Whether objects are files of this machine."""
+        return self._backend.is_local
+
+    def beside(self, relative_url: str) -> Store:
+        """Return the store at a path relative to this one's root: "../other"."""
+        return Store(self._backend.url_beside(relative_url))
 
     def relative_url(self, other: Store) -> str:
         """Return the relative path that leads from this store's root to another's.
 
         Raises:
-            InputError: There is none: another file system or bucket.
+            InputError: The other store is on another file system or in another bucket.
         """
-        here, there = self._root, other._root
-        is_other_bucket = not self.is_local and here.split("/")[0] != there.split("/")[0]
-        if self._fs.protocol != other._fs.protocol or is_other_bucket:
+        here, there = self._backend, other._backend
+        if (type(here), here.volume) != (type(there), there.volume):
             raise InputError(
                 f"no relative path leads from {self.url} to {other.url}",
                 "An archive can refer only to archives that travel with it.",
                 "copy one of them, or merge them",
             )
-        return posixpath.relpath(there, here)
+        return posixpath.relpath(there.root, here.root)
 
     def path(self, name: str) -> str:
         """Return the full path of an object, for messages and for libraries that open files themselves.
@@ -79,70 +77,49 @@ class Store:
         """
         if name.startswith("/") or ".." in name.split("/"):
             raise ValueError(f"object name {name!r} leaves the store {self.url}")
-        return f"{self._root}/{name}" if name else self._root
+        return f"{self._backend.root}/{name}" if name else self._backend.root
+
+    def url_of(self, name: str) -> str:
+        """Return the URL of an object, for libraries that open URLs themselves."""
+        return self.path(name) if self.is_local else f"{self.url}/{name}"
 
     def get(self, name: str) -> bytes:
         """Return a whole object.
 
         Raises:
-            FileNotFoundError: There is none.
-            DeniedError: It cannot be read.
+            FileNotFoundError: There is no such object.
+            DeniedError: Permissions or credentials do not allow it.
         """
-        try:
-            return self._fs.cat_file(self.path(name))
-        except (IsADirectoryError, PermissionError) as error:
-            raise DeniedError(
-                f"{self.path(name)} cannot be read: {error.strerror}",
-                "What it holds is not known.",
-                "change its permissions, or copy it again",
-            ) from error
+        return self._backend.read(self.path(name))
 
     def get_range(self, name: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object, fewer if it ends before. Raises FileNotFoundError."""
-        return self._fs.cat_file(self.path(name), start=start, end=stop)
+        return self._backend.read_range(self.path(name), start, stop)
 
     def get_ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return bytes [start, stop) of an object for each of many spans. Raises FileNotFoundError."""
-        path = self.path(name)
-        if not self.is_local:
-            starts, stops = (list(part) for part in zip(*spans, strict=True))
-            return self._fs.cat_ranges(path, starts, stops)
-        with Path(path).open("rb") as file:
-            return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
+        return self._backend.read_ranges(self.path(name), spans)
 
     def get_many(self, names: Sequence[str]) -> list[bytes]:
         """Return several objects, on a remote store asked for together. Raises as `get`."""
-        if self.is_local:
-            return [self.get(name) for name in names]
-        return self._fs.cat_files([self.path(name) for name in names])
+        return self._backend.read_many([self.path(name) for name in names])
 
     def copy_to(self, name: str, path: Path) -> None:
         """Copy an object to a local file. Raises FileNotFoundError."""
-        self._fs.get_file(self.path(name), str(path))
+        self._backend.download(self.path(name), path)
 
-    @contextlib.contextmanager
-    def local_copy(self, name: str) -> Iterator[Path]:
+    def local_copy(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """Lend a local path of a whole object: its own, or a copy's while the block runs."""
-        if self.is_local:
-            yield Path(self.path(name))
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            self.copy_to(name, Path(folder, "object"))
-            yield Path(folder, "object")
+        return self._backend.local_copy(self.path(name))
 
     def put(self, name: str, data: bytes) -> None:
         """Write a whole object, replacing any of that name.
 
         Raises:
-            DeniedError: The place cannot be written.
+            DeniedError: Permissions or credentials do not allow it.
             FullError: There is no room left.
         """
-        if self.is_local:
-            with self.put_file(name) as path:
-                path.write_bytes(data)
-        else:
-            with self._in_a_bucket():
-                self._fs.pipe_file(self.path(name), data)
+        self._backend.write(self.path(name), data)
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write a whole object if there is none of that name, and return whether this call did.
@@ -150,72 +127,27 @@ class Store:
         Of several callers on a local store exactly one does. Object stores promise no such thing.
 
         Raises:
-            DeniedError: The place cannot be written.
+            DeniedError: Permissions or credentials do not allow it.
             FullError: There is no room left.
         """
-        if self.stat(name) is not None:
-            return False
-        if not self.is_local:
-            self.put(name, data)
-            return True
-        try:
-            with self._publishing(name, os.link) as path:
-                path.write_bytes(data)
-        except FileExistsError:
-            return False
-        return True
+        return self.stat(name) is None and self._backend.write_new(self.path(name), data)
 
-    @contextlib.contextmanager
-    def put_file(self, name: str) -> Iterator[Path]:
-        """Lend a local path to write an object to; it takes its name, durably, when the block ends well.
+    def put_file(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """Lend a local path to write an object to; it takes its name when the block ends without an error.
 
         Raises:
-            DeniedError: The place cannot be written.
+            DeniedError: Permissions or credentials do not allow it.
             FullError: There is no room left.
         """
-        if not self.is_local:
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder, "object")
-                with self._in_a_bucket():
-                    self._fs.put_file(f"{folder}/object", self.path(name))
-            return
-        with self._publishing(name, os.replace) as path:
-            yield path
+        return self._backend.write_file(self.path(name))
 
-    @contextlib.contextmanager
-    def _publishing(self, name: str, publish: Callable[[Path, Path], None]) -> Iterator[Path]:
-        """Lend a temporary path beside an object's, and publish it under the object's name, durably."""
-        target = Path(self.path(name))
-        writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        partial = target.with_name(f"{target.name}.partial-{writer}")
-        try:
-            _make_folder(target.parent)
-        except OSError as error:
-            raise self._not_written(error) from error
-        is_written = False
-        try:
-            yield partial
-            is_written = True
-            _fsync(partial)
-            publish(partial, target)
-            _fsync(target.parent)
-        except FileExistsError:
-            raise
-        except OSError as error:  # the block may fail for reasons of its own, such as reading what it copies
-            if is_written or error.errno in _NO_ROOM or error.filename == str(partial):
-                raise self._not_written(error) from error
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
+    def open_to_append(self, name: str) -> BinaryIO | None:
+        """Open an object to append to it, unbuffered; None where objects cannot grow."""
+        return self._backend.open_to_append(self.path(name))
 
     def stat(self, name: str) -> int | None:
-        """Return the size of an object in bytes, or None if there is none."""
-        try:
-            info = self._fs.info(self.path(name))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return int(info["size"]) if info["type"] == "file" else None
+        """Return the size of an object in bytes, or None if there is no such object."""
+        return self._backend.size(self.path(name))
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the names of all objects under a folder, sorted; none if there is no such folder.
@@ -226,100 +158,25 @@ class Store:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return the size in bytes of each object that `list` names."""
-        top, start = self.path(prefix), len(self._root) + 1
-        try:
-            found = self._fs.find(top, detail=True) if self.is_local else self._fs.find(top)
-        except FileNotFoundError:  # not even a bucket
-            return {}
-        names = ((path[start:], info) for path, info in found.items())
-        return {name: int(info["size"]) for name, info in names if not _PARTIAL.search(name)}
+        start = len(self._backend.root) + 1
+        return {path[start:]: size for path, size in self._backend.sizes(self.path(prefix)).items()}
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Let one process of this machine at a time into the block; the lock dies with its process.
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Let one process of this machine at a time into the block; the lock ends with its process.
 
-        Object stores, and network file systems that cannot lock a folder, have no locks: there this does
-        nothing.
+        Object stores, and network file systems that cannot lock a folder, have no locks: there the block
+        runs at once.
         """
-        if not self.is_local:
-            yield
-            return
-        root = Path(self._root)
-        try:
-            _make_folder(root)
-            handle = os.open(root, os.O_RDONLY)
-        except OSError as error:
-            raise self._not_written(error) from error
-        try:
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                fcntl.flock(
-                    handle, fcntl.LOCK_UN
-                )  # closing would not do: a process forked meanwhile has it too
-            os.close(handle)
+        return self._backend.lock()
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
         with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self.path(name))
+            self._backend.delete(self.path(name))
 
     def sweep(self) -> None:
         """Delete what killed puts of this host left behind; what a living process writes stays."""
-        for path in self._fs.find(self._root) if self.is_local else ():
-            partial = _PARTIAL.search(path)
-            if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
-                Path(path).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _in_a_bucket(self) -> Iterator[None]:
-        """Say what is missing where an object cannot be put."""
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise DeniedError(
-                f"cannot write to {self.url}: {error}",
-                "Nothing was written.",
-                "make the bucket first, or correct the URL",
-            ) from error
-
-    def _not_written(self, error: OSError) -> StoreError:
-        what = f"cannot write to {self.url}: {error.strerror or error}"
-        if error.errno in _NO_ROOM:
-            return FullError(
-                what, "What was written before is whole.", "make room, then run the same command again"
-            )
-        return DeniedError(
-            what, "Nothing was written.", "choose a folder you may write to, or change its permissions"
-        )
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents, each durable before anything lies in it."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        self._backend.sweep()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,204 @@
+"""Folders of this machine: objects are files, written durably under a temporary name and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import posixpath
+import re
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+
+from teacher_cache.errors import DeniedError, FullError, StoreError
+
+_PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class LocalBackend:
+    """The Backend of a local folder. A write is durable: temporary name, fsync, rename, fsync of the folder.
+
+    Args:
+        url: Local path, or a file:// URL.
+    """
+
+    is_local = True
+    volume = ""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._fs, self.root = fsspec.url_to_fs(url)
+
+    def url_beside(self, relative_path: str) -> str:
+        """Return the path that a path relative to the root leads to; see Backend."""
+        return posixpath.normpath(posixpath.join(self.root, relative_path))
+
+    def read(self, path: str) -> bytes:
+        """Return a whole file; see Backend."""
+        try:
+            return Path(path).read_bytes()
+        except (IsADirectoryError, PermissionError) as error:
+            raise DeniedError(
+                f"{path} cannot be read: {error.strerror}",
+                "Its content is unknown.",
+                "change its permissions, or copy it again",
+            ) from error
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return bytes [start, stop) of a file; see Backend."""
+        (part,) = self.read_ranges(path, [(start, stop)])
+        return part
+
+    def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return bytes [start, stop) of a file for each span; see Backend."""
+        with Path(path).open("rb") as file:
+            return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes]:
+        """Return several files; see Backend."""
+        return [self.read(path) for path in paths]
+
+    def download(self, path: str, local_path: Path) -> None:
+        """Copy a file; see Backend."""
+        self._fs.get_file(path, str(local_path))
+
+    @contextlib.contextmanager
+    def local_copy(self, path: str) -> Iterator[Path]:
+        """Lend the file itself; see Backend."""
+        yield Path(path)
+
+    def size(self, path: str) -> int | None:
+        """Return the size of a file; see Backend."""
+        try:
+            info = self._fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """Return the size of every file under a folder but unfinished ones; see Backend."""
+        found = self._fs.find(path, detail=True)
+        return {name: int(info["size"]) for name, info in found.items() if not _PARTIAL.search(name)}
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a whole file; see Backend."""
+        with self.write_file(path) as partial:
+            partial.write_bytes(data)
+
+    def write_new(self, path: str, data: bytes) -> bool:
+        """Write a whole file if there is none: of several callers exactly one does; see Backend."""
+        try:
+            with self._publishing(path, os.link) as partial:
+                partial.write_bytes(data)
+        except FileExistsError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def write_file(self, path: str) -> Iterator[Path]:
+        """Lend a temporary file that takes its name when the block ends without an error; see Backend."""
+        with self._publishing(path, os.replace) as partial:
+            yield partial
+
+    def open_to_append(self, path: str) -> BinaryIO | None:
+        """Open a file to append to it; see Backend."""
+        return Path(path).open("ab", buffering=0)
+
+    def delete(self, path: str) -> None:
+        """Remove a file; see Backend."""
+        self._fs.rm_file(path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold a lock on the root that ends with its process; network file systems may have none."""
+        root = Path(self.root)
+        try:
+            _make_folder(root)
+            handle = os.open(root, os.O_RDONLY)
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # closing alone would not unlock: a forked process has it too
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
+
+    def sweep(self) -> None:
+        """Delete the unfinished files of processes of this host that have ended; see Backend."""
+        for path in self._fs.find(self.root):
+            partial = _PARTIAL.search(path)
+            if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
+                Path(path).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _publishing(self, path: str, publish: Callable[[Path, Path], None]) -> Iterator[Path]:
+        """Lend a temporary path beside a file's, and publish it under the file's name, durably."""
+        target = Path(path)
+        writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        partial = target.with_name(f"{target.name}.partial-{writer}")
+        try:
+            _make_folder(target.parent)
+        except OSError as error:
+            raise self._not_written(error) from error
+        is_written = False
+        try:
+            yield partial
+            is_written = True
+            _fsync(partial)
+            publish(partial, target)
+            _fsync(target.parent)
+        except FileExistsError:
+            raise
+        except OSError as error:  # the block may fail for reasons of its own, such as reading what it copies
+            if is_written or error.errno in _NO_ROOM or error.filename == str(partial):
+                raise self._not_written(error) from error
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+    def _not_written(self, error: OSError) -> StoreError:
+        value = f"cannot write to {self._url}: {error.strerror or error}"
+        if error.errno in _NO_ROOM:
+            return FullError(
+                value, "What was written before is whole.", "make room, then run the same command again"
+            )
+        return DeniedError(
+            value, "Nothing was written.", "choose a folder you may write to, or change its permissions"
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, each durable before anything lies in it."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
