@@ -70,12 +70,12 @@ def _rows(logits_BC: torch.Tensor, entries: int, *, root: bool = False) -> Label
     total = AffinitySum()
     total.add(logits_BC.log_softmax(1) / 2 if root else logits_BC)
     num_classes = logits_BC.shape[1]
-    return decode(encode(total.rows(min(entries, num_classes)), num_classes), num_classes)
+    return decode(encode(total.rows(min(entries, num_classes)), num_classes, "q8"), num_classes, "q8")
 
 
 def _stored(logits_BC: torch.Tensor, k: int) -> Labels:
     num_classes = logits_BC.shape[1]
-    return decode(encode(labels_from_logits(logits_BC, k), num_classes), num_classes)
+    return decode(encode(labels_from_logits(logits_BC, k), num_classes, "q8"), num_classes, "q8")
 
 
 def _stepped(logits_BC: torch.Tensor, k: int, step: float | None) -> Labels:

@@ -151,12 +151,12 @@ def _reading(config: ScaleConfig, folder: Path) -> dict[str, Any]:
     writer = ArchiveWriter.open(Store(folder), spec)
     generator = torch.Generator().manual_seed(0)
     parts = [
-        encode(labels_from_logits(4 * torch.randn(config.rows, 1000, generator=generator), 10), 1000)
+        encode(labels_from_logits(4 * torch.randn(config.rows, 1000, generator=generator), 10), 1000, "q8")
         for _ in range(32)
     ]
     arrays = LabelArrays(*(np.stack(part, axis=1) for part in zip(*parts, strict=True)))
     writer.freeze_affinity(
-        encode(labels_from_logits(torch.randn(1001, 1000, generator=generator), 128), 1000)
+        encode(labels_from_logits(torch.randn(1001, 1000, generator=generator), 128), 1000, "q8")
     )
     (unit,) = spec.layout.units(0, 32)
     writer.commit(unit, arrays, _DIGEST)

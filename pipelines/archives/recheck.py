@@ -13,7 +13,7 @@ from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.batches.batch import ViewIds
 from teacher_cache.labelling.logits import teacher_logits
-from teacher_cache.labels.arrays import VALUE_STEP
+from teacher_cache.labels.encodings import ENCODINGS
 from teacher_cache.labels.tails import kept_log_probabilities
 from teacher_cache.labels.topk import Labels
 from teacher_cache.program.progress import Track
@@ -67,7 +67,7 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
             advance(len(batch.rows_B))
     error = torch.cat(errors)
     # a probability moves by up to half a step in its logit, in the sum and in the tail each
-    quantised = VALUE_STEP / 2 if archive.spec.labels.values == "q8" else 0.0
+    quantised = ENCODINGS[archive.spec.labels.values].step / 2
     return Agreement(
         len(error),
         round(error.max().item(), 6),

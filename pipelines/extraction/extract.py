@@ -39,7 +39,8 @@ from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DatasetError, ImageError, InputError, StoreError, TeacherCacheError
 from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
-from teacher_cache.labels.arrays import Values, check_topk
+from teacher_cache.labels.arrays import check_topk
+from teacher_cache.labels.encodings import Values
 from teacher_cache.program.commandline import parse_views
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from pipelines.flags.teacher import TeacherFlags
 from teacher_cache.errors import InputError
+from teacher_cache.labels.encodings import Values
 from teacher_cache.program.commandline import at_least, parse_kwargs, parse_views, with_absolute_paths
 
 Engine = Literal["local", "ray"]
@@ -34,7 +35,7 @@ class LabelRequest(TeacherFlags):
     """View indices A:B, from A up to and without B."""
     topk: int = 10
     """Classes kept of each label."""
-    values: Literal["q8", "float32"] = "q8"
+    values: Values = "q8"
     """How logits are stored: in eight bits each, or exactly, for research."""
     views_per_unit: int | None = None
     """Views computed and stored together; at most 32, in equal blocks, if not given."""

@@ -21,7 +21,8 @@ from zarr.storage import MemoryStore
 
 from teacher_cache.archive.chunks import ChunkFormat, ReadRange, read_chunk, read_places
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.labels.arrays import LabelArrays, Values, idx_dtype, idx_fill
+from teacher_cache.labels.arrays import LabelArrays, idx_dtype, idx_fill
+from teacher_cache.labels.encodings import AFFINITY_VALUES, ENCODINGS, Values
 
 GROUP = "labels.zarr"
 AFFINITY_ARRAYS = ("affinity_idx", "affinity_dq", "affinity_tail")
@@ -80,7 +81,7 @@ class Layout:
         views_per_unit: Views in every block but the last.
         k: Classes kept.
         num_classes: Classes in all.
-        values: How logits are stored: see labels/codec.py.
+        values: Encoding of the logits, by its name in labels/encodings.py.
         affinity_entries: Classes kept of each row of the class affinity; 0 if there is none.
 
     Raises:
@@ -108,7 +109,7 @@ class Layout:
     @property
     def arrays(self) -> tuple[str, str, str]:
         """Names of the arrays of labels, in the order of LabelArrays."""
-        return ("idx", "dq" if self.values == "q8" else "rel", "tail")
+        return ("idx", ENCODINGS[self.values].array, "tail")
 
     @property
     def _unit_bytes(self) -> int:
@@ -233,17 +234,10 @@ class Layout:
         return np.concatenate([read_chunk(read, span, self._array(name).format) for span in spans], axis=1)
 
     def _array(self, name: str) -> _Array:
-        ids = (idx_dtype(self.num_classes), idx_fill(self.num_classes))
-        byte, real = (np.dtype("u1"), 255), (np.dtype("<f4"), np.nan)
-        dtype, fill = {
-            "idx": ids,
-            "dq": byte,
-            "rel": real,
-            "tail": byte if self.values == "q8" else real,
-            "affinity_idx": ids,
-            "affinity_dq": byte,
-            "affinity_tail": byte,
-        }[name]
+        encoding = ENCODINGS[AFFINITY_VALUES if name in AFFINITY_ARRAYS else self.values]
+        dtype, fill = encoding.dtype, encoding.fill
+        if name in ("idx", "affinity_idx"):
+            dtype, fill = idx_dtype(self.num_classes), idx_fill(self.num_classes)
         if name in AFFINITY_ARRAYS:
             shape = (self.num_classes + 1, self.affinity_entries)[: 1 if name == "affinity_tail" else 2]
             return _Array(dtype, fill, shape, None, _AFFINITY_DIMENSIONS[: len(shape)])

@@ -115,7 +115,7 @@ class ArchiveReader(LabelSource):
         rows = LabelArrays(*(values[: receipt.rows] for values in arrays))
         if not (rows.idx < self.spec.labels.num_classes).all():
             raise self._damaged(f"unit {receipt.unit.name}", "a class id is not below the number of classes")
-        return decode(rows, self.spec.labels.num_classes)
+        return decode(rows, self.spec.labels.num_classes, self.spec.labels.values)
 
     def store_of(self, receipt: Receipt) -> Store:
         """Return where a unit's objects lie: in this archive, or in one that it extends."""

@@ -104,7 +104,7 @@ class ExportReader(LabelSource):
             raise self._damaged(
                 f"a class id in {self.info.shards[shard].name} is not below the number of classes"
             )
-        return decode(arrays_of(records_R), self.spec.labels.num_classes)
+        return decode(arrays_of(records_R), self.spec.labels.num_classes, self.spec.labels.values)
 
     def records(self, shard: int) -> npt.NDArray[np.void]:
         """Return a shard's labels, (rows, views), hashed.

@@ -12,6 +12,7 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import decode
+from teacher_cache.labels.encodings import AFFINITY_VALUES
 from teacher_cache.labels.topk import Labels
 from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
@@ -56,7 +57,7 @@ class LabelSource(abc.ABC):
             return None
         if not (rows.idx < self.spec.labels.num_classes).all():
             raise DamagedError(f"the class affinity of {self.url} names a class that is none")
-        return decode(rows, self.spec.labels.num_classes)
+        return decode(rows, self.spec.labels.num_classes, AFFINITY_VALUES)
 
     @property
     def recipe(self) -> Recipe:

@@ -17,7 +17,7 @@ from teacher_cache.archive.layout import Layout
 from teacher_cache.errors import ArchiveError
 from teacher_cache.exact.canonical import seal, sha256_of
 from teacher_cache.labels.affinity_rule import AffinityRule
-from teacher_cache.labels.arrays import VALUE_STEP, Values
+from teacher_cache.labels.encodings import VALUE_STEP, Values
 
 SPEC_FILE = "spec.json"
 

@@ -19,8 +19,9 @@ from teacher_cache.archive.manifest import (
 )
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.labels.arrays import VALUE_STEP, LabelArrays, idx_fill
+from teacher_cache.labels.arrays import LabelArrays, idx_fill
 from teacher_cache.labels.codec import decode
+from teacher_cache.labels.encodings import ENCODINGS
 from teacher_cache.labels.topk import Labels
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.cache import CacheRoom
@@ -146,24 +147,24 @@ def _labels(reader: ArchiveReader, receipt: Receipt, arrays: LabelArrays) -> Ite
         yield "a label has one class twice"
     if (arrays.idx[~inside] != idx_fill(labels.num_classes)).any():
         yield "there are labels outside its rows and views"
-    if not (values[:, 0] == 0).all():
+    label = decode(LabelArrays(idx, values, tail), labels.num_classes, labels.values)
+    if not (label.relative_logits_BK[:, 0] == 0).all():
         yield "a first rank is not its own reference"
-    if labels.values == "float32" and not (np.diff(values, axis=1) <= 0).all():
+    if not (label.relative_logits_BK.diff(dim=1) <= 0).all():
         yield "logits do not fall with rank"
-    label = decode(LabelArrays(idx, values, tail), labels.num_classes)
-    if not _tails_fit(label, labels.num_classes, steps=labels.values == "q8"):
+    if not _tails_fit(label, labels.num_classes, ENCODINGS[labels.values].step / 2):
         yield "a tail is not what its label's last rank allows"
     if labels.k == labels.num_classes and (label.tail_B != 0).any():
         yield "a label of all classes has a tail"
 
 
-def _tails_fit(labels: Labels, num_classes: int, *, steps: bool) -> bool:
-    """Say whether no class outside a label needs to be more probable than its last one.
+def _tails_fit(labels: Labels, num_classes: int, half: float) -> bool:
+    """Return whether no class outside a label needs to be more probable than its last one.
 
-    So tail / (1 - tail) <= (C - k) share of the last rank among the kept; of rounded values, each of the
-    tail, that rank and the sum may be off by half a step.
+    So tail / (1 - tail) <= (C - k) share of the last rank among the kept. Rounding may move the tail, that
+    rank and the sum by `half` a step each.
     """
-    half, others = (VALUE_STEP / 2 if steps else 0), num_classes - labels.class_ids_BK.shape[1]
+    others = num_classes - labels.class_ids_BK.shape[1]
     tail_B = labels.tail_B.double().numpy() * np.exp(-half)
     last_B = labels.relative_logits_BK.double().softmax(1)[:, -1].numpy() * np.exp(2 * half)
     return bool(((tail_B >= 0) & (tail_B <= (others * last_B + _SLACK) * (1 - tail_B) + _SLACK)).all())

@@ -17,6 +17,7 @@ from teacher_cache.labels.affinity_rule import (
 )
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import encode
+from teacher_cache.labels.encodings import AFFINITY_VALUES
 from teacher_cache.models.teacher import Teacher
 
 
@@ -50,4 +51,4 @@ def calibrate(
     for batch, logits_BC in teacher_logits(pool, teacher, loads, what="the calibration views"):
         total.add(logits_BC)
         advance(len(batch.rows_B))
-    return encode(total.rows(rule["entries"]), num_classes)
+    return encode(total.rows(rule["entries"]), num_classes, AFFINITY_VALUES)

@@ -14,8 +14,9 @@ from teacher_cache.batches.batch import ViewBatch, ViewIds
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.transfer import HostCopy, copies_in_flight
 from teacher_cache.labelling.logits import teacher_logits
-from teacher_cache.labels.arrays import LabelArrays, Values, empty_labels
+from teacher_cache.labels.arrays import LabelArrays, empty_labels
 from teacher_cache.labels.codec import encode
+from teacher_cache.labels.encodings import Values
 from teacher_cache.labels.topk import Labels, labels_from_logits
 from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing

@@ -23,7 +23,7 @@ import math
 
 import torch
 
-from teacher_cache.labels.arrays import NO_TAIL, VALUE_STEP
+from teacher_cache.labels.encodings import NO_TAIL, VALUE_STEP
 from teacher_cache.labels.topk import Labels
 
 _LEAST_TAIL = math.exp(-NO_TAIL * VALUE_STEP)

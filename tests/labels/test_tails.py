@@ -101,7 +101,7 @@ def test_an_affinity_tells_the_teachers_habits() -> None:
     total = AffinitySum()
     total.add(views_BC)
     label = labels_from_logits(views_BC[:C], 1)
-    dense = dense_probabilities(label, C, decode(encode(total.rows(8), C), C))
+    dense = dense_probabilities(label, C, decode(encode(total.rows(8), C, "q8"), C, "q8"))
     partners = torch.arange(C) ^ 1
     assert (dense[torch.arange(C), partners] > 0.8 * label.tail_B).all()
 
