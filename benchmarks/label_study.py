@@ -111,7 +111,7 @@ def _profile_kl(logits_RVC: torch.Tensor, k: int) -> float:
     ids_BK = labels.class_ids_BK.long()
     shape_BC = shape_BC.scatter(1, ids_BK, 0.0)
     tail_BC = shape_BC * (labels.tail_B / shape_BC.sum(1))[:, None]
-    kept_BK = tails.kept_log_probabilities(labels).exp()
+    kept_BK = labels.probabilities()
     assert tail_BC.shape[1] == num_classes
     return kl(views_BC, tail_BC.scatter(1, ids_BK, kept_BK))
 

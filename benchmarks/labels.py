@@ -186,7 +186,7 @@ def _measure_peer(
     config: LabelsConfig, peer: Peer, labels: Labels, first_view: int, logits_RVC: torch.Tensor
 ) -> dict[str, Any]:
     num_rows, num_views, num_classes = logits_RVC.shape
-    shares_BK = (1 - labels.tail_B)[:, None] * labels.relative_logits_BK.softmax(1)
+    shares_BK = labels.probabilities()
     shape = (num_rows, num_views, -1)
     peer.write(labels.class_ids_BK.reshape(shape).numpy().astype(np.int64), shares_BK.reshape(shape).numpy())
     found: dict[str, Any] = {"bytes": peer.num_bytes() / (num_rows * num_views)}

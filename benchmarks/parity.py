@@ -28,7 +28,6 @@ from pipelines.machine import environment
 from student.build import build_trainer
 from student.config import TrainConfig
 from student.loop import LAST_FILE, train
-from student.losses import soft_term
 from student.metrics import read_metrics
 from student.model import as_heads
 from student.prepare import prepare
@@ -37,6 +36,7 @@ from student.step import LiveTeacher
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
+from teacher_cache.labels.losses import soft_loss
 from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.progress import console, silent
@@ -167,7 +167,7 @@ def _student(config: ParityConfig, folder: Path, kind: str, labels: str) -> Trai
         output=str(folder / "runs" / f"{kind}-{labels}"),
         model="deit_tiny_distilled_patch16_224",
         model_kwargs=("patch_size=8", "embed_dim=96", "depth=4", "num_heads=3"),
-        distillation=kind,  # type: ignore[arg-type]
+        distillation=kind,
         distillation_alpha=config.alpha,
         distillation_tau=config.tau,
         labels=None if is_live else str(folder / labels),
@@ -222,7 +222,9 @@ def _held_to_the_bound(config: ParityConfig, folder: Path) -> dict[str, float]:
                 student_BC = as_heads(
                     trainer.model(normalize(pixels_BCHW, trainer.mean, trainer.std))
                 ).taught_BC
-            ours, theirs = (soft_term(student_BC, labels, config.tau).item() for labels in (stored, exact))
+            ours, theirs = (
+                soft_loss(student_BC, labels, temperature=config.tau).item() for labels in (stored, exact)
+            )
             teacher_BC = torch.empty_like(student_BC).scatter(
                 1, exact.class_ids_BK.long(), exact.relative_logits_BK
             )

@@ -15,10 +15,11 @@ from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
 from student.config import TrainConfig
+from student.losses import Objective
 from student.model import has_two_heads, train_both_heads
 from student.plan import RunPlan
 from student.ranks import Ranks
-from student.step import LiveTeacher, Objective, Teaching, Trainer, stored_labels
+from student.step import LiveTeacher, Teaching, Trainer, stored_labels
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError, ModelError, StoreError, nearest
 from teacher_cache.labels.topk import Labels
@@ -80,13 +81,13 @@ def build_trainer(
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16"),
         ema=ModelEmaV3(model, decay=config.model_ema_decay) if config.model_ema else None,
         objective=Objective(
-            config.distillation,
-            config.distillation_alpha,
-            config.distillation_tau,
-            config.smoothing,
-            config.tail,
-            affinity.to(ranks.device) if affinity is not None else None,
-            config.kd_reduction,
+            kind=config.distillation,
+            alpha=config.distillation_alpha,
+            tau=config.distillation_tau,
+            smoothing=config.smoothing,
+            tail=config.tail,
+            affinity=affinity.to(ranks.device) if affinity is not None else None,
+            divides_by_classes=config.kd_reduction == "numel",
         ),
         teach=teach or _teaching(config, dataset, img_size, ranks.device),
         autocast=autocast_type(config, ranks.device),

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from student.terms import Distillation
 from teacher_cache.errors import InputError
+from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
 from teacher_cache.program.commandline import parse_kwargs, parse_views
 from teacher_cache.storage.cache import CacheFlags
 
-Distillation = Literal["none", "soft", "hard"]
-Tail = Literal["affinity", "uniform", "bucket", "renormalised"]
 Reduction = Literal["batchmean", "numel"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Resume = Literal["never", "auto"]
@@ -70,7 +70,7 @@ class TrainConfig(CacheFlags):
     """Temperature of soft distillation."""
     kd_reduction: Reduction = "batchmean"
     """Soft term: a mean over samples (the paper, eq. 2), or over classes too (DeiT's code): C times less."""
-    tail: Tail = "affinity"
+    tail: Tail = DEFAULT_TAIL
     """What soft labels say of classes they do not name: see docs/labels.md."""
 
     recipe: str | None = None

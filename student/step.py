@@ -15,8 +15,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
-from student.config import Distillation, Reduction, Tail
-from student.losses import distillation_loss
+from student.losses import Objective, distillation_loss
 from student.model import as_heads
 from student.ranks import Ranks
 from teacher_cache.batches.batch import ViewBatch
@@ -49,19 +48,6 @@ class LiveTeacher:
         del batch
         self.passes += len(pixels_BCHW)
         return labels_from_logits(self.teacher.logits(pixels_BCHW), self.teacher.spec.num_classes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What is minimised: see student/losses.py."""
-
-    kind: Distillation
-    alpha: float
-    tau: float
-    smoothing: float
-    tail: Tail = "uniform"
-    affinity: Labels | None = None
-    reduction: Reduction = "batchmean"
 
 
 class UpdateReport(NamedTuple):
@@ -175,18 +161,7 @@ class Trainer:
         inputs_BCHW = normalize(pixels_BCHW, self.mean, self.std)
         with torch.autocast(self.ranks.device.type, self.autocast, enabled=self.autocast is not None):
             heads = as_heads(self.forward(inputs_BCHW))
-        loss = distillation_loss(
-            heads,
-            batch.targets.to(self.ranks.device),
-            labels,
-            self.objective.kind,
-            alpha=self.objective.alpha,
-            tau=self.objective.tau,
-            smoothing=self.objective.smoothing,
-            tail=self.objective.tail,
-            affinity=self.objective.affinity,
-            reduction=self.objective.reduction,
-        )
+        loss = distillation_loss(heads, batch.targets.to(self.ranks.device), labels, self.objective)
         agreement = torch.zeros_like(loss.total)
         if labels is not None:
             agreement = (heads.taught_BC.argmax(1) == labels.class_ids_BK[:, 0]).float().mean()

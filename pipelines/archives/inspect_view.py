@@ -103,10 +103,8 @@ def _row(dataset: PackedDataset, config: InspectConfig) -> int:
 
 
 def _label(archive: LabelSource, dataset: PackedDataset, row: int, view: int) -> list[dict[str, Any]]:
-    shard, position = divmod(row, dataset.info.samples_per_shard)
-    labels = archive.labels(shard, view)
-    shares_K = (1 - labels.tail_B[position]) * labels.relative_logits_BK[position].softmax(0)
-    pairs = zip(labels.class_ids_BK[position].tolist(), shares_K.tolist(), strict=True)
+    labels = archive.lookup(np.array([row]), np.array([view]))
+    pairs = zip(labels.class_ids_BK[0].tolist(), labels.probabilities()[0].tolist(), strict=True)
     return [{"class": dataset.info.classes[number], "probability": share} for number, share in pairs]
 
 

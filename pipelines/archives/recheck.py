@@ -14,7 +14,6 @@ from teacher_cache.archive.source import LabelSource
 from teacher_cache.batches.batch import ViewIds
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labels.encodings import ENCODINGS
-from teacher_cache.labels.tails import kept_log_probabilities
 from teacher_cache.labels.topk import Labels
 from teacher_cache.program.progress import Track
 
@@ -61,7 +60,7 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
     with track("verify teacher", config.num_views, "views") as advance:
         loads = _loads(job, archive, config)
         for batch, logits_BC in teacher_logits(job.pool, job.teacher, loads, what="the views asked again"):
-            labels = _stored(job, archive, batch.rows_B, batch.views_B)
+            labels = archive.lookup(batch.rows_B.numpy(), batch.views_B.numpy())
             errors.append(_errors(labels, logits_BC.cpu()))
             hits.append(labels.class_ids_BK[:, 0] == logits_BC.cpu().argmax(1))
             advance(len(batch.rows_B))
@@ -86,18 +85,9 @@ def _loads(job: Job, archive: LabelSource, config: VerifyConfig) -> list[list[Vi
     return [[ViewIds(rows_B, views_B)] for rows_B, views_B in parts]
 
 
-def _stored(job: Job, archive: LabelSource, rows_B: torch.Tensor, views_B: torch.Tensor) -> Labels:
-    size = job.pool.renderer.dataset.info.samples_per_shard
-    found = []
-    for row, view in zip(rows_B.tolist(), views_B.tolist(), strict=True):
-        of_shard = archive.labels(row // size, view)
-        found.append(Labels(*(tensor[row % size] for tensor in of_shard)))
-    return Labels(*(torch.stack(tensors) for tensors in zip(*found, strict=True)))
-
-
 def _errors(labels: Labels, logits_BC: torch.Tensor) -> torch.Tensor:
     live_BC = logits_BC.softmax(1)
-    kept_BK = kept_log_probabilities(labels).exp()
+    kept_BK = labels.probabilities()
     ids_BK = labels.class_ids_BK.long()
     named_B = (live_BC.gather(1, ids_BK) - kept_BK).abs().max(1).values
     others_BC = live_BC.scatter(1, ids_BK, 0.0)

@@ -115,9 +115,8 @@ def _samples(out: Path, count: int) -> list[dict[str, object]]:
         render_views(image, recipe, key, _SHOWN_VIEWS, views_VHWC)
         views = []
         for view, pixels_HWC in zip(_SHOWN_VIEWS, views_VHWC, strict=True):
-            labels = archive.labels(0, view)
-            kept = (1 - labels.tail_B[row]) * labels.relative_logits_BK[row].softmax(0)
-            pairs = zip(labels.class_ids_BK[row].tolist(), kept.tolist(), strict=True)
+            labels = archive.lookup(np.array([row]), np.array([view]))
+            pairs = zip(labels.class_ids_BK[0].tolist(), labels.probabilities()[0].tolist(), strict=True)
             bars = [_Bar(classes[class_id], share) for class_id, share in pairs][:_SHOWN_LABELS]
             with io.BytesIO() as png:
                 Image.fromarray(pixels_HWC).save(png, "png")

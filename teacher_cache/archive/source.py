@@ -6,6 +6,10 @@ import abc
 import functools
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
@@ -18,6 +22,10 @@ from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.probe import check_probe
 from teacher_cache.views.recipe import Recipe
+
+Ints = npt.NDArray[np.int64]
+_KEPT = 32
+"""Pairs of a shard and a view whose labels `lookup` keeps in memory."""
 
 
 class LabelSource(abc.ABC):
@@ -40,6 +48,24 @@ class LabelSource(abc.ABC):
         Raises:
             ArchiveError: They are not there, or are damaged; names the place.
         """
+
+    def lookup(self, rows_B: Ints, views_B: Ints) -> Labels:
+        """Return the label of each (row, view), on the CPU.
+
+        The labels of the shards used last stay in memory: rows of few shards are looked up fast.
+
+        Args:
+            rows_B: int64, rows of the dataset.
+            views_B: int64, view indices.
+
+        Raises:
+            ArchiveError: A label is not there, or is damaged.
+        """
+        return self._lookup(rows_B, views_B)
+
+    @functools.cached_property
+    def _lookup(self) -> LabelLookup:
+        return LabelLookup(self, _KEPT)
 
     @abc.abstractmethod
     def affinity_arrays(self) -> LabelArrays | None:
@@ -89,6 +115,36 @@ class LabelSource(abc.ABC):
 
     def _is_of(self, dataset: DatasetInfo) -> bool:
         return dataset.sha256 == self.spec.dataset["sha256"]
+
+
+class LabelLookup:
+    """Looks labels up by row and view, and keeps the labels of the shards and views used last in memory.
+
+    Args:
+        source: Labels.
+        num_kept: Pairs of a shard and a view to keep.
+    """
+
+    def __init__(self, source: LabelSource, num_kept: int) -> None:
+        self._labels = functools.lru_cache(maxsize=num_kept)(source.labels)
+        self._rows_per_shard = source.spec.layout.rows_per_shard
+        self._k = source.spec.labels.k
+
+    def __call__(self, rows_B: Ints, views_B: Ints) -> Labels:
+        """Return the label of each (row, view); see `LabelSource.lookup`."""
+        shards_B, offsets_B = np.divmod(rows_B, self._rows_per_shard)
+        pairs, pair_of_B = np.unique(np.stack([shards_B, views_B]), axis=1, return_inverse=True)
+        found = Labels(
+            torch.empty(len(rows_B), self._k, dtype=torch.int32),
+            torch.empty(len(rows_B), self._k),
+            torch.empty(len(rows_B)),
+        )
+        for number, (shard, view) in enumerate(pairs.T.tolist()):
+            members = torch.from_numpy(np.nonzero(pair_of_B.reshape(-1) == number)[0])
+            offsets = torch.from_numpy(offsets_B)[members]
+            for whole, of_shard in zip(found, self._labels(shard, view), strict=True):
+                whole[members] = of_shard[offsets]
+        return found
 
 
 def view_ranges(views: Sequence[int]) -> str:

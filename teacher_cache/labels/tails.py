@@ -37,11 +37,6 @@ def sharpening(k: int, num_classes: int) -> float:
     return 1 + _MOST_SHARPENING * (1 - k / num_classes) ** 2
 
 
-def kept_log_probabilities(labels: Labels) -> torch.Tensor:
-    """Return log p of the kept classes, (B, K)."""
-    return labels.relative_logits_BK.log_softmax(1) + torch.log1p(-labels.tail_B)[:, None]
-
-
 def dense_probabilities(
     labels: Labels, num_classes: int, affinity: Labels | None, power: float | None = None
 ) -> torch.Tensor:
@@ -55,7 +50,7 @@ def dense_probabilities(
     """
     class_ids_BK = labels.class_ids_BK.long()
     count, k = class_ids_BK.shape
-    kept_BK = kept_log_probabilities(labels).exp()
+    kept_BK = labels.probabilities()
     if k == num_classes:
         return torch.empty(count, num_classes, device=kept_BK.device).scatter(1, class_ids_BK, kept_BK)
     shape_BC = (
@@ -73,7 +68,7 @@ def dense_probabilities(
 def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels, power: float) -> torch.Tensor:
     """Return a of the classes a label does not name, (B, C), up to a factor per view; 0 of the others."""
     entries = affinity.class_ids_BK.shape[1]
-    rows_RN = kept_log_probabilities(affinity)
+    rows_RN = affinity.log_probabilities()
     rest_R = (affinity.tail_B.clamp_min(_LEAST_TAIL) / max(num_classes - entries, 1)).log()
     rest_R = rest_R.minimum(rows_RN[:, -1])
     classes_BK = labels.class_ids_BK.long()

@@ -25,6 +25,14 @@ class Labels(NamedTuple):
     relative_logits_BK: torch.Tensor
     tail_B: torch.Tensor
 
+    def log_probabilities(self) -> torch.Tensor:
+        """Return the log-probabilities of the kept classes, float32 (B, K)."""
+        return self.relative_logits_BK.log_softmax(1) + torch.log1p(-self.tail_B)[:, None]
+
+    def probabilities(self) -> torch.Tensor:
+        """Return the probabilities of the kept classes, float32 (B, K)."""
+        return self.log_probabilities().exp()
+
     def to(self, device: torch.device | str) -> Labels:
         """Return the same labels on `device`, copied without waiting where memory is pinned."""
         return Labels(*(tensor.to(device, non_blocking=True) for tensor in self))

@@ -16,20 +16,17 @@ Shapes: B views, K classes kept, H = W = the recipe's img_size.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache.archive.source import LabelLookup, LabelSource, view_ranges
 from teacher_cache.batches.batch import PackedBatch, ViewBatch, ViewIds, as_rendered, pack_batch, unpack_batch
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.labels.topk import Labels
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 from teacher_cache.views.recipe import Recipe
 
@@ -83,16 +80,17 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
     def __iter__(self) -> Iterator[list[PackedBatch]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        cached = functools.lru_cache(maxsize=2 * self._plan.window_shards * self._plan.views_per_load)
-        labels_of = cached(self._archive.labels) if self._archive else None
+        kept = 2 * self._plan.window_shards * self._plan.views_per_load
+        lookup = LabelLookup(self._archive, kept) if self._archive else None
         size = self._plan.batches_per_load
         for load in self._loads[first::step]:
             numbers = range(load * size, load * size + size)
-            wanted = [self._entries(number) for number in numbers if number in self._batches]
-            batches = self._renderer.render(wanted)
-            if labels_of is not None:
-                batches = [batch._replace(labels=self._join(labels_of, batch)) for batch in batches]
-            yield [pack_batch(batch) for batch in batches]
+            wanted = [self._view_ids(number) for number in numbers if number in self._batches]
+            packed = []
+            for batch in self._renderer.render(wanted):
+                labels = lookup(batch.rows_B.numpy(), batch.views_B.numpy()) if lookup else None
+                packed.append(pack_batch(batch._replace(labels=labels)))
+            yield packed
 
     def loader(self, workers: int, *, pin_memory: bool = False) -> BatchLoader:
         """Return what to iterate: `workers` processes render, whole batches come out one by one."""
@@ -105,7 +103,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         )
         return BatchLoader(loads, len(self._batches), pin_memory)
 
-    def _entries(self, number: int) -> ViewIds:
+    def _view_ids(self, number: int) -> ViewIds:
         rows_B, view_slots_B = self._plan.rows(number, self._mixing_groups if self._renderer.mixing else None)
         load_pass = number // (self._plan.views_per_load * self._plan.batches_per_epoch)
         views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
@@ -118,21 +116,6 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
         assert self._renderer.mixing is not None
         return self._renderer.mixing.mixing_groups(rows, views)
-
-    def _join(self, labels_of: Callable[[int, int], Labels], batch: ViewBatch) -> Labels:
-        """Gather the labels of a batch, reading each of their shards' labels of each view once."""
-        shards_B, places_B = np.divmod(batch.rows_B.numpy(), self._plan.rows_per_shard)
-        sources, order_B = np.unique(np.stack([shards_B, batch.views_B.numpy()]), axis=1, return_inverse=True)
-        if not len(shards_B):  # a rank's share of a last batch smaller than the number of ranks
-            return Labels(*(tensor[:0] for tensor in labels_of(0, self._schedule.view(0))))
-        parts = []
-        for number, (shard, view) in enumerate(sources.T.tolist()):
-            (members,) = np.nonzero(order_B.reshape(-1) == number)
-            of_shard = labels_of(shard, view)
-            parts.append((members, Labels(*(tensor[places_B[members]] for tensor in of_shard))))
-        back_B = np.argsort(np.concatenate([members for members, _ in parts]))
-        together = zip(*(labels for _, labels in parts), strict=True)
-        return Labels(*(torch.cat(tensors)[back_B] for tensors in together))
 
 
 class BatchLoader:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.parity import ParityConfig, is_parity, measure
 from benchmarks.parity_bound import LARGEST_ERROR, soft_term_bound
-from student.losses import soft_term
+from teacher_cache.labels.losses import soft_loss
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
 B, C = 8, 10
@@ -47,7 +47,9 @@ def test_the_bound_is_of_the_term_that_is_trained_on_and_not_idle() -> None:
     exact = labels_from_logits(teacher_BC, C)
     steps_BK = (exact.relative_logits_BK * 16).round() / 16
     stored = Labels(exact.class_ids_BK, steps_BK, exact.tail_B)
-    gap = (soft_term(student_BC, stored, 2.0) - soft_term(student_BC, exact, 2.0)).abs()
+    gap = (
+        soft_loss(student_BC, stored, temperature=2.0) - soft_loss(student_BC, exact, temperature=2.0)
+    ).abs()
     bound = soft_term_bound(student_BC, teacher_BC, 2.0).mean()
     assert bound / 100 < gap <= bound
 

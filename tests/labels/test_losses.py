@@ -5,13 +5,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given
 from hypothesis import strategies as st
-from timm.data.mixup import one_hot
-from timm.loss import SoftTargetCrossEntropy
 
-from student.losses import distillation_loss, hard_term, label_term, soft_term
-from student.model import Heads
-from teacher_cache.batches.batch import Targets
 from teacher_cache.labels.affinity import AffinitySum
+from teacher_cache.labels.losses import hard_loss, soft_loss
 from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
@@ -41,7 +37,7 @@ def soft_reference(student_BC: torch.Tensor, teacher_BC: torch.Tensor, tau: floa
 @given(st.integers(0, 500), st.integers(1, C), st.sampled_from([0.5, 1.0, 3.0, 20.0]))
 def test_soft_is_the_papers_formula(seed: int, k: int, tau: float) -> None:
     labels = labels_from_logits(logits(seed), k)
-    found = soft_term(logits(seed + 1), labels, tau)
+    found = soft_loss(logits(seed + 1), labels, temperature=tau, tail="uniform")
     torch.testing.assert_close(
         found.double(), soft_reference(logits(seed + 1), dense_teacher(labels), tau), rtol=2e-4, atol=2e-5
     )
@@ -50,7 +46,7 @@ def test_soft_is_the_papers_formula(seed: int, k: int, tau: float) -> None:
 @given(st.integers(0, 500), st.sampled_from([1.0, 3.0]))
 def test_soft_with_all_classes_is_the_kl_to_the_teacher_itself(seed: int, tau: float) -> None:
     teacher_BC, student_BC = logits(seed), logits(seed + 1)
-    found = soft_term(student_BC, labels_from_logits(teacher_BC, C), tau)
+    found = soft_loss(student_BC, labels_from_logits(teacher_BC, C), temperature=tau)
     expected = tau**2 * F.kl_div(
         F.log_softmax(student_BC.double() / tau, 1),
         (teacher_BC.double() / tau).softmax(1),
@@ -64,7 +60,7 @@ def test_soft_with_all_classes_is_the_kl_to_the_teacher_itself(seed: int, tau: f
 def test_soft_is_finite_where_the_tail_is_nothing(k: int, tail: float) -> None:
     label = labels_from_logits(logits(0), k)._replace(tail_B=torch.full((B,), tail))
     student_BC = logits(1).requires_grad_()
-    loss = soft_term(student_BC, label, 3.0)
+    loss = soft_loss(student_BC, label, temperature=3.0, tail="uniform")
     loss.backward()
     assert loss.isfinite()
     assert student_BC.grad is not None
@@ -72,52 +68,17 @@ def test_soft_is_finite_where_the_tail_is_nothing(k: int, tail: float) -> None:
 
 
 def test_a_student_equal_to_its_teacher_has_no_soft_loss() -> None:
-    assert soft_term(logits(0), labels_from_logits(logits(0), C), 3.0).item() == pytest.approx(0, abs=1e-5)
+    assert soft_loss(logits(0), labels_from_logits(logits(0), C), temperature=3.0).item() == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_hard_is_the_cross_entropy_of_the_teachers_top_class() -> None:
     teacher_BC = logits(0)
     expected = F.cross_entropy(logits(1).double(), teacher_BC.argmax(1))
     for k in (1, 5, C):
-        found = hard_term(logits(1), labels_from_logits(teacher_BC, k))
+        found = hard_loss(logits(1), labels_from_logits(teacher_BC, k))
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
-
-
-@pytest.mark.parametrize("kind", ["hard", "soft"])
-@pytest.mark.parametrize("two_heads", [False, True])
-def test_terms_act_on_their_heads(kind: str, two_heads: bool) -> None:
-    heads = Heads(logits(1), logits(2) if two_heads else None)
-    labels, targets_B = labels_from_logits(logits(0), 4), torch.arange(B)
-    loss = distillation_loss(
-        heads, Targets(targets_B, targets_B, None), labels, kind, alpha=0.3, tau=2.0, smoothing=0.1
-    )
-    label = F.cross_entropy(logits(1), targets_B, label_smoothing=0.1)
-    of_student = logits(2) if two_heads else logits(1)
-    term = hard_term(of_student, labels) if kind == "hard" else soft_term(of_student, labels, 2.0)
-    torch.testing.assert_close(loss.total, 0.7 * label + 0.3 * term)
-    torch.testing.assert_close(torch.stack([loss.label, loss.distillation]), torch.stack([label, term]))
-
-
-def test_without_a_teacher_both_heads_learn_the_true_labels() -> None:
-    targets_B = torch.arange(B)
-    losses = [F.cross_entropy(logits(seed), targets_B) for seed in (1, 2)]
-    for heads, expected in (
-        (Heads(logits(1), None), losses[0]),
-        (Heads(logits(1), logits(2)), (losses[0] + losses[1]) / 2),
-    ):
-        found = distillation_loss(
-            heads, Targets(targets_B, targets_B, None), None, "none", alpha=0.5, tau=3.0, smoothing=0.0
-        )
-        torch.testing.assert_close(found.total, expected)
-
-
-def test_the_target_of_a_mixed_view_is_mixed_as_timm_mixes_it() -> None:
-    own_B, partner_B = torch.arange(B), torch.arange(B).flip(0) + 1
-    weight_B = torch.linspace(0.1, 1.0, B)
-    found = label_term(logits(1), Targets(own_B, partner_B, weight_B), smoothing=0.1)
-    dense_BC = weight_B[:, None] * one_hot(own_B, C, 0.9 + 0.1 / C, 0.1 / C)
-    dense_BC += (1 - weight_B)[:, None] * one_hot(partner_B, C, 0.9 + 0.1 / C, 0.1 / C)
-    torch.testing.assert_close(found, SoftTargetCrossEntropy()(logits(1), dense_BC))
 
 
 def affinity_of(seed: int) -> Labels:
@@ -154,7 +115,7 @@ def tail_reference(student_BC: torch.Tensor, labels: Labels, tau: float, tail: s
 )
 def test_other_tails_are_their_formulas(seed: int, k: int, tau: float, tail: str) -> None:
     labels = labels_from_logits(logits(seed), k)
-    found = soft_term(logits(seed + 1), labels, tau, tail)
+    found = soft_loss(logits(seed + 1), labels, temperature=tau, tail=tail)
     expected = tail_reference(logits(seed + 1), labels, tau, tail)
     torch.testing.assert_close(found.double(), expected, rtol=3e-4, atol=3e-5)
 
@@ -162,7 +123,7 @@ def test_other_tails_are_their_formulas(seed: int, k: int, tau: float, tail: str
 @given(st.integers(0, 500), st.integers(1, C - 1), st.sampled_from([0.5, 1.0, 3.0]))
 def test_the_affinitys_tail_is_its_formula(seed: int, k: int, tau: float) -> None:
     labels, affinity = labels_from_logits(logits(seed), k), affinity_of(seed)
-    found = soft_term(logits(seed + 1), labels, tau, "affinity", affinity)
+    found = soft_loss(logits(seed + 1), labels, temperature=tau, affinity=affinity)
     teacher_BC = dense_probabilities(labels, C, affinity).double()
     expected = soft_reference(logits(seed + 1), teacher_BC, tau)
     torch.testing.assert_close(found.double(), expected, rtol=3e-4, atol=3e-5)
@@ -170,7 +131,7 @@ def test_the_affinitys_tail_is_its_formula(seed: int, k: int, tau: float) -> Non
 
 @pytest.mark.parametrize("tail", ["affinity", "uniform", "bucket", "renormalised"])
 def test_with_all_classes_every_tail_is_the_kl_to_the_teacher_itself(tail: str) -> None:
-    found = soft_term(logits(1), labels_from_logits(logits(0), C), 2.0, tail)
+    found = soft_loss(logits(1), labels_from_logits(logits(0), C), temperature=2.0, tail=tail)
     expected = soft_reference(logits(1), logits(0).double().softmax(1), 2.0)
     torch.testing.assert_close(found.double(), expected, rtol=2e-4, atol=2e-5)
 
@@ -180,11 +141,11 @@ def test_with_all_classes_every_tail_is_the_kl_to_the_teacher_itself(tail: str) 
 def test_every_tail_is_finite_where_it_is_nothing(tail: str, mass: float) -> None:
     label = labels_from_logits(logits(0), 5)._replace(tail_B=torch.full((B,), mass))
     student_BC = logits(1).requires_grad_()
-    soft_term(student_BC, label, 3.0, tail, affinity_of(0)).backward()
+    soft_loss(student_BC, label, temperature=3.0, tail=tail, affinity=affinity_of(0)).backward()
     assert student_BC.grad is not None
     assert student_BC.grad.isfinite().all()
 
 
 def test_a_tail_by_an_affinity_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="affinity"):
-        soft_term(logits(1), labels_from_logits(logits(0), 3), 1.0, "affinity")
+        soft_loss(logits(1), labels_from_logits(logits(0), 3), temperature=1.0)

@@ -1,0 +1,103 @@
+"""Distillation losses of a student's logits against sparse labels (Touvron et al., "Training data-efficient
+image transformers & distillation through attention", ICML 2021, section 4).
+
+With student logits Z, teacher probabilities t and temperature tau:
+
+    soft  tau^2 KL(t^(1/tau) / norm || softmax(Z / tau))     the teacher's term of eq. 2
+    hard  CE(softmax(Z), argmax t)                           the teacher's term of eq. 3
+
+The factor tau^2 keeps the gradients of the soft loss as large as those of the hard one. Both are means over
+the views. A stored t names K classes; labels/tails.py gives t of the others by a tail rule. With
+s = softmax(Z / tau), u = t^(1/tau) / norm, and O the classes a label does not name,
+
+    affinity, uniform   KL = sum over all classes of u log(u / s)
+    bucket              KL = sum over K of u log(u / s) + U log(U / S), U and S the sums over O of u and s;
+                        u in O is taken as uniform
+    renormalised        KL = sum over K of u log(u / s), where t is 0 in O, and u sums to 1 over K
+
+With K = C all four are the KL to the teacher itself. Only `affinity` makes t dense, for t differs in each
+class; the other rules need only sums of the student's probabilities over O.
+
+Shapes: B views, C classes, K classes kept of a label.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
+
+from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
+from teacher_cache.labels.tails import dense_probabilities
+from teacher_cache.labels.topk import Labels
+
+
+def hard_loss(logits_BC: torch.Tensor, labels: Labels) -> torch.Tensor:
+    """Return the mean cross-entropy of the teacher's most probable class, a scalar.
+
+    Rank 0 is that class by construction, however the values are rounded.
+
+    Args:
+        logits_BC: Student logits, float32.
+        labels: Teacher labels on the same device.
+    """
+    return F.cross_entropy(logits_BC, labels.class_ids_BK[:, 0].long())
+
+
+def soft_loss(
+    logits_BC: torch.Tensor,
+    labels: Labels,
+    *,
+    temperature: float,
+    tail: Tail = DEFAULT_TAIL,
+    affinity: Labels | None = None,
+) -> torch.Tensor:
+    """Return the mean KL divergence from the tempered teacher to the tempered student, times temperature^2.
+
+    Args:
+        logits_BC: Student logits, float32.
+        labels: Teacher labels on the same device.
+        temperature: tau of the module's formulas.
+        tail: Rule that spreads the tail mass.
+        affinity: The archive's class affinity on the same device; tail "affinity" needs it where K < C.
+
+    Raises:
+        ValueError: Tail "affinity" without an affinity, where K < C.
+    """
+    num_classes, k = logits_BC.shape[1], labels.class_ids_BK.shape[1]
+    student_BC = F.log_softmax(logits_BC / temperature, dim=1)
+    if tail == "affinity" and k < num_classes:
+        if affinity is None:
+            raise ValueError(
+                f"labels of {k} of {num_classes} classes with tail 'affinity', but without the archive's "
+                "affinity: pass affinity=..., or another tail such as 'uniform'"
+            )
+        dense_BC = dense_probabilities(labels, num_classes, affinity)
+        teacher_BC = F.log_softmax(dense_BC.log() / temperature, dim=1)
+        return temperature**2 * _kl(teacher_BC, student_BC).mean()
+    student_BK = student_BC.gather(1, labels.class_ids_BK.long())
+    if tail == "renormalised" or k == num_classes:
+        teacher_BK = F.log_softmax(labels.relative_logits_BK / temperature, dim=1)
+        return temperature**2 * _kl(teacher_BK, student_BK).mean()
+    num_outside = num_classes - k
+    teacher_BK = labels.log_probabilities() / temperature
+    least_mass = torch.finfo(torch.float32).tiny
+    each_B = (labels.tail_B.clamp_min(least_mass) / num_outside).log() / temperature
+    outside_B = each_B + math.log(num_outside)
+    norm_B = torch.logsumexp(torch.cat([teacher_BK, outside_B[:, None]], dim=1), dim=1)
+    teacher_BK, each_B = teacher_BK - norm_B[:, None], each_B - norm_B
+    if tail == "uniform":
+        student_outside_B = student_BC.sum(1) - student_BK.sum(1)
+        kl_outside_B = each_B.exp() * (num_outside * each_B - student_outside_B)
+    else:
+        outside_BC = student_BC.scatter(1, labels.class_ids_BK.long(), -math.inf)
+        bucket_B1 = (each_B + math.log(num_outside))[:, None]
+        kl_outside_B = _kl(bucket_B1, outside_BC.logsumexp(1)[:, None])
+    return temperature**2 * (_kl(teacher_BK, student_BK) + kl_outside_B).mean()
+
+
+def _kl(teacher_BN: torch.Tensor, student_BN: torch.Tensor) -> torch.Tensor:
+    """Return the sum over N of u log(u / s), from their logarithms; 0 where u is 0."""
+    share_BN = teacher_BN.exp()
+    return (share_BN * (teacher_BN - student_BN)).where(share_BN > 0, 0.0).sum(1)
