@@ -144,8 +144,7 @@ def _teacher(
 ) -> Teacher:
     return build_teacher(
         config.teacher,
-        num_classes=len(dataset.info.classes),
-        classes_sha256=dataset.info.classes_sha256,
+        classes=dataset.info.class_list,
         img_size=config.img_size,
         device=resolve_device(config.device),
         pretrained=False,

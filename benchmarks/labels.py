@@ -215,8 +215,7 @@ def _run(config: LabelsConfig) -> int:
     dataset = PackedDataset(config.data)
     teacher = build_teacher(
         config.teacher,
-        num_classes=len(dataset.info.classes),
-        classes_sha256=dataset.info.classes_sha256,
+        classes=dataset.info.class_list,
         img_size=config.img_size,
         device=resolve_device("auto"),
         checkpoint=config.checkpoint,

@@ -205,8 +205,7 @@ def _held_to_the_bound(config: ParityConfig, folder: Path) -> dict[str, float]:
         live = LiveTeacher(
             build_teacher(
                 TEACHER,
-                num_classes=len(run.dataset.info.classes),
-                classes_sha256=run.dataset.info.classes_sha256,
+                classes=run.dataset.info.class_list,
                 img_size=run.recipe.img_size,
                 device=ranks.device,
                 checkpoint=str(folder / "teacher" / LAST_FILE),

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import timm.models
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
@@ -21,12 +20,13 @@ from student.plan import RunPlan
 from student.ranks import Ranks
 from student.step import LiveTeacher, Teaching, Trainer, stored_labels
 from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.errors import InputError, ModelError, StoreError, nearest
+from teacher_cache.errors import InputError, ModelError, nearest
+from teacher_cache.labels.class_list import ClassList
 from teacher_cache.labels.topk import Labels
-from teacher_cache.models.create import checkpoint_metadata, create_model, normalization
+from teacher_cache.models.checkpoint import load_into, read_checkpoint
+from teacher_cache.models.create import create_model, normalization
 from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.commandline import parse_kwargs
-from teacher_cache.storage.store import local_file
 
 _FUSED = ("adam", "adamw", "sgd")
 """Optimizers of torch's own that update all weights in one pass over them."""
@@ -120,60 +120,58 @@ def build_student(config: TrainConfig, dataset: DatasetInfo, img_size: int) -> t
             "take a model such as deit_tiny_distilled_patch16_224, or leave the flag out",
         )
     if config.finetune is not None:
-        begin_with(model, config.finetune, dataset.classes_sha256)
+        begin_with(model, config.finetune, dataset.class_list)
     return model
 
 
-def begin_with(model: torch.nn.Module, file: str, classes_sha256: str) -> list[str]:
-    """Load a file's weights into a model of perhaps another image size and other classes.
+def begin_with(model: torch.nn.Module, file: str, classes: ClassList) -> list[str]:
+    """Load a file's weights into a model of perhaps another image size and other classes, in place.
 
     Positions are interpolated by timm, bicubically as in DeiT (main.py, lines 288 to 306). A head stays fresh
     where the file's has another number of classes, or was trained on another class list.
 
     Args:
-        model: The model, changed in place.
+        model: Model of the same architecture.
         file: Path or URL of the weights.
-        classes_sha256: Digest of the class list the model is wanted for.
+        classes: Classes of the model.
 
     Returns:
         Names of the weights that stayed fresh: those of heads, or none.
 
     Raises:
-        ModelError: No such file, or one of another model.
+        ModelError: There is no such file, or it is of another model.
     """
     config: Any = model.pretrained_cfg
     heads = [config["classifier"]] if isinstance(config["classifier"], str) else list(config["classifier"])
     own = model.state_dict()
     fresh: list[str] = []
+    checkpoint = read_checkpoint(file)
     try:
-        with local_file(file) as path:
-            same_classes = checkpoint_metadata(path).get("classes_sha256", classes_sha256) == classes_sha256
-            weights = timm.models.load_state_dict(path, weights_only=True)
-        interpolate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        if interpolate is not None:
-            # timm's antialiased bicubic has other coefficients than the plain one, which DeiT's code uses
-            takes_antialias = "antialias" in inspect.signature(interpolate).parameters
-            weights = interpolate(weights, model, **({"antialias": False} if takes_antialias else {}))
-        for name in own:
-            is_head = any(name.startswith(f"{head}.") for head in heads)
-            fits = name in weights and weights[name].shape == own[name].shape
-            if is_head and not (fits and same_classes):
-                weights[name] = own[name]
-                fresh.append(name)
-        model.load_state_dict(weights)
-    except StoreError:
-        raise
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"checkpoint {file!r} is no file", "There is nothing to begin with.", "give the path of one"
-        ) from error
-    except Exception as error:  # unpickling, safetensors and torch each have errors of their own
+        weights = _interpolated(model, checkpoint.weights)
+    except (RuntimeError, KeyError, ValueError) as error:  # raised by timm's filters for other architectures
         raise ModelError(
             f"checkpoint {file!r} does not fit {type(model).__name__}: {error}",
             "No weights were loaded.",
             "give a file of the same --model and --model-kwargs; image size and classes may differ",
         ) from error
+    for name in own:
+        is_head = any(name.startswith(f"{head}.") for head in heads)
+        fits = name in weights and weights[name].shape == own[name].shape
+        if is_head and not (fits and checkpoint.fits(classes)):
+            weights[name] = own[name]
+            fresh.append(name)
+    load_into(model, checkpoint._replace(weights=weights))
     return fresh
+
+
+def _interpolated(model: torch.nn.Module, weights: dict[str, Any]) -> dict[str, Any]:
+    """Return weights with positions interpolated to the model's image size, where its timm module can."""
+    interpolate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if interpolate is None:
+        return dict(weights)
+    # timm's antialiased bicubic has other coefficients than the plain one, which DeiT's code uses
+    takes_antialias = "antialias" in inspect.signature(interpolate).parameters
+    return interpolate(weights, model, **({"antialias": False} if takes_antialias else {}))
 
 
 def autocast_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
@@ -231,8 +229,7 @@ def _teaching(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: 
         )
     teacher = build_teacher(
         config.teacher,
-        num_classes=len(dataset.classes),
-        classes_sha256=dataset.classes_sha256,
+        classes=dataset.class_list,
         img_size=img_size,
         device=device,
         pretrained=config.teacher_pretrained,

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors that plain timm loads, with what they are in the header."""
+"""Weights on disk: safetensors that plain timm loads, with a description of the model in the header."""
 
 from __future__ import annotations
 
@@ -8,46 +8,45 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from teacher_cache.errors import ModelError, StoreError
-from teacher_cache.models.create import checkpoint_metadata, create_model, load_weights
-from teacher_cache.storage.store import Store, local_file
+from teacher_cache.errors import ModelError
+from teacher_cache.labels.class_list import ClassList
+from teacher_cache.models.checkpoint import HEADER, load_into, read_checkpoint
+from teacher_cache.models.create import create_model
+from teacher_cache.storage.store import Store
 
 
 def save_weights(store: Store, name: str, model: torch.nn.Module, about: dict[str, Any]) -> None:
     """Write a model's weights whole or not at all.
 
     Args:
-        store: Where.
-        name: Of the object, ending in .safetensors.
-        model: Whose.
+        store: Store of the object.
+        name: Name of the object, ending in .safetensors.
+        model: Model of the weights.
         about: model, model_kwargs, num_classes, classes_sha256, img_size: what `load_student` needs.
     """
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    store.put(
-        name, safetensors.torch.save(weights, metadata={"teacher_cache": json.dumps(about, sort_keys=True)})
-    )
+    store.put(name, safetensors.torch.save(weights, metadata={HEADER: json.dumps(about, sort_keys=True)}))
 
 
-def load_student(file: str, classes_sha256: str) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Build the model a file holds, in evaluation mode, and return what the file says of it.
+def load_student(file: str, classes: ClassList) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Build the model of a file, in evaluation mode, and return it with the file's description of it.
 
     Raises:
-        ModelError: It is not a file that `student train` wrote, or was trained on another class list.
+        ModelError: `student train` did not write the file, or trained it on another class list.
     """
-    try:
-        with local_file(file) as path:
-            about = checkpoint_metadata(path)
-    except StoreError:
-        raise
-    except Exception as error:  # safetensors raises errors of its own kinds
-        raise ModelError(
-            f"checkpoint {file!r} cannot be read: {error}", "There is nothing to load."
-        ) from error
+    checkpoint = read_checkpoint(file)
+    about = checkpoint.about
     if not about:
         raise ModelError(
             f"checkpoint {file!r} does not say what model it is of",
             "It cannot be built.",
             "give a .safetensors file that `student train` wrote",
+        )
+    if not checkpoint.fits(classes):
+        raise ModelError(
+            f"checkpoint {file!r} was trained on another class list",
+            "Its class ids would mean other classes.",
+            "evaluate it on the dataset it was trained on, or on one packed with the same classes",
         )
     model = create_model(
         about["model"],
@@ -55,5 +54,5 @@ def load_student(file: str, classes_sha256: str) -> tuple[torch.nn.Module, dict[
         img_size=about["img_size"],
         model_kwargs=about["model_kwargs"],
     )
-    load_weights(model, file, classes_sha256)
+    load_into(model, checkpoint)
     return model, about

@@ -67,7 +67,7 @@ def _eval(config: EvalConfig) -> int:
     from teacher_cache.models.create import normalization, resolve_device
 
     dataset = PackedDataset(config.data, config.room)
-    model, about = load_student(config.checkpoint, dataset.info.classes_sha256)
+    model, about = load_student(config.checkpoint, dataset.info.class_list)
     mean, std = normalization(model)
     device = resolve_device(config.device)
     found = accuracy(

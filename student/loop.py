@@ -391,7 +391,7 @@ class _Training:
             "model": run.config.model,
             "model_kwargs": parse_kwargs(run.config.model_kwargs),
             "num_classes": len(run.dataset.info.classes),
-            "classes_sha256": run.dataset.info.classes_sha256,
+            "classes_sha256": run.dataset.info.class_list.sha256,
             "img_size": run.recipe.img_size,
         }
         save_weights(run.output, name, model, about)

@@ -157,7 +157,7 @@ def _validation(config: TrainConfig, dataset: PackedDataset) -> PackedDataset | 
     if config.val_data is None:
         return None
     validation = PackedDataset(config.val_data, config.room)
-    if validation.info.classes_sha256 != dataset.info.classes_sha256:
+    if validation.info.class_list.sha256 != dataset.info.class_list.sha256:
         raise InputError(
             f"--val-data {config.val_data} has another class list than --data {config.data}",
             "Its labels would mean other classes.",

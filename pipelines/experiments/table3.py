@@ -251,8 +251,7 @@ def _train_student(config: Table3Config, setting: Setting, arm: Arm, seed: int) 
         teach = MixedLabels(
             build_teacher(
                 teacher.model,
-                num_classes=len(info.classes),
-                classes_sha256=info.classes_sha256,
+                classes=info.class_list,
                 img_size=SIDE_PX,
                 device=resolve_device(config.device),
                 checkpoint=weights,

@@ -103,7 +103,7 @@ def archive_spec(
         labels=LabelSpec(
             k,
             len(dataset.classes),
-            dataset.classes_sha256,
+            dataset.class_list.sha256,
             affinity=affinity_rule(k, len(dataset.classes)),
             values=values,
         ),

@@ -86,8 +86,7 @@ def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
         )
     teacher = build_teacher(
         theirs["model"],
-        num_classes=len(dataset.info.classes),
-        classes_sha256=dataset.info.classes_sha256,
+        classes=dataset.info.class_list,
         img_size=archive.recipe.img_size,
         device=resolve_device(flags.device),
         pretrained=flags.pretrained,

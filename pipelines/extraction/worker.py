@@ -56,8 +56,7 @@ class LabelWorker:
         self._dataset = PackedDataset(request.data, request.room)
         self._teacher = build_teacher(
             request.teacher,
-            num_classes=len(self._dataset.info.classes),
-            classes_sha256=self._dataset.info.classes_sha256,
+            classes=self._dataset.info.class_list,
             img_size=order.recipe.img_size,
             device=resolve_device(request.device),
             pretrained=request.pretrained,

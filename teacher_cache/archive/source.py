@@ -97,7 +97,7 @@ class LabelSource(abc.ABC):
             ArchiveError: Another class list or dataset.
             RecipeError: This machine's libraries render other pixels.
         """
-        if dataset.classes_sha256 != self.spec.labels.classes_sha256:
+        if dataset.class_list.sha256 != self.spec.labels.classes_sha256:
             raise ArchiveError(
                 f"archive {self.url} labels {self.spec.labels.num_classes} classes of another class list "
                 f"than the dataset's {len(dataset.classes)}",

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from teacher_cache.errors import DatasetError
 from teacher_cache.exact.canonical import canonical_json, seal, sha256_hex, sha256_of, unseal
+from teacher_cache.labels.class_list import ClassList
 from teacher_cache.storage.store import Store
 
 VERSION = 1
@@ -81,9 +82,9 @@ class DatasetInfo:
         return self.shards[0].num_samples
 
     @functools.cached_property
-    def classes_sha256(self) -> str:
-        """Identity of the class list."""
-        return sha256_of(list(self.classes))
+    def class_list(self) -> ClassList:
+        """The class names as a list with an identity."""
+        return ClassList(self.classes)
 
     @functools.cached_property
     def sha256(self) -> str:

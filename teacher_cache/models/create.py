@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import safetensors
 import timm
-import timm.models
 import torch
 
-from teacher_cache.errors import ModelError, StoreError, nearest
-from teacher_cache.storage.store import local_file
+from teacher_cache.errors import ModelError, nearest
 
 
 def resolve_device(name: str) -> torch.device:
@@ -107,52 +102,6 @@ def create_model(
             "train a model on this dataset, and give its weights with --checkpoint FILE",
         )
     return model.eval()
-
-
-def load_weights(model: torch.nn.Module, file: str, classes_sha256: str) -> None:
-    """Load a safetensors file, or a torch file read with weights_only, into a model.
-
-    Args:
-        model: The model, changed in place.
-        file: Path or URL of the weights; timm's layouts (state_dict, model, state_dict_ema) are understood.
-        classes_sha256: Digest of the class list the model is wanted for; compared if the file tells its own.
-
-    Raises:
-        ModelError: No such file, a file that is not weights alone, other shapes or names, or other classes.
-    """
-    try:
-        with local_file(file) as path:
-            if not Path(path).is_file():
-                raise FileNotFoundError
-            theirs = checkpoint_metadata(path).get("classes_sha256", classes_sha256)
-            model.load_state_dict(timm.models.load_state_dict(path, weights_only=True))
-    except StoreError:
-        raise
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"checkpoint {file!r} is no file", "There is nothing to load.", "give the path of one"
-        ) from error
-    except Exception as error:  # unpickling, safetensors and torch each have errors of their own
-        raise ModelError(
-            f"checkpoint {file!r} does not fit {type(model).__name__}: {error}",
-            "No weights were loaded.",
-            "give the file that this model and number of classes were saved to",
-        ) from error
-    if theirs != classes_sha256:
-        raise ModelError(
-            f"checkpoint {file!r} was trained on another class list",
-            "Its class ids would mean other classes.",
-            "use the dataset it was trained on, or one packed with the same classes",
-        )
-
-
-def checkpoint_metadata(file: str) -> dict[str, Any]:
-    """Return what `student train` wrote into a safetensors file's header; {} for any other file."""
-    if not file.endswith(".safetensors"):
-        return {}
-    with safetensors.safe_open(file, framework="pt") as tensors:
-        text = (tensors.metadata() or {}).get("teacher_cache")
-    return json.loads(text) if text else {}
 
 
 def normalization(model: torch.nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from teacher_cache.models.create import create_model, load_weights, normalization, weights_sha256
+from teacher_cache.labels.class_list import ClassList
+from teacher_cache.models.checkpoint import load_weights
+from teacher_cache.models.create import create_model, normalization, weights_sha256
 from teacher_cache.views.finish import normalize
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -81,8 +83,7 @@ class Teacher:
 def build_teacher(
     name: str,
     *,
-    num_classes: int,
-    classes_sha256: str,
+    classes: ClassList,
     img_size: int,
     device: torch.device,
     pretrained: bool = True,
@@ -96,8 +97,7 @@ def build_teacher(
 
     Args:
         name: Name in timm.
-        num_classes: Classes of the dataset.
-        classes_sha256: Digest of its class list.
+        classes: Classes of the dataset.
         img_size: Side of its input in pixels.
         device: Where it runs.
         pretrained: Weights from the hub; ignored where a checkpoint is given. Neither: seeded random weights.
@@ -112,13 +112,13 @@ def build_teacher(
     """
     model = create_model(
         name,
-        num_classes=num_classes,
+        num_classes=len(classes),
         img_size=img_size,
         pretrained=pretrained and checkpoint is None,
         model_kwargs=model_kwargs,
     )
     if checkpoint is not None:
-        load_weights(model, checkpoint, classes_sha256)
+        load_weights(model, checkpoint, classes)
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
     mean, std = normalization(model)
@@ -126,7 +126,7 @@ def build_teacher(
         model=name,
         model_kwargs=dict(model_kwargs or {}),
         weights_sha256=weights_sha256(model),
-        num_classes=num_classes,
+        num_classes=len(classes),
         mean=mean,
         std=std,
         precision=precision,

@@ -74,8 +74,7 @@ def test_labels_are_the_teachers_of_the_very_views(labels: str, dataset: PackedD
     reader = ArchiveReader(labels)
     teacher = build_teacher(
         TEACHER,
-        num_classes=3,
-        classes_sha256=dataset.info.classes_sha256,
+        classes=dataset.info.class_list,
         img_size=IMG_SIZE,
         device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),

@@ -73,8 +73,7 @@ def test_mixed_labels_are_the_teachers_of_both_pictures_mixed_as_the_view_is(dat
     (batch,) = BatchRenderer(dataset, recipe).render([ViewIds(np.arange(4), np.zeros(4, np.int64))])
     teacher = build_teacher(
         TEACHER,
-        num_classes=len(CLASSES),
-        classes_sha256=dataset.info.classes_sha256,
+        classes=dataset.info.class_list,
         img_size=IMG_SIZE,
         device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),

@@ -14,6 +14,7 @@ from student.cli import main
 from student.hub import hub_settings
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ModelError
+from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.create import create_model
 from teacher_cache.storage.store import Store
 
@@ -26,15 +27,15 @@ def model(img_size: int, num_classes: int = 3, seed: int = 0) -> torch.nn.Module
     return create_model(NAME, num_classes=num_classes, img_size=img_size, seed=seed, model_kwargs=KWARGS)
 
 
-def saved(folder: Path, of: torch.nn.Module, classes_sha256: str) -> str:
-    about = {"classes_sha256": classes_sha256}
+def saved(folder: Path, of: torch.nn.Module, class_name: str) -> str:
+    about = {"classes_sha256": ClassList((class_name,)).sha256}
     save_weights(Store(folder), "weights.safetensors", of, about)
     return str(folder / "weights.safetensors")
 
 
 def test_positions_are_interpolated_bicubically_and_tokens_kept(tmp_path: Path) -> None:
     small, large = model(32, seed=1), model(64, seed=2)
-    assert begin_with(large, saved(tmp_path, small, "a"), "a") == []
+    assert begin_with(large, saved(tmp_path, small, ClassList(("a",))), "a") == []
     before, after = small.pos_embed.detach().double(), large.pos_embed.detach().double()
     assert torch.equal(before[:, :2], after[:, :2])  # of the class token and the distillation token
     grid_1CHW = before[:, 2:].reshape(1, 4, 4, 48).permute(0, 3, 1, 2)
@@ -49,11 +50,11 @@ def test_positions_are_interpolated_bicubically_and_tokens_kept(tmp_path: Path) 
 def test_a_head_stays_only_for_the_same_classes(tmp_path: Path) -> None:
     heads = ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"]
     file = saved(tmp_path, model(32, seed=1), "these classes")
-    assert begin_with(model(32), file, "these classes") == []
-    assert begin_with(model(32), file, "others, as many") == heads
+    assert begin_with(model(32), file, ClassList(("these classes",))) == []
+    assert begin_with(model(32), file, ClassList(("others, as many",))) == heads
     other = model(32, num_classes=7)
     fresh = {name: value.clone() for name, value in other.state_dict().items()}
-    assert begin_with(other, file, "others") == heads
+    assert begin_with(other, file, ClassList(("others",))) == heads
     assert all(torch.equal(other.state_dict()[name], fresh[name]) for name in heads)
     assert not torch.equal(other.cls_token, fresh["cls_token"])
 
@@ -65,7 +66,7 @@ def test_weights_of_plain_timm_begin_a_run_and_give_the_same_logits(tmp_path: Pa
     inputs_BCHW = torch.randn(2, 3, 32, 32)
     for name in ("timm.safetensors", "deit.pth"):
         ours = model(32, seed=5)
-        assert begin_with(ours, str(tmp_path / name), "any") == []
+        assert begin_with(ours, str(tmp_path / name), ClassList(("any",))) == []
         with torch.inference_mode():
             assert torch.equal(ours(inputs_BCHW), plain(inputs_BCHW))
 
@@ -83,7 +84,7 @@ def test_weights_of_another_model_are_said(what: str, tmp_path: Path) -> None:
             "a",
         )
     with pytest.raises(ModelError, match="is no file" if what == "missing" else "does not fit"):
-        begin_with(model(32), file, "a")
+        begin_with(model(32), file, ClassList(("a",)))
 
 
 def test_fine_tuning_at_another_size_and_transfer(data: str, tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_fine_tuning_at_another_size_and_transfer(data: str, tmp_path: Path) -> 
     assert main([*base, "--img-size=32", f"--output={tmp_path / 'small'}"]) == 0
     begin = f"--finetune={tmp_path / 'small' / 'last.safetensors'}"
     assert main([*base, "--img-size=48", begin, "--lr=1e-12", f"--output={tmp_path / 'large'}"]) == 0
-    classes = PackedDataset(data).info.classes_sha256
+    classes = PackedDataset(data).info.class_list
     small, large = (
         load_student(str(tmp_path / n / "last.safetensors"), classes)[0] for n in ("small", "large")
     )

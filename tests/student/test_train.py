@@ -131,7 +131,7 @@ def test_weights_load_in_plain_timm_and_give_the_same_logits(data: str, tmp_path
         depth=2,
         num_heads=3,
     ).eval()
-    ours, about = load_student(file, PackedDataset(data).info.classes_sha256)
+    ours, about = load_student(file, PackedDataset(data).info.class_list)
     assert about["img_size"] == IMG_SIZE
     inputs_BCHW = torch.randn(2, 3, IMG_SIZE, IMG_SIZE)
     with torch.inference_mode():

@@ -274,8 +274,7 @@ def test_exact_values_are_the_teachers_own(data: str, dataset: PackedDataset, tm
     assert reader.affinity is None
     teacher = build_teacher(
         TEACHER,
-        num_classes=3,
-        classes_sha256=dataset.info.classes_sha256,
+        classes=dataset.info.class_list,
         img_size=IMG_SIZE,
         device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),
