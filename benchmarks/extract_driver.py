@@ -23,6 +23,7 @@ import pipelines.extraction.extract  # noqa: F401  a driver has it in memory
 from pipelines.extraction.engines.engine import UnitDone, UnitResult
 from pipelines.extraction.engines.ray.engine import RayEngine
 from pipelines.extraction.missing import MissingUnits
+from pipelines.extraction.order import Description, Rate
 from pipelines.extraction.queue import UnitQueue
 from pipelines.extraction.record import RunRecord
 from pipelines.flags.extract import ActorFlags
@@ -45,6 +46,18 @@ class DriverConfig:
 
 class Idle:
     """A worker that does nothing."""
+
+    def describe(self) -> Description:
+        """Describe nothing."""
+        return Description({}, "", {}, "cpu")
+
+    def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
+        """Measure nothing."""
+        del layout, unit
+        return Rate(num_views, 0.0, 0.0, 0.0)
+
+    def freeze_affinity(self, advance: Callable[[int], None]) -> None:
+        """Freeze nothing."""
 
     def compute(self, unit: Unit, advance: Callable[[int], None]) -> Unit:
         """Count a unit as done."""

@@ -29,8 +29,9 @@ from rich.table import Table
 from benchmarks.common import write_json
 from benchmarks.label_peers import PEERS, Peer
 from benchmarks.label_study import figure, kl, study
-from pipelines.extraction.extract import archive_spec
 from pipelines.extraction.order import Description
+from pipelines.extraction.prepare import archive_spec
+from pipelines.flags.extract import LabelRequest
 from pipelines.machine import environment
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.write import ArchiveWriter
@@ -112,7 +113,10 @@ def _write_ours(
     """Write an archive of the logits; return the first view the affinity was not calibrated on."""
     recipe = recipes.load(config.recipe, config.img_size)
     worker = Description(teacher.spec.to_dict(), probe_digest(recipe), library_versions(), "cpu")
-    spec = archive_spec(dataset.info, recipe, worker, k, "q8", config.views)
+    request = LabelRequest(
+        data=dataset.url, teacher="", out=url, topk=k, views=f"0:{config.views}", views_per_unit=config.views
+    )
+    spec = archive_spec(request, dataset.info, recipe, worker)
     num_rows, _, num_classes = logits_RVC.shape
     # the rows that are labelled stand for the dataset
     spec = dataclasses.replace(

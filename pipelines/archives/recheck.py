@@ -7,12 +7,11 @@ import dataclasses
 import numpy as np
 import torch
 
-from pipelines.extraction.labeller import Job, job_of
+from pipelines.extraction.labeller import labeller_of
 from pipelines.flags.archives import VerifyConfig
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.batches.batch import ViewIds
-from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labels.encodings import ENCODINGS
 from teacher_cache.labels.topk import Labels
 from teacher_cache.program.progress import Track
@@ -55,11 +54,11 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
     """
     assert config.data is not None
     archive = open_labels(config.archive, config.room)
-    job = job_of(archive, config.data, config)
+    labeller = labeller_of(archive, config.data, config)
     errors, hits = [], []
     with track("verify teacher", config.num_views, "views") as advance:
-        loads = _loads(job, archive, config)
-        for batch, logits_BC in teacher_logits(job.pool, job.teacher, loads, what="the views asked again"):
+        loads = _loads(len(labeller.dataset), archive, config)
+        for batch, logits_BC in labeller.logits(loads, "the views asked again"):
             labels = archive.lookup(batch.rows_B.numpy(), batch.views_B.numpy())
             errors.append(_errors(labels, logits_BC.cpu()))
             hits.append(labels.class_ids_BK[:, 0] == logits_BC.cpu().argmax(1))
@@ -72,13 +71,13 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
         round(error.max().item(), 6),
         round(error.mean().item(), 6),
         round(torch.cat(hits).float().mean().item(), 6),
-        _TOLERANCE[job.teacher.spec.precision] + quantised,
+        _TOLERANCE[labeller.teacher.spec.precision] + quantised,
     )
 
 
-def _loads(job: Job, archive: LabelSource, config: VerifyConfig) -> list[list[ViewIds]]:
+def _loads(num_rows: int, archive: LabelSource, config: VerifyConfig) -> list[list[ViewIds]]:
     rng = np.random.default_rng(config.seed)
-    rows_N = rng.integers(0, len(job.pool.renderer.dataset), config.num_views)
+    rows_N = rng.integers(0, num_rows, config.num_views)
     views_N = rng.choice(np.array(archive.views), config.num_views)
     stops = range(config.batch_size, config.num_views, config.batch_size)
     parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)

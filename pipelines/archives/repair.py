@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from pipelines.extraction.labeller import Job, job_of
+from pipelines.extraction.labeller import Labeller, labeller_of
 from pipelines.flags.archives import RepairConfig
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import (
@@ -18,6 +18,7 @@ from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.verify import Problem, verify
 from teacher_cache.archive.write import ArchiveWriter, existing_spec
 from teacher_cache.errors import DamagedError, InputError
+from teacher_cache.labels.affinity_rule import num_calibration_views
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 
@@ -58,8 +59,8 @@ def repair(config: RepairConfig, track: Track) -> RepairReport:
     needs_affinity = any(problem.affinity for problem in problems)
     done = _Done([], [])
     if units or needs_affinity:
-        job = _job(config, units, problems)
-        done = _compute(job, store, units, needs_affinity, track)
+        labeller = _labeller(config, units, problems)
+        done = _compute(labeller, store, units, needs_affinity, track)
     ArchiveWriter(store, read_manifest(store).spec).finish()
     left = [problem.what for problem in verify(config.archive, "full", track)] if found else []
     return RepairReport(found, done.computed, done.changed, left)
@@ -102,7 +103,7 @@ def _rewrite_documents(store: Store) -> None:
             store.put(name, data)
 
 
-def _job(config: RepairConfig, units: list[Unit], problems: list[Problem]) -> Job:
+def _labeller(config: RepairConfig, units: list[Unit], problems: list[Problem]) -> Labeller:
     if config.data is None:
         names = ", ".join([unit.name for unit in units[:5]] or ["the class affinity"])
         raise InputError(
@@ -110,7 +111,7 @@ def _job(config: RepairConfig, units: list[Unit], problems: list[Problem]) -> Jo
             f"{len(problems):,} things are wrong; the images and the teacher are needed.",
             "give --data, and --checkpoint if the teacher's weights are not the hub's",
         )
-    return job_of(ArchiveReader(config.archive), config.data, config)
+    return labeller_of(ArchiveReader(config.archive), config.data, config)
 
 
 class _Done(NamedTuple):
@@ -118,23 +119,25 @@ class _Done(NamedTuple):
     changed: list[str]
 
 
-def _compute(job: Job, store: Store, units: list[Unit], needs_affinity: bool, track: Track) -> _Done:
-    writer, done = ArchiveWriter(store, job.spec), _Done([], [])
+def _compute(
+    labeller: Labeller, store: Store, units: list[Unit], needs_affinity: bool, track: Track
+) -> _Done:
     before = read_manifest(store)
-    if needs_affinity:
-        with track("calibrate", job.num_calibration_views, "views") as advance:
-            writer.freeze_affinity(job.affinity(advance), replace=True)
+    spec, done = before.spec, _Done([], [])
+    writer, rule = ArchiveWriter(store, spec), spec.labels.affinity
+    if needs_affinity and rule is not None:
+        with track("calibrate", num_calibration_views(rule, spec.labels.num_classes), "views") as advance:
+            writer.freeze_affinity(labeller.affinity(rule, advance), replace=True)
         done.computed.append("affinity")
         if writer.affinity != before.affinity:
             done.changed.append("affinity")
     there = {receipt.unit: receipt.objects for receipt in before.all_receipts}
-    num_views = sum(job.spec.rows(unit.shard) * len(unit.views) for unit in units)
+    num_views = sum(spec.rows(unit.shard) * len(unit.views) for unit in units)
     with track("repair", num_views, "views") as advance:
         for unit in units:
-            objects = job.spec.layout.encode_unit(job.label(unit, advance))
-            receipt = writer.put_objects(
-                unit, objects, job.spec.rows(unit.shard), job.keys_sha256(unit), replace=True
-            )
+            objects = spec.layout.encode_unit(labeller.label(unit, spec.labels, advance).labels)
+            keys_sha256 = labeller.keys_sha256(unit)
+            receipt = writer.put_objects(unit, objects, spec.rows(unit.shard), keys_sha256, replace=True)
             done.computed.append(unit.name)
             if there.get(unit, receipt.objects) != receipt.objects:
                 done.changed.append(unit.name)

@@ -10,16 +10,15 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import itertools
 import logging
+import pkgutil
 import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.extraction.engines.engine import ENDS_THE_RUN, Engine, Worker, first_line
-from pipelines.extraction.engines.local import LocalEngine
+from pipelines.extraction.engines.engine import ENDS_THE_RUN, Advance, Engine, Worker, first_line
 from pipelines.extraction.estimate import (
     Estimate,
     check_gpu_hours,
@@ -27,21 +26,17 @@ from pipelines.extraction.estimate import (
     measured_views,
     num_missing_views,
 )
-from pipelines.extraction.missing import MissingUnits, default_views_per_unit
-from pipelines.extraction.order import Description, WorkOrder
+from pipelines.extraction.order import Description, Rate, WorkOrder
+from pipelines.extraction.prepare import Prepared, archive_spec, begin, prepare
 from pipelines.extraction.queue import UnitQueue
 from pipelines.extraction.record import RunRecord
+from pipelines.flags.engines import ENGINES
 from pipelines.flags.extract import ExtractConfig, PlanConfig, absolute
-from teacher_cache.archive.manifest import Receipt, read_manifest
-from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
-from teacher_cache.archive.write import ArchiveWriter, extension
+from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DatasetError, ImageError, InputError, StoreError, TeacherCacheError
-from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
 from teacher_cache.labels.arrays import check_topk
-from teacher_cache.labels.encodings import Values
-from teacher_cache.program.commandline import parse_views
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
@@ -74,45 +69,6 @@ class ExtractReport:
     run: str | None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Prepared:
-    """What is asked and what is missing, before anything is written."""
-
-    store: Store
-    writer: ArchiveWriter
-    there: Mapping[str, tuple[Receipt, ...]]
-    missing: MissingUnits
-
-    @property
-    def needs_affinity(self) -> bool:
-        """Whether the class affinity is still to be calibrated."""
-        return self.writer.spec.labels.affinity is not None and self.writer.affinity is None
-
-
-def archive_spec(
-    dataset: DatasetInfo, recipe: Recipe, worker: Description, k: int, values: Values, views_per_unit: int
-) -> ArchiveSpec:
-    """Return the spec of an archive, from what determines its labels."""
-    return ArchiveSpec(
-        dataset={
-            "sha256": dataset.sha256,
-            "shards": [(shard.sha256, shard.num_samples) for shard in dataset.shards],
-        },
-        recipe=recipe.to_dict(),
-        teacher=worker.teacher,
-        labels=LabelSpec(
-            k,
-            len(dataset.classes),
-            dataset.class_list.sha256,
-            affinity=affinity_rule(k, len(dataset.classes)),
-            values=values,
-        ),
-        probe_sha256=worker.probe_sha256,
-        views_per_unit=views_per_unit,
-        made_with=worker.made_with,
-    )
-
-
 def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     """Compute the labels that are asked and not there yet, and finish the archive.
 
@@ -124,13 +80,14 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     """
     config = absolute(config)
     with _engine(config) as (engine, dataset, recipe):
-        worker = engine.call("describe")
-        prepared = _prepare(config, dataset, recipe, worker, create=False)
+        worker = engine.ask(_describe)
+        asked = archive_spec(config, dataset, recipe, worker)
+        prepared = prepare(config, asked)
         found = None
         if prepared.missing:
             found = _estimate(engine, prepared, PlanConfig.epochs)
             check_gpu_hours(found, config.max_gpu_hours)
-        prepared = _prepare(config, dataset, recipe, worker, create=True, before=prepared)
+        prepared = begin(config, asked, prepared)
         if not prepared.missing and not prepared.needs_affinity:
             return _close(prepared, None, 0.0, {})
         return _run(config, engine, prepared, worker, found, track)
@@ -142,8 +99,9 @@ def plan(config: PlanConfig) -> Estimate | None:
     Raises:
         InputError: As `extract`.
     """
-    with _engine(absolute(config)) as (engine, dataset, recipe):
-        prepared = _prepare(config, dataset, recipe, engine.call("describe"), create=False)
+    config = absolute(config)
+    with _engine(config) as (engine, dataset, recipe):
+        prepared = prepare(config, archive_spec(config, dataset, recipe, engine.ask(_describe)))
         if not prepared.missing:
             return None
         found = _estimate(engine, prepared, config.epochs, config.price_per_gpu_hour)
@@ -158,6 +116,10 @@ def make_worker(order: WorkOrder) -> Worker:
     return LabelWorker(order)
 
 
+def _describe(worker: Worker, _: Advance) -> Description:
+    return worker.describe()
+
+
 @contextlib.contextmanager
 def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe]]:
     """Check what can be checked without a teacher, then lend an engine whose workers load one."""
@@ -165,66 +127,24 @@ def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe
     check_topk(config.topk, len(dataset.classes))
     recipe = recipes.load(config.recipe, config.img_size)
     new_worker = functools.partial(make_worker, WorkOrder(config, recipe))
-    engine: Engine
-    if config.engine == "local":
-        engine = LocalEngine(new_worker)
-    else:
-        from pipelines.extraction.engines.ray.engine import RayEngine
-
-        engine = RayEngine(
-            new_worker, config, device=config.device, workers=config.workers, address=config.address
-        )
+    engine: Engine = pkgutil.resolve_name(ENGINES[config.engine]).of(new_worker, config)
     try:
         yield engine, dataset, recipe
     finally:
         engine.close()
 
 
-def _prepare(
-    config: ExtractConfig,
-    dataset: DatasetInfo,
-    recipe: Recipe,
-    worker: Description,
-    *,
-    create: bool,
-    before: _Prepared | None = None,
-) -> _Prepared:
-    """Find out what is missing; `create` also writes the spec that pins the layout.
-
-    What was found out before holds, unless another first writer has just pinned another layout.
-    """
-    store, views = Store(config.out), parse_views(config.views)
-    base = Store(config.extends) if config.extends else None
-    views_per_unit = (
-        config.views_per_unit
-        or (read_manifest(base).spec.views_per_unit if base else None)
-        or default_views_per_unit(len(views))
-    )
-    asked = archive_spec(dataset, recipe, worker, config.topk, config.values, views_per_unit)
-    writer = ArchiveWriter.open(store, asked, create=create)
-    layout = writer.spec.layout
-    if before is not None and before.writer.spec.layout == layout:
-        return dataclasses.replace(before, writer=writer)
-    if config.views_per_unit not in (None, layout.views_per_unit):
-        raise InputError(
-            f"--views-per-unit {config.views_per_unit}, but {config.out} "
-            f"holds {layout.views_per_unit} views a unit",
-            "Units of two sizes cannot lie in one archive.",
-            "leave the flag out, or choose a new folder with --out",
-        )
-    there = extension(store, writer.spec, base) if base else {}
-    elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *there.values()])
-    finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
-    return _Prepared(store, writer, there, MissingUnits(layout, views, finished))
+def _measure(layout: Layout, unit: Unit, num_views: int, worker: Worker, _: Advance) -> Rate:
+    return worker.measure(layout, unit, num_views)
 
 
-def _estimate(engine: Engine, prepared: _Prepared, epochs: int, price: float | None = None) -> Estimate:
+def _estimate(engine: Engine, prepared: Prepared, epochs: int, price: float | None = None) -> Estimate:
     spec, missing = prepared.writer.spec, prepared.missing
     some = measured_views(num_missing_views(spec, missing))
     last_error: Exception | None = None
     for unit in missing:
         try:
-            rate = engine.call("measure", spec.layout, unit, some)
+            rate = engine.ask(functools.partial(_measure, spec.layout, unit, some))
             break
         except (ImageError, DatasetError) as error:  # a poisoned image is met, and named, in its turn
             last_error = error
@@ -247,48 +167,40 @@ def _estimate(engine: Engine, prepared: _Prepared, epochs: int, price: float | N
 def _run(
     config: ExtractConfig,
     engine: Engine,
-    prepared: _Prepared,
+    prepared: Prepared,
     worker: Description,
     found: Estimate | None,
     track: Track,
 ) -> ExtractReport:
-    """Do the missing units, and write the story of it."""
-    spec, num_views = prepared.writer.spec, found.views if found else 0
+    """Do the missing units, and record the run beside the archive."""
     record = RunRecord(Store(config.run_dir or _new_run(config.out, _utc_now())), _utc_now)
+    fingerprint = prepared.writer.spec.fingerprint
     record.tell(
         "run_started",
-        fingerprint=spec.fingerprint,
+        fingerprint=fingerprint,
         engine=config.engine,
         device=worker.device,
         workers=engine.num_workers,
         units=len(prepared.missing),
         units_done=prepared.missing.num_asked - len(prepared.missing),
-        views=num_views,
+        views=found.views if found else 0,
     )
-    queue = UnitQueue(prepared.missing, retries=config.retries, max_quarantined=config.max_quarantined)
-    given_up: dict[str, str] = {}
     about: dict[str, Any] = {
-        "fingerprint": spec.fingerprint,
+        "fingerprint": fingerprint,
         "device": worker.device,
         "estimate": found and dataclasses.asdict(found),
     }
+    given_up: dict[str, str] = {}
     state, start_s = "failed", time.monotonic()
     try:
-        rule = spec.labels.affinity
-        if rule is not None and prepared.needs_affinity:
-            given_up |= _calibrate(engine, num_calibration_views(rule, spec.labels.num_classes), track)
+        if prepared.needs_affinity:
+            given_up |= _calibrate(engine, prepared.num_calibration_views, track)
             record.tell("affinity_frozen" if not given_up else "affinity_failed", **given_up)
         start_s = time.monotonic()
-        with track("extract", num_views, "views") as advance:
-            for event in engine.run(queue, lambda views: advance(views, record.note(len(queue.quarantined)))):
-                record.add(event)
+        queue = UnitQueue(prepared.missing, retries=config.retries, max_quarantined=config.max_quarantined)
+        _do_units(engine, queue, record, found.views if found else 0, track)
         given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}
-        if not given_up and record.units != len(prepared.missing):
-            raise TeacherCacheError(
-                f"{record.units:,} of {len(prepared.missing):,} units were done, and none was given up",
-                "The archive would have holes, so it is not finished.",
-                "run the same command again, and report this",
-            )
+        _check_all_done(prepared, record, given_up)
         report = _close(prepared, record, time.monotonic() - start_s, given_up)
         state = "incomplete" if given_up else "finished"
         return report
@@ -305,6 +217,25 @@ def _run(
             _LOG.warning("the record of this run is not whole: %s", error)
 
 
+def _do_units(engine: Engine, queue: UnitQueue, record: RunRecord, num_views: int, track: Track) -> None:
+    with track("extract", num_views, "views") as advance:
+        for event in engine.run(queue, lambda views: advance(views, record.note(len(queue.quarantined)))):
+            record.add(event)
+
+
+def _check_all_done(prepared: Prepared, record: RunRecord, given_up: Mapping[str, str]) -> None:
+    if not given_up and record.units != len(prepared.missing):
+        raise TeacherCacheError(
+            f"{record.units:,} of {len(prepared.missing):,} units were done, and none was given up",
+            "The archive would have holes, so it is not finished.",
+            "run the same command again, and report this",
+        )
+
+
+def _freeze_affinity(worker: Worker, advance: Advance) -> None:
+    worker.freeze_affinity(advance)
+
+
 def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
     """Freeze the class affinity; return why it could not be, as of a unit that was given up.
 
@@ -312,7 +243,7 @@ def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
     """
     with track("calibrate", num_views, "views") as advance:
         try:
-            engine.call("freeze_affinity", advance)
+            engine.ask(_freeze_affinity, advance)
         except ENDS_THE_RUN:
             raise
         except Exception as error:
@@ -321,14 +252,14 @@ def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
 
 
 def _close(
-    prepared: _Prepared, record: RunRecord | None, seconds: float, quarantined: dict[str, str]
+    prepared: Prepared, record: RunRecord | None, seconds: float, quarantined: dict[str, str]
 ) -> ExtractReport:
     """Finish the archive, where nothing was given up, and say what it holds."""
     writer = prepared.writer
-    receipts = writer.receipts() if quarantined else writer.finish(prepared.there).all_receipts
+    receipts = writer.receipts() if quarantined else writer.finish(prepared.extends).all_receipts
     return ExtractReport(
         units=record.units if record else 0,
-        views=record.views if record else 0,
+        views=record.total.views if record else 0,
         seconds=round(seconds, 3),
         labels=sum(receipt.rows * len(receipt.unit.views) for receipt in receipts),
         label_bytes=sum(receipt.num_bytes for receipt in receipts),

@@ -1,74 +1,173 @@
-"""What computes labels, for whoever asks: `extract` for units that are missing, `repair` for damaged ones."""
+"""Images and a teacher in one process: labels of units, the class affinity, and how long a view takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
+from pipelines.extraction.order import Rate
 from pipelines.flags.teacher import TeacherFlags
-from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.source import LabelSource
-from teacher_cache.archive.spec import ArchiveSpec
-from teacher_cache.batches.pool import RenderPool
+from teacher_cache.archive.spec import LabelSpec
+from teacher_cache.batches.batch import ViewBatch, ViewIds
+from teacher_cache.batches.pool import Load, RenderPool
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labelling.calibrate import calibrate
-from teacher_cache.labelling.unit import extract_unit
-from teacher_cache.labels.affinity_rule import AffinityRule, num_calibration_views
+from teacher_cache.labelling.logits import teacher_logits
+from teacher_cache.labelling.unit import extract_unit, unit_loads
+from teacher_cache.labels.affinity_rule import AffinityRule
 from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.class_list import ClassList
+from teacher_cache.labels.codec import encode
+from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.models.create import resolve_device
-from teacher_cache.models.teacher import Teacher, build_teacher
-from teacher_cache.views import recipe as recipes
+from teacher_cache.models.teacher import Precision, Teacher, build_teacher
+from teacher_cache.views.recipe import Recipe
+
+Advance = Callable[[int], None]
 
 
-class Job:
-    """Images, a teacher, and what is asked of them.
+class TimedLabels(NamedTuple):
+    """Labels of a unit, and the seconds that the teacher waited for views and computed."""
+
+    labels: LabelArrays
+    render_s: float
+    teacher_s: float
+
+
+class Labeller:
+    """Images and a teacher, loaded once.
 
     Args:
-        spec: What is asked.
-        teacher: Who labels views.
-        pool: Renders views of the dataset under the spec's recipe.
+        dataset: Images.
+        recipe: Augmentation of the views.
+        teacher: Teacher of the labels.
         batch_size: Views in one forward pass.
+        workers: Processes that render views; 0 renders in this process.
     """
 
-    def __init__(self, spec: ArchiveSpec, teacher: Teacher, pool: RenderPool, batch_size: int) -> None:
-        self.spec, self.teacher, self.pool, self.batch_size = spec, teacher, pool, batch_size
+    def __init__(
+        self, dataset: PackedDataset, recipe: Recipe, teacher: Teacher, *, batch_size: int, workers: int
+    ) -> None:
+        self.dataset, self.recipe, self.teacher, self.batch_size = dataset, recipe, teacher, batch_size
+        self._workers = workers
+        self._pool = self._new_pool()
 
-    def label(self, unit: Unit, advance: Callable[[int], None]) -> LabelArrays:
-        """Return a unit's labels; see `extract_unit`."""
-        return extract_unit(
-            unit,
-            self.pool,
-            self.teacher,
-            k=self.spec.labels.k,
-            values=self.spec.labels.values,
-            batch_size=self.batch_size,
-            advance=advance,
+    def label(self, unit: Unit, labels: LabelSpec, advance: Advance) -> TimedLabels:
+        """Return the labels of a unit, and the time they took; see `extract_unit`."""
+        with self._pool_renewed_on_error():
+            waited_s, start_s = self._pool.waited_s, time.perf_counter()
+            arrays = extract_unit(
+                unit,
+                self._pool,
+                self.teacher,
+                k=labels.k,
+                values=labels.values,
+                batch_size=self.batch_size,
+                advance=advance,
+            )
+            seconds, render_s = time.perf_counter() - start_s, self._pool.waited_s - waited_s
+        return TimedLabels(arrays, render_s, seconds - render_s)
+
+    def affinity(self, rule: AffinityRule, advance: Advance) -> LabelArrays:
+        """Return the class affinity; see `calibrate`."""
+        with self._pool_renewed_on_error():
+            return calibrate(self._pool, self.teacher, rule, batch_size=self.batch_size, advance=advance)
+
+    def logits(self, loads: Sequence[Load], what: str) -> Iterator[tuple[ViewBatch, torch.Tensor]]:
+        """Yield each batch of some loads with the teacher's logits; see `teacher_logits`."""
+        with self._pool_renewed_on_error():
+            yield from teacher_logits(self._pool, self.teacher, loads, what=what)
+
+    def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
+        """Label the first views of a unit, once to warm up and once on the clock; nothing is written.
+
+        Args:
+            layout: Layout in which the labels would be stored.
+            unit: Unit of the views.
+            num_views: Views to label, rounded up to whole loads.
+        """
+        loads = unit_loads(
+            self.dataset.rows_of(unit.shard), unit.views, self.batch_size, self._pool.renderer.mixing
+        )
+        totals = itertools.accumulate(map(_num_views, loads))
+        enough = next((number for number, total in enumerate(totals, 1) if total >= num_views), len(loads))
+        for _ in self.logits(loads[:1], "the views measured"):
+            pass
+        waited_s, start_s = self._pool.waited_s, time.perf_counter()
+        labels = [
+            encode(labels_from_logits(logits_BC, layout.k), layout.num_classes, layout.values)
+            for _, logits_BC in self.logits(loads[:enough], "the views measured")
+        ]
+        seconds = time.perf_counter() - start_s
+        return Rate(
+            views=sum(len(part.tail) for part in labels),
+            seconds=seconds,
+            render_s=self._pool.waited_s - waited_s,
+            bytes_per_label=_bytes_per_label(layout, labels),
         )
 
     def keys_sha256(self, unit: Unit) -> str:
         """Return the digest of the keys of a unit's rows."""
-        dataset = self.pool.renderer.dataset
-        rows = dataset.rows_of(unit.shard)
-        return dataset.index.keys_sha256(rows.start, rows.stop)
+        rows = self.dataset.rows_of(unit.shard)
+        return self.dataset.index.keys_sha256(rows.start, rows.stop)
 
-    @property
-    def num_calibration_views(self) -> int:
-        """How many views `affinity` looks at."""
-        return num_calibration_views(self._rule, self.spec.labels.num_classes)
+    def close(self) -> None:
+        """End the processes that render."""
+        self._pool = self._new_pool()
 
-    def affinity(self, advance: Callable[[int], None]) -> LabelArrays:
-        """Return the class affinity; see `calibrate`. The spec must ask for one."""
-        return calibrate(self.pool, self.teacher, self._rule, batch_size=self.batch_size, advance=advance)
+    @contextlib.contextmanager
+    def _pool_renewed_on_error(self) -> Iterator[None]:
+        """Replace the pool after an error: a process may have died, or buffers may wait for a reader."""
+        try:
+            yield
+        except BaseException:
+            self._pool = self._new_pool()
+            raise
 
-    @property
-    def _rule(self) -> AffinityRule:
-        assert self.spec.labels.affinity is not None
-        return self.spec.labels.affinity
+    def _new_pool(self) -> RenderPool:
+        return RenderPool(BatchRenderer(self.dataset, self.recipe), self._workers)
 
 
-def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
-    """Return the job that made an archive: its dataset, and its teacher with the very weights.
+def load_teacher(
+    flags: TeacherFlags,
+    name: str,
+    classes: ClassList,
+    img_size: int,
+    model_kwargs: dict[str, Any],
+    precision: Precision,
+) -> Teacher:
+    """Load a teacher as the flags ask for it.
+
+    Raises:
+        ModelError: See `build_teacher`.
+    """
+    return build_teacher(
+        name,
+        classes=classes,
+        img_size=img_size,
+        device=resolve_device(flags.device),
+        pretrained=flags.pretrained,
+        checkpoint=flags.checkpoint,
+        model_kwargs=model_kwargs,
+        precision=precision,
+        channels_last=flags.channels_last,
+        compiled=flags.compile,
+    )
+
+
+def labeller_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Labeller:
+    """Return the labeller that made an archive: its dataset, and its teacher with the very weights.
 
     Raises:
         ArchiveError: The dataset or the teacher is not the archive's.
@@ -84,17 +183,14 @@ def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
             "An archive may name a model of timm's, not where to load files from.",
             "extract again with a timm name and --checkpoint",
         )
-    teacher = build_teacher(
+    recipe = archive.recipe
+    teacher = load_teacher(
+        flags,
         theirs["model"],
-        classes=dataset.info.class_list,
-        img_size=archive.recipe.img_size,
-        device=resolve_device(flags.device),
-        pretrained=flags.pretrained,
-        checkpoint=flags.checkpoint,
-        model_kwargs=theirs["model_kwargs"],
-        precision=theirs["precision"],
-        channels_last=flags.channels_last,
-        compiled=flags.compile,
+        dataset.info.class_list,
+        recipe.img_size,
+        theirs["model_kwargs"],
+        theirs["precision"],
     )
     if teacher.spec.to_dict() != theirs:
         raise ArchiveError(
@@ -103,5 +199,16 @@ def job_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Job:
             "Another teacher's labels would be compared or mixed with these.",
             "give the archive's own teacher with --checkpoint",
         )
-    pool = RenderPool(BatchRenderer(dataset, recipes.from_dict(archive.spec.recipe)), flags.workers)
-    return Job(archive.spec, teacher, pool, flags.batch_size)
+    return Labeller(dataset, recipe, teacher, batch_size=flags.batch_size, workers=flags.workers)
+
+
+def _num_views(load: Sequence[ViewIds]) -> int:
+    return sum(len(view_ids.rows_B) for view_ids in load)
+
+
+def _bytes_per_label(layout: Layout, labels: Sequence[LabelArrays]) -> float:
+    """Return the stored bytes of a label, from some labels stored as the chunks of one view."""
+    rows = min(sum(len(part.tail) for part in labels), layout.rows_per_shard)
+    views = [np.concatenate(arrays)[:rows, None] for arrays in zip(*labels, strict=True)]
+    small = dataclasses.replace(layout, rows_per_shard=rows, views_per_unit=1)
+    return sum(len(data) for data in small.encode_unit(LabelArrays(*views)).values()) / rows

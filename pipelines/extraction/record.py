@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.extraction.engines.engine import Event, UnitDone, UnitFailed
+from pipelines.extraction.engines.engine import Event, UnitDone, UnitFailed, UnitResult
 from teacher_cache.storage.line_log import LineLog
 from teacher_cache.storage.store import Store
 
@@ -34,16 +34,16 @@ class RunRecord:
         now: Tells the time.
 
     Attributes:
-        units, views, num_bytes: Done by this run.
-        render_s, teacher_s, write_s: Seconds of all workers together.
+        units: Units done by this run.
+        total: Figures of these units, over all workers.
         retries: Failures of units that were tried again.
     """
 
     def __init__(self, store: Store, now: Callable[[], datetime.datetime]) -> None:
         self._store, self._now = store, now
         self._events = LineLog(store, EVENTS_FILE)
-        self.units = self.views = self.num_bytes = self.retries = 0
-        self.render_s = self.teacher_s = self.write_s = 0.0
+        self.units = self.retries = 0
+        self.total = UnitResult()
 
     @property
     def url(self) -> str:
@@ -58,22 +58,18 @@ class RunRecord:
         """Write down an event of an engine."""
         if isinstance(event, UnitDone):
             self.units += 1
-            self.views += event.result.views
-            self.num_bytes += event.result.num_bytes
-            self.render_s += event.result.render_s
-            self.teacher_s += event.result.teacher_s
-            self.write_s += event.result.write_s
+            self.total += event.result
         elif isinstance(event, UnitFailed):
             self.retries += event.will_retry
         self.tell(_NAMES[type(event).__name__], **_plain(event))
 
     def note(self, num_quarantined: int) -> str:
         """Return in a few words where time goes, and what went wrong."""
-        whole_s = self.render_s + self.teacher_s + self.write_s
+        stages = self.total.seconds
+        whole_s = sum(stages.values())
         words = []
         if whole_s:
-            parts = {"render": self.render_s, "teacher": self.teacher_s, "write": self.write_s}
-            words = [" ".join(f"{name} {seconds / whole_s:.0%}" for name, seconds in parts.items())]
+            words = [" ".join(f"{stage} {seconds / whole_s:.0%}" for stage, seconds in stages.items())]
         if self.retries:
             words.append(f"{self.retries} retried")
         if num_quarantined:
@@ -91,18 +87,17 @@ class RunRecord:
             quarantined: What was given up, by name, each with its reason.
             fields: Whatever else the report says.
         """
+        figures = {name: round(value, 3) for name, value in dataclasses.asdict(self.total).items()}
+        label_bytes = figures.pop("num_bytes")
         report = {
             "state": state,
             **fields,
             "actual": {
                 "units": self.units,
-                "views": self.views,
-                "label_bytes": self.num_bytes,
+                **figures,
+                "label_bytes": label_bytes,
                 "hours": seconds / 3600,
-                "gpu_hours": (self.render_s + self.teacher_s) / 3600,
-                "render_s": round(self.render_s, 3),
-                "teacher_s": round(self.teacher_s, 3),
-                "write_s": round(self.write_s, 3),
+                "gpu_hours": (self.total.render_s + self.total.teacher_s) / 3600,
                 "retries": self.retries,
             },
             "quarantined": dict(quarantined),

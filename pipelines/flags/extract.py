@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, TypeVar
 
+from pipelines.flags.engines import EngineName
 from pipelines.flags.teacher import TeacherFlags
 from teacher_cache.errors import InputError
 from teacher_cache.labels.encodings import Values
 from teacher_cache.program.commandline import at_least, parse_kwargs, parse_views, with_absolute_paths
 
-Engine = Literal["local", "ray"]
 DEFAULT_UNIT_TIMEOUT_S = 3600.0
 DEFAULT_DRAIN_S = 60.0
 
@@ -100,7 +100,7 @@ class ActorFlags:
 class ExtractConfig(ActorFlags, LabelRequest):
     """Label views of a packed dataset with a teacher; continues where it stopped."""
 
-    engine: Engine = "local"
+    engine: EngineName = "local"
     """What runs the units: this process, or actors on a Ray cluster."""
     address: str | None = None
     """A Ray cluster: auto, or host:port; one is started on this machine for the run, if not given."""
@@ -112,9 +112,9 @@ class ExtractConfig(ActorFlags, LabelRequest):
         self.check_actors()
         names = ["address", *(field.name for field in dataclasses.fields(ActorFlags))]
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
-        if self.engine == "local" and given:
+        if self.engine != "ray" and given:
             raise InputError(
-                f"{', '.join(given)} with --engine local",
+                f"{', '.join(given)} with --engine {self.engine}",
                 "Only Ray has actors.",
                 "give --engine ray, or leave them out",
             )

@@ -36,7 +36,7 @@ from teacher_cache.errors import TeacherCacheError, UnfitError
 from teacher_cache.storage.store import Store
 
 Capture = pytest.CaptureFixture[str]
-ENGINES = ("local", "ray-1", "ray-2", "ray-4")
+NAMES = ("local", "ray-1", "ray-2", "ray-4")
 _CPUS = 0.5
 
 
@@ -95,7 +95,7 @@ def poisoned(data: str, dataset: PackedDataset, tmp_path: Path) -> tuple[Path, s
     return tmp_path / "data", dataset.index.key(row)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_engine_and_number_of_actors_gives_the_same_bytes(
     name: str, request: pytest.FixtureRequest, data: str, labels: str, tmp_path: Path
 ) -> None:
@@ -124,7 +124,7 @@ def test_any_order_of_units_gives_the_same_bytes(
     writer = ArchiveWriter.open(Store(tmp_path / "out"), spec)
     order = WorkOrder(config, recipes.from_dict(spec.recipe))
     with opened(name, functools.partial(make_worker, order), request) as engine:
-        engine.call("freeze_affinity", lambda views: None)
+        engine.ask(lambda worker, advance: worker.freeze_affinity(advance))
         units = list(spec.layout.units(0, 3))[::-1]
         list(engine.run(UnitQueue(units, retries=0, max_quarantined=0), lambda views: None))
     writer.finish()
@@ -315,13 +315,13 @@ def test_workers_that_are_not_fit_end_the_run_when_none_is_left(
 @pytest.mark.parametrize("name", ["local", "ray-2"])
 def test_a_call_to_workers_that_are_not_fit_is_told(name: str, request: pytest.FixtureRequest) -> None:
     with opened(name, Unfit, request) as engine, pytest.raises(UnfitError, match="another dataset"):
-        engine.call("compute", UNITS[0], lambda views: None)
+        engine.ask(lambda worker, advance: worker.compute(UNITS[0], advance))
 
 
 @pytest.mark.parametrize("name", ["local", "ray-1"])
 def test_an_error_of_a_call_is_told_as_it_is(name: str, request: pytest.FixtureRequest) -> None:
     with opened(name, Wrong, request) as engine, pytest.raises(TeacherCacheError) as caught:
-        engine.call("describe")
+        engine.ask(lambda worker, _: worker.describe())
     assert (caught.value.value, caught.value.remedy) == ("wrong", "mend it")
 
 
@@ -340,7 +340,8 @@ def test_a_tally_takes_back_what_it_counted() -> None:
 
 
 def test_what_a_run_waits_for_is_said(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.extraction.engines.ray import engine as ray_engine
+    from pipelines.extraction.engines.ray import run as ray_run
+    from pipelines.extraction.engines.ray.engine import RayEngine
 
     class ToldError(Exception):
         pass
@@ -348,13 +349,13 @@ def test_what_a_run_waits_for_is_said(ray_address: str, monkeypatch: pytest.Monk
     def tell(text: str, *parts: object) -> None:
         raise ToldError(text % parts)
 
-    monkeypatch.setattr(ray_engine, "_TELL_EVERY_S", 0.1)
-    monkeypatch.setattr(ray_engine._LOG, "warning", tell)
+    monkeypatch.setattr(ray_run, "_TELL_EVERY_S", 0.1)
+    monkeypatch.setattr(ray_run._LOG, "warning", tell)
     actors = ActorFlags(num_actors=1, cpus_per_actor=99)
-    engine = ray_engine.RayEngine(Faulty, actors, address=ray_address)
+    engine = RayEngine(Faulty, actors, address=ray_address)
     try:
         with pytest.raises(ToldError, match="each takes 0 GPUs and 99 CPUs; free on the cluster: 0 GPUs"):
-            engine.call("describe")
+            engine.ask(lambda worker, _: worker.describe())
     finally:
         engine.close()
 

@@ -35,7 +35,7 @@ def saved(folder: Path, of: torch.nn.Module, class_name: str) -> str:
 
 def test_positions_are_interpolated_bicubically_and_tokens_kept(tmp_path: Path) -> None:
     small, large = model(32, seed=1), model(64, seed=2)
-    assert begin_with(large, saved(tmp_path, small, ClassList(("a",))), "a") == []
+    assert begin_with(large, saved(tmp_path, small, "a"), ClassList(("a",))) == []
     before, after = small.pos_embed.detach().double(), large.pos_embed.detach().double()
     assert torch.equal(before[:, :2], after[:, :2])  # of the class token and the distillation token
     grid_1CHW = before[:, 2:].reshape(1, 4, 4, 48).permute(0, 3, 1, 2)

@@ -10,14 +10,21 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from pipelines.extraction.order import Description, Rate
 from pipelines.extraction.queue import UnitQueue
-from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.errors import DeniedError, FullError, TeacherCacheError, UnfitError
 
 Advance = Callable[[int], None]
-"""Told how many more views are labelled; less than none where a unit that had begun is lost."""
+"""Told how many more views are labelled; a negative number where a unit that had begun is lost."""
+_T = TypeVar("_T")
+
+
+def ignore(views: int) -> None:
+    """Do nothing: an Advance without progress."""
+    del views
 
 
 class Tally:
@@ -47,28 +54,52 @@ MAX_FAILURES_IN_ROW = 5
 
 @dataclasses.dataclass(frozen=True)
 class UnitResult:
-    """What a unit that lies in the archive took.
+    """Figures of units that lie in the archive; they add up over a run.
+
+    Events, report.json and Prometheus show every field: a field in seconds ends in _s.
 
     Attributes:
-        views: Of single images.
-        num_bytes: Of its objects.
+        views: Views of single images.
+        num_bytes: Bytes of the label objects.
         render_s: Seconds the teacher waited for views.
-        teacher_s: Seconds it computed.
-        write_s: Seconds it took to write the objects and the receipt.
+        teacher_s: Seconds the teacher computed.
+        write_s: Seconds of writing the objects and receipts.
     """
 
-    views: int
-    num_bytes: int
-    render_s: float
-    teacher_s: float
-    write_s: float
+    views: int = 0
+    num_bytes: int = 0
+    render_s: float = 0.0
+    teacher_s: float = 0.0
+    write_s: float = 0.0
+
+    def __add__(self, other: UnitResult) -> UnitResult:
+        names = [field.name for field in dataclasses.fields(self)]
+        return UnitResult(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage: the fields that end in _s."""
+        fields = dataclasses.asdict(self).items()
+        return {name.removesuffix("_s"): value for name, value in fields if name.endswith("_s")}
 
 
 class Worker(Protocol):
-    """Does units, in two halves, so that one unit can be written while the next is computed."""
+    """Images and a teacher in one process; a unit is written while the next one is computed."""
+
+    def describe(self) -> Description:
+        """Return this worker's teacher, libraries and device."""
+        ...
+
+    def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
+        """Label about the first `num_views` views of a unit, write nothing, and return how long that took."""
+        ...
+
+    def freeze_affinity(self, advance: Advance) -> None:
+        """Calibrate the class affinity and write it."""
+        ...
 
     def compute(self, unit: Unit, advance: Advance) -> Any:
-        """Return what `write` takes. An error is of this unit, but for those of ENDS_THE_RUN."""
+        """Return what `write` takes. An error concerns this unit alone, unless it is one of ENDS_THE_RUN."""
         ...
 
     def write(self, computed: Any) -> UnitResult:
@@ -137,8 +168,8 @@ class Engine(Protocol):
         """How many units are computed at once."""
         ...
 
-    def call(self, method: str, *args: Any) -> Any:
-        """Return what a method of some worker returns; of another one, where a worker is lost over it."""
+    def ask(self, task: Callable[[Worker, Advance], _T], advance: Advance = ignore) -> _T:
+        """Return what a task returns on some worker; where that worker is lost, on another one."""
         ...
 
     def run(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pipelines.extraction.engines.engine import (
     ENDS_THE_RUN,
@@ -20,12 +20,15 @@ from pipelines.extraction.engines.engine import (
     WorkerStarted,
     failed,
     first_line,
+    ignore,
 )
 from pipelines.extraction.queue import UnitQueue
+from pipelines.flags.extract import ExtractConfig
 from teacher_cache.archive.layout import Unit
 from teacher_cache.errors import TeacherCacheError
 
 _NAME = "local"
+_T = TypeVar("_T")
 
 
 class LocalEngine:
@@ -42,9 +45,15 @@ class LocalEngine:
         self._node = socket.gethostname()
         self._failures = 0
 
-    def call(self, method: str, *args: Any) -> Any:
-        """Return what a method of the worker returns."""
-        return getattr(self._worker, method)(*args)
+    @classmethod
+    def of(cls, make_worker: Callable[[], Worker], config: ExtractConfig) -> LocalEngine:
+        """Return the engine; of the flags of `extract` it needs none."""
+        del config
+        return cls(make_worker)
+
+    def ask(self, task: Callable[[Worker, Advance], _T], advance: Advance = ignore) -> _T:
+        """Return what a task returns on the worker; see Engine."""
+        return task(self._worker, advance)
 
     def run(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
         """Do the units of a queue; see Engine."""

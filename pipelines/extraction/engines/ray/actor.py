@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from pipelines.extraction.engines.engine import Tally, UnitResult, Worker
+from pipelines.extraction.engines.engine import Advance, Tally, UnitResult, Worker
 from teacher_cache.archive.layout import Unit
 
 
@@ -43,10 +43,10 @@ class Actor:
         self._worker = self._make_worker()
         return Started(ray.get_runtime_context().get_node_id(), os.getpid())
 
-    def call(self, method: str, args: tuple[Any, ...], is_counted: bool) -> tuple[Any, int]:
-        """Return what a method of the worker returns, and `views`."""
+    def ask(self, task: Callable[[Worker, Advance], Any]) -> tuple[Any, int]:
+        """Return what a task returns on the worker, and `views`."""
         with self._turn:
-            value = getattr(self._worker, method)(*args, *([self._count] if is_counted else []))
+            value = task(self._worker, self._count)
         return value, self._views
 
     def run(self, unit: Unit) -> tuple[UnitResult, int]:

@@ -14,16 +14,19 @@ from pipelines.flags.extract import ActorFlags
 _KILL_WITHIN_S = 10.0
 
 
-class Taken(NamedTuple):
-    """How many actors there are, and what each of them takes."""
+class ActorResources(NamedTuple):
+    """Number of actors, and the resources that each of them takes."""
 
     num_actors: int
     gpus: float
     cpus: float
 
+    def __str__(self) -> str:
+        return f"{self.gpus:g} GPUs and {self.cpus:g} CPUs"
 
-def what_actors_take(flags: ActorFlags, device: str, workers: int) -> Taken:
-    """Return what was asked for, and where nothing was, what the cluster has room for.
+
+def actor_resources(flags: ActorFlags, device: str, workers: int) -> ActorResources:
+    """Return the actors that the flags ask for, or by default those that the cluster has room for.
 
     Args:
         flags: What was asked for.
@@ -40,7 +43,7 @@ def what_actors_take(flags: ActorFlags, device: str, workers: int) -> Taken:
         if not gpus and flags.num_actors:
             cpus = max(float(workers), _cpu_share(flags.num_actors, there.get("CPU", 0.0)))
     room = [there.get(name, 0.0) // taken for name, taken in (("GPU", gpus), ("CPU", cpus)) if taken]
-    return Taken(flags.num_actors or max(1, int(min(room, default=1.0))), gpus, cpus)
+    return ActorResources(flags.num_actors or max(1, int(min(room, default=1.0))), gpus, cpus)
 
 
 def what_is_free() -> str:

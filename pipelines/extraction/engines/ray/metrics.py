@@ -24,8 +24,7 @@ class RunMetrics:
         self._units.inc(1, {"state": "done"})
         self._views.inc(result.views)
         self._bytes.inc(result.num_bytes)
-        for stage in ("render", "teacher", "write"):
-            seconds = getattr(result, f"{stage}_s")
+        for stage, seconds in result.seconds.items():
             if seconds > 0:
                 self._seconds.inc(seconds, {"stage": stage})
 

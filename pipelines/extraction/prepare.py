@@ -1,0 +1,113 @@
+"""What is asked of an archive and what is missing, before the first unit."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+
+from pipelines.extraction.missing import MissingUnits, default_views_per_unit
+from pipelines.extraction.order import Description
+from pipelines.flags.extract import LabelRequest
+from teacher_cache.archive.manifest import Receipt, read_manifest
+from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
+from teacher_cache.archive.write import ArchiveWriter, extension
+from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.errors import InputError
+from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
+from teacher_cache.program.commandline import parse_views
+from teacher_cache.storage.store import Store
+from teacher_cache.views.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """An archive and the units it lacks.
+
+    Attributes:
+        writer: Writer of the archive; its spec has the archive's own layout.
+        extends: Receipts of units in other archives that stand for units asked for, by relative URL.
+        missing: Units to compute.
+    """
+
+    writer: ArchiveWriter
+    extends: Mapping[str, tuple[Receipt, ...]]
+    missing: MissingUnits
+
+    @property
+    def needs_affinity(self) -> bool:
+        """Whether the class affinity is still to be calibrated."""
+        return self.writer.spec.labels.affinity is not None and self.writer.affinity is None
+
+    @property
+    def num_calibration_views(self) -> int:
+        """Views that the class affinity is calibrated on; 0 without one."""
+        labels = self.writer.spec.labels
+        return num_calibration_views(labels.affinity, labels.num_classes) if labels.affinity else 0
+
+
+def archive_spec(
+    request: LabelRequest, dataset: DatasetInfo, recipe: Recipe, worker: Description
+) -> ArchiveSpec:
+    """Return the spec of the archive that is asked for, from what determines its labels."""
+    views = parse_views(request.views)
+    base = read_manifest(Store(request.extends)).spec.views_per_unit if request.extends else None
+    return ArchiveSpec(
+        dataset={
+            "sha256": dataset.sha256,
+            "shards": [(shard.sha256, shard.num_samples) for shard in dataset.shards],
+        },
+        recipe=recipe.to_dict(),
+        teacher=worker.teacher,
+        labels=LabelSpec(
+            request.topk,
+            len(dataset.classes),
+            dataset.class_list.sha256,
+            affinity=affinity_rule(request.topk, len(dataset.classes)),
+            values=request.values,
+        ),
+        probe_sha256=worker.probe_sha256,
+        views_per_unit=request.views_per_unit or base or default_views_per_unit(len(views)),
+        made_with=worker.made_with,
+    )
+
+
+def prepare(request: LabelRequest, asked: ArchiveSpec) -> Prepared:
+    """Find out what is missing; nothing is written.
+
+    Raises:
+        ArchiveError: Something else lies where the archive should.
+        InputError: The units asked for do not fit the archive's layout.
+    """
+    store = Store(request.out)
+    return _prepared(request, store, ArchiveWriter.open(store, asked, create=False))
+
+
+def begin(request: LabelRequest, asked: ArchiveSpec, before: Prepared) -> Prepared:
+    """Write the spec, which pins the layout.
+
+    What was found out before holds, unless another first writer has just pinned another layout.
+
+    Raises:
+        ArchiveError, InputError: As `prepare`.
+    """
+    store = Store(request.out)
+    writer = ArchiveWriter.open(store, asked, create=True)
+    if before.writer.spec.layout == writer.spec.layout:
+        return dataclasses.replace(before, writer=writer)
+    return _prepared(request, store, writer)
+
+
+def _prepared(request: LabelRequest, store: Store, writer: ArchiveWriter) -> Prepared:
+    layout = writer.spec.layout
+    if request.views_per_unit not in (None, layout.views_per_unit):
+        raise InputError(
+            f"--views-per-unit {request.views_per_unit}, but {request.out} "
+            f"holds {layout.views_per_unit} views a unit",
+            "Units of two sizes cannot lie in one archive.",
+            "leave the flag out, or choose a new folder with --out",
+        )
+    extends = extension(store, writer.spec, Store(request.extends)) if request.extends else {}
+    elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *extends.values()])
+    finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
+    return Prepared(writer, extends, MissingUnits(layout, parse_views(request.views), finished))
