@@ -19,10 +19,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +48,8 @@ from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits
 from teacher_cache.models.create import resolve_device
 from teacher_cache.models.teacher import Teacher, build_teacher
-from teacher_cache.program.commandline import Command, at_least, run_single
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.flags import Flags
 from teacher_cache.program.progress import console
 from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
@@ -58,7 +60,7 @@ _SPEED_K = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelsConfig:
+class LabelsConfig(Flags):
     """Compare stored labels with those of TinyViT, FKD and ml-dr, over the same logits."""
 
     data: str
@@ -71,13 +73,13 @@ class LabelsConfig:
     """A named recipe or a YAML file."""
     img_size: int = 56
     """Side of a view in pixels."""
-    views: int = 32
+    views: Annotated[int, Meta(ge=2)] = 32
     """Views of each sample."""
-    rows: int = 4000
+    rows: Annotated[int, Meta(ge=1)] = 4000
     """Samples, of the first shard."""
     topk: tuple[int, ...] = (3, 5, 10, 20, 50, 100)
     """Classes kept, each in turn."""
-    repeats: int = 5
+    repeats: Annotated[int, Meta(ge=1)] = 5
     """Timed readings of each format."""
     workers: int = 1
     """Processes that render."""
@@ -87,11 +89,6 @@ class LabelsConfig:
     """Draw bytes against KL into this PNG."""
     json: str | None = None
     """Write the result to this file."""
-
-    def __post_init__(self) -> None:
-        at_least("--views", self.views, 2)
-        at_least("--rows", self.rows, 1)
-        at_least("--repeats", self.repeats, 1)
 
 
 def _logits(config: LabelsConfig, dataset: PackedDataset, teacher: Teacher) -> torch.Tensor:

@@ -17,10 +17,11 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +38,8 @@ from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.models.teacher import TeacherSpec
-from teacher_cache.program.commandline import Command, at_least, run_single
+from teacher_cache.program.commandline import Command, run_single
+from teacher_cache.program.flags import Flags
 from teacher_cache.storage.store import Store
 
 _DIGEST = "0" * 64
@@ -46,16 +48,13 @@ _REPEATS = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleConfig:
+class ScaleConfig(Flags):
     """Count and time archives of the size of ImageNet-1k and ImageNet-21k."""
 
     json: str | None = None
     """Write the result to this file."""
-    rows: int = 10_000
+    rows: Annotated[int, Meta(ge=1)] = 10_000
     """Rows of the archive that is read."""
-
-    def __post_init__(self) -> None:
-        at_least("--rows", self.rows, 1)
 
 
 class _Case:

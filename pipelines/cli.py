@@ -19,7 +19,8 @@ from pipelines.flags.extract import ExtractConfig, PlanConfig
 from pipelines.flags.images import InspectConfig, PackConfig
 from pipelines.flags.jobs import LogsConfig, StopConfig, SubmitConfig
 from teacher_cache.errors import InputError
-from teacher_cache.program.commandline import Command, parse_views, run_command
+from teacher_cache.program.commandline import Command, run_command, show
+from teacher_cache.program.flags import parse_views
 
 
 def _pack(config: PackConfig) -> int:
@@ -45,15 +46,12 @@ def _pack(config: PackConfig) -> int:
             track=console,
         )
     skipped = info.source["skipped"]
-    if config.json:
-        print(json.dumps({"sha256": info.sha256, "samples": info.num_samples, "skipped": skipped}))
-        return 0
-    print(
+    lines = [
         f"packed {info.num_samples:,} images of {len(info.classes):,} classes "
-        f"into {len(info.shards):,} shards: dataset {info.sha256[:12]}"
-    )
-    for sample in skipped:
-        print(f"left out {sample['key']}: {sample['reason']}")
+        f"into {len(info.shards):,} shards: dataset {info.sha256[:12]}",
+        *(f"left out {sample['key']}: {sample['reason']}" for sample in skipped),
+    ]
+    show(config, {"sha256": info.sha256, "samples": info.num_samples, "skipped": skipped}, lines)
     return 0
 
 
@@ -62,54 +60,48 @@ def _extract(config: ExtractConfig) -> int:
     from teacher_cache.program.progress import console
 
     report = extract(config, console)
-    code = 1 if report.quarantined else 0
-    if config.json:
-        print(json.dumps(dataclasses.asdict(report)))
-        return code
-    if report.run is None:
-        print("every label asked for is there already; nothing was computed")
-    else:
+    lines = ["every label asked for is there already; nothing was computed"]
+    if report.run is not None:
         rate = report.views / max(report.seconds, 1e-9)
-        print(f"labelled {report.views:,} views in {report.seconds:,.1f} s, {rate:,.1f} views/s")
-        print(f"events and report: {report.run}")
+        lines = [
+            f"labelled {report.views:,} views in {report.seconds:,.1f} s, {rate:,.1f} views/s",
+            f"events and report: {report.run}",
+        ]
     if report.labels:
-        print(
+        lines.append(
             f"{config.out}: {report.labels:,} labels, {report.label_bytes / report.labels:.1f} bytes each, "
             f"fingerprint {report.fingerprint[:12]}"
         )
+    show(config, report, lines)
+    if config.json or not report.quarantined:
+        return 1 if report.quarantined else 0
     for name, reason in report.quarantined.items():
         print(f"unit {name} was given up: {reason}", file=sys.stderr)
-    if report.quarantined:
-        print(
-            f"{config.out} is not finished: mend what the lines above name, then run the same command again",
-            file=sys.stderr,
-        )
-    return code
+    print(
+        f"{config.out} is not finished: mend what the lines above name, then run the same command again",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _plan(config: PlanConfig) -> int:
     from pipelines.extraction.extract import plan
 
     found = plan(config)
-    if config.json:
-        print(json.dumps(found and dataclasses.asdict(found)))
-        return 0
     if found is None:
-        print("every label asked for is there already; there is nothing to do")
+        show(config, None, ["every label asked for is there already; there is nothing to do"])
         return 0
-    print(
-        f"units     {found.units:,} to do, {found.units_done:,} done\n"
-        f"views     {found.views:,}\n"
-        f"objects   {found.objects:,}, {found.label_bytes:,} bytes of labels\n"
-        f"rate      {found.views_per_s:,.1f} views/s a teacher, {found.render_share:.0%} waiting for views\n"
-        f"teacher   {found.gpu_hours:,.3g} hours in all, {found.hours:,.3g} with {found.num_workers} at once"
-    )
-    if found.cost is not None:
-        print(f"cost      {found.cost:,.2f}")
-    print(
+    lines = [
+        f"units     {found.units:,} to do, {found.units_done:,} done",
+        f"views     {found.views:,}",
+        f"objects   {found.objects:,}, {found.label_bytes:,} bytes of labels",
+        f"rate      {found.views_per_s:,.1f} views/s a teacher, {found.render_share:.0%} waiting for views",
+        f"teacher   {found.gpu_hours:,.3g} hours in all, {found.hours:,.3g} with {found.num_workers} at once",
+        *([f"cost      {found.cost:,.2f}"] if found.cost is not None else []),
         f"pays off  after {found.break_even_runs:,.3g} student runs of {found.epochs:,} epochs, "
-        f"each against a live teacher"
-    )
+        f"each against a live teacher",
+    ]
+    show(config, found, lines)
     return 0
 
 
@@ -120,10 +112,8 @@ def _verify(config: VerifyConfig) -> int:
     if config.level == "teacher":
         return _recheck(config)
     problems = [problem.what for problem in verify(config.archive, config.level, console)]
-    if config.json:
-        print(json.dumps({"level": config.level, "problems": problems}))
-    else:
-        print("\n".join([*problems, f"{config.archive}: {len(problems) or 'no'} problems ({config.level})"]))
+    lines = [*problems, f"{config.archive}: {len(problems) or 'no'} problems ({config.level})"]
+    show(config, {"level": config.level, "problems": problems}, lines)
     return 1 if problems else 0
 
 
@@ -132,14 +122,12 @@ def _recheck(config: VerifyConfig) -> int:
     from teacher_cache.program.progress import console
 
     found = recheck(config, console)
-    if config.json:
-        print(json.dumps({"level": config.level, **dataclasses.asdict(found), "fits": found.fits}))
-    else:
-        print(
-            f"{config.archive}: {'the labels are' if found.fits else 'the labels are NOT'} the teacher's: "
-            f"of {found.views:,} views, probability error at most {found.max_error:.2g}, "
-            f"mean {found.mean_error:.2g} (tolerance {found.tolerance:.2g}), top-1 agreement {found.top1:.2%}"
-        )
+    line = (
+        f"{config.archive}: {'the labels are' if found.fits else 'the labels are NOT'} the teacher's: "
+        f"of {found.views:,} views, probability error at most {found.max_error:.2g}, "
+        f"mean {found.mean_error:.2g} (tolerance {found.tolerance:.2g}), top-1 agreement {found.top1:.2%}"
+    )
+    show(config, {"level": config.level, **dataclasses.asdict(found), "fits": found.fits}, [line])
     return 0 if found.fits else 1
 
 
@@ -148,16 +136,14 @@ def _repair(config: RepairConfig) -> int:
     from teacher_cache.program.progress import console
 
     report = repair(config, console)
-    if config.json:
-        print(json.dumps(dataclasses.asdict(report)))
-        return 1 if report.left else 0
-    for line in report.found:
-        print(f"found: {line}")
+    lines = [f"found: {line}" for line in report.found]
     for name in report.computed:
-        print(f"computed again: {name}" + (", to other bytes" if name in report.changed else ""))
-    for line in report.left:
-        print(f"left: {line}")
-    print(f"{config.archive}: {len(report.found) or 'no'} problems found, {len(report.left) or 'none'} left")
+        lines.append(f"computed again: {name}" + (", to other bytes" if name in report.changed else ""))
+    lines += [f"left: {line}" for line in report.left]
+    lines.append(
+        f"{config.archive}: {len(report.found) or 'no'} problems found, {len(report.left) or 'none'} left"
+    )
+    show(config, report, lines)
     return 1 if report.left else 0
 
 
@@ -186,7 +172,7 @@ def _job_status(config: StatusConfig, job: str) -> int:
     from pipelines.jobs import job_status
 
     state = job_status(config, job)
-    print(json.dumps({"job": job, "state": state}) if config.json else f"{job}: {state}")
+    show(config, {"job": job, "state": state}, [f"{job}: {state}"])
     return 0
 
 
@@ -194,10 +180,7 @@ def _submit(config: SubmitConfig) -> int:
     from pipelines.jobs import submit
 
     found = submit(config)
-    if config.json:
-        print(json.dumps(dataclasses.asdict(found)))
-    else:
-        print(f"{'submitted' if found.is_new else 'attached to'} {found.job}: {found.state}")
+    show(config, found, [f"{'submitted' if found.is_new else 'attached to'} {found.job}: {found.state}"])
     return 0
 
 
@@ -278,14 +261,12 @@ def _inspect(config: InspectConfig) -> int:
                 "The picture would be lost.",
                 "choose a folder that exists, and a name ending in .png",
             ) from error
-    if config.json:
-        print(json.dumps(inspection.values))
-        return 0
+    lines = []
     for name, value in inspection.values.items():
-        several = value if isinstance(value, list) else [value]
-        for item in several:
+        for item in value if isinstance(value, list) else [value]:
             text = ", ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, dict) else item
-            print(f"{name:14} {text}")
+            lines.append(f"{name:14} {text}")
+    show(config, inspection.values, lines)
     return 0
 
 

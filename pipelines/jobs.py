@@ -15,20 +15,16 @@ import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipelines.flags.extract import DEFAULT_DRAIN_S, ActorFlags, ExtractConfig, LabelRequest, absolute
+from pipelines.flags.extract import DEFAULT_DRAIN_S, ActorFlags, ExtractConfig, LabelRequest
 from pipelines.flags.jobs import JobFlags, LogsConfig, StopConfig, SubmitConfig
 from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_of
+from teacher_cache.program.flags import LABELS, flags_with, with_absolute_paths
 from teacher_cache.views import recipe as recipes
 
 _FLAGS_FILE = "flags.yaml"
 _RECIPE_FILE = "recipe.yaml"
 _ENTRYPOINT = f"python -m pipelines.cli extract --config {_FLAGS_FILE}"
-_PLAN = (
-    *("data", "teacher", "out", "checkpoint", "pretrained", "model_kwargs", "img_size", "views", "topk"),
-    *("values", "views_per_unit", "extends", "precision"),
-)
-"""Flags that say which labels are asked for, and not how they are computed."""
 _STOP_MARGIN_S = 15.0
 _POLL_S = 1.0
 
@@ -55,8 +51,9 @@ def submit(config: SubmitConfig) -> Submission:
         InputError: There is no such cluster, or it refuses.
     """
     recipe = recipes.load(config.recipe, config.img_size)
-    flags = _flags(absolute(config))
-    plan = sha256_of({**{name: flags.get(name) for name in _PLAN}, "recipe": recipe.to_dict()})
+    flags = _flags(with_absolute_paths(config))
+    asked = {name: flags.get(name) for name in flags_with(LabelRequest, LABELS)}
+    plan = sha256_of({**asked, "recipe": recipe.to_dict()})
     with _client(config) as client, tempfile.TemporaryDirectory() as folder:
         if Path(config.recipe).is_file():
             shutil.copyfile(config.recipe, Path(folder, _RECIPE_FILE))

@@ -26,7 +26,7 @@ from teacher_cache.labels.topk import Labels
 from teacher_cache.models.checkpoint import load_into, read_checkpoint
 from teacher_cache.models.create import create_model, normalization
 from teacher_cache.models.teacher import build_teacher
-from teacher_cache.program.commandline import parse_kwargs
+from teacher_cache.program.flags import parse_kwargs
 
 _FUSED = ("adam", "adamw", "sgd")
 """Optimizers of torch's own that update all weights in one pass over them."""

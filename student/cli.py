@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
 from student.config import EvalConfig, ReportConfig, RunsConfig, TrainConfig
 from student.runs import RUNS
-from teacher_cache.program.commandline import Command, as_words, run_command
+from teacher_cache.program.commandline import Command, as_words, run_command, show
 
 
 def _train(config: TrainConfig) -> int:
@@ -37,8 +36,9 @@ def _train(config: TrainConfig) -> int:
         f"{result.images / seconds:,.1f} images/s, data wait {result.data_wait_s / seconds:.1%}, "
         f"{result.tflops:,.2f} TFLOP/s{_share_of_peak(result.tflops, config.device)}: {config.output}"
     )
-    _print_accuracy(result.accuracy)
-    _print_accuracy({f"ema {head}": share for head, share in result.ema_accuracy.items()})
+    averaged = {f"ema {head}": share for head, share in result.ema_accuracy.items()}
+    for line in _accuracy_lines({**result.accuracy, **averaged}):
+        print(line)
     return 0
 
 
@@ -81,16 +81,12 @@ def _eval(config: EvalConfig) -> int:
         std=std,
         workers=config.workers,
     )
-    if config.json:
-        print(json.dumps(found))
-    else:
-        _print_accuracy(found)
+    show(config, found, _accuracy_lines(found))
     return 0
 
 
-def _print_accuracy(by_head: dict[str, float]) -> None:
-    for head, share in by_head.items():
-        print(f"accuracy {head:16} {share:7.2%}")
+def _accuracy_lines(by_head: Mapping[str, float]) -> list[str]:
+    return [f"accuracy {head:16} {share:7.2%}" for head, share in by_head.items()]
 
 
 def _report(config: ReportConfig) -> int:

@@ -6,292 +6,250 @@ import dataclasses
 from typing import Annotated, Literal
 
 import tyro
+from msgspec import Meta
 from tyro.conf import Positional
 
 from student.terms import Distillation
 from teacher_cache.errors import InputError
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
-from teacher_cache.program.commandline import parse_kwargs, parse_views
-from teacher_cache.storage.cache import CacheFlags
+from teacher_cache.program.flags import (
+    PATH,
+    RESUMABLE,
+    CacheFlags,
+    Check,
+    Flags,
+    JsonFlag,
+    parse_kwargs,
+    parse_views,
+)
 
 Reduction = Literal["batchmean", "numel"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Resume = Literal["never", "auto"]
 
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Kwargs = Annotated[tuple[str, ...], Check(parse_kwargs)]
+
 
 def _also(*names: str) -> object:
-    """Other spellings of a flag: DeiT's."""
+    """Give a flag other spellings: DeiT's."""
     return tyro.conf.arg(aliases=names)
 
 
-def _require(allowed: bool, value: str, rule: str) -> None:
-    if not allowed:
-        raise InputError(value, rule, "see --help")
+def _refuse(found: str, consequence: str, remedy: str) -> None:
+    raise InputError(found, consequence, remedy)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(CacheFlags):
     """Train a model on views of a packed dataset, with stored labels, a live teacher, or neither."""
 
-    data: Annotated[str, _also("--data-path")]
-    """A packed dataset."""
-    output: Annotated[str, _also("--output-dir")]
+    data: Annotated[str, PATH, RESUMABLE, _also("--data-path")]
+    """Packed dataset to train on."""
+    output: Annotated[str, PATH, RESUMABLE, _also("--output-dir")]
     """Folder for metrics and checkpoints, new unless --resume is auto."""
-    resume: Resume = "never"
-    """auto goes on where the run in --output stopped, at the very next view, or begins one."""
-    dry_run: bool = False
-    """Print what the run would be, and do nothing."""
+    resume: Annotated[Resume, RESUMABLE] = "never"
+    """Whether to continue the run in --output: auto continues it at the very next view, or begins one."""
+    dry_run: Annotated[bool, RESUMABLE] = False
+    """Print what the run would do, and do nothing."""
     model: str = "deit_tiny_distilled_patch16_224"
-    """A timm model; of a deit_*_distilled_* one the distillation token is trained."""
-    pretrained: bool = False
+    """Name of a timm model; a deit_*_distilled_* one has a distillation token, which is trained."""
+    pretrained: Annotated[bool, RESUMABLE] = False
     """Begin with weights from the hub."""
-    finetune: Annotated[str | None, _also("--initial-checkpoint")] = None
-    """Begin with a file's weights: positions interpolated to the views' size, new heads for new classes."""
-    model_kwargs: tuple[str, ...] = ()
-    """name=value arguments for timm.create_model."""
+    finetune: Annotated[str | None, PATH, RESUMABLE, _also("--initial-checkpoint")] = None
+    """File of weights to begin with: positions are interpolated, and heads are new for new classes."""
+    model_kwargs: Kwargs = ()
+    """Arguments name=value for timm.create_model."""
 
     distillation: Annotated[Distillation, _also("--distillation-type")] = "none"
-    """What the teacher teaches: nothing, its probabilities, or its top class."""
+    """Term of the teacher: none, soft (its probabilities), or hard (its top class)."""
     distillation_token: bool = False
-    """Insist on a model with a distillation token; one without is taught through its only head."""
-    labels: str | None = None
-    """An archive of the teacher's labels; it brings its own recipe."""
+    """Refuse a model without a distillation token; by default its only head learns from the teacher."""
+    labels: Annotated[str | None, PATH, RESUMABLE] = None
+    """Archive of teacher labels; it brings its own recipe."""
     teacher: Annotated[str | None, _also("--teacher-model")] = None
-    """A timm model to ask live, instead of an archive."""
-    teacher_checkpoint: Annotated[str | None, _also("--teacher-path")] = None
-    """Its weights: a safetensors file, or a torch file of weights alone."""
+    """Name of a timm model to ask live, in place of an archive."""
+    teacher_checkpoint: Annotated[str | None, PATH, RESUMABLE, _also("--teacher-path")] = None
+    """File of the live teacher's weights: safetensors, or a torch file of weights alone."""
     teacher_pretrained: bool = True
-    """Its weights from the hub, where no --teacher-checkpoint is given."""
-    teacher_model_kwargs: tuple[str, ...] = ()
-    """name=value arguments for its timm.create_model."""
-    distillation_alpha: float = 0.5
-    """Weight of the teacher's term, the rest is the true labels'; the paper's soft runs take 0.1."""
-    distillation_tau: float = 3.0
+    """Load the live teacher's weights from the hub where --teacher-checkpoint is absent."""
+    teacher_model_kwargs: Kwargs = ()
+    """Arguments name=value for the live teacher's timm.create_model."""
+    distillation_alpha: Share = 0.5
+    """Weight of the teacher's term; the true labels' term has the rest. The paper's soft runs take 0.1."""
+    distillation_tau: Annotated[float, Meta(gt=0)] = 3.0
     """Temperature of soft distillation."""
     kd_reduction: Reduction = "batchmean"
-    """Soft term: a mean over samples (the paper, eq. 2), or over classes too (DeiT's code): C times less."""
+    """Mean of the soft term: over samples (paper, eq. 2), or over classes too (DeiT's code): C times less."""
     tail: Tail = DEFAULT_TAIL
-    """What soft labels say of classes they do not name: see docs/labels.md."""
+    """Rule that spreads a soft label's tail mass over the classes it does not name: see docs/labels.md."""
 
-    recipe: str | None = None
-    """A named recipe or a YAML file, where no --labels are given; deit if not given either."""
-    img_size: Annotated[int | None, _also("--input-size")] = None
-    """Side of a view in pixels, where no --labels are given; 224, or what the recipe's file says."""
-    views: str | None = None
-    """View indices A:B, one an epoch, over and over; all of the archive's, or one new each epoch."""
-    views_per_load: int = 1
+    recipe: Annotated[str | None, RESUMABLE] = None
+    """Name or YAML file of a recipe, where --labels is absent; deit by default."""
+    img_size: Annotated[int | None, Meta(ge=1), RESUMABLE, _also("--input-size")] = None
+    """Side of a view in pixels, where --labels is absent; 224, or the recipe file's, by default."""
+    views: Annotated[str | None, Check(parse_views)] = None
+    """View indices A:B, one an epoch, in a cycle; by default the archive's, or a new one each epoch."""
+    views_per_load: Positive = 1
     """Views rendered of an image each time it is decoded (repeated augmentation); epochs stay as long."""
     views_together: bool = False
-    """They share a batch; else that many batches in a row hold the same images."""
-    window_shards: int = 16
+    """Put the views of a load into one batch; by default as many batches in a row share their images."""
+    window_shards: Positive = 16
     """Shards that are shuffled together."""
 
-    epochs: int = 300
+    epochs: Positive = 300
     """Passes over the dataset."""
-    steps: int | None = None
-    """Length of the run in updates, instead of --epochs."""
-    batch_size: int = 256
+    steps: Annotated[int | None, Meta(ge=1)] = None
+    """Updates of the run, in place of --epochs."""
+    batch_size: Annotated[Positive, RESUMABLE] = 256
     """Views in a batch of one process."""
-    grad_accum_steps: int = 1
+    grad_accum_steps: Annotated[Positive, RESUMABLE] = 1
     """Batches that make one update."""
     opt: str = "adamw"
-    """A timm optimizer."""
-    lr: float | None = None
-    """Learning rate; if not given, --lr-base * views of an update, of all processes, / 512."""
-    lr_base: float = 5e-4
-    """Learning rate at 512 views an update (DeiT, Table 9)."""
-    min_lr: float = 1e-5
-    """At the end of the cosine; the peak, if that is lower."""
-    warmup_epochs: float = 5.0
-    """Of linear warm-up; at most a fifth of the run."""
-    warmup_lr: float = 1e-6
-    """At its beginning."""
-    weight_decay: float = 0.05
-    """Of weights that have more than one dimension."""
-    smoothing: float = 0.1
-    """Of the true labels; never of the teacher's."""
-    drop_path: float = 0.0
-    """Stochastic depth; DeiT takes 0.1."""
-    clip_grad: float | None = None
+    """Name of a timm optimizer."""
+    lr: Annotated[float | None, Meta(gt=0)] = None
+    """Peak learning rate; by default --lr-base * views of an update, over all processes, / 512."""
+    lr_base: Annotated[float, Meta(gt=0)] = 5e-4
+    """Peak learning rate at 512 views an update (DeiT, Table 9)."""
+    min_lr: Annotated[float, Meta(ge=0)] = 1e-5
+    """Final learning rate, at most the peak."""
+    warmup_epochs: Annotated[float, Meta(ge=0)] = 5.0
+    """Epochs of linear warm-up, at most a fifth of the run."""
+    warmup_lr: Annotated[float, Meta(ge=0)] = 1e-6
+    """Initial warm-up learning rate."""
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.05
+    """Weight decay, for weights of more than one dimension."""
+    smoothing: Share = 0.1
+    """Label smoothing of the true labels; teacher labels are never smoothed."""
+    drop_path: Share = 0.0
+    """Rate of stochastic depth; DeiT takes 0.1."""
+    clip_grad: Annotated[float | None, Meta(gt=0)] = None
     """Largest norm of all gradients together."""
     model_ema: bool = False
-    """Also keep an exponential moving average of the weights, and evaluate it."""
-    model_ema_decay: float = 0.99996
-    """Share of the average that stays at each step."""
-    seed: int = 0
-    """Of the weights, the order, and what is dropped."""
+    """Keep an exponential moving average of the weights too, and evaluate it."""
+    model_ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99996
+    """Share of the average that stays at each update."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+    """Seed of the weights, the order of samples, and dropout."""
 
-    val_data: str | None = None
-    """A packed dataset to evaluate on."""
-    val_interval: int | None = None
-    """Epochs between two evaluations; at the end alone if not given. The best weights are kept."""
-    crop_pct: float = 0.875
+    val_data: Annotated[str | None, PATH, RESUMABLE] = None
+    """Packed dataset to evaluate on."""
+    val_interval: Annotated[int | None, Meta(ge=1), RESUMABLE] = None
+    """Epochs between two evaluations; one at the end by default. The best weights are kept."""
+    crop_pct: Annotated[Share, RESUMABLE] = 0.875
     """Share of the short side that evaluation keeps."""
-    device: str = "auto"
-    """auto is CUDA if there is one."""
+    device: Annotated[str, RESUMABLE] = "auto"
+    """Device of the model; auto takes CUDA where there is one."""
     precision: Precision = "auto"
-    """auto is bfloat16 autocast on CUDA, float32 elsewhere; float16 scales the loss."""
-    torchcompile: str | None = None
-    """Compile the model with this torch backend, such as inductor."""
-    workers: int = 0
-    """Processes that render views; 0 renders in the main one."""
-    log_interval: int = 50
-    """Updates between two looks at the losses, each a wait for the device."""
-    checkpoint_interval: int = 1000
-    """Updates between two checkpoints, from which --resume auto goes on."""
-    checkpoint_hist: int = 2
+    """Type of the forward pass: auto takes bfloat16 on CUDA, float32 elsewhere; float16 scales the loss."""
+    torchcompile: Annotated[str | None, RESUMABLE] = None
+    """Torch backend that compiles the model, such as inductor."""
+    workers: Annotated[int, Meta(ge=0), RESUMABLE] = 0
+    """Processes that render views; 0 renders in the main process."""
+    log_interval: Annotated[Positive, RESUMABLE] = 50
+    """Updates between two reads of the losses, each of which waits for the device."""
+    checkpoint_interval: Annotated[Positive, RESUMABLE] = 1000
+    """Updates between two checkpoints, from which --resume auto continues."""
+    checkpoint_hist: Annotated[Positive, RESUMABLE] = 2
     """Checkpoints to keep."""
-    tensorboard: bool = False
-    """Also write the metrics for TensorBoard, to OUTPUT/tensorboard."""
-    log_wandb: bool = False
-    """Also log the metrics to Weights & Biases."""
-    wandb_project: str = "teacher-cache"
-    """Project there."""
-    push_to_hub: str | None = None
-    """Hugging Face repository OWNER/NAME that gets the final weights."""
+    tensorboard: Annotated[bool, RESUMABLE] = False
+    """Write the metrics for TensorBoard too, to OUTPUT/tensorboard."""
+    log_wandb: Annotated[bool, RESUMABLE] = False
+    """Log the metrics to Weights & Biases too."""
+    wandb_project: Annotated[str, RESUMABLE] = "teacher-cache"
+    """Project of the run at Weights & Biases."""
+    push_to_hub: Annotated[str | None, RESUMABLE] = None
+    """Hugging Face repository OWNER/NAME for the final weights."""
 
-    ray: bool = False
+    ray: Annotated[bool, RESUMABLE] = False
     """Run in processes that Ray Train starts."""
-    ray_ranks: int = 1
+    ray_ranks: Annotated[Positive, RESUMABLE] = 1
     """Processes of --ray; on CUDA each has a GPU."""
-    ray_address: str | None = None
-    """Ray cluster of --ray; one is started on this machine if not given."""
+    ray_address: Annotated[str | None, RESUMABLE] = None
+    """Address of the Ray cluster for --ray; by default one is started on this machine."""
 
     def __post_init__(self) -> None:
-        for flag, value, least in (
-            ("--epochs", self.epochs, 1),
-            ("--batch-size", self.batch_size, 1),
-            ("--workers", self.workers, 0),
-            ("--seed", self.seed, 0),
-            ("--window-shards", self.window_shards, 1),
-            ("--views-per-load", self.views_per_load, 1),
-            ("--log-interval", self.log_interval, 1),
-            ("--grad-accum-steps", self.grad_accum_steps, 1),
-            ("--checkpoint-interval", self.checkpoint_interval, 1),
-            ("--checkpoint-hist", self.checkpoint_hist, 1),
-            ("--ray-ranks", self.ray_ranks, 1),
-            ("--val-interval", 1 if self.val_interval is None else self.val_interval, 1),
-            ("--steps", 1 if self.steps is None else self.steps, 1),
-        ):
-            _require(value >= least, f"{flag} {value}", f"It must be {least} or more.")
-        for flag, share in (
-            ("--distillation-alpha", self.distillation_alpha),
-            ("--smoothing", self.smoothing),
-            ("--drop-path", self.drop_path),
-            ("--crop-pct", self.crop_pct),
-        ):
-            _require(0 <= share <= 1, f"{flag} {share}", "It must be from 0 to 1.")
-        _require(
-            self.distillation_tau > 0, f"--distillation-tau {self.distillation_tau}", "It must be above 0."
-        )
-        for flag, number, is_allowed, rule in (
-            ("--lr", self.lr, self.lr is None or self.lr > 0, "It must be above 0."),
-            ("--lr-base", self.lr_base, self.lr_base > 0, "It must be above 0."),
-            ("--min-lr", self.min_lr, self.min_lr >= 0, "It must be 0 or more."),
-            ("--warmup-lr", self.warmup_lr, self.warmup_lr >= 0, "It must be 0 or more."),
-            ("--warmup-epochs", self.warmup_epochs, self.warmup_epochs >= 0, "It must be 0 or more."),
-            ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "It must be 0 or more."),
-            (
-                "--clip-grad",
-                self.clip_grad,
-                self.clip_grad is None or self.clip_grad > 0,
-                "It must be above 0.",
-            ),
-            (
-                "--model-ema-decay",
-                self.model_ema_decay,
-                0 <= self.model_ema_decay < 1,
-                "It must be from 0 to below 1.",
-            ),
-        ):
-            _require(is_allowed, f"{flag} {number}", rule)
-        _require(
-            self.ray or (self.ray_ranks == 1 and self.ray_address is None),
-            "--ray-ranks or --ray-address without --ray",
-            "They are Ray Train's; without it this process would train alone.",
-        )
-        _require(
-            self.val_data is not None or self.val_interval is None,
-            "--val-interval without --val-data",
-            "There is nothing to evaluate on.",
-        )
-        _require(
-            self.teacher is not None or self.teacher_checkpoint is None,
-            "--teacher-checkpoint without --teacher",
-            "Its weights would not be asked.",
-        )
-        _require(
-            self.labels is None or self.teacher is None, "--labels and --teacher", "One teacher is enough."
-        )
+        super().__post_init__()
+        self._check_teacher()
+        if not self.ray and (self.ray_ranks != 1 or self.ray_address is not None):
+            _refuse(
+                "--ray-ranks or --ray-address without --ray",
+                "Only Ray Train takes them: this process would train alone.",
+                "add --ray, or leave them out",
+            )
+        if self.val_data is None and self.val_interval is not None:
+            _refuse(
+                "--val-interval without --val-data", "There is nothing to evaluate on.", "give --val-data too"
+            )
+        if self.labels is not None and (self.recipe is not None or self.img_size is not None):
+            _refuse(
+                "--recipe or --img-size with --labels",
+                "The archive brings the recipe whose views it labels, at their size.",
+                "leave them out",
+            )
+        if self.pretrained and self.finetune:
+            _refuse("--pretrained and --finetune", "Training begins with one set of weights.", "give one")
+        if self.kd_reduction != "batchmean" and self.distillation != "soft":
+            _refuse(
+                f"--kd-reduction {self.kd_reduction} with --distillation {self.distillation}",
+                "Only the soft term is reduced.",
+                "give --distillation soft, or leave --kd-reduction out",
+            )
+
+    def _check_teacher(self) -> None:
         has_teacher = self.labels is not None or self.teacher is not None
-        _require(
-            has_teacher or self.distillation == "none",
-            f"--distillation {self.distillation} without --labels or --teacher",
-            "There is nobody to learn from.",
-        )
-        _require(
-            self.distillation != "none" or not has_teacher,
-            "--labels or --teacher with --distillation none",
-            "The teacher would not be heard.",
-        )
-        _require(
-            self.labels is None or (self.recipe is None and self.img_size is None),
-            "--recipe or --img-size with --labels",
-            "The archive brings the recipe whose views it labels, at their size.",
-        )
-        _require(
-            not (self.pretrained and self.finetune),
-            "--pretrained and --finetune",
-            "Only one of them can be what training begins with.",
-        )
-        _require(
-            self.kd_reduction == "batchmean" or self.distillation == "soft",
-            f"--kd-reduction {self.kd_reduction} with --distillation {self.distillation}",
-            "Only the soft term is reduced.",
-        )
-        if self.views is not None:
-            parse_views(self.views)
-        parse_kwargs(self.model_kwargs)
-        parse_kwargs(self.teacher_model_kwargs)
-        _ = self.room  # refuses less than nothing
+        if self.teacher is None and self.teacher_checkpoint is not None:
+            _refuse(
+                "--teacher-checkpoint without --teacher", "Its weights would not be used.", "give --teacher"
+            )
+        if self.labels is not None and self.teacher is not None:
+            _refuse("--labels and --teacher", "A run has one teacher.", "give one of them")
+        if self.distillation != "none" and not has_teacher:
+            _refuse(
+                f"--distillation {self.distillation} without --labels or --teacher",
+                "No teacher is given.",
+                "give --labels ARCHIVE or --teacher MODEL",
+            )
+        if self.distillation == "none" and has_teacher:
+            _refuse(
+                "--labels or --teacher with --distillation none",
+                "The teacher would not be used.",
+                "choose --distillation hard or soft",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig(CacheFlags):
+class EvalConfig(CacheFlags, JsonFlag):
     """Print the accuracy of a trained model: of each head, and of both together."""
 
-    checkpoint: str
-    """A safetensors file that `student train` wrote."""
-    data: str
-    """A packed dataset."""
-    crop_pct: float = 0.875
+    checkpoint: Annotated[str, PATH]
+    """Safetensors file that `student train` wrote."""
+    data: Annotated[str, PATH]
+    """Packed dataset to evaluate on."""
+    crop_pct: Annotated[float, Meta(gt=0, le=1)] = 0.875
     """Share of the short side that is kept."""
-    batch_size: int = 256
+    batch_size: Positive = 256
     """Images in a batch."""
     device: str = "auto"
-    """auto is CUDA if there is one."""
-    workers: int = 0
-    """Processes that render images; 0 renders in the main one."""
-    json: bool = False
-    """Print the result as JSON."""
-
-    def __post_init__(self) -> None:
-        _require(0 < self.crop_pct <= 1, f"--crop-pct {self.crop_pct}", "It must be above 0, and at most 1.")
-        _require(self.batch_size >= 1, f"--batch-size {self.batch_size}", "It must be 1 or more.")
-        _require(self.workers >= 0, f"--workers {self.workers}", "It must be 0 or more.")
+    """Device of the model; auto takes CUDA where there is one."""
+    workers: Annotated[int, Meta(ge=0)] = 0
+    """Processes that render images; 0 renders in the main process."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(Flags):
     """Write one page with the curves and tables of one or several runs, side by side."""
 
     runs: Positional[tuple[str, ...]]
-    """Their output folders."""
+    """Output folders of the runs."""
     out: str = "report.html"
-    """The page."""
+    """File of the page."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.runs), "no run", "There is nothing to report.")
+        super().__post_init__()
+        if not self.runs:
+            _refuse("no run", "There is nothing to report.", "give the --output of a run")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from student.state import RunProgress, load_state, refuse_other, save_state
 from student.step import LiveTeacher, NonFiniteError, Teaching, Trainer, stored_labels
 from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.errors import TeacherCacheError
-from teacher_cache.program.commandline import parse_kwargs
+from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.program.progress import Advance, Track, silent
 from teacher_cache.program.signals import StopSignals
 from teacher_cache.storage.store import Store

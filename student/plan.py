@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from student.config import TrainConfig
-from teacher_cache.program.commandline import parse_views
+from teacher_cache.program.flags import parse_views
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 
 

@@ -14,18 +14,11 @@ from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
+from teacher_cache.program.flags import RESUMABLE, flags_with
 from teacher_cache.storage.store import Store
 from teacher_cache.stream.stream import ViewStream
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.recipe import Recipe
-
-_PLACES = ("output", "cache_dir", "cache_gib", "data", "labels", "recipe", "img_size", "val_data")
-_BEGINNING = ("resume", "dry_run", "pretrained", "finetune", "teacher_checkpoint")
-_SHARING = ("device", "workers", "torchcompile", "batch_size", "grad_accum_steps", "ray", "ray_ranks")
-_TELLING = ("log_interval", "tensorboard", "log_wandb", "wandb_project", "val_interval", "crop_pct")
-_KEEPING = ("checkpoint_interval", "checkpoint_hist", "push_to_hub", "ray_address")
-RESUMABLE_FLAGS = frozenset((*_PLACES, *_BEGINNING, *_SHARING, *_TELLING, *_KEEPING))
-"""Flags that may be others when a run goes on: they say where, how fast, or what digests say better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +83,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
     )
     validation = _validation(config, dataset)
     identity = _identity(config, dataset, archive, recipe, plan)
-    progress = _standing(config, output, identity, ranks) if config.resume == "auto" else None
+    progress = _progress(config, output, identity, ranks) if config.resume == "auto" else None
     first_update = 0 if progress is None else progress.updates
     stream = ViewStream(
         dataset,
@@ -123,9 +116,9 @@ def _identity(
     recipe: Recipe,
     plan: RunPlan,
 ) -> dict[str, Any]:
-    flags = dataclasses.asdict(config)
+    flags, resumable = dataclasses.asdict(config), flags_with(TrainConfig, RESUMABLE)
     facts = {
-        **{name: value for name, value in flags.items() if name not in RESUMABLE_FLAGS},
+        **{name: value for name, value in flags.items() if name not in resumable},
         "dataset": dataset.info.sha256,
         "labels": None if archive is None else archive.spec.fingerprint,
         "recipe": recipe.sha256,
@@ -135,7 +128,7 @@ def _identity(
     return json.loads(json.dumps(facts))
 
 
-def _standing(
+def _progress(
     config: TrainConfig, output: Store, identity: dict[str, Any], ranks: Ranks
 ) -> RunProgress | None:
     states = saved_updates(output)

@@ -13,11 +13,10 @@ from student.loop import RunResult, dry_run, train
 from student.metrics import read_metrics
 from teacher_cache.errors import InputError, TeacherCacheError
 from teacher_cache.models.create import resolve_device
-from teacher_cache.program.commandline import with_absolute_paths
+from teacher_cache.program.flags import with_absolute_paths
 from teacher_cache.program.progress import console
 from teacher_cache.storage.store import Store
 
-_PATHS = ("data", "output", "labels", "val_data", "finetune", "teacher_checkpoint", "cache_dir")
 _MAX_FAILURES = 3
 """Times that all processes are started again from the newest state, whatever ended them."""
 
@@ -37,8 +36,8 @@ def train_on_ray(config: TrainConfig) -> RunResult:
         from teacher_cache.program.ray_session import connect
     except ImportError as error:
         raise InputError("--ray", "Ray is not installed.", "pip install 'teacher-cache[ray]'") from error
-    names = [*_PATHS, "recipe"] if config.recipe and Path(config.recipe).exists() else _PATHS
-    config = with_absolute_paths(config, names)
+    is_file = config.recipe is not None and Path(config.recipe).exists()
+    config = with_absolute_paths(config, also=["recipe"] if is_file else [])
     dry_run(config, config.ray_ranks)  # says what is wrong before any process is started
     inner = dataclasses.replace(config, ray=False, ray_ranks=1, ray_address=None, resume="auto")
     is_cuda = resolve_device(config.device).type == "cuda"

@@ -31,12 +31,13 @@ from pipelines.extraction.prepare import Prepared, archive_spec, begin, prepare
 from pipelines.extraction.queue import UnitQueue
 from pipelines.extraction.record import RunRecord
 from pipelines.flags.engines import ENGINES
-from pipelines.flags.extract import ExtractConfig, PlanConfig, absolute
+from pipelines.flags.extract import ExtractConfig, PlanConfig
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DatasetError, ImageError, InputError, StoreError, TeacherCacheError
 from teacher_cache.labels.arrays import check_topk
+from teacher_cache.program.flags import with_absolute_paths
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
@@ -78,7 +79,7 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         InputError: The request is wrong: see the errors of what it calls. Nothing of the archive is lost.
         TeacherCacheError: Nothing more can be done, such as on a full disk. Finished units stay.
     """
-    config = absolute(config)
+    config = with_absolute_paths(config)
     with _engine(config) as (engine, dataset, recipe):
         worker = engine.ask(_describe)
         asked = archive_spec(config, dataset, recipe, worker)
@@ -99,7 +100,7 @@ def plan(config: PlanConfig) -> Estimate | None:
     Raises:
         InputError: As `extract`.
     """
-    config = absolute(config)
+    config = with_absolute_paths(config)
     with _engine(config) as (engine, dataset, recipe):
         prepared = prepare(config, archive_spec(config, dataset, recipe, engine.ask(_describe)))
         if not prepared.missing:

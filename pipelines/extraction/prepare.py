@@ -15,7 +15,7 @@ from teacher_cache.archive.write import ArchiveWriter, extension
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError
 from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
-from teacher_cache.program.commandline import parse_views
+from teacher_cache.program.flags import parse_views
 from teacher_cache.storage.store import Store
 from teacher_cache.views.recipe import Recipe
 

@@ -16,7 +16,7 @@ from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.write import ArchiveWriter, existing_spec
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, RecipeError, UnfitError
-from teacher_cache.program.commandline import parse_kwargs
+from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.storage.store import Store
 from teacher_cache.views.probe import check_probe, library_versions, probe_digest
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
+from msgspec import Meta
 from tyro.conf import Positional
 
 from pipelines.flags.jobs import JobFlags
 from pipelines.flags.teacher import TeacherFlags
 from teacher_cache.errors import InputError
-from teacher_cache.program.commandline import at_least, parse_views
+from teacher_cache.program.flags import Check, Flags, JsonFlag, parse_views
 
 
 @dataclasses.dataclass(frozen=True)
-class VerifyConfig(TeacherFlags):
+class VerifyConfig(TeacherFlags, JsonFlag):
     """Hold an archive against its manifest, or against its teacher; exit code 1 if anything is wrong."""
 
     archive: Positional[str]
@@ -23,17 +24,13 @@ class VerifyConfig(TeacherFlags):
     """quick: documents, names, sizes. full: every hash, chunk and label too. teacher: asks it views again."""
     data: str | None = None
     """The packed dataset, for --level teacher."""
-    num_views: int = 256
+    num_views: Annotated[int, Meta(ge=1)] = 256
     """Views that the teacher is asked again."""
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0)] = 0
     """Of which views."""
-    json: bool = False
-    """Print the result as JSON."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("--num-views", self.num_views, 1)
-        at_least("--seed", self.seed, 0)
         if (self.level == "teacher") != (self.data is not None):
             raise InputError(
                 f"--level {self.level} {'without' if self.data is None else 'with'} --data",
@@ -43,29 +40,26 @@ class VerifyConfig(TeacherFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class RepairConfig(TeacherFlags):
+class RepairConfig(TeacherFlags, JsonFlag):
     """Mend an archive: write its documents again, and compute just the damaged or missing units."""
 
     archive: Positional[str]
     """The archive."""
     data: str | None = None
     """The packed dataset, where units must be computed again."""
-    json: bool = False
-    """Print the result as JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
-class StatusConfig(JobFlags):
+class StatusConfig(JobFlags, JsonFlag):
     """Show which units of an archive are there, finished or not: image shards by blocks of views."""
 
     archive: Positional[str | None] = None
     """The archive."""
     job: str | None = None
     """A job's id, as `submit` printed it: say how that job is, instead."""
-    json: bool = False
-    """Print the result as JSON."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.archive is None) == (self.job is None):
             raise InputError(
                 "neither an archive nor --job" if self.job is None else "an archive and --job",
@@ -75,7 +69,7 @@ class StatusConfig(JobFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Flags):
     """Write an archive's labels as WebDataset tars with the images, or as parquet for analysis."""
 
     archive: Positional[str]
@@ -86,12 +80,8 @@ class ExportConfig:
     """The packed dataset that was labelled."""
     format: Literal["webdataset", "parquet"] = "webdataset"
     """webdataset: tars that train a student by themselves. parquet: a table per shard."""
-    views: str | None = None
+    views: Annotated[str | None, Check(parse_views)] = None
     """View indices A:B; all of the archive's if not given."""
-
-    def __post_init__(self) -> None:
-        if self.views is not None:
-            parse_views(self.views)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,13 @@ import os
 from tyro.conf import Positional
 
 from pipelines.flags.extract import ActorFlags, LabelRequest
+from teacher_cache.program.flags import Flags, JsonFlag
 
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class JobFlags:
+class JobFlags(Flags):
     """Which cluster. Its token is taken from RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names."""
 
     dashboard: str | None = None
@@ -26,19 +27,12 @@ class JobFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SubmitConfig(JobFlags, ActorFlags, LabelRequest):
+class SubmitConfig(JobFlags, ActorFlags, LabelRequest, JsonFlag):
     """Run an extract as a job of a Ray cluster; the same plan again attaches to the job that runs it.
 
     Paths are those of the cluster's machines; relative ones are taken from here. No data is sent: a
     recipe's file is.
     """
-
-    json: bool = False
-    """Print the result as JSON."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_actors()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,21 +6,20 @@ Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was w
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import errno
+import json
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import tyro
 import yaml
 
 from teacher_cache.errors import InputError, TeacherCacheError, nearest
-
-Config = TypeVar("Config")
+from teacher_cache.program.flags import JsonFlag
 
 
 class Command(NamedTuple):
@@ -82,50 +81,19 @@ def parse(
     return tyro.cli(config, args=words, prog=prog, description=description)
 
 
-def at_least(flag: str, value: int | None, least: int) -> None:
-    """Refuse a number that is too small. Raises InputError."""
-    if value is not None and value < least:
-        raise InputError(f"{flag} {value}", f"It must be {least} or more.", f"choose {flag} {least} or more")
+def show(config: JsonFlag, values: Any, lines: Iterable[str]) -> None:
+    """Print a command's result: as one line of JSON with --json, else as lines of text.
 
-
-def parse_views(text: str) -> range:
-    """Turn "A:B" into range(A, B).
-
-    Raises:
-        InputError: It is no such range, or an empty one.
+    Args:
+        config: Flags of the command.
+        values: Result as plain JSON values, or a dataclass of them.
+        lines: Result as text.
     """
-    first, colon, stop = text.partition(":")
-    if not (colon and first.isdigit() and stop.isdigit() and int(first) < int(stop)):
-        raise InputError(f"--views {text}", "It names no view.", "give A:B with A < B, such as 0:4")
-    return range(int(first), int(stop))
-
-
-def with_absolute_paths(config: Config, names: Sequence[str]) -> Config:
-    """Return a config whose paths, in the fields of those names, mean the same in any working folder."""
-    changes: dict[str, str] = {}
-    for name in names:
-        path = getattr(config, name)
-        if path is not None and "://" not in path and not path.startswith("~"):
-            changes[name] = str(Path(path).absolute())
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
-
-
-def parse_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Turn "name=value" texts into a dict, values as Python literals where they are ones, as timm does.
-
-    Raises:
-        InputError: A text has no "=".
-    """
-    kwargs: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not (name and equals):
-            raise InputError(f"--model-kwargs {pair}", "It sets nothing.", "give name=value")
-        try:
-            kwargs[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            kwargs[name] = text
-    return kwargs
+    if config.json:
+        is_dataclass = dataclasses.is_dataclass(values) and not isinstance(values, type)
+        print(json.dumps(dataclasses.asdict(values) if is_dataclass else values))
+    else:
+        print("\n".join(lines))
 
 
 def _overview(prog: str, summary: str, commands: Mapping[str, Command]) -> str:

@@ -35,21 +35,6 @@ class CacheRoom:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheFlags:
-    """The flags of every command that reads many images or labels."""
-
-    cache_dir: str = CacheRoom.folder
-    """Where copies of remote images and labels lie on this machine."""
-    cache_gib: float = CacheRoom.max_bytes / GIB
-    """How many GiB they may take together; what finds no room is read in small parts."""
-
-    @property
-    def room(self) -> CacheRoom:
-        """The two as one."""
-        return CacheRoom(self.cache_dir, int(min(self.cache_gib, 2**40) * GIB))
-
-
 class ReadThroughCache:
     """Whole copies of objects.
 

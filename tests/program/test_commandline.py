@@ -7,7 +7,8 @@ from pipelines.cli import COMMANDS as TEACHER_CACHE_COMMANDS
 from pipelines.cli import main as teacher_cache_main
 from student.cli import COMMANDS as STUDENT_COMMANDS
 from teacher_cache.errors import InputError, TeacherCacheError
-from teacher_cache.program.commandline import Command, parse_kwargs, parse_views, run_command
+from teacher_cache.program.commandline import Command, run_command
+from teacher_cache.program.flags import parse_kwargs, parse_views
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,10 @@ from support import free_port, tree
 from student import evaluate
 from student.cli import main
 from student.config import TrainConfig
-from student.prepare import RESUMABLE_FLAGS
 from student.state import saved_updates
 from student.step import Trainer
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.program.flags import RESUMABLE, flags_with
 from teacher_cache.storage.store import Store
 
 STEPS = 300
@@ -236,8 +236,39 @@ def test_a_loss_that_is_not_finite_stops_saves_and_names_samples(
     assert main(words(output, data, labels, SHORT, "--resume=auto")) == 0
 
 
-def test_flags_that_may_change_are_flags() -> None:
-    assert {field.name for field in dataclasses.fields(TrainConfig)} >= RESUMABLE_FLAGS
+def test_flags_that_may_change_when_a_run_goes_on_are_pinned() -> None:
+    assert set(flags_with(TrainConfig, RESUMABLE)) == {
+        "output",
+        "cache_dir",
+        "cache_gib",
+        "data",
+        "labels",
+        "recipe",
+        "img_size",
+        "val_data",
+        "resume",
+        "dry_run",
+        "pretrained",
+        "finetune",
+        "teacher_checkpoint",
+        "device",
+        "workers",
+        "torchcompile",
+        "batch_size",
+        "grad_accum_steps",
+        "ray",
+        "ray_ranks",
+        "log_interval",
+        "tensorboard",
+        "log_wandb",
+        "wandb_project",
+        "val_interval",
+        "crop_pct",
+        "checkpoint_interval",
+        "checkpoint_hist",
+        "push_to_hub",
+        "ray_address",
+    }
 
 
 def test_what_is_seen_late_is_not_saved(

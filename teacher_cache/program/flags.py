@@ -1,0 +1,168 @@
+"""Facts about flags, kept on their fields: bounds, checks, which are paths, and what each is part of.
+
+    out: Annotated[str, PATH]
+    topk: Annotated[int, Meta(ge=1)] = 10
+    views: Annotated[str, Check(parse_views)] = "0:1"
+
+A dataclass of flags derives from `Flags`, which checks every bound when an instance is made.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+
+from msgspec import Meta
+
+from teacher_cache.errors import InputError
+from teacher_cache.storage.cache import GIB, CacheRoom
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """Something that is true of a flag."""
+
+    name: str
+
+
+PATH = Fact("path")
+"""The flag is a path or URL: it is made absolute for processes with other working folders."""
+RESUMABLE = Fact("resumable")
+"""The flag may have another value when a run goes on: it says where or how fast, or a digest says better."""
+LABELS = Fact("labels")
+"""The flag determines which labels are asked for, and not how they are computed."""
+
+
+class Check(NamedTuple):
+    """A check of a flag's value: the function raises InputError where the value is wrong."""
+
+    function: Callable[[Any], object]
+
+
+def _facts(config: type) -> Mapping[str, tuple[Any, ...]]:
+    """Return the facts on each field of a dataclass of flags."""
+    hints = get_type_hints(config, include_extras=True)
+    return {
+        field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(config)
+    }
+
+
+def flags_with(config: type, fact: Fact) -> tuple[str, ...]:
+    """Return the names of the fields of a dataclass of flags that a fact is true of."""
+    return tuple(name for name, facts in _facts(config).items() if fact in facts)
+
+
+def flag_of(field: str) -> str:
+    """Return a field's flag as it is typed."""
+    return f"--{field.replace('_', '-')}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Flags of a command, checked against the facts on their fields.
+
+    Raises:
+        InputError: A value is out of its bounds, or fails its check.
+    """
+
+    def __post_init__(self) -> None:
+        for name, facts in _facts(type(self)).items():
+            value = getattr(self, name)
+            for fact in facts if value is not None else ():
+                if isinstance(fact, Meta):
+                    _check_bounds(flag_of(name), value, fact)
+                elif isinstance(fact, Check):
+                    fact.function(value)
+
+
+def _check_bounds(flag: str, value: float, bounds: Meta) -> None:
+    is_inside = (
+        (bounds.ge is None or value >= bounds.ge)
+        and (bounds.gt is None or value > bounds.gt)
+        and (bounds.le is None or value <= bounds.le)
+        and (bounds.lt is None or value < bounds.lt)
+    )
+    if not is_inside:
+        rule = _rule(bounds)
+        raise InputError(f"{flag} {value}", f"It must be {rule}.", f"choose {flag} {rule}")
+
+
+def _rule(bounds: Meta) -> str:
+    """Return bounds in words: "1 or more", "from 0 to below 1"."""
+    if bounds.le is None and bounds.lt is None:
+        return f"{bounds.ge} or more" if bounds.gt is None else f"above {bounds.gt}"
+    least = f"from {bounds.ge}" if bounds.gt is None else f"above {bounds.gt}"
+    return f"{least} to {bounds.le}" if bounds.lt is None else f"{least} to below {bounds.lt}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JsonFlag:
+    """The flag of every command that prints a result."""
+
+    json: bool = False
+    """Print the result as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheFlags(Flags):
+    """The flags of every command that reads many images or labels."""
+
+    cache_dir: Annotated[str, PATH, RESUMABLE] = CacheRoom.folder
+    """Folder for copies of remote images and labels on this machine."""
+    cache_gib: Annotated[float, Meta(ge=0), RESUMABLE] = CacheRoom.max_bytes / GIB
+    """Size in GiB that the copies may have together; objects that do not fit are read in small parts."""
+
+    @property
+    def room(self) -> CacheRoom:
+        """The folder and its bound."""
+        return CacheRoom(self.cache_dir, int(min(self.cache_gib, 2**40) * GIB))
+
+
+def parse_views(text: str) -> range:
+    """Return range(A, B) for "A:B".
+
+    Raises:
+        InputError: The text names no range, or an empty one.
+    """
+    first, colon, stop = text.partition(":")
+    if not (colon and first.isdigit() and stop.isdigit() and int(first) < int(stop)):
+        raise InputError(f"--views {text}", "It names no view.", "give A:B with A < B, such as 0:4")
+    return range(int(first), int(stop))
+
+
+def parse_kwargs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return a dict for "name=value" texts, values as Python literals where they are ones, as timm does.
+
+    Raises:
+        InputError: A text has no "=".
+    """
+    kwargs: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals):
+            raise InputError(f"--model-kwargs {pair}", "It sets nothing.", "give name=value")
+        try:
+            kwargs[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            kwargs[name] = text
+    return kwargs
+
+
+def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
+    """Return flags whose paths mean the same in any working folder.
+
+    Args:
+        config: Flags, an instance of a dataclass.
+        also: Fields that are paths here, besides those that always are.
+    """
+    changes: dict[str, str] = {}
+    for name in (*flags_with(type(config), PATH), *also):
+        path = getattr(config, name)
+        if path is not None and "://" not in path and not path.startswith("~"):
+            changes[name] = str(Path(path).absolute())
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
