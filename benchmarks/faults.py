@@ -17,7 +17,6 @@ import dataclasses
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,8 +30,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.fault_kills import (
+    forked,
+    has_ended,
+    kill_between_objects_and_receipt,
+    kill_worker,
+    kill_writer,
+    run_command_line,
+)
 from pipelines.archives.repair import repair
-from pipelines.cli import main as teacher_cache
 from pipelines.flags.archives import RepairConfig
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.verify import verify
@@ -91,104 +97,15 @@ def _tree(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def _forked(argv: list[str], *, uid: int | None = None) -> int:
-    """Start a command in its own process group; return its pid. This process must not have used torch."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        os.setsid()
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-        if uid is not None:
-            os.setgroups([])
-            os.setegid(uid)
-            os.seteuid(uid)
-        torch.set_num_threads(1)
-        code = teacher_cache(argv)
-    finally:
-        os._exit(code)
-
-
-def _run(argv: list[str], *, uid: int | None = None) -> int:
-    """Run a command to its end and return its exit code."""
-    return os.waitstatus_to_exitcode(os.waitpid(_forked(argv, uid=uid), 0)[1])
-
-
-def _ended(pid: int) -> bool:
-    """Say whether a process ended, without collecting it."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _workers_of(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def _kill_writer(pid: int, out: Path, delay_s: float) -> bool:
-    """Kill the whole run some time after its archive appeared."""
-    del out
-    return _sleep(pid, delay_s) and _kill(pid)
-
-
-def _kill_worker(pid: int, out: Path, delay_s: float) -> bool:
-    """Kill a process that renders, if there is one then; the run tries its unit again."""
-    del out
-    if not _sleep(pid, delay_s):
-        return False
-    while not _ended(pid):
-        for worker in _workers_of(pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-                return True
-    return False
-
-
-def _kill_between(pid: int, out: Path, delay_s: float) -> bool:
-    """Kill the run as soon as a unit has an object and no receipt, some time on."""
-    if not _sleep(pid, delay_s):
-        return False
-    while not _ended(pid):
-        objects = {
-            (file.parent.name, file.name)
-            for file in out.glob("labels.zarr/tail/c/*/*")
-            if file.name.isdigit()
-        }
-        receipts = {(str(int(n.stem[:5])), str(int(n.stem[6:]))) for n in out.glob("receipts/0*.json")}
-        if objects - receipts:
-            return _kill(pid)
-    return False
-
-
-def _sleep(pid: int, seconds: float) -> bool:
-    """Wait; say whether the process is still there."""
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        if _ended(pid):
-            return False
-        time.sleep(0.0005)
-    return not _ended(pid)
-
-
-def _kill(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-        return True
-    return False
-
-
 def _kills(place: _Place, count: int, rng: random.Random, tally: Tally) -> None:
     expected = _tree(place.whole)
     ways: dict[str, Callable[[int, Path, float], bool]] = {
-        "killed: the whole run": _kill_writer,
-        "killed: a worker": _kill_worker,
-        "killed: between objects and receipt": _kill_between,
+        "killed: the whole run": kill_writer,
+        "killed: a worker": kill_worker,
+        "killed: between objects and receipt": kill_between_objects_and_receipt,
     }
     start_s = time.monotonic()
-    _run(place.extract(place.folder / "timed"))
+    run_command_line(place.extract(place.folder / "timed"))
     typical_s = time.monotonic() - start_s
     shutil.rmtree(place.folder / "timed")
     number = 0
@@ -196,16 +113,16 @@ def _kills(place: _Place, count: int, rng: random.Random, tally: Tally) -> None:
         name = list(ways)[number % len(ways)]
         out = place.folder / "killed"
         shutil.rmtree(out, ignore_errors=True)
-        argv = place.extract(out, workers=1 if ways[name] is _kill_worker else 0)
-        pid = _forked(argv)
-        while not (out / "spec.json").exists() and not _ended(pid):
+        argv = place.extract(out, workers=1 if ways[name] is kill_worker else 0)
+        pid = forked(argv)
+        while not (out / "spec.json").exists() and not has_ended(pid):
             time.sleep(0.0005)
         killed = ways[name](pid, out, rng.uniform(0, 0.7 * typical_s))
         os.waitpid(pid, 0)
         if not killed:
             continue  # it was done before: another moment
         number += 1
-        held = _run(argv) == 0 and _tree(out) == expected
+        held = run_command_line(argv) == 0 and _tree(out) == expected
         _count(tally, name, held=held)
 
 
@@ -316,9 +233,9 @@ def _places_that_refuse(place: _Place, tally: Tally) -> None:
     with _small_disk(place.folder / "small") as disk:
         if disk is not None:
             out, grown = disk / "out", place.folder / "grown"
-            failed = _run(place.extract(out))
+            failed = run_command_line(place.extract(out))
             shutil.copytree(out, grown)
-            held = failed == 1 and _run(place.extract(grown)) == 0 and _tree(grown) == expected
+            held = failed == 1 and run_command_line(place.extract(grown)) == 0 and _tree(grown) == expected
             _count(tally, "full disk: exit 1, then whole", held=held)
     if os.geteuid() == 0:
         locked = place.folder / "locked"
@@ -327,15 +244,15 @@ def _places_that_refuse(place: _Place, tally: Tally) -> None:
             (locked / name).unlink()
         before = _tree(locked)
         place.folder.chmod(0o755)
-        refused = _run(place.extract(locked), uid=_NOBODY)
-        held = refused == 2 and _tree(locked) == before and _run(place.extract(locked)) == 0
+        refused = run_command_line(place.extract(locked), uid=_NOBODY)
+        held = refused == 2 and _tree(locked) == before and run_command_line(place.extract(locked)) == 0
         _count(tally, "read-only folder: exit 2, then whole", held=held and _tree(locked) == expected)
     shard = place.data / "shard-000001.tar"
     shard.rename(shard.with_suffix(".away"))
     out = place.folder / "no-shard"
-    refused = _run(place.extract(out))
+    refused = run_command_line(place.extract(out))
     shard.with_suffix(".away").rename(shard)
-    held = refused == 2 and _run(place.extract(out)) == 0 and _tree(out) == expected
+    held = refused == 2 and run_command_line(place.extract(out)) == 0 and _tree(out) == expected
     _count(tally, "a vanished image shard: exit 2, then whole", held=held)
 
 
@@ -357,7 +274,7 @@ def _prepare(folder: Path) -> _Place:
         ["pack", str(folder / "images"), str(place.data), "--shard-size", "16"],
         place.extract(place.whole),
     ):
-        if _run(argv) != 0:
+        if run_command_line(argv) != 0:
             raise TeacherCacheError(f"{argv[0]} failed", "There is nothing to disturb.")
     return place
 

@@ -27,12 +27,13 @@ from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
 from student.build import build_trainer
 from student.config import TrainConfig
-from student.loop import LAST_FILE, train
+from student.loop import LAST_FILE
 from student.metrics import read_metrics
 from student.model import as_heads
 from student.prepare import prepare
 from student.ranks import joined
 from student.step import LiveTeacher
+from student.train import train
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source

@@ -29,8 +29,9 @@ from benchmarks.common import write_json
 from pipelines.extraction.missing import MissingUnits, default_views_per_unit
 from pipelines.machine import environment
 from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.archive.manifest import Manifest, Receipt, receipt_bytes, receipt_name
+from teacher_cache.archive.manifest import Manifest
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.receipts import Receipt, receipt_bytes, receipt_name
 from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.labels.affinity_rule import affinity_rule

@@ -13,9 +13,9 @@ from teacher_cache.program.commandline import Command, as_words, run_command, sh
 
 
 def _train(config: TrainConfig) -> int:
-    from student.loop import dry_run, train
     from student.ranks import is_first_process
     from student.ray_launch import train_on_ray
+    from student.train import dry_run, train
     from teacher_cache.program.progress import console
 
     if config.dry_run:

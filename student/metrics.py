@@ -22,6 +22,31 @@ Sink: TypeAlias = Callable[[Mapping[str, Any]], None]
 """Takes what there is to know of one update: `step`, and numbers by name."""
 
 
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run ended with.
+
+    Attributes:
+        steps: Updates done, with those before a stop.
+        images: Views trained on by this call, of all processes.
+        seconds: From the first batch to the last update of this call, without building and evaluating.
+        data_wait_s: What of it was waiting for batches.
+        teacher_passes: Views that a live teacher was asked about by this call, of this process.
+        accuracy: By head, on --val-data; empty without.
+        ema_accuracy: Of the averaged weights, likewise.
+        tflops: 10^12 operations a second of this process's device, the model's alone.
+    """
+
+    steps: int
+    images: int
+    seconds: float
+    data_wait_s: float
+    teacher_passes: int
+    accuracy: dict[str, float]
+    ema_accuracy: dict[str, float]
+    tflops: float
+
+
 class Metrics:
     """A run's numbers on their way out; without a log, a process that writes nothing."""
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from student.config import TrainConfig
-from student.loop import RunResult, dry_run, train
-from student.metrics import read_metrics
+from student.metrics import RunResult, read_metrics
+from student.train import dry_run, train
 from teacher_cache.errors import InputError, TeacherCacheError
 from teacher_cache.models.create import resolve_device
 from teacher_cache.program.flags import with_absolute_paths

@@ -8,15 +8,12 @@ from typing import NamedTuple
 from pipelines.extraction.labeller import Labeller, labeller_of
 from pipelines.flags.archives import RepairConfig
 from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.manifest import (
-    documents_of,
-    read_manifest,
-    zarr_documents,
-)
+from teacher_cache.archive.manifest import documents_of, read_manifest, zarr_documents
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import SPEC_FILE
+from teacher_cache.archive.spec_file import existing_spec
 from teacher_cache.archive.verify import Problem, verify
-from teacher_cache.archive.write import ArchiveWriter, existing_spec
+from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.errors import DamagedError, InputError
 from teacher_cache.labels.affinity_rule import num_calibration_views
 from teacher_cache.program.progress import Track

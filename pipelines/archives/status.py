@@ -10,9 +10,11 @@ from typing import Literal
 from rich.text import Text
 
 from teacher_cache.archive.layout import MAX_VIEW, Unit
-from teacher_cache.archive.manifest import MANIFEST_FILE, RECEIPTS
+from teacher_cache.archive.manifest import MANIFEST_FILE
+from teacher_cache.archive.receipts import RECEIPTS
 from teacher_cache.archive.spec import SPEC_FILE
-from teacher_cache.archive.write import ArchiveWriter, existing_spec
+from teacher_cache.archive.spec_file import existing_spec
+from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.errors import ArchiveError
 from teacher_cache.storage.store import Store
 

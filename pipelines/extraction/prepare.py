@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pipelines.extraction.missing import MissingUnits, default_views_per_unit
 from pipelines.extraction.order import Description
 from pipelines.flags.extract import LabelRequest
-from teacher_cache.archive.manifest import Receipt, read_manifest
+from teacher_cache.archive.manifest import read_manifest
+from teacher_cache.archive.receipts import Receipt
 from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.write import ArchiveWriter, extension
 from teacher_cache.dataset.index import DatasetInfo

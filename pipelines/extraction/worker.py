@@ -13,7 +13,8 @@ from pipelines.extraction.engines.engine import Advance, UnitResult
 from pipelines.extraction.labeller import Labeller, TimedLabels, load_teacher
 from pipelines.extraction.order import Description, Rate, WorkOrder
 from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.archive.write import ArchiveWriter, existing_spec
+from teacher_cache.archive.spec_file import existing_spec
+from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, RecipeError, UnfitError
 from teacher_cache.program.flags import parse_kwargs

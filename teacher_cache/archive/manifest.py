@@ -15,92 +15,39 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypedDict
-
-from msgspec import Meta
+from typing import Any, TypedDict
 
 from teacher_cache.archive.documents import (
     FORMAT,
     VERSION,
-    Count,
     Digest,
-    Place,
     Sha256,
     View,
     converted,
     get_document,
     open_document,
 )
-from teacher_cache.archive.layout import AFFINITY_ARRAYS, Unit
+from teacher_cache.archive.layout import AFFINITY_ARRAYS
+from teacher_cache.archive.receipts import (
+    AFFINITY_FILE,
+    EXTENDS_FILE,
+    Extension,
+    Receipt,
+    affinity_bytes,
+    check_receipt,
+    extends_bytes,
+    extensions_from_json,
+    extensions_to_json,
+    receipt_bytes,
+    receipt_name,
+    receipts_to_json,
+)
 from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import seal
 from teacher_cache.storage.store import Store
 
 MANIFEST_FILE = "manifest.json"
-RECEIPTS = "receipts"
-AFFINITY_FILE = f"{RECEIPTS}/affinity.json"
-EXTENDS_FILE = f"{RECEIPTS}/extends.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Receipt:
-    """Proof of one finished unit.
-
-    Attributes:
-        unit: What was computed.
-        rows: Samples in it.
-        keys_sha256: Digest of their keys, in order.
-        objects: Per array: sha256 and size in bytes of its object.
-    """
-
-    unit: Unit
-    rows: int
-    keys_sha256: str
-    objects: dict[str, Digest]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all its objects."""
-        return sum(size for _, size in self.objects.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the receipt as plain JSON values."""
-        return {
-            "shard": self.unit.shard,
-            "block": self.unit.block,
-            "views": [self.unit.first_view, self.unit.stop_view],
-            "rows": self.rows,
-            "keys_sha256": self.keys_sha256,
-            "objects": {array: list(digest) for array, digest in self.objects.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Receipt:
-        """Build a receipt from what `to_dict` gave. Raises ArchiveError if it is none."""
-        fields = converted(document, _ReceiptFields, "a receipt")
-        return cls(
-            Unit(fields["shard"], fields["block"], *fields["views"]),
-            fields["rows"],
-            fields["keys_sha256"],
-            fields["objects"],
-        )
-
-
-class _ReceiptFields(TypedDict):
-    shard: Place
-    block: Place
-    views: tuple[View, View]
-    rows: Count
-    keys_sha256: Sha256
-    objects: dict[str, Digest]
-
-
-class Extension(TypedDict):
-    """Units that lie in another archive, which is named by where it lies from this one: "../labels"."""
-
-    archive: Annotated[str, Meta(pattern="^[^/:\\\\][^:\\\\]*$", max_length=4096)]
-    units: list[dict[str, Any]]
 
 
 class _ManifestFields(TypedDict):
@@ -138,7 +85,7 @@ class Manifest:
             )
         seen: set[tuple[int, int]] = set()
         for receipt in self.all_receipts:
-            _check_receipt(self.spec, receipt)
+            check_receipt(self.spec, receipt)
             position = (receipt.unit.shard, receipt.unit.block)
             if position in seen:
                 raise ArchiveError(
@@ -166,8 +113,8 @@ class Manifest:
                 "spec": self.spec.to_dict(),
                 "affinity": self.affinity,
                 "views": self.views,
-                "units": _in_order(self.receipts),
-                "extends": _extensions(self.extends),
+                "units": receipts_to_json(self.receipts),
+                "extends": extensions_to_json(self.extends),
             }
         )
 
@@ -184,75 +131,11 @@ class Manifest:
             spec_of(fields, what),
             fields["affinity"],
             tuple(Receipt.from_dict(unit) for unit in fields["units"]),
-            _extended(fields["extends"]),
+            extensions_from_json(fields["extends"]),
         )
         if manifest.to_bytes() != data:
             raise DamagedError(f"{what} says of itself what is not so", "Nothing it says is certain.")
         return manifest
-
-
-def _extensions(extends: Mapping[str, Sequence[Receipt]]) -> list[dict[str, Any]]:
-    return [{"archive": url, "units": _in_order(receipts)} for url, receipts in sorted(extends.items())]
-
-
-def _extended(extensions: Sequence[Extension]) -> dict[str, tuple[Receipt, ...]]:
-    return {
-        extension["archive"]: tuple(Receipt.from_dict(unit) for unit in extension["units"])
-        for extension in extensions
-    }
-
-
-def extends_bytes(extends: Mapping[str, Sequence[Receipt]], fingerprint: str) -> bytes:
-    """Return the content of the receipt of what an archive extends."""
-    return seal(
-        {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "extends": _extensions(extends)}
-    )
-
-
-def read_extends(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, tuple[Receipt, ...]]:
-    """Read the receipt of what an archive extends. Raises ArchiveError if it is damaged or of another."""
-    document = _of_archive(data, what, spec)
-    return _extended(converted(document.get("extends"), list[Extension], what))
-
-
-def _in_order(receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
-    return [receipt.to_dict() for receipt in sorted(receipts, key=lambda receipt: receipt.unit)]
-
-
-def _check_receipt(spec: ArchiveSpec, receipt: Receipt) -> None:
-    """Refuse a receipt of something that cannot lie in an archive. Raises ArchiveError."""
-    layout, unit = spec.layout, receipt.unit
-    if max((size for _, size in receipt.objects.values()), default=0) > layout.max_object_bytes:
-        raise ArchiveError(
-            f"a receipt of unit {unit.name} with objects of {receipt.num_bytes:,} bytes",
-            f"Labels of its layout never take more than {layout.max_object_bytes:,}.",
-        )
-    if (
-        not layout.holds(unit)
-        or receipt.rows != spec.rows(unit.shard)
-        or set(receipt.objects) != set(layout.arrays)
-    ):
-        raise ArchiveError(
-            f"a receipt of unit {unit.name}, views {unit.first_view}:{unit.stop_view}, "
-            f"{receipt.rows:,} rows, arrays {', '.join(receipt.objects)}",
-            "The archive's layout has no such unit.",
-        )
-
-
-def receipt_name(unit: Unit) -> str:
-    """Return where a unit's receipt lies in the archive."""
-    return f"{RECEIPTS}/{unit.name}.json"
-
-
-def receipt_bytes(receipt: Receipt, fingerprint: str) -> bytes:
-    """Return the content of a receipt's file."""
-    return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "unit": receipt.to_dict()})
-
-
-def affinity_bytes(objects: Mapping[str, Digest], fingerprint: str) -> bytes:
-    """Return the content of the affinity's receipt."""
-    digests = {array: list(digest) for array, digest in objects.items()}
-    return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "affinity": digests})
 
 
 def documents_of(manifest: Manifest) -> dict[str, bytes]:
@@ -266,30 +149,6 @@ def documents_of(manifest: Manifest) -> dict[str, bytes]:
     for receipt in manifest.receipts:
         documents[receipt_name(receipt.unit)] = receipt_bytes(receipt, spec.fingerprint)
     return documents
-
-
-def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
-    """Read a unit's receipt. Raises ArchiveError if it is damaged, or is no receipt of this archive."""
-    document = _of_archive(data, what, spec)
-    receipt = Receipt.from_dict(document.get("unit", {}))
-    _check_receipt(spec, receipt)
-    return receipt
-
-
-def read_affinity_receipt(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Digest]:
-    """Read the affinity's receipt. Raises ArchiveError if it is damaged, or is not of this archive."""
-    document = _of_archive(data, what, spec)
-    objects = converted(document.get("affinity"), dict[str, Digest], what)
-    if set(objects) != set(AFFINITY_ARRAYS):
-        raise ArchiveError(f"{what} names the arrays {', '.join(objects)}", "They are no class affinity.")
-    return objects
-
-
-def _of_archive(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Any]:
-    document = open_document(data, what)
-    if document.get("fingerprint") != spec.fingerprint:
-        raise ArchiveError(f"{what} is of another archive", "What it vouches for is not here.")
-    return document
 
 
 def zarr_documents(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> dict[str, bytes]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from teacher_cache.archive.manifest import Receipt
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.receipts import Receipt
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.errors import ArchiveError
 from teacher_cache.program.progress import Track

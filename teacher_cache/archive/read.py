@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from teacher_cache.archive.chunks import ReadRange
 from teacher_cache.archive.documents import Digest
-from teacher_cache.archive.manifest import Receipt, read_manifest, zarr_documents
+from teacher_cache.archive.manifest import read_manifest, zarr_documents
+from teacher_cache.archive.receipts import Receipt
 from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, DamagedError

@@ -10,14 +10,9 @@ import numpy as np
 
 from teacher_cache.archive.documents import get_document
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
-from teacher_cache.archive.manifest import (
-    MANIFEST_FILE,
-    RECEIPTS,
-    Receipt,
-    documents_of,
-    zarr_documents,
-)
+from teacher_cache.archive.manifest import MANIFEST_FILE, documents_of, zarr_documents
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.receipts import RECEIPTS, Receipt
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.arrays import LabelArrays, idx_fill
 from teacher_cache.labels.codec import decode

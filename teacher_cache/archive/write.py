@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from teacher_cache.archive.documents import MAX_DOCUMENT_BYTES, Digest, get_document, open_document
+from teacher_cache.archive.documents import MAX_DOCUMENT_BYTES, Digest, get_document
 from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.manifest import (
+from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, read_manifest, zarr_documents
+from teacher_cache.archive.receipts import (
     AFFINITY_FILE,
     EXTENDS_FILE,
-    MANIFEST_FILE,
     RECEIPTS,
-    Manifest,
     Receipt,
     affinity_bytes,
     extends_bytes,
     read_affinity_receipt,
     read_extends,
-    read_manifest,
     read_receipt,
     receipt_bytes,
     receipt_name,
-    zarr_documents,
 )
-from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
-from teacher_cache.errors import ArchiveError, DamagedError, InputError
+from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes
+from teacher_cache.archive.spec_file import differences, differing_fields, existing_spec, is_spec_lost
+from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.exact.canonical import sha256_hex, sha256_of
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.storage.store import Store
@@ -74,7 +71,7 @@ class ArchiveWriter:
                 "choose a new folder",
             )
         spec = ArchiveSpec.from_dict(spec.to_dict())  # refuses what no reader would take
-        is_lost = _is_lost(store, spec)
+        is_lost = is_spec_lost(store, spec)
         if create and is_lost:
             store.put(SPEC_FILE, spec_bytes(spec))
         elif create:
@@ -265,7 +262,7 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
     there = manifest.spec
     ours, theirs = ({**part.identity, "dataset": None} for part in (spec, there))
     if sha256_of(ours) != sha256_of(theirs) or spec.views_per_unit != there.views_per_unit:
-        what = _differences("", theirs, ours) or [
+        what = differing_fields("", theirs, ours) or [
             f"views_per_unit {there.views_per_unit}, not {spec.views_per_unit}"
         ]
         raise ArchiveError(
@@ -286,53 +283,5 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
     return found
 
 
-def _is_lost(store: Store, asked: ArchiveSpec) -> bool:
-    """Say whether an unfinished archive's spec.json is damaged and was what is asked, as its receipts tell.
-
-    Raises:
-        ArchiveError: It is damaged, and a receipt is of something else.
-    """
-    if store.stat(SPEC_FILE) is None or store.stat(MANIFEST_FILE) is not None:
-        return False
-    try:
-        open_document(get_document(store, SPEC_FILE), SPEC_FILE)
-    except DamagedError:
-        names = [name for name in store.list(RECEIPTS) if name not in (AFFINITY_FILE, EXTENDS_FILE)]
-        for name in names:
-            read_receipt(get_document(store, name), store.path(name), asked)
-        return True
-    return False
-
-
-def existing_spec(store: Store, *, mend: bool = True) -> ArchiveSpec:
-    """Read spec.json, or, if it was damaged, take the manifest's, which is the same; `mend` puts it back."""
-    try:
-        document = open_document(get_document(store, SPEC_FILE), store.path(SPEC_FILE))
-    except (DamagedError, FileNotFoundError):
-        if store.stat(MANIFEST_FILE) is None:
-            raise
-        spec = read_manifest(store).spec
-        if mend:
-            store.put(SPEC_FILE, spec_bytes(spec))
-        return spec
-    return spec_of(document, store.path(SPEC_FILE))
-
-
 def _digests(objects: Mapping[str, bytes]) -> dict[str, Digest]:
     return {array: (sha256_hex(data), len(data)) for array, data in objects.items()}
-
-
-def differences(ours: ArchiveSpec, theirs: ArchiveSpec) -> list[str]:
-    """Say in which fields two specs' identities differ: "labels.k 10, not 5"."""
-    return _differences("", ours.identity, theirs.identity)
-
-
-def _differences(path: str, ours: Any, theirs: Any) -> list[str]:
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        names = sorted({*ours, *theirs})
-        return [
-            line
-            for name in names
-            for line in _differences(f"{path}.{name}".lstrip("."), ours.get(name), theirs.get(name))
-        ]
-    return [] if ours == theirs else [f"{path} {ours}, not {theirs}"]

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.exact import portable
-from teacher_cache.views import kernels
-from teacher_cache.views.kernels import FRACTION_BITS, Pixels
+from teacher_cache.views import kernels, warps
+from teacher_cache.views.kernels import Pixels
 from teacher_cache.views.sampling import PixelOp
+from teacher_cache.views.warps import FRACTION_BITS
 
 _VALUES = np.arange(256)
 _IDENTITY_C256: Pixels = np.tile(_VALUES.astype(np.uint8), (3, 1))
@@ -185,7 +186,7 @@ def _rotate(canvas: Canvas, degrees: float) -> None:
     shift_x = middle - middle * (cosine + sine)
     shift_y = middle - middle * (cosine - sine)
     matrix_6 = _fixed(np.array([cosine, sine, shift_x, -sine, cosine, shift_y]))
-    canvas.redraw(lambda pixels, out: kernels.affine(_flat(pixels), matrix_6, canvas.fill_C, _flat(out)))
+    canvas.redraw(lambda pixels, out: warps.affine(_flat(pixels), matrix_6, canvas.fill_C, _flat(out)))
 
 
 def _shear_x(canvas: Canvas, slope: float) -> None:
@@ -206,14 +207,12 @@ def _translate_y(canvas: Canvas, share: float) -> None:
 
 def _shift_rows(canvas: Canvas, offsets_px: npt.NDArray[np.floating[Any]]) -> None:
     offsets = _fixed(offsets_px)
-    canvas.redraw(lambda pixels, out: kernels.shift_rows(_flat(pixels), offsets, canvas.fill_C, _flat(out)))
+    canvas.redraw(lambda pixels, out: warps.shift_rows(_flat(pixels), offsets, canvas.fill_C, _flat(out)))
 
 
 def _shift_columns(canvas: Canvas, offsets_px: npt.NDArray[np.floating[Any]]) -> None:
     offsets = _fixed(offsets_px)
-    canvas.redraw(
-        lambda pixels, out: kernels.shift_columns(_flat(pixels), offsets, canvas.fill_C, _flat(out))
-    )
+    canvas.redraw(lambda pixels, out: warps.shift_columns(_flat(pixels), offsets, canvas.fill_C, _flat(out)))
 
 
 def _fixed(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:

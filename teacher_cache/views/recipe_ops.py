@@ -7,36 +7,22 @@ tuple of numbers) is what JSON and YAML may give. An op's name in them is its cl
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from teacher_cache.errors import RecipeError, nearest
+from teacher_cache.views.recipe_fields import (
+    check_between,
+    check_color,
+    check_range,
+    checked_fields,
+    like_default,
+    require,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Per channel, of pixels scaled to [0, 1]: timm's IMAGENET_DEFAULT_MEAN (timm/data/constants.py)."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def require(allowed: bool, field: str, value: Any, rule: str) -> None:
-    """Raise RecipeError unless a field's value is allowed."""
-    if not allowed:
-        raise RecipeError(f"{field} = {value!r}", f"It must be {rule}.", "correct the recipe")
-
-
-def _check_range(field: str, value: tuple[float, float], low: float, high: float) -> None:
-    rule = f"two numbers, {low} < first <= second <= {high}"
-    is_pair = len(value) == 2 and all(isinstance(bound, int | float) for bound in value)
-    require(is_pair and low < value[0] <= value[1] <= high, field, value, rule)
-
-
-def _check_between(field: str, value: float, low: float, high: float) -> None:
-    require(low <= value <= high, field, value, f"from {low:g} to {high:g}")
-
-
-def _check_color(field: str, value: tuple[float, ...], low: float, high: float) -> None:
-    rule = f"three numbers from {low:g} to {high:g}, for red, green and blue"
-    require(len(value) == 3 and all(low <= number <= high for number in value), field, value, rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +38,8 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
-        _check_range("random_resized_crop.scale", self.scale, 0, 1)
-        _check_range("random_resized_crop.ratio", self.ratio, 0, 16)
+        check_range("random_resized_crop.scale", self.scale, 0, 1)
+        check_range("random_resized_crop.ratio", self.ratio, 0, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +54,7 @@ class ResizeRandomCrop:
     padding_px: int = 4
 
     def __post_init__(self) -> None:
-        _check_between("resize_random_crop.padding_px", self.padding_px, 0, 64)
+        check_between("resize_random_crop.padding_px", self.padding_px, 0, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +103,11 @@ class RandAugment:
     fill: tuple[float, ...] = (124.0, 116.0, 104.0)
 
     def __post_init__(self) -> None:
-        _check_between("rand_augment.magnitude", self.magnitude, 0, 10)
-        _check_between("rand_augment.magnitude_std", self.magnitude_std, 0, 10)
-        _check_between("rand_augment.num_ops", self.num_ops, 1, 15)
-        _check_between("rand_augment.probability", self.probability, 0, 1)
-        _check_color("rand_augment.fill", self.fill, 0, 255)
+        check_between("rand_augment.magnitude", self.magnitude, 0, 10)
+        check_between("rand_augment.magnitude_std", self.magnitude_std, 0, 10)
+        check_between("rand_augment.num_ops", self.num_ops, 1, 15)
+        check_between("rand_augment.probability", self.probability, 0, 1)
+        check_color("rand_augment.fill", self.fill, 0, 255)
         require(all(map(float.is_integer, map(float, self.fill))), "rand_augment.fill", self.fill, "whole")
 
 
@@ -138,8 +124,8 @@ class ThreeAugment:
     blur_radius: tuple[float, float] = (0.1, 2.0)
 
     def __post_init__(self) -> None:
-        _check_between("three_augment.solarize_threshold", self.solarize_threshold, 0, 256)
-        _check_range("three_augment.blur_radius", self.blur_radius, 0, 16)
+        check_between("three_augment.solarize_threshold", self.solarize_threshold, 0, 256)
+        check_range("three_augment.blur_radius", self.blur_radius, 0, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +144,7 @@ class ColorJitter:
 
     def __post_init__(self) -> None:
         for field, value in dataclasses.asdict(self).items():
-            _check_between(f"color_jitter.{field}", value, 0, 1)
+            check_between(f"color_jitter.{field}", value, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,12 +168,12 @@ class RandomErasing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        _check_between("random_erasing.probability", self.probability, 0, 1)
-        _check_range("random_erasing.area", self.area, 0, 1)
-        _check_range("random_erasing.ratio", self.ratio, 0, 16)
+        check_between("random_erasing.probability", self.probability, 0, 1)
+        check_range("random_erasing.area", self.area, 0, 1)
+        check_range("random_erasing.ratio", self.ratio, 0, 16)
         require(self.mode in ("pixel", "const"), "random_erasing.mode", self.mode, "pixel or const")
-        _check_color("random_erasing.mean", self.mean, 0, 1)
-        _check_color("random_erasing.std", self.std, 0, 1)
+        check_color("random_erasing.mean", self.mean, 0, 1)
+        check_color("random_erasing.std", self.std, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +200,9 @@ class MixupCutmix:
             require(alpha == 0 or 0.05 <= alpha <= 2, f"mixup_cutmix.{field}", alpha, rule)
         is_on = self.mixup_alpha > 0 or self.cutmix_alpha > 0
         require(is_on, "mixup_cutmix", self, "left out where both alphas are 0")
-        _check_between("mixup_cutmix.probability", self.probability, 0, 1)
-        _check_between("mixup_cutmix.switch_probability", self.switch_probability, 0, 1)
-        _check_between("mixup_cutmix.block_rows", self.block_rows, 2, 65_536)
+        check_between("mixup_cutmix.probability", self.probability, 0, 1)
+        check_between("mixup_cutmix.switch_probability", self.switch_probability, 0, 1)
+        check_between("mixup_cutmix.block_rows", self.block_rows, 2, 65_536)
 
 
 Crop = RandomResizedCrop | ResizeRandomCrop | ResizeCenterCrop
@@ -265,37 +251,6 @@ def op_from_dict(document: Any) -> Op:
     defaults = {field.name: field.default for field in dataclasses.fields(OPS[name])}
     fields = checked_fields(name, {k: v for k, v in document.items() if k != "op"}, set(defaults))
     values: dict[str, Any] = {
-        field: _like(f"{name}.{field}", value, defaults[field]) for field, value in fields.items()
+        field: like_default(f"{name}.{field}", value, defaults[field]) for field, value in fields.items()
     }
     return OPS[name](**values)
-
-
-def checked_fields(what: str, document: Any, known: set[str]) -> dict[str, Any]:
-    """Return a mapping whose fields are all known, or raise RecipeError, offering the nearest name."""
-    require(isinstance(document, Mapping), what, document, "a mapping")
-    for field in document:
-        if field not in known:
-            remedy = nearest(str(field), known) or f"known: {', '.join(sorted(known))}"
-            raise RecipeError(f"unknown field {field!r} in {what}", "It would be ignored.", remedy)
-    return dict(document)
-
-
-def _like(field: str, value: Any, default: Any) -> Any:
-    """Return a value as the type of its field's default, or raise RecipeError."""
-    if isinstance(default, str):
-        require(isinstance(value, str), field, value, "a name")
-        return value
-    if isinstance(default, tuple):
-        is_right = isinstance(value, list | tuple) and len(value) == len(default)
-        words = {2: "two", 3: "three"}[len(default)]
-        require(is_right and all(map(_is_number, value)), field, value, f"{words} numbers")
-        return tuple(map(float, value))
-    if isinstance(default, int):
-        require(type(value) is int, field, value, "a whole number")
-        return value
-    require(_is_number(value), field, value, "a number")
-    return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -21,9 +21,10 @@ from support import tree
 
 from pipelines.cli import main
 from teacher_cache.archive.chunks import ChunkFormat, inflate, read_places
-from teacher_cache.archive.manifest import Manifest, receipt_name, zarr_documents
+from teacher_cache.archive.manifest import Manifest, zarr_documents
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.receipts import receipt_name
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset

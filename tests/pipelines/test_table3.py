@@ -14,7 +14,8 @@ from support import CLASSES, IMG_SIZE, TEACHER, picture, teacher_checkpoint
 
 from pipelines.experiments.arms import SETTINGS
 from pipelines.experiments.mixed_labels import MixedLabels
-from pipelines.experiments.table3 import Table3Config, run_experiment
+from pipelines.experiments.table3 import run_experiment
+from pipelines.experiments.table3_config import Table3Config
 from teacher_cache.batches.batch import ViewBatch, ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset

@@ -34,21 +34,21 @@ REQUEST = (
     "precision retries max_quarantined max_gpu_hours run_dir"
 )
 ACTORS = "num_actors gpus_per_actor cpus_per_actor unit_timeout_s drain_s"
-EXTRACT = f"{REQUEST} {ACTORS} engine address json"
+EXTRACT = f"json {REQUEST} {ACTORS} engine address"
 FLAGS = {
     "teacher-cache pack": (
-        "src dst shard_size seed max_side quality skip_corrupt extends split image_column label_column "
-        "workers json"
+        "json src dst shard_size seed max_side quality skip_corrupt extends split image_column label_column "
+        "workers"
     ),
     "teacher-cache plan": f"{EXTRACT} price_per_gpu_hour epochs",
     "teacher-cache extract": EXTRACT,
-    "teacher-cache submit": f"{REQUEST} {ACTORS} dashboard json",
-    "teacher-cache status": "dashboard archive job json",
+    "teacher-cache submit": f"json {REQUEST} {ACTORS} dashboard",
+    "teacher-cache status": "json dashboard archive job",
     "teacher-cache logs": "dashboard job follow",
     "teacher-cache stop": "dashboard job",
-    "teacher-cache verify": f"{TEACHER} archive level data num_views seed json",
-    "teacher-cache repair": f"{TEACHER} archive data json",
-    "teacher-cache inspect": "archive data row key view recipe img_size image json",
+    "teacher-cache verify": f"json {TEACHER} archive level data num_views seed",
+    "teacher-cache repair": f"json {TEACHER} archive data",
+    "teacher-cache inspect": "json archive data row key view recipe img_size image",
     "teacher-cache export": "archive dst data format views",
     "teacher-cache import": "src dst",
     "teacher-cache merge": "dst src",
@@ -62,7 +62,7 @@ FLAGS = {
         "checkpoint_interval checkpoint_hist tensorboard log_wandb wandb_project push_to_hub ray ray_ranks "
         "ray_address"
     ),
-    "student eval": f"{CACHE} checkpoint data crop_pct batch_size device workers json",
+    "student eval": f"json {CACHE} checkpoint data crop_pct batch_size device workers",
     "student report": "runs out",
     "student runs": "",
 }

@@ -127,7 +127,7 @@ def test_blocks_of_views_are_even() -> None:
         ({"device": "cuda:99"}, "--device cuda:99"),
         ({"model_kwargs": "num_classes=9"}, "leave it out"),
         ({"out": "s4://bucket/x"}, "s4://bucket/x cannot be opened"),
-        ({"img_size": 0}, "img_size = 0"),
+        ({"img_size": 0}, "--img-size 0"),
         ({"recipe": "rcc"}, "nearest: rrc"),
         ({"teacher": "regnety_0002"}, "regnety_002"),
         ({"teacher": "regnety_160.deit_in22k"}, "regnety_160.deit_in1k"),

@@ -1,0 +1,67 @@
+"""spec.json of an archive that exists or is being made: read, found damaged, compared with what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from teacher_cache.archive.documents import get_document, open_document
+from teacher_cache.archive.manifest import MANIFEST_FILE, read_manifest
+from teacher_cache.archive.receipts import (
+    AFFINITY_FILE,
+    EXTENDS_FILE,
+    RECEIPTS,
+    read_receipt,
+)
+from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
+from teacher_cache.errors import DamagedError
+from teacher_cache.storage.store import Store
+
+
+def is_spec_lost(store: Store, asked: ArchiveSpec) -> bool:
+    """Say whether an unfinished archive's spec.json is damaged and was what is asked, as its receipts tell.
+
+    Raises:
+        ArchiveError: It is damaged, and a receipt is of something else.
+    """
+    if store.stat(SPEC_FILE) is None or store.stat(MANIFEST_FILE) is not None:
+        return False
+    try:
+        open_document(get_document(store, SPEC_FILE), SPEC_FILE)
+    except DamagedError:
+        names = [name for name in store.list(RECEIPTS) if name not in (AFFINITY_FILE, EXTENDS_FILE)]
+        for name in names:
+            read_receipt(get_document(store, name), store.path(name), asked)
+        return True
+    return False
+
+
+def existing_spec(store: Store, *, mend: bool = True) -> ArchiveSpec:
+    """Read spec.json, or, if it was damaged, take the manifest's, which is the same; `mend` puts it back."""
+    try:
+        document = open_document(get_document(store, SPEC_FILE), store.path(SPEC_FILE))
+    except (DamagedError, FileNotFoundError):
+        if store.stat(MANIFEST_FILE) is None:
+            raise
+        spec = read_manifest(store).spec
+        if mend:
+            store.put(SPEC_FILE, spec_bytes(spec))
+        return spec
+    return spec_of(document, store.path(SPEC_FILE))
+
+
+def differences(ours: ArchiveSpec, theirs: ArchiveSpec) -> list[str]:
+    """Say in which fields two specs' identities differ: "labels.k 10, not 5"."""
+    return differing_fields("", ours.identity, theirs.identity)
+
+
+def differing_fields(path: str, ours: Any, theirs: Any) -> list[str]:
+    """Return the fields below a path in which two JSON values differ: "labels.k 10, not 5"."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        names = sorted({*ours, *theirs})
+        return [
+            line
+            for name in names
+            for line in differing_fields(f"{path}.{name}".lstrip("."), ours.get(name), theirs.get(name))
+        ]
+    return [] if ours == theirs else [f"{path} {ours}, not {theirs}"]
