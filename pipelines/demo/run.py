@@ -11,9 +11,8 @@ from pipelines.demo.digits import SIDE_PX, write_digits
 from pipelines.extraction.extract import ExtractReport, extract
 from pipelines.flags.extract import ExtractConfig
 from student.config import TrainConfig
-from student.loop import LAST_FILE, 
-from student.metrics import RunResult
-from student.metrics import METRICS_FILE
+from student.loop import LAST_FILE
+from student.metrics import METRICS_FILE, RunResult
 from student.train import train
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.sources import open_source

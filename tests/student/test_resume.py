@@ -31,7 +31,7 @@ _PATIENCE_S = 120.0
 MODEL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["student.loop", "student.cli", "support", "pandas", "numba.np.arraymath"])
+processes.set_forkserver_preload(["student.train", "student.cli", "support", "pandas", "numba.np.arraymath"])
 
 
 def words(output: Path, data: str, labels: str, *flags: str) -> list[str]:
