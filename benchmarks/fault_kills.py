@@ -86,7 +86,7 @@ def kill_between_objects_and_receipt(pid: int, out: Path, delay_s: float) -> boo
 
 
 def _sleep(pid: int, seconds: float) -> bool:
-    """Wait; say whether the process is still there."""
+    """Wait, and return whether the process is still there."""
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         if has_ended(pid):

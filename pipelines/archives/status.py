@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from rich.text import Text
 
-from teacher_cache.archive.layout import MAX_VIEW, Unit
+from teacher_cache.archive.layout import MAX_VIEW
 from teacher_cache.archive.manifest import MANIFEST_FILE
-from teacher_cache.archive.receipts import RECEIPTS
+from teacher_cache.archive.receipts import RECEIPTS, Receipt
 from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.spec_file import existing_spec
 from teacher_cache.archive.write import ArchiveWriter
@@ -62,32 +62,50 @@ def status(url: str) -> Status:
             f"{url} is no archive: it has no {SPEC_FILE}", "There is nothing to show.", "check the path"
         )
     writer = ArchiveWriter(store, existing_spec(store))
-    receipts = writer.receipts()
-    units: dict[tuple[int, int], tuple[State, int]] = {}
-    layout = writer.spec.layout
-    for name in store.list(RECEIPTS):
-        match = _RECEIPT.fullmatch(name)
-        if match and int(match[1]) < layout.num_shards and int(match[2]) < MAX_VIEW // layout.views_per_unit:
-            units[int(match[1]), int(match[2])] = ("damaged", 0)
-    elsewhere: list[Unit] = [receipt.unit for theirs in writer.extends.values() for receipt in theirs]
-    for unit in elsewhere:
-        units[unit.shard, unit.block] = ("elsewhere", unit.stop_view)
-    for receipt in receipts:
-        units[receipt.unit.shard, receipt.unit.block] = ("done", receipt.unit.stop_view)
-    blocks = range(max((block for _, block in units), default=-1) + 1)
-    absent: tuple[State, int] = ("missing", 0)
-    found = [[units.get((shard, block), absent) for shard in range(layout.num_shards)] for block in blocks]
+    receipts, layout = writer.receipts(), writer.spec.layout
+    units = _units(writer, receipts, store.list(RECEIPTS))
+    num_blocks = max((block for _, block in units), default=-1) + 1
+    absent = _UnitState("missing", 0)
+    found = [
+        [units.get((shard, block), absent) for shard in range(layout.num_shards)]
+        for block in range(num_blocks)
+    ]
     return Status(
-        writer.spec.fingerprint,
-        store.stat(MANIFEST_FILE) is not None,
-        layout.views_per_unit,
-        [
-            max(stop for _, stop in row) or (block + 1) * layout.views_per_unit
+        fingerprint=writer.spec.fingerprint,
+        finished=store.stat(MANIFEST_FILE) is not None,
+        views_per_unit=layout.views_per_unit,
+        stops=[
+            max(unit.stop_view for unit in row) or (block + 1) * layout.views_per_unit
             for block, row in enumerate(found)
         ],
-        [[state for state, _ in row] for row in found],
-        sum(receipt.num_bytes for receipt in receipts),
+        states=[[unit.state for unit in row] for row in found],
+        label_bytes=sum(receipt.num_bytes for receipt in receipts),
     )
+
+
+class _UnitState(NamedTuple):
+    state: State
+    stop_view: int
+
+
+def _units(
+    writer: ArchiveWriter, receipts: Sequence[Receipt], names: Sequence[str]
+) -> dict[tuple[int, int], _UnitState]:
+    """Return the state of every unit that has a receipt, by shard and block."""
+    layout = writer.spec.layout
+    units: dict[tuple[int, int], _UnitState] = {}
+    for (
+        name
+    ) in names:  # a receipt that does not count stands for a damaged unit, until one that counts is met
+        match = _RECEIPT.fullmatch(name)
+        if match and int(match[1]) < layout.num_shards and int(match[2]) < MAX_VIEW // layout.views_per_unit:
+            units[int(match[1]), int(match[2])] = _UnitState("damaged", 0)
+    for theirs in writer.extends.values():
+        for receipt in theirs:
+            units[receipt.unit.shard, receipt.unit.block] = _UnitState("elsewhere", receipt.unit.stop_view)
+    for receipt in receipts:
+        units[receipt.unit.shard, receipt.unit.block] = _UnitState("done", receipt.unit.stop_view)
+    return units
 
 
 def picture(found: Status, width: int) -> Iterator[Text]:

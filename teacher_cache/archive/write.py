@@ -63,21 +63,15 @@ class ArchiveWriter:
         """
         if create:
             store.sweep()
-        # the second look: another first writer may have published its spec between the look and the listing
-        if store.stat(SPEC_FILE) is None and store.list() and store.stat(SPEC_FILE) is None:
-            raise ArchiveError(
-                f"{store.url} is not empty and has no {SPEC_FILE}",
-                "It is not an archive, and nothing in it is overwritten.",
-                "choose a new folder",
-            )
+        _refuse_anything_else(store)
         spec = ArchiveSpec.from_dict(spec.to_dict())  # refuses what no reader would take
         is_lost = is_spec_lost(store, spec)
+        if not create and (is_lost or store.stat(SPEC_FILE) is None):
+            return cls(store, spec)
         if create and is_lost:
             store.put(SPEC_FILE, spec_bytes(spec))
         elif create:
             store.put_new(SPEC_FILE, spec_bytes(spec))
-        elif is_lost or store.stat(SPEC_FILE) is None:
-            return cls(store, spec)
         existing = existing_spec(store, mend=create)
         if existing.fingerprint != spec.fingerprint:
             raise ArchiveError(
@@ -236,6 +230,17 @@ class ArchiveWriter:
             return read_extends(get_document(self._store, EXTENDS_FILE), EXTENDS_FILE, self.spec)
         except ArchiveError:
             return read_manifest(self._store).extends
+
+
+def _refuse_anything_else(store: Store) -> None:
+    """Refuse a folder with something in it that is not an archive. Raises ArchiveError."""
+    # the second look: another first writer may have published its spec between the look and the listing
+    if store.stat(SPEC_FILE) is None and store.list() and store.stat(SPEC_FILE) is None:
+        raise ArchiveError(
+            f"{store.url} is not empty and has no {SPEC_FILE}",
+            "It is not an archive, and nothing in it is overwritten.",
+            "choose a new folder",
+        )
 
 
 def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tuple[Receipt, ...]:

@@ -80,6 +80,16 @@ class Growth:
                 "give the same, or leave them out where there were none",
             )
 
+    def check_shard_size(self, shard_size: int) -> None:
+        """Refuse new shards of another size than the dataset's. Raises DatasetError."""
+        if shard_size != self.base.info.samples_per_shard:
+            raise DatasetError(
+                f"--shard-size {shard_size}, but the shards of {self.base.url} hold "
+                f"{self.base.info.samples_per_shard}",
+                "A row's shard must follow from its number.",
+                f"give --shard-size {self.base.info.samples_per_shard}",
+            )
+
     def _part(self, number: int) -> tuple[Source, int]:
         if number < self._num_rest:
             return self._rest[0], number

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import re
 import shutil
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,8 @@ from teacher_cache.dataset.index import (
     Shard,
     index_bytes,
 )
-from teacher_cache.dataset.source import Members, Source
+from teacher_cache.dataset.source import Members, Source, pread
+from teacher_cache.dataset.source_tars import samples_of
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.exact.canonical import file_sha256, sha256_hex
 from teacher_cache.exact.streams import Purpose, RandomStream, permutation
@@ -81,13 +81,7 @@ def pack(
     _check_source(source)
     if isinstance(source, Growth):
         source.check_reencoding(*(reencode or (None, None)))
-    if isinstance(source, Growth) and shard_size != source.base.info.samples_per_shard:
-        raise DatasetError(
-            f"--shard-size {shard_size}, but the shards of {source.base.url} hold "
-            f"{source.base.info.samples_per_shard}",
-            "A row's place must follow from its number.",
-            f"give --shard-size {source.base.info.samples_per_shard}",
-        )
+        source.check_shard_size(shard_size)
     if destination.list():
         raise DatasetError(
             f"destination {destination.url} is not empty",
@@ -98,20 +92,12 @@ def pack(
     skipped: list[dict[str, str]] = []
     columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
     shards: list[Shard] = []
-
     with track("pack", len(order), "images") as advance, _removed_on_error(destination, shards):
         if isinstance(source, Growth):
             _copy_shards(source, destination, shards, columns)
-        samples = _good(
-            _prepare(source, order.tolist(), reencode, workers), source, skip_corrupt, skipped, advance
-        )
-        while (first := next(samples, None)) is not None:
-            name = f"shard-{len(shards):06d}.tar"
-            with destination.put_file(name) as path:
-                num_samples = _write_tar(path, source, first, samples, shard_size)
-                index_tar(path, len(shards), columns)
-                digest = file_sha256(path)
-                shards.append(Shard(name, digest, path.stat().st_size, num_samples))
+        read = _prepare(source, order.tolist(), reencode, workers)
+        samples = _good(read, source, skip_corrupt, skipped, advance)
+        _write_shards(samples, source, destination, shard_size, shards, columns)
     if not shards:
         raise DatasetError("no image of the source can be decoded", "The dataset would be empty.")
 
@@ -131,6 +117,24 @@ def pack(
     destination.put(INDEX_FILE, index)
     destination.put(DATASET_FILE, info.to_bytes())
     return info
+
+
+def _write_shards(
+    samples: Iterator[tuple[int, Members]],
+    source: Source,
+    destination: Store,
+    shard_size: int,
+    shards: list[Shard],
+    columns: dict[str, list[Any]],
+) -> None:
+    """Write tars of `shard_size` samples, and append them to the shards and the index's columns."""
+    while (first := next(samples, None)) is not None:
+        name = f"shard-{len(shards):06d}.tar"
+        with destination.put_file(name) as path:
+            num_samples = _write_tar(path, source, first, samples, shard_size)
+            index_tar(path, len(shards), columns)
+            digest = file_sha256(path)
+            shards.append(Shard(name, digest, path.stat().st_size, num_samples))
 
 
 @contextlib.contextmanager
@@ -256,31 +260,26 @@ def _write_tar(
 def index_tar(
     path: Path, shard: int, columns: dict[str, list[Any]], offsets_of: Mapping[str, str] | None = None
 ) -> None:
-    """Append the place, label and digest of every sample of a tar, in its order, to the index's columns.
+    """Append the position, label and digest of every sample of a tar, in its order, to the index's columns.
 
     Args:
-        path: The tar.
-        shard: Its number.
-        columns: By name; see INDEX_SCHEMA.
-        offsets_of: Further columns: extension -> the one its members' offsets belong in.
+        path: Tar of the samples.
+        shard: Number of the tar.
+        columns: Columns by name; see INDEX_SCHEMA.
+        offsets_of: Further columns of offsets, by the extension of the members they locate.
     """
-    with path.open("rb") as file, tarfile.open(path, "r:") as tar:
-        keys: list[str] = []
-        for member in tar:
-            if META.match(member.name):
+    with path.open("rb") as file:
+        for key, members in samples_of(path):
+            if META.match(key):
                 continue
-            key, _, extension = member.name.rpartition("/")[2].partition(".")
-            key = member.name[: len(member.name) - len(extension) - 1]
-            if not keys or keys[-1] != key:
-                keys.append(key)
-            file.seek(member.offset_data)
-            if extension == "cls":
-                columns["label"].append(int(file.read(member.size)))
-            elif extension in images.EXTENSIONS:
-                columns["offset"].append(member.offset_data)
-                columns["size"].append(member.size)
-                columns["sha256"].append(hashlib.sha256(file.read(member.size)).digest())
-            elif offsets_of and extension in offsets_of:
-                columns[offsets_of[extension]].append(member.offset_data)
-        columns["key"] += keys
-        columns["shard"] += [shard] * len(keys)
+            columns["key"].append(key)
+            columns["shard"].append(shard)
+            for extension, (offset, size) in members.items():
+                if extension == "cls":
+                    columns["label"].append(int(pread(file.fileno(), offset, size)))
+                elif extension in images.EXTENSIONS:
+                    columns["offset"].append(offset)
+                    columns["size"].append(size)
+                    columns["sha256"].append(hashlib.sha256(pread(file.fileno(), offset, size)).digest())
+                elif offsets_of and extension in offsets_of:
+                    columns[offsets_of[extension]].append(offset)
