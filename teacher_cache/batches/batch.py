@@ -5,7 +5,7 @@ Shapes: B views wanted, R views rendered (the B, then partners that are not amon
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from teacher_cache.labels.topk import Labels
-from teacher_cache.views.finish import Finishing, finish
+from teacher_cache.views.finish import Finishing, finish, normalize
+from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
 
 
 class ViewIds(NamedTuple):
@@ -65,6 +66,21 @@ class ViewBatch(NamedTuple):
     def pixels(self, device: torch.device | str) -> torch.Tensor:
         """Return the views, erased and mixed: float32 (B, 3, H, W) on `device`, from 0 to 255."""
         return finish(self.images_RCHW.to(device, non_blocking=True), self.finishing)
+
+    def inputs(
+        self,
+        device: torch.device | str,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> torch.Tensor:
+        """Return the views as a model's input: `pixels`, normalised to (pixels / 255 - mean) / std.
+
+        Args:
+            device: Device of the result.
+            mean: Mean per channel, for pixels in [0, 1]; timm's models have theirs in pretrained_cfg.
+            std: Standard deviation per channel.
+        """
+        return normalize(self.pixels(device), mean, std)
 
 
 class PackedBatch(NamedTuple):

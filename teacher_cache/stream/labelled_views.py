@@ -1,0 +1,181 @@
+"""Views with labels, epoch by epoch: the door for any trainer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch.distributed as dist
+
+from teacher_cache.archive.open import open_labels
+from teacher_cache.archive.source import LabelSource
+from teacher_cache.batches.batch import ViewBatch
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import InputError
+from teacher_cache.labels.topk import Labels
+from teacher_cache.storage.cache import CacheRoom
+from teacher_cache.stream.plan import StreamPlan, ViewSchedule
+from teacher_cache.stream.stream import ViewStream
+from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import Recipe
+
+_NEW_VIEWS = 10_000
+"""Views that a dataset without labels has: a new one each epoch, for longer than any run."""
+_ROOM = CacheRoom()
+
+
+class LabelledViews:
+    """Views of a packed dataset with a teacher's labels, epoch by epoch.
+
+    The order is a pure function of the seed: the same for any number of workers, and shared out among the
+    processes of a run without overlap. Each epoch sees the next of the archive's views.
+
+        views = LabelledViews("data/train", labels="labels", batch_size=256)
+        for epoch in range(views.next_epoch, 300):
+            for batch in views.epoch(epoch, workers=8): ...
+
+    Args:
+        data: Packed dataset, or its URL.
+        labels: Archive or export of labels, or its URL; None gives views without labels.
+        batch_size: Views in a batch of this process.
+        seed: Seed of the order of samples.
+        recipe: Recipe, its name or YAML file, for views without labels; an archive brings its own.
+        img_size: Side of a view in pixels, for views without labels.
+        views: View indices, one an epoch, in a cycle; by default all of the archive's, or a new one each epoch.
+        drop_last: Leave out the samples that do not fill a batch of all processes.
+        views_per_load: Views rendered of an image each time it is decoded; epochs stay as long.
+        rank: Number of this process; torch.distributed's by default, or 0 without it.
+        world_size: Number of processes; torch.distributed's by default, or 1 without it.
+        room: Bounded folder for copies of remote images and labels.
+
+    Attributes:
+        dataset: Images and true labels.
+        labels: Archive of labels, or None.
+        recipe: Augmentation of the views.
+
+    Raises:
+        InputError: The dataset, archive, recipe or numbers do not fit together; see the message.
+    """
+
+    def __init__(
+        self,
+        data: str | PackedDataset,
+        labels: str | LabelSource | None = None,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        recipe: str | Recipe | None = None,
+        img_size: int | None = None,
+        views: Sequence[int] | None = None,
+        drop_last: bool = True,
+        views_per_load: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+        room: CacheRoom = _ROOM,
+    ) -> None:
+        self.dataset = PackedDataset(data, room) if isinstance(data, str) else data
+        self.labels = open_labels(labels, room) if isinstance(labels, str) else labels
+        self.recipe = _recipe(self.labels, recipe, img_size)
+        if views is None:
+            views = range(_NEW_VIEWS) if self.labels is None else self.labels.views
+        rank, world_size = _this_process(rank, world_size)
+        self._schedule = ViewSchedule(views)
+        self._plan = StreamPlan(
+            len(self.dataset),
+            self.dataset.info.samples_per_shard,
+            batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+            views_per_load=views_per_load,
+        )
+        self._batches_done = 0
+        self._stream(0, 0)  # checks that archive, dataset and recipe fit
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch of this process."""
+        return self._plan.batches_per_epoch
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the dataset."""
+        return len(self.dataset.info.classes)
+
+    @property
+    def affinity(self) -> Labels | None:
+        """Class affinity of the archive, for `soft_loss`; None without labels, or where labels name all classes."""
+        return None if self.labels is None else self.labels.affinity
+
+    @property
+    def next_epoch(self) -> int:
+        """Epoch in which the next batch lies."""
+        return self._batches_done // len(self)
+
+    def epoch(self, number: int, *, workers: int = 0, pin_memory: bool = False) -> Iterator[ViewBatch]:
+        """Yield the batches of an epoch.
+
+        After `load_state_dict` the epoch that was stopped begins at the batch that was not yet seen.
+
+        Args:
+            number: Number of the epoch, from 0.
+            workers: Processes that render views; 0 renders in this process.
+            pin_memory: Put batches into pinned memory, for copies to CUDA.
+
+        Raises:
+            DatasetError, ImageError, ArchiveError: An image or a label is damaged; the message names it.
+        """
+        first, stop = number * len(self), (number + 1) * len(self)
+        first = max(first, self._batches_done) if self._batches_done < stop else first
+        loader = self._stream(first, stop).loader(workers, pin_memory=pin_memory)
+        for batch_number, batch in enumerate(loader, first):
+            self._batches_done = batch_number + 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position: the number of batches that were yielded, over all epochs."""
+        return {"batches": self._batches_done}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue after the batches that `state_dict` counted; batch size and processes must be the same."""
+        self._batches_done = state["batches"]
+
+    def _stream(self, first_batch: int, num_batches: int) -> ViewStream:
+        return ViewStream(
+            self.dataset,
+            self.recipe,
+            self._plan,
+            self._schedule,
+            num_batches=num_batches,
+            first_batch=first_batch,
+            archive=self.labels,
+        )
+
+
+def _recipe(labels: LabelSource | None, recipe: str | Recipe | None, img_size: int | None) -> Recipe:
+    if labels is not None:
+        if recipe is not None or img_size is not None:
+            raise InputError(
+                f"recipe {recipe!r}, img_size {img_size}, with labels",
+                "The archive brings the recipe whose views it labels, at their size.",
+                "leave recipe and img_size out",
+            )
+        return labels.recipe
+    return recipe if isinstance(recipe, Recipe) else recipes.load(recipe or "deit", img_size)
+
+
+def _this_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return rank and world size, of torch.distributed where they are not given."""
+    if (rank is None) != (world_size is None):
+        raise InputError(f"rank {rank}, world_size {world_size}", "Both or neither are needed.", "give both")
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialized",
+            "Every process would see every sample.",
+            "call torch.distributed.init_process_group first, or pass rank and world_size",
+        )
+    return 0, 1
