@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,30 @@ from teacher_cache.dataset.shards import PackedDataset
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+_MARKER_OF_FIXTURE = {"ray_address": "ray", "two_nodes": "ray", "head": "ray", "s3": "s3", "s3_server": "s3"}
+
+_ON_RAY = re.compile(r"\[ray(-\d+)?[]-]")
+"""Names of tests with an engine as a parameter."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the services they use, and let tests that share something run in one process.
+
+    Clusters run one after the other, so all tests on Ray are one group; it takes longest, so it comes first.
+    The other groups are files, whose fixtures are made once.
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for fixture in fixtures:
+            if fixture in _MARKER_OF_FIXTURE:
+                item.add_marker(_MARKER_OF_FIXTURE[fixture])
+        if _ON_RAY.search(item.name):
+            item.add_marker("ray")
+        is_on_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if is_on_ray else str(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")

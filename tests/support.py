@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ IMAGES_PER_CLASS = 11
 SHARD_SIZE = 8
 IMG_SIZE = 32
 K = 2
+PATIENCE_S = 300.0
+"""A deadline for what should take seconds: a machine may be busy, but nothing waits for ever."""
 TEACHER = "regnety_002"
 _HEAD_GAIN = 1000
 """An untrained head says nearly the same of every image; times this, it tells them apart."""
@@ -55,6 +59,16 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     with io.BytesIO() as buffer:
         image.save(buffer, kind, **options)
         return buffer.getvalue()
+
+
+def wait_until(
+    is_met: Callable[[], object], is_running: Callable[[], bool] = lambda: True, within_s: float = PATIENCE_S
+) -> None:
+    """Wait until a condition is met, or what was to meet it no longer runs; fail after `within_s` seconds."""
+    end_s = time.monotonic() + within_s
+    while not is_met() and is_running():
+        assert time.monotonic() < end_s, f"not met within {within_s:g} s"
+        time.sleep(0.001)
 
 
 def write_class_folders(root: Path, per_class: int = IMAGES_PER_CLASS) -> Path:

@@ -36,6 +36,8 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With small models, few steps and few views; everything else as written."""
     for split in ("train", "val"):

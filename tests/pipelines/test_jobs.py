@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import extract_flags, free_port, tree
+from support import PATIENCE_S, extract_flags, free_port, tree, wait_until
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = str(ROOT / "docker" / "entrypoint.sh")
-_PATIENCE_S = 120.0
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -40,7 +39,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             start_new_session=True,
         )
     client = environment(RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{dashboard}")
-    end_s = time.monotonic() + _PATIENCE_S
+    end_s = time.monotonic() + PATIENCE_S
     while cli(["status", "--job", "none"], client).stderr.count("does not exist") == 0:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end_s, cli(["status", "--job", "none"], client)
@@ -102,10 +101,7 @@ def test_stopped_and_submitted_again_it_goes_on(
 ) -> None:
     out = tmp_path / "out"
     first = submit(data, out, head)
-    end_s = time.monotonic() + _PATIENCE_S
-    while not list(out.glob("receipts/0*.json")):
-        assert time.monotonic() < end_s, cli(["logs", first["job"]], head).stdout
-        time.sleep(0.02)
+    wait_until(lambda: list(out.glob("receipts/0*.json")))
     stopped = cli(["stop", first["job"]], head)
     assert stopped.returncode == 0
     again = submit(data, out, head)

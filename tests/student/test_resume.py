@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import free_port, tree
+from support import free_port, tree, wait_until
 
 from student import evaluate
 from student.cli import main
@@ -27,7 +27,6 @@ from teacher_cache.storage.store import Store
 STEPS = 300
 SHORT = "--steps=30"
 KILLS = 20
-_PATIENCE_S = 120.0
 MODEL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")
 
 processes = multiprocessing.get_context("forkserver")
@@ -82,10 +81,7 @@ def weights(output: Path) -> dict[str, bytes]:
 
 
 def until(is_met: Callable[[], object], process: multiprocessing.process.BaseProcess) -> None:
-    end_s = time.monotonic() + _PATIENCE_S
-    while not is_met() and process.is_alive():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
+    wait_until(is_met, process.is_alive)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +91,8 @@ def undisturbed(data: str, labels: str, tmp_path_factory: pytest.TempPathFactory
     return output
 
 
+@pytest.mark.kill
+@pytest.mark.slow
 def test_killed_twenty_times_it_is_the_undisturbed_run(
     data: str, labels: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +131,8 @@ def begun_as_two_ranks(arguments: list[str]) -> list[multiprocessing.process.Bas
     return ranks
 
 
+@pytest.mark.kill
+@pytest.mark.slow
 def test_two_ranks_that_are_killed_go_on_in_the_same_order(data: str, labels: str, tmp_path: Path) -> None:
     for output, kills in ((tmp_path / "whole", 0), (tmp_path / "killed", 3)):
         for kill in range(kills + 1):

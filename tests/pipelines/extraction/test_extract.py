@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import CLASSES, IMG_SIZE, SHARD_SIZE, encoded, extract_flags, picture, tree, write_class_folders
+from support import (
+    CLASSES,
+    IMG_SIZE,
+    SHARD_SIZE,
+    encoded,
+    extract_flags,
+    picture,
+    tree,
+    wait_until,
+    write_class_folders,
+)
 
 from pipelines.cli import main
 from pipelines.extraction.missing import MissingUnits, default_views_per_unit
@@ -33,6 +43,8 @@ def start(flags: list[str]) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "pipelines.cli", *flags], stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.kill
+@pytest.mark.slow
 def test_sigkill_anywhere_then_again_gives_the_undisturbed_archive(
     data: str, labels: str, tmp_path: Path
 ) -> None:
@@ -43,8 +55,7 @@ def test_sigkill_anywhere_then_again_gives_the_undisturbed_archive(
     while kills < 4 and not (out / "manifest.json").exists():
         before = set(out.rglob("*"))
         process = start(extract_flags(data, out))
-        while process.poll() is None and not set(out.rglob("*")) - before:  # names only: files come and go
-            pass
+        wait_until(lambda known=before: set(out.rglob("*")) - known, lambda p=process: p.poll() is None)
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
         kills += process.wait() == -signal.SIGKILL
@@ -69,11 +80,11 @@ def test_sigkill_between_objects_and_receipt_loses_only_that_unit(
     assert (out / "receipts/00000-000.json").stat().st_mtime_ns == finished
 
 
+@pytest.mark.kill
 def test_sigterm_stops_cleanly_and_keeps_what_is_finished(data: str, labels: str, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     process = start(extract_flags(data, out))
-    while process.poll() is None and not list(out.glob("receipts/*.json")):
-        time.sleep(0.001)
+    wait_until(lambda: list(out.glob("receipts/*.json")), lambda: process.poll() is None)
     process.send_signal(signal.SIGTERM)
     assert process.wait() in (130, 0)
     assert main(extract_flags(data, out)) == 0

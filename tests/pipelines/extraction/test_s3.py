@@ -88,6 +88,8 @@ def whole_line(
     assert [line["step"] for line in lines if "loss" in line] == list(range(50))
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_all_of_it_on_s3_through_a_network_that_drops_delays_truncates_and_refuses(
     s3: str, s3_server: S3, folders: Path, labels: str, tmp_path: Path
 ) -> None:
