@@ -31,6 +31,7 @@ _ON_RAY = re.compile(r"\[ray(-\d+)?[]-]")
 """Names of tests with an engine as a parameter."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the services they use, and let tests that share something run in one process.
 
