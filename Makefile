@@ -26,10 +26,10 @@ lint: .venv/.dev  ## style, types and import contracts
 	$(BIN)/lint-imports
 
 check: lint  ## lint and the fast tests, in under two minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not (ray or s3 or kill or slow)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (ray or s3 or kill or slow)"
 
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/.dev  ## measure, and write benchmarks/results/
 	$(BIN)/python -m benchmarks.step

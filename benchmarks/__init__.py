@@ -1,1 +1,1 @@
-"""Measurements, each a ratio to a peer in the same run. Results lie in benchmarks/results/."""
+"""Benchmarks; each measures ratios to a peer in the same run. Results are in benchmarks/results/."""

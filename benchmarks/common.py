@@ -1,4 +1,4 @@
-"""What every benchmark shares: medians of interleaved repeats, and pictures."""
+"""Helpers of all benchmarks: medians of interleaved repeats, and pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def interleaved(runs: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Call each run in turn, `repeats` times over, so that a slow spell of the machine meets all of them."""
+    """Call each run in turn, `repeats` times over, so that a slow phase of the machine affects all."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -28,14 +28,14 @@ def ratio(times: Mapping[str, list[float]], name: str, base: str) -> tuple[float
 
 
 def write_json(file: str | None, result: Mapping[str, Any]) -> None:
-    """Write a result where --json says, if it says."""
+    """Write a result to the file of --json, if one is given."""
     if file is not None:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def write_photographs(folder: Path, count: int) -> None:
-    """Write JPEGs about as large and as hard to decode as ImageNet's: 500 x 375 px, near 100 KB."""
+    """Write JPEGs about as large and as slow to decode as ImageNet's: 500 x 375 px, near 100 KB."""
     rng = np.random.default_rng(0)
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))

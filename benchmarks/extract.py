@@ -1,4 +1,4 @@
-"""What extraction costs over the teacher alone: engines as ratios in one run, and a Ray driver's own cost.
+"""Cost of extraction over the teacher alone: engines as ratios in one run, and a Ray driver's own cost.
 
     python -m benchmarks.extract --json benchmarks/results/extract.json
     python -m benchmarks.extract --teacher regnety_160 --engines local --num-images 5000 --batch-size 256 \\
@@ -6,8 +6,8 @@
 
 The bare teacher runs its forward pass on the very batches that an extraction makes, rendered and on the
 device before the clock starts. Extractions read, decode, render, label and write, and take turns with it. On
-a CPU rendering takes the teacher's own cores, so the ratio says how much of the work the teacher is; on a GPU
-it says how well the rest is hidden, and the goal is 0.97.
+a CPU rendering uses the teacher's cores, so the ratio shows the teacher's share of the work; on a GPU it
+shows how well the rest is hidden, and the goal is 0.97.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class ExtractBenchConfig:
     """Time extraction on each engine against the bare teacher on the same batches."""
 
     images: str | None = None
-    """Class folders of JPEGs; synthetic photographs of 500 x 375 pixels if not given."""
+    """Class folders of JPEGs; by default synthetic photographs of 500 x 375 pixels."""
     num_images: int = 32
-    """Images to use at most."""
+    """Largest number of images to use."""
     shard_size: int = 16
-    """Images in a shard; with all views, a unit."""
+    """Images in a shard; with all their views they make a unit."""
     views: int = 4
     """Views of each image."""
     teacher: str = "regnety_016"
-    """With random weights; on a GPU, where a forward pass is short, take regnety_160."""
+    """Name of a timm model, with random weights; take regnety_160 on a GPU, as forward passes are short."""
     recipe: str = "deit"
-    """A named recipe or a YAML file."""
+    """Name of a recipe, or a YAML file."""
     img_size: int = 224
     """Side of a view in pixels."""
     batch_size: int = 32
@@ -71,19 +71,19 @@ class ExtractBenchConfig:
     workers: int = 0
     """Processes that render for each teacher."""
     engines: tuple[str, ...] = ("local", "ray-1", "ray-2")
-    """local, and ray-N for N actors."""
+    """Engines to time: local, and ray-N for N actors."""
     options: bool = True
     """Also time the bare teacher without channels-last, and compiled."""
     repeats: int = 5
-    """Turns of each."""
+    """Repeats of each run."""
     device: str = "auto"
-    """auto is CUDA if there is one."""
+    """Device of the teacher; auto takes CUDA where there is one."""
     units: int = 10_000
-    """Units without work, for the driver's own cost."""
+    """Units without work, to measure the driver's own cost."""
     planned: int = 1_000_000
-    """Units that are planned, for its memory."""
+    """Units to plan, to measure the driver's memory."""
     json: str | None = None
-    """Also write the result here."""
+    """File for the result."""
 
 
 def _pack(config: ExtractBenchConfig, folder: Path) -> PackedDataset:
@@ -92,7 +92,7 @@ def _pack(config: ExtractBenchConfig, folder: Path) -> PackedDataset:
     else:
         files = sorted(file for file in Path(config.images).rglob("*") if file.is_file())
         some = files[:: max(1, len(files) // config.num_images)][: config.num_images]
-        for number, file in enumerate(some):  # ten classes: their affinity need not be calibrated
+        for number, file in enumerate(some):  # with ten classes no affinity is calibrated
             (folder / "images" / f"class{number % 10}").mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / "images" / f"class{number % 10}" / f"{number:05d}{file.suffix}")
     pack(
@@ -128,7 +128,7 @@ def _request(config: ExtractBenchConfig, dataset: PackedDataset, engine: str, ou
 
 
 def _bare_batches(config: ExtractBenchConfig, dataset: PackedDataset) -> Iterator[torch.Tensor]:
-    """Yield the pictures of every batch that an extraction makes, on the device."""
+    """Yield the pixels of every batch of an extraction, on the device."""
     renderer = BatchRenderer(dataset, recipes.load(config.recipe, config.img_size))
     device = resolve_device(config.device)
     for shard in range(len(dataset.info.shards)):
@@ -171,7 +171,7 @@ def _runs(
         teachers["bare, not channels last"] = _teacher(config, dataset, channels_last=False)
         teachers["bare, compiled"] = _teacher(config, dataset, compiled=True)
     for teacher in teachers.values():
-        _forward_s(teacher, batches)  # warm: compiled for these shapes
+        _forward_s(teacher, batches)  # warm-up: compiles for these shapes
 
     def run(engine: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -245,7 +245,7 @@ def _measure(config: ExtractBenchConfig) -> int:
 
 
 def _shares(splits: list[dict[str, float]]) -> dict[str, float]:
-    """Return the share of workers' time that each stage took, over all repeats."""
+    """Return the share of the workers' time in each stage, over all repeats."""
     whole_s = sum(sum(split.values()) for split in splits)
     stages = ("render", "teacher", "write") if splits else ()
     return {stage: round(sum(split[stage] for split in splits) / whole_s, 4) for stage in stages}

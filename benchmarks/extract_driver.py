@@ -1,8 +1,8 @@
-"""The driver of a run on Ray alone, with workers that do nothing: what a unit costs it, and its memory.
+"""Driver of a run on Ray with workers that do nothing: time per unit, and memory.
 
     python -m benchmarks.extract_driver
 
-A process of its own, which imports what a driver imports: no torch. `benchmarks.extract` runs it.
+This runs in a process of its own without torch, like a real driver. `benchmarks.extract` starts it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import ray.cloudpickle
 
-import pipelines.extraction.extract  # noqa: F401  a driver has it in memory
+import pipelines.extraction.extract  # noqa: F401  a driver has this module in memory
 from pipelines.extraction.engines.engine import UnitDone, UnitResult
 from pipelines.extraction.engines.ray.engine import RayEngine
 from pipelines.extraction.missing import MissingUnits
@@ -34,30 +34,30 @@ from teacher_cache.storage.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class DriverConfig:
-    """Run units that do nothing on Ray, and plan very many."""
+    """Run units that do nothing on Ray, and plan a large number of units."""
 
     units: int = 10_000
-    """Units that are run."""
+    """Units to run."""
     planned: int = 1_000_000
-    """Units that are planned, of which as many as above are run."""
+    """Units to plan; --units of them are run."""
     actors: int = 2
-    """Ray actors."""
+    """Number of Ray actors."""
 
 
 class Idle:
     """A worker that does nothing."""
 
     def describe(self) -> Description:
-        """Describe nothing."""
+        """Return an empty description."""
         return Description({}, "", {}, "cpu")
 
     def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
-        """Measure nothing."""
+        """Return a rate without measuring."""
         del layout, unit
         return Rate(num_views, 0.0, 0.0, 0.0)
 
     def freeze_affinity(self, advance: Callable[[int], None]) -> None:
-        """Freeze nothing."""
+        """Do nothing; there is no class affinity."""
 
     def compute(self, unit: Unit, advance: Callable[[int], None]) -> Unit:
         """Count a unit as done."""
@@ -65,16 +65,16 @@ class Idle:
         return unit
 
     def write(self, unit: Unit) -> UnitResult:
-        """Write nothing."""
+        """Return an empty result without writing."""
         del unit
         return UnitResult(1, 1, 0.0, 0.0, 0.0)
 
     def close(self) -> None:
-        """End nothing."""
+        """Do nothing; there are no processes to end."""
 
 
 def _drive(engine: RayEngine, units: Iterable[Unit], limit: int) -> tuple[float, float]:
-    """Run units as `extract` does, its record included; return seconds a unit, and those of this process."""
+    """Run units like `extract`, with a record; return wall-clock and CPU seconds of this process a unit."""
     queue = UnitQueue(units, retries=2, max_quarantined=10)
     with tempfile.TemporaryDirectory() as folder:
         record = RunRecord(Store(folder), lambda: datetime.datetime.now(datetime.UTC))
@@ -94,7 +94,7 @@ def _ignore(views: int) -> None:
 
 
 def _peak_mb() -> float:
-    """Return the most memory this process had: getrusage would count what its parent had."""
+    """Return the peak memory of this process in MB; getrusage would include the parent's peak."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) / 1000
 

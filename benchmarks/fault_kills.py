@@ -14,7 +14,7 @@ from pipelines.cli import main as teacher_cache
 
 
 def forked(argv: list[str], *, uid: int | None = None) -> int:
-    """Start a command in its own process group; return its pid. This process must not have used torch."""
+    """Start a command in a new process group; return its pid. This process must not have used torch."""
     pid = os.fork()
     if pid:
         return pid
@@ -40,7 +40,7 @@ def run_command_line(argv: list[str], *, uid: int | None = None) -> int:
 
 
 def has_ended(pid: int) -> bool:
-    """Say whether a process ended, without collecting it."""
+    """Return whether a process ended, without reaping it."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
@@ -51,13 +51,13 @@ def _workers_of(pid: int) -> list[int]:
 
 
 def kill_writer(pid: int, out: Path, delay_s: float) -> bool:
-    """Kill the whole run some time after its archive appeared."""
+    """Kill the whole run `delay_s` seconds after its archive appeared."""
     del out
     return _sleep(pid, delay_s) and _kill(pid)
 
 
 def kill_worker(pid: int, out: Path, delay_s: float) -> bool:
-    """Kill a process that renders, if there is one then; the run tries its unit again."""
+    """Kill a rendering process, if one exists at that moment; the run tries the unit again."""
     del out
     if not _sleep(pid, delay_s):
         return False
@@ -70,7 +70,7 @@ def kill_worker(pid: int, out: Path, delay_s: float) -> bool:
 
 
 def kill_between_objects_and_receipt(pid: int, out: Path, delay_s: float) -> bool:
-    """Kill the run as soon as a unit has an object and no receipt, some time on."""
+    """Kill the run after a delay, as soon as a unit has an object and no receipt."""
     if not _sleep(pid, delay_s):
         return False
     while not has_ended(pid):
@@ -86,7 +86,7 @@ def kill_between_objects_and_receipt(pid: int, out: Path, delay_s: float) -> boo
 
 
 def _sleep(pid: int, seconds: float) -> bool:
-    """Wait, and return whether the process is still there."""
+    """Wait, and return whether the process still runs."""
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         if has_ended(pid):

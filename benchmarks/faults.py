@@ -1,11 +1,11 @@
-"""What an archive survives: kills at random moments, flipped bytes, lost and swapped files, full disks.
+"""Faults that an archive survives: kills at random moments, flipped bytes, lost or swapped files, full disks.
 
     python -m benchmarks.faults
 
-Counts, for each fault, how often it was met and how often the promise held: a killed extract, run again,
-gives the archive of an undisturbed one, byte for byte; a flipped byte is found by `verify --level full`, and
-one of a label by whoever reads it; any other damage is found, named, and mended by `repair`. Exit code 1 if
-one was not.
+For each fault, the benchmark counts how often it occurred and how often the promise held: a killed extract,
+run again, gives the archive of an undisturbed one, byte for byte; `verify --level full` finds a flipped byte,
+and reading a label finds a flipped byte of that label; any other damage is found, named, and mended by
+`repair`. The exit code is 1 if a promise did not hold.
 
 Runs are processes of their own, forked from this one so that each need not import torch again.
 """
@@ -51,24 +51,24 @@ _NOBODY = 65_534
 _TMPFS_BYTES = 32_768
 
 Tally = dict[str, list[int]]
-"""Fault -> [met, promise held]."""
+"""Mapping of fault -> [number of times met, number of times the promise held]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FaultsConfig:
-    """Do everything to an archive that can happen to one, and count what was found and mended."""
+    """Damage an archive in every known way, and count the faults that were found and mended."""
 
     kills: int = 100
-    """Runs that are killed at a random moment."""
+    """Runs to kill at a random moment."""
     flips: int = 10_000
-    """Bytes that are flipped, one at a time."""
+    """Bytes to flip, one at a time."""
     seed: int = 0
-    """Of the moments and bytes."""
+    """Seed of the moments and bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where the campaign works: a dataset, an undisturbed archive, and how it was asked for."""
+    """Folder of the campaign: a dataset, an undisturbed archive, and the commands that made it."""
 
     folder: Path
     data: Path
@@ -120,7 +120,7 @@ def _kills(place: _Place, count: int, rng: random.Random, tally: Tally) -> None:
         killed = ways[name](pid, out, rng.uniform(0, 0.7 * typical_s))
         os.waitpid(pid, 0)
         if not killed:
-            continue  # it was done before: another moment
+            continue  # the run ended before the kill: draw another moment
         number += 1
         held = run_command_line(argv) == 0 and _tree(out) == expected
         _count(tally, name, held=held)
@@ -133,7 +133,7 @@ def _flips(place: _Place, count: int, rng: random.Random, tally: Tally) -> None:
     names = sorted(tree)
     sizes = [len(tree[name]) for name in names]
     for number in range(count):
-        # by turns any byte of the archive, and any byte of a file drawn first: small files are met too
+        # alternate between any byte of the archive and any byte of a random file, to reach small files too
         name = rng.choices(names, sizes)[0] if number % 2 else rng.choice(names)
         damaged = bytearray(tree[name])
         damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
@@ -153,7 +153,7 @@ def _verify_finds(archive: Path) -> bool:
 
 
 def _reader_finds(archive: Path, name: str) -> bool:
-    """Read what an object is for, as the stream does."""
+    """Return whether reading the labels of an object, as the stream does, raises an error."""
     try:
         reader = ArchiveReader(str(archive))
         if "affinity" in name:
@@ -214,7 +214,7 @@ _DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @contextlib.contextmanager
 def _small_disk(folder: Path) -> Iterator[Path | None]:
-    """Lend a file system of a few pages, or None where none can be mounted."""
+    """Lend a file system of a few pages, or None if none can be mounted."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={_TMPFS_BYTES}", "tmpfs", str(folder)]
     try:
@@ -285,7 +285,7 @@ def _campaign(config: FaultsConfig) -> int:
         place = _prepare(Path(folder))
         _kills(place, config.kills, rng, tally)
         _places_that_refuse(place, tally)
-        torch.set_num_threads(1)  # only now may this process use torch: nothing is forked any more
+        torch.set_num_threads(1)  # torch may be used only from here on: no process is forked any more
         _damages(place, tally)
         _flips(place, config.flips, rng, tally)
     table = Table()

@@ -1,8 +1,8 @@
-"""The label formats of TinyViT, FKD and ml-dr, written and read as their own code does, described in ours.
+"""Label formats of TinyViT, FKD and ml-dr, reimplemented to write and read as the peers' own code does.
 
-Each peer writes labels of all views of a few samples, knows how to read one view of one sample, and says what
-its reader makes of it: the probabilities of k classes, the rest spread evenly (TinyViT's and FKD's
-"marginal smoothing", ml-dr's "smooth").
+Each peer writes labels of all views of a few samples, and reads one view of one sample as the peer's own
+reader does: the probabilities of k classes, with the rest spread evenly (TinyViT's and FKD's "marginal
+smoothing", ml-dr's "smooth").
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 
 
 class Peer(abc.ABC):
-    """A format, in a folder of its own.
+    """A label format, in a folder of its own.
 
     Args:
-        folder: Where its files lie.
-        keys: Of the samples.
-        k: Classes kept.
+        folder: Folder of the files.
+        keys: Keys of the samples.
+        k: Classes kept in a label.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     def read(self, row: int, view: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return class ids and probabilities (K,) of one label, as its training does."""
+        """Return class ids and probabilities (K,) of one label, read as the peer's training does."""
 
     def num_bytes(self) -> int:
-        """Return the size of all files that have to be kept."""
+        """Return the size of all files that must be kept."""
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
 
@@ -69,7 +69,7 @@ class TinyViT(Peer):
         self._open: dict[int, tuple[dict[str, int], Any]] = {}
 
     def read(self, row: int, view: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return one label."""
+        """Return class ids and probabilities (K,) of one label."""
         if view not in self._open:
             folder = self.folder / f"logits_top{self.k}_epoch{view}"
             keys = (folder / "rank0-keys.txt").read_text().splitlines()
@@ -86,7 +86,7 @@ class TinyViT(Peer):
 class FKD(Peer):
     """A torch file per image: crops, flips, and (crops, 2, k) of ids and probabilities (FKD).
 
-    With its --use_fp16, the smaller of its two kinds; ids are stored as floats.
+    The labels are those of FKD's --use_fp16, the smaller of two kinds; ids are stored as floats.
     """
 
     name = "FKD"
@@ -101,7 +101,7 @@ class FKD(Peer):
             torch.save([coordinates[row].clone(), flips, label], self.folder / f"{row}.tar")
 
     def read(self, row: int, view: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return one label."""
+        """Return class ids and probabilities (K,) of one label."""
         _, _, label = torch.load(self.folder / f"{row}.tar", weights_only=False)
         return label[view, 0].numpy(), label[view, 1].numpy()
 
@@ -109,7 +109,7 @@ class FKD(Peer):
 class MlDr(Peer):
     """A torch file per image, a list of a dict per view with Python numbers; all in one tar.gz (ml-dr).
 
-    Counted is the tar.gz, which is what is shipped; read are the files, which is what training does.
+    The size is that of the tar.gz, which is shipped; reads are from the files, as in training.
     """
 
     name = "ml-dr"
@@ -135,7 +135,7 @@ class MlDr(Peer):
         return (self.folder / "labels.tar.gz").stat().st_size
 
     def read(self, row: int, view: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return one label."""
+        """Return class ids and probabilities (K,) of one label."""
         shares, class_ids = torch.load(self.folder / f"{row}.pth.tar", weights_only=False)[view]["prob"]
         return np.array(class_ids), np.array(shares, np.float32)
 

@@ -1,4 +1,4 @@
-"""Choices that the format of labels could have made, compared over the same logits; and the figure."""
+"""Alternative choices for the label format, compared over the same logits, and a figure."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _STUDY_VIEWS = slice(2, 10)
 
 
 def study(logits_RVC: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Return the KL of each choice at each k, and print it.
+    """Return and print the KL of each choice at each k.
 
-    Calibrated on view 0 of all rows unless the choice says otherwise; evaluated on views 2 to 10.
+    Affinities are calibrated on view 0 of all rows unless a choice differs; the KL is of views 2 to 10.
     """
     num_classes = logits_RVC.shape[2]
     ks = [k for k in _KS if k < num_classes]
@@ -53,7 +53,7 @@ def study(logits_RVC: torch.Tensor) -> dict[str, dict[str, float]]:
 def _affinities(
     logits_RVC: torch.Tensor, num_classes: int
 ) -> Iterator[tuple[str, Labels | None, float | None]]:
-    """Yield (choice, affinity, power)."""
+    """Yield the name, the affinity and the power of each choice."""
     view_0 = logits_RVC[:, 0]
     yield "uniform", None, None
     yield "affinity", _rows(view_0, 128), None
@@ -102,7 +102,7 @@ def kl(logits_BC: torch.Tensor, given_BC: torch.Tensor) -> float:
 
 
 def _profile_kl(logits_RVC: torch.Tensor, k: int) -> float:
-    """Return the KL where a tail is spread by the sample's own mean output, over its later views."""
+    """Return the KL over later views if tails are spread by the mean output of the same sample."""
     num_classes = logits_RVC.shape[2]
     profile_RC = logits_RVC[:, _STUDY_VIEWS.stop :].softmax(2).mean(1)
     views_BC = logits_RVC[:, _STUDY_VIEWS].flatten(0, 1)
@@ -122,7 +122,7 @@ def _bytes(
     k: int,
     affinity: Labels,
 ) -> float:
-    """Return the compressed bytes of class ids, in chunks of 8 views, and of nothing else."""
+    """Return the compressed bytes of class ids alone, in chunks of 8 views."""
     labels = labels_from_logits(logits_RVC[:, :8].flatten(0, 1), k)
     ids_NK: npt.NDArray[np.uint16] = encode_ids(labels, affinity, logits_RVC.shape[2])
     blosc = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE)
@@ -134,7 +134,7 @@ def _plain(labels: Labels, _affinity: Labels, _num_classes: int) -> npt.NDArray[
 
 
 def _ranked(labels: Labels, affinity: Labels, num_classes: int) -> npt.NDArray[np.uint16]:
-    """Return each class id but the first as its place in the affinity row of the first."""
+    """Return each class id but the first as the rank in the affinity row of the first."""
     places_RC = np.full((num_classes + 1, num_classes), affinity.class_ids_BK.shape[1], np.uint16)
     rows = np.arange(num_classes + 1)[:, None]
     places_RC[rows, affinity.class_ids_BK.numpy()] = np.arange(affinity.class_ids_BK.shape[1])
@@ -143,7 +143,7 @@ def _ranked(labels: Labels, affinity: Labels, num_classes: int) -> npt.NDArray[n
 
 
 def figure(by_k: Mapping[int, Mapping[str, Mapping[str, Any]]], file: str) -> None:
-    """Draw the KL of every format against its bytes, both logarithmic, a point per k."""
+    """Draw the KL of every format against bytes, both logarithmic, a point per k."""
     import matplotlib.pyplot as plt
 
     plot, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")

@@ -1,11 +1,11 @@
-"""Labels against those of TinyViT, FKD and ml-dr: bytes, what is lost, and how fast they are read.
+"""Labels compared with those of TinyViT, FKD and ml-dr: bytes, loss of information, and speed of reading.
 
     python -m benchmarks.labels --data PACKED --teacher MODEL --checkpoint FILE [--study]
 
 A teacher's logits of views of a packed dataset are computed once. For each k every format writes the labels
-of all of them, as its own writer does, and reads them again. Bytes are all files of a format over its labels,
-keys too. The KL is from the teacher's whole softmax to what a reader makes of a label, over the views that
-the class affinity was not calibrated on. Reading is timed on one core: ours by views of shards, as the
+of all of them, as its own writer does, and reads them again. Bytes per label count all files of a format,
+with keys. The KL is from the teacher's whole softmax to the probabilities read from a label, over the views
+that the class affinity was not calibrated on. Reading is timed on one core: ours by views of shards, as the
 stream reads; the peers' by labels in a random order, as their loaders do.
 """
 
@@ -64,31 +64,31 @@ class LabelsConfig(Flags):
     """Compare stored labels with those of TinyViT, FKD and ml-dr, over the same logits."""
 
     data: str
-    """A packed dataset."""
+    """Packed dataset to label."""
     teacher: str
-    """A timm model."""
+    """Name of a timm model."""
     checkpoint: str
-    """Its weights."""
+    """File of the teacher's weights."""
     recipe: str = "rrc"
-    """A named recipe or a YAML file."""
+    """Name of a recipe, or a YAML file."""
     img_size: int = 56
     """Side of a view in pixels."""
     views: Annotated[int, Meta(ge=2)] = 32
     """Views of each sample."""
     rows: Annotated[int, Meta(ge=1)] = 4000
-    """Samples, of the first shard."""
+    """Samples to label, from the first shard."""
     topk: tuple[int, ...] = (3, 5, 10, 20, 50, 100)
-    """Classes kept, each in turn."""
+    """Numbers of classes to keep, each in turn."""
     repeats: Annotated[int, Meta(ge=1)] = 5
     """Timed readings of each format."""
     workers: int = 1
-    """Processes that render."""
+    """Processes that render views."""
     study: bool = False
-    """Also compare choices that the format could have made."""
+    """Also compare alternative choices for the format."""
     figure: str | None = None
-    """Draw bytes against KL into this PNG."""
+    """PNG file for a figure of bytes against KL."""
     json: str | None = None
-    """Write the result to this file."""
+    """File for the result."""
 
 
 def _logits(config: LabelsConfig, dataset: PackedDataset, teacher: Teacher) -> torch.Tensor:
@@ -115,7 +115,7 @@ def _write_ours(
     )
     spec = archive_spec(request, dataset.info, recipe, worker)
     num_rows, _, num_classes = logits_RVC.shape
-    # the rows that are labelled stand for the dataset
+    # the archive's dataset is just the rows that are labelled
     spec = dataclasses.replace(
         spec, dataset={**spec.dataset, "shards": [(dataset.info.shards[0].sha256, num_rows)]}
     )
@@ -144,14 +144,14 @@ def _smeared(class_ids_BK: torch.Tensor, shares_BK: torch.Tensor, num_classes: i
 
 
 def _rate(read: Callable[[], int], repeats: int) -> list[float]:
-    """Return labels per second of each repeat, on one core."""
+    """Return the labels read per second in each repeat, on one core."""
     cores = os.sched_getaffinity(0)
     threads = torch.get_num_threads()
     os.sched_setaffinity(0, {min(cores)})
     torch.set_num_threads(1)
     rates = []
     try:
-        read()  # every object hashed and in the page cache
+        read()  # warm-up: every object is hashed and in the page cache
         for _ in range(repeats):
             start_s = time.perf_counter()
             count = read()

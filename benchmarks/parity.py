@@ -1,11 +1,11 @@
-"""Cached labels against the live teacher: the same views, step by step.
+"""Cached labels compared with the live teacher on the same views, step by step.
 
     python -m benchmarks.parity --images cifar10/train.parquet --json benchmarks/results/parity.json
 
 A teacher is trained for a few steps, its labels of all classes are stored as float32 and as eight bits, and
 the same student is trained from each and from the teacher itself, with hard and with soft labels. Hard losses
-must be equal bit for bit, soft ones of float32 values to 1e-6. Eight-bit labels are held, at the same
-weights, to the bound that benchmarks/parity_bound.py derives; how far a whole run drifts by them is told too.
+must be equal bit for bit, soft ones of float32 values to 1e-6. Eight-bit labels must stay, at the same
+weights, within the bound that benchmarks/parity_bound.py derives; the drift of a whole run is printed too.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from teacher_cache.views.finish import normalize
 
 TEACHER = "regnety_002"
 VALUES: tuple[Literal["q8", "float32"], ...] = ("q8", "float32")
-"""How labels are stored."""
+"""Formats of stored logits to compare."""
 _SLACK = 1e-6
-"""Relative, for sums in float32."""
+"""Relative tolerance, for sums in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +56,17 @@ class ParityConfig:
     """Compare training from cached labels with training from the live teacher, step by step."""
 
     images: str | None = None
-    """Images that `teacher-cache pack` takes; synthetic photographs of ten classes if not given."""
+    """Images that `teacher-cache pack` takes; by default synthetic photographs of ten classes."""
     split: str | None = None
-    """Split of them."""
+    """Split of the images."""
     recipe: str = "deit"
-    """Views."""
+    """Recipe of the views."""
     img_size: int = 32
     """Side of a view in pixels."""
     steps: int = 200
-    """Steps that are compared."""
+    """Steps to compare."""
     teacher_steps: int = 300
-    """Steps that the teacher is trained first."""
+    """Steps that the teacher is trained for first."""
     batch_size: int = 64
     """Views in a step."""
     views: int = 2
@@ -76,7 +76,7 @@ class ParityConfig:
     alpha: float = 0.5
     """Weight of the teacher's term."""
     json: str | None = None
-    """Also write the result here."""
+    """File for the result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Comparison:
     """Two runs of the same views.
 
     Attributes:
-        steps: Steps compared.
-        equal: Those whose losses are equal bit for bit.
-        largest_gap: Of two losses, relative.
+        steps: Number of steps compared.
+        equal: Number of steps whose losses are equal bit for bit.
+        largest_gap: Largest relative difference of two losses.
     """
 
     steps: int
@@ -95,11 +95,11 @@ class Comparison:
 
 
 def measure(config: ParityConfig, folder: Path) -> dict[str, dict[str, float]]:
-    """Return what the runs were apart, by comparison.
+    """Return the differences between the runs, by comparison.
 
     Args:
-        config: What is compared.
-        folder: An empty one, for all that is made.
+        config: Settings of the comparison.
+        folder: Empty folder for all files.
     """
     _prepare(config, folder)
     losses = {}
@@ -193,8 +193,8 @@ def _held_to_the_bound(config: ParityConfig, folder: Path) -> dict[str, float]:
     """Train from eight-bit labels, and at each step compare their soft term with the live teacher's.
 
     Returns:
-        steps; within_bound, of them; largest_share, of a bound that a gap took; largest_gap, relative to the
-        soft term; largest_error, of a stored logit in nats.
+        Figures: steps; within_bound, the steps within the bound; largest_share, the largest ratio of a
+        gap to the bound; largest_gap, relative to the soft term; largest_error, of a stored logit in nats.
     """
     training = dataclasses.replace(
         _student(config, folder, "soft", "q8"), output=str(folder / "runs" / "held")
@@ -242,7 +242,7 @@ def _held_to_the_bound(config: ParityConfig, folder: Path) -> dict[str, float]:
 
 
 def is_parity(found: dict[str, dict[str, float]]) -> bool:
-    """Whether cached training is live training: hard to the bit, float32 to 1e-6, q8 within the bound."""
+    """Return whether cached training equals live: hard to the bit, float32 to 1e-6, q8 within the bound."""
     hard = all(found[name]["equal"] == found[name]["steps"] for name in ("hard, q8", "hard, float32"))
     bounded = found["soft, q8, at the same weights"]
     is_within = (
@@ -252,7 +252,7 @@ def is_parity(found: dict[str, dict[str, float]]) -> bool:
 
 
 def _benchmark(config: ParityConfig) -> int:
-    """Run the benchmark, print its table, and return 0, or 1 where cached is not live."""
+    """Run the benchmark, print its table, and return 0, or 1 if cached and live training differ."""
     with tempfile.TemporaryDirectory() as folder:
         found = measure(config, Path(folder))
     table = Table(title=f"cached against live, {config.steps} steps of {config.batch_size}")

@@ -1,8 +1,8 @@
-"""How far a loss from stored labels can be from the loss of a live teacher, at the same weights.
+"""Bound on the difference between a loss from stored labels and from a live teacher, at the same weights.
 
-Stored logits are exact to e = 1/32 nat (a step is 1/16: labels/arrays.py), and with all classes stored no
-more is lost. Let r be the teacher's relative logits and r + e_j the stored ones, |e_j| <= e; u_d the softened
-probabilities of r + d e_j, s the student's, X_d = log(u_d / s), and L(d) = tau^2 KL(u_d || s). Then
+Stored logits are exact to e = 1/32 nat (a step is 1/16: labels/arrays.py), and with all classes stored
+nothing else is lost. Let r be the teacher's relative logits and r + e_j the stored ones, |e_j| <= e; u_d the
+softened probabilities of r + d e_j, s the student's, X_d = log(u_d / s), and L(d) = tau^2 KL(u_d || s). Then
 
     dL/dd = tau Cov(e_j, X_d),   covariance under u_d, so   |dL/dd| <= tau e sd(X_d).
 
@@ -11,7 +11,7 @@ As u_d / u_0 <= exp(2 e / tau), and X_d - X_0 lies within 2 e / tau of 0,
     sd(X_d) <= exp(e / tau) (sd(X_0) + 2 e / tau), and so
     |L(1) - L(0)| <= tau e exp(e / tau) (sd(X_0) + 2 e / tau).
 
-Hard labels are the class of rank 0, which is stored as it is: their loss is the same to the last bit.
+Hard labels are the class of rank 0, which is stored exactly: their loss is the same to the last bit.
 
 Shapes: B samples, C classes.
 """
@@ -24,19 +24,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 LARGEST_ERROR = 1 / 32
-"""Of a stored logit relative to the largest, in nats, where no two neighbours in rank are 16 nats apart."""
+"""Largest error of a stored logit relative to the top one, in nats, if ranks are less than 16 nats apart."""
 
 
 def soft_term_bound(student_BC: torch.Tensor, teacher_BC: torch.Tensor, tau: float) -> torch.Tensor:
-    """Return how far the soft term of eight-bit labels of all classes can be from that of exact ones.
+    """Return the bound on the difference of the soft term between eight-bit and exact labels of all classes.
 
     Args:
-        student_BC: The student's logits.
-        teacher_BC: The teacher's.
-        tau: Temperature.
+        student_BC: Student logits.
+        teacher_BC: Teacher logits.
+        tau: Temperature of the soft term.
 
     Returns:
-        float64 (B,), before weighting by alpha.
+        Bound per sample, float64 (B,), before weighting by alpha.
     """
     target_BC = F.log_softmax(teacher_BC.double() / tau, dim=1)
     excess_BC = target_BC - F.log_softmax(student_BC.double() / tau, dim=1)

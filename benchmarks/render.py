@@ -1,10 +1,10 @@
-"""How fast views are rendered, against other people's transforms: images/s of one core, and ratios to timm.
+"""Speed of rendering views, compared with other libraries' transforms: images/s of one core, ratios to timm.
 
     python -m benchmarks.render --images FOLDER
 
-Every method starts from JPEG bytes in memory and ends with uint8 pixels. What is measured is the process's
-CPU time, methods in turn on blocks of a few images, so that a slow spell of the machine meets all of them;
-a round's ratio is to timm's own transform on the original images in the same round.
+Every method starts from JPEG bytes in memory and ends with uint8 pixels. The process's CPU time is measured,
+with methods in turn on blocks of a few images, so that a slow phase of the machine affects all of them; a
+round's ratio is to timm's own transform on the original images in the same round.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _VIEWS = 8
 
 @dataclasses.dataclass(frozen=True)
 class RenderConfig:
-    """Time the rendering of views, against timm, torchvision, OpenCV and DALI where they are installed."""
+    """Time the rendering of views, compared with timm, torchvision, OpenCV and DALI where installed."""
 
     images: str
-    """A folder of JPEG images, searched through."""
+    """Folder of JPEG images, searched recursively."""
     img_size: int = 224
     """Side of a view in pixels."""
     count: int = 200
-    """Images used, evenly spaced over the folder's."""
+    """Images to use, evenly spaced over the folder's."""
     repeats: int = 7
-    """Rounds over all images; one more before them is not counted."""
+    """Rounds over all images, after one for warm-up."""
     json: str | None = None
-    """Write the result to this file."""
+    """File for the result."""
 
     def __post_init__(self) -> None:
         if min(self.img_size, self.count, self.repeats) < 1:
@@ -83,7 +83,7 @@ def _reencoded(data: bytes) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class _Method:
-    """What is timed: a renderer, on originals or on re-encoded images, with V views each time."""
+    """Method to time: a renderer, on originals or on re-encoded images, with V views each time."""
 
     render: Render
     data: Sequence[bytes]
@@ -181,7 +181,7 @@ def _benchmark(config: RenderConfig) -> int:
     """Run the benchmark, print its tables, and return 0."""
     torch.set_num_threads(1)
     random.seed(0)
-    np.random.seed(0)  # timm draws from it
+    np.random.seed(0)  # timm draws from NumPy's global generator
     torch.manual_seed(0)
     originals = _load(config)
     methods = _methods(config, originals)

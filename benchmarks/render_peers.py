@@ -1,6 +1,6 @@
-"""Other people's transforms: JPEG bytes -> uint8 pixels of a random crop, or of DeiT's whole recipe.
+"""Other libraries' transforms: JPEG bytes -> uint8 pixels of a random crop, or of DeiT's whole recipe.
 
-Each function takes a view's size, and returns one from image bytes to pixels, which runs on one thread.
+Each function takes a view's size, and returns a function from image bytes to pixels that runs on one thread.
 timm is the baseline. A peer that is not installed is left out.
 """
 
@@ -28,7 +28,7 @@ FILL = (124, 116, 104)
 
 
 def timm_peer(img_size: int, deit: bool) -> Render:
-    """Timm's create_transform on Pillow, uint8 out, as its prefetcher wants; 0 bits of posterize is black."""
+    """Return timm's create_transform on Pillow, uint8 out for its prefetcher; 0-bit posterize is black."""
     posterize = auto_augment.posterize
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **kwargs: (
         posterize(image, bits, **kwargs) if bits else Image.new("RGB", image.size)
@@ -37,7 +37,7 @@ def timm_peer(img_size: int, deit: bool) -> Render:
         img_size,
         is_training=True,
         interpolation="bicubic",
-        color_jitter=None,  # type: ignore[arg-type]  # timm's hint forgets what its code allows
+        color_jitter=None,  # type: ignore[arg-type]  # timm's code allows None, unlike its type hint
         auto_augment=RAND_AUGMENT if deit else None,
         use_prefetcher=True,
     )
@@ -45,7 +45,7 @@ def timm_peer(img_size: int, deit: bool) -> Render:
 
 
 def torchvision_peer(img_size: int, deit: bool) -> Render:
-    """Torchvision's own decoder and its v2 transforms on uint8 tensors; its RandAugment has 14 ops."""
+    """Return torchvision's own decoder and v2 transforms on uint8 tensors; its RandAugment has 14 ops."""
     bicubic = InterpolationMode.BICUBIC
     transforms: list[torch.nn.Module] = [
         v2.RandomResizedCrop(img_size, interpolation=bicubic, antialias=True),
@@ -64,7 +64,7 @@ def torchvision_peer(img_size: int, deit: bool) -> Render:
 
 
 def opencv_peer(img_size: int, deit: bool) -> Render:
-    """OpenCV's decoder, area or cubic resize, look-up tables and warpAffine; timm's boxes and ops."""
+    """Return OpenCV's decoder, area or cubic resize, look-up tables and warpAffine; timm's boxes and ops."""
     cv2: Any = importlib.import_module("cv2")
 
     cv2.setNumThreads(1)
@@ -136,7 +136,7 @@ def opencv_peer(img_size: int, deit: bool) -> Render:
 
 
 def _box(crop: RandomResizedCropAndInterpolation, height: int, width: int) -> tuple[int, int, int, int]:
-    """Draw a box as timm's get_params does, from the image's size alone."""
+    """Draw a crop box as timm's get_params does, from the image's size alone."""
     for _ in range(10):
         area = random.uniform(*crop.scale) * height * width
         ratio = math.exp(random.uniform(math.log(crop.ratio[0]), math.log(crop.ratio[1])))
@@ -152,9 +152,9 @@ def _box(crop: RandomResizedCropAndInterpolation, height: int, width: int) -> tu
 
 
 def dali_peer(img_size: int, deit: bool) -> Render:
-    """NVIDIA DALI's CPU operators, one image an iteration: random-crop decoder, cubic resize, RandAugment.
+    """Return NVIDIA DALI's CPU operators, one image an iteration: crop decoder, cubic resize, RandAugment.
 
-    It applies one op always, where the others apply two, each half the time.
+    DALI's RandAugment always applies one op; the others apply two, each half the time.
     """
     dali: Any = importlib.import_module("nvidia.dali")
     rand_augment: Any = importlib.import_module("nvidia.dali.auto_aug.rand_augment").rand_augment

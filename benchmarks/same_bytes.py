@@ -1,8 +1,8 @@
-"""Are archives the same, byte for byte, as those that another commit makes?
+"""Comparison of archives, byte for byte, with those that another commit makes.
 
-A few made JPEGs are packed and labelled twice, by this tree and by a checkout of the other commit. Datasets
-and label objects must be equal to the byte. Documents must be equal but for what names a probe digest: the
-digest, the fingerprint over it, and the sha256 that seals a document.
+A few synthetic JPEGs are packed and labelled twice, by this tree and by a checkout of the other commit.
+Datasets and label objects must be equal to the byte. Documents must be equal except for the probe digest, the
+fingerprint over it, and the sha256 that seals a document.
 
     python -m benchmarks.same_bytes --commit 01a4ad7 --images 200
 """
@@ -34,7 +34,7 @@ _TEACHER = ["--teacher=regnety_002", "--no-pretrained", "--img-size=64", "--batc
 
 
 def main() -> int:
-    """Compare, print what differs, and return 1 if anything does."""
+    """Compare, print all differences, and return 1 if there are any."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,7 +100,7 @@ def _without_digests(document: Any, is_sealed: bool = True) -> Any:
 
 
 def _compare(then: dict[str, bytes], now: dict[str, bytes]) -> tuple[list[str], dict[str, int]]:
-    """Return the names of files that differ, and how many were compared in which way."""
+    """Return the names of files that differ, and the number of files compared in each way."""
     differing = sorted(then.keys() ^ now.keys())
     documents = 0
     for name in then.keys() & now.keys():

@@ -1,9 +1,9 @@
-"""How archives of ImageNet's size behave: objects, plan, resume, reading, memory; with a faked teacher.
+"""Archives of ImageNet's size, with a faked teacher: objects, planning, resuming, reading, memory.
 
     python -m benchmarks.scale
 
 Objects and bytes follow from the layout. Planning and scanning for a resume are timed over archives whose
-receipts are real and whose objects are empty files of the size that receipts say (sparse: no disk is used).
+receipts are real and whose objects are sparse files of the receipts' sizes, which use no disk.
 Opening and reading are timed over a real archive of 10,000 rows x 32 views x k = 10 of random labels.
 """
 
@@ -53,9 +53,9 @@ class ScaleConfig(Flags):
     """Count and time archives of the size of ImageNet-1k and ImageNet-21k."""
 
     json: str | None = None
-    """Write the result to this file."""
+    """File for the result."""
     rows: Annotated[int, Meta(ge=1)] = 10_000
-    """Rows of the archive that is read."""
+    """Rows of the archive to read."""
 
 
 class _Case:
@@ -95,7 +95,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _peak_mib(work: Callable[[], object]) -> float:
-    """Return the most memory that Python held at once for some work."""
+    """Return the peak memory of Python during a function call, in MiB."""
     tracemalloc.start()
     try:
         work()
@@ -177,7 +177,7 @@ def _reading(config: ScaleConfig, folder: Path) -> dict[str, Any]:
 
 
 def _bytes_read(reader: ArchiveReader) -> int:
-    """Return what one view takes from the store, once its unit was hashed."""
+    """Return the bytes that one view reads from the store, once its unit was hashed."""
     read = 0
     get_range, get = reader.store.get_range, reader.store.get
 

@@ -1,4 +1,4 @@
-"""The student's step: with no teacher, with cached labels, and with a live teacher, in one run.
+"""Time of the student's step with no teacher, with cached labels, and with a live teacher, in one run.
 
     python -m benchmarks.step --json benchmarks/results/step.json
 
@@ -50,13 +50,13 @@ class StepConfig:
     """Time the student's step with no teacher, with cached labels, and with a live teacher."""
 
     images: str | None = None
-    """Class folders of JPEGs; synthetic photographs of 500 x 375 pixels if not given."""
+    """Class folders of JPEGs; by default synthetic photographs of 500 x 375 pixels."""
     model: str = "deit_tiny_distilled_patch16_224"
-    """The student."""
+    """Name of the student's timm model."""
     teacher: str = "regnety_160"
-    """The live teacher, with random weights."""
+    """Name of the live teacher's timm model; the weights are random."""
     cached_teacher: str = "regnety_002"
-    """Whose labels are cached: reading them costs the same whoever made them."""
+    """Name of the timm model whose labels are cached; reading them costs the same for any teacher."""
     img_size: int = 224
     """Side of a view in pixels."""
     batch_size: int = 16
@@ -64,15 +64,15 @@ class StepConfig:
     steps: int = 4
     """Steps in a repeat of the two quick modes; the live teacher does one."""
     repeats: int = 9
-    """Turns of each mode."""
+    """Repeats of each mode."""
     num_images: int = 128
-    """Images to use at most."""
+    """Largest number of images to use."""
     device: str = "auto"
-    """auto is CUDA if there is one."""
+    """Device of the models; auto takes CUDA where there is one."""
     torchcompile: str | None = None
-    """Compile the student with this torch backend, such as inductor."""
+    """Torch backend that compiles the student, such as inductor."""
     json: str | None = None
-    """Also write the result here."""
+    """File for the result."""
 
 
 def _prepare(config: StepConfig, folder: Path) -> tuple[PackedDataset, ArchiveReader]:
@@ -134,7 +134,7 @@ def _batches(
 
 
 def _timed(trainer: Trainer, batches: Iterator[ViewBatch], steps: int) -> Callable[[], float]:
-    """Return a function that does `steps` steps and returns the seconds of one."""
+    """Return a function that does `steps` steps and returns the seconds per step."""
 
     def run() -> float:
         start_s = time.perf_counter()

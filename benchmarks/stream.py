@@ -1,10 +1,10 @@
-"""What the stream costs over rendering alone: read, hash, decode, view, label, collate, hand over.
+"""Cost of the stream over rendering alone: read, hash, decode, view, label, collate, hand over.
 
     python -m benchmarks.stream --images FOLDER
 
-As many processes as the loader has workers render views of images that lie in memory, and do nothing else:
-their rate together is what the cores can do. The stream is then asked for batches of the same recipe with
-labels, by a main process that does nothing with them. Both are wall-clock rates, in turn.
+As many processes as the loader has workers render views of images in memory, and do nothing else: their total
+rate is the limit of the cores. A main process then takes batches of the same recipe with labels from the
+stream, and does nothing with them. Both are wall-clock rates, measured in turn.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ _SETTLE_S = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class StreamConfig:
-    """Time the stream end to end against rendering alone on as many cores."""
+    """Time the stream end to end, compared with rendering alone on as many cores."""
 
     images: str
-    """A folder of class folders of images."""
+    """Folder of class folders of images."""
     recipe: str = "deit"
-    """A named recipe or a YAML file."""
+    """Name of a recipe, or a YAML file."""
     img_size: int = 224
     """Side of a view in pixels."""
     batch_size: int = 64
     """Views in a batch."""
     workers: int = 2
-    """Processes that render."""
+    """Processes that render views."""
     batches: int = 32
     """Batches in a round."""
     repeats: int = 9
-    """Rounds."""
+    """Rounds to time."""
     json: str | None = None
-    """Write the result to this file."""
+    """File for the result."""
 
     def __post_init__(self) -> None:
         if min(self.img_size, self.batch_size, self.workers, self.batches, self.repeats) < 1:
@@ -138,15 +138,15 @@ def _stream_rate(config: StreamConfig, dataset: PackedDataset, archive: ArchiveR
     schedule = ViewSchedule(range(_VIEWS))
     stream = ViewStream(dataset, archive.recipe, plan, schedule, num_batches=1_000_000, archive=archive)
     batches = iter(stream.loader(config.workers))
-    _consume(batches, plan.batches_per_epoch * config.workers)  # every worker has hashed what it reads
+    _consume(batches, plan.batches_per_epoch * config.workers)  # every worker hashes its objects once
     time.sleep(_SETTLE_S)
 
     def rate() -> float:
-        _consume(batches, 6 * config.workers)  # what lay ready
+        _consume(batches, 6 * config.workers)  # batches that were ready before the clock starts
         start_s = time.perf_counter()
         _consume(batches, config.batches)
         found = config.batches * config.batch_size / (time.perf_counter() - start_s)
-        time.sleep(_SETTLE_S)  # the workers fill their queues, and then wait
+        time.sleep(_SETTLE_S)  # the workers fill their queues, then wait
         return found
 
     return rate

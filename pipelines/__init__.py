@@ -1,1 +1,1 @@
-"""Jobs over a whole dataset: planning, running and reporting them. `teacher-cache` is their command line."""
+"""Plan, run and report jobs over a whole dataset. The command line is `teacher-cache`."""

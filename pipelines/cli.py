@@ -1,4 +1,4 @@
-"""The command line `teacher-cache`. Heavy imports wait until a command runs, so that --help is quick."""
+"""Command line `teacher-cache`. Heavy imports wait until a command runs, so that --help is quick."""
 
 from __future__ import annotations
 

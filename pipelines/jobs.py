@@ -1,4 +1,4 @@
-"""Extracts as jobs of a Ray cluster, over its Jobs API: submitted once, however often it is asked."""
+"""Extracts as jobs of a Ray cluster, over its Jobs API: repeated submissions of a plan start one job."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Submission:
     """A job that runs a plan.
 
     Attributes:
-        job: Its id.
-        state: As Ray says it: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED.
-        is_new: Whether this call began it, or one that runs was found.
+        job: Id of the job.
+        state: State of the job, in Ray's words: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED.
+        is_new: Whether this call started the job, rather than finding a running one.
     """
 
     job: str
@@ -45,10 +45,10 @@ class Submission:
 
 
 def submit(config: SubmitConfig) -> Submission:
-    """Begin the job of a plan, or find the one that runs.
+    """Start the job of a plan, or find the running one.
 
     Raises:
-        InputError: There is no such cluster, or it refuses.
+        InputError: There is no such cluster, or it refuses the job.
     """
     recipe = recipes.load(config.recipe, config.img_size)
     flags = _flags(with_absolute_paths(config))
@@ -77,20 +77,20 @@ def submit(config: SubmitConfig) -> Submission:
             except RuntimeError as error:
                 if is_last or "already" not in str(error):
                     raise
-                continue  # somebody else began it just now
+                continue  # another process started the job just now
             return Submission(job, client.get_job_status(job).value, is_new=True)
     raise AssertionError  # the last try returns or raises
 
 
 def job_status(flags: JobFlags, job: str) -> str:
-    """Return the state of a job, and what Ray says of it."""
+    """Return the state of a job, and Ray's message about it."""
     with _client(flags) as client:
         found = client.get_job_info(job)
         return f"{found.status.value}: {found.message}" if found.message else found.status.value
 
 
 def logs(config: LogsConfig, show: Callable[[str], object]) -> str:
-    """Show what a job printed, and what it prints until it ends where it is followed; return its state."""
+    """Show the output of a job, until its end with --follow, and return the job's state."""
     with _client(config) as client:
         num_shown = 0
         while True:
@@ -113,12 +113,12 @@ def stop(config: StopConfig) -> str:
 
 
 def is_success(state: str) -> bool:
-    """Say whether a job's state is the one to wish for."""
+    """Return whether the job succeeded."""
     return state == JobStatus.SUCCEEDED.value
 
 
 def _flags(config: SubmitConfig) -> dict[str, Any]:
-    """Return the flags of the extract that a job runs: those that are not what they are by default."""
+    """Return the flags of a job's extract that differ from their defaults."""
     fields = {*dataclasses.fields(LabelRequest), *dataclasses.fields(ActorFlags)}
     defaults = {field.name: field.default for field in dataclasses.fields(ExtractConfig)}
     flags: dict[str, Any] = {"engine": "ray", "address": "auto"}
@@ -135,7 +135,7 @@ def _prefix(plan: str) -> str:
 
 
 def _jobs_of(client: JobSubmissionClient, plan: str) -> dict[int, Any]:
-    """Return the jobs that were begun for a plan, by number."""
+    """Return the jobs that were started for a plan, by number."""
     prefix = _prefix(plan)
     ids = {job.submission_id or "": job for job in client.list_jobs()}
     return {int(name.removeprefix(prefix)): job for name, job in ids.items() if name.startswith(prefix)}
@@ -143,7 +143,7 @@ def _jobs_of(client: JobSubmissionClient, plan: str) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def _client(flags: JobFlags) -> Iterator[JobSubmissionClient]:
-    """Lend a client of a cluster's Jobs API, its errors in our words."""
+    """Lend a client of a cluster's Jobs API, whose errors are raised as InputError."""
     try:
         yield JobSubmissionClient(flags.dashboard_url)
     except (OSError, ValueError, RuntimeError, RayError) as error:

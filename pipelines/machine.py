@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on."""
+"""Description of the machine that a figure was measured on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def environment(packages: tuple[str, ...]) -> dict[str, Any]:
-    """Return hardware, date and versions, for a result's head."""
+    """Return hardware, date and package versions, for the head of a result."""
     cpu = next(
         (
             line.partition(":")[2].strip()

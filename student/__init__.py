@@ -1,1 +1,1 @@
-"""Training a student from stored or live teacher labels. `student` is its command line."""
+"""Training of a student from stored or live teacher labels. The command line is `student`."""

@@ -1,4 +1,4 @@
-"""From flags to a trainer: the student and what it begins with, its optimizer and schedule, its teacher."""
+"""Build a trainer from flags: the student and its first weights, optimizer, schedule and teacher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.flags import parse_kwargs
 
 _FUSED = ("adam", "adamw", "sgd")
-"""Optimizers of torch's own that update all weights in one pass over them."""
+"""Names of torch's optimizers that update all weights in one pass."""
 
 
 def build_trainer(
@@ -45,16 +45,16 @@ def build_trainer(
     """Build a trainer.
 
     Args:
-        config: The flags.
-        dataset: What is trained on.
+        config: Flags of the run.
+        dataset: Dataset to train on.
         img_size: Side of a view in pixels.
         plan: Updates and learning rate.
         ranks: This process and its device.
-        affinity: The archive's.
-        teach: Who is asked for labels; if None, whom the flags name.
+        affinity: Class affinity of the archive.
+        teach: Source of teacher labels; defaults to the one the flags select.
 
     Raises:
-        InputError: No such optimizer or torch backend, or a model without the distillation token insisted on.
+        InputError: No such optimizer or torch backend exists, or a required distillation token is missing.
         ModelError: See `create_model` and `load_weights`.
     """
     model = build_student(config, dataset, img_size)
@@ -97,10 +97,10 @@ def build_trainer(
 
 
 def build_student(config: TrainConfig, dataset: DatasetInfo, img_size: int) -> torch.nn.Module:
-    """Build the student on the CPU, in evaluation mode, with the weights it begins with.
+    """Build the student on the CPU, in evaluation mode, with its first weights.
 
     Raises:
-        InputError: It has no distillation token, and one is insisted on.
+        InputError: The model has no distillation token, and the flags require one.
         ModelError: See `create_model` and `begin_with`.
     """
     drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
@@ -125,10 +125,10 @@ def build_student(config: TrainConfig, dataset: DatasetInfo, img_size: int) -> t
 
 
 def begin_with(model: torch.nn.Module, file: str, classes: ClassList) -> list[str]:
-    """Load a file's weights into a model of perhaps another image size and other classes, in place.
+    """Load a file's weights into a model in place; its image size and classes may differ from the file's.
 
     Positions are interpolated by timm, bicubically as in DeiT (main.py, lines 288 to 306). A head stays fresh
-    where the file's has another number of classes, or was trained on another class list.
+    if the file's head has another number of classes, or was trained on another class list.
 
     Args:
         model: Model of the same architecture.
@@ -139,7 +139,7 @@ def begin_with(model: torch.nn.Module, file: str, classes: ClassList) -> list[st
         Names of the weights that stayed fresh: those of heads, or none.
 
     Raises:
-        ModelError: There is no such file, or it is of another model.
+        ModelError: There is no such file, or the file is of another model.
     """
     config: Any = model.pretrained_cfg
     heads = [config["classifier"]] if isinstance(config["classifier"], str) else list(config["classifier"])
@@ -165,7 +165,7 @@ def begin_with(model: torch.nn.Module, file: str, classes: ClassList) -> list[st
 
 
 def _interpolated(model: torch.nn.Module, weights: dict[str, Any]) -> dict[str, Any]:
-    """Return weights with positions interpolated to the model's image size, where its timm module can."""
+    """Return weights with positions interpolated to the model's image size, if its timm module can do so."""
     interpolate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if interpolate is None:
         return dict(weights)
@@ -175,7 +175,7 @@ def _interpolated(model: torch.nn.Module, weights: dict[str, Any]) -> dict[str, 
 
 
 def autocast_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """Return the type that forward passes are autocast to, or None for float32."""
+    """Return the type to autocast forward passes to, or None for float32."""
     if config.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else None
     return None if config.precision == "float32" else getattr(torch, config.precision)

@@ -22,14 +22,14 @@ def save_weights(store: Store, name: str, model: torch.nn.Module, about: dict[st
         store: Store of the object.
         name: Name of the object, ending in .safetensors.
         model: Model of the weights.
-        about: model, model_kwargs, num_classes, classes_sha256, img_size: what `load_student` needs.
+        about: Description for `load_student`: model, model_kwargs, num_classes, classes_sha256, img_size.
     """
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     store.put(name, safetensors.torch.save(weights, metadata={HEADER: json.dumps(about, sort_keys=True)}))
 
 
 def load_student(file: str, classes: ClassList) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Build the model of a file, in evaluation mode, and return it with the file's description of it.
+    """Build the model of a file, in evaluation mode, and return it with the file's description of the model.
 
     Raises:
         ModelError: `student train` did not write the file, or trained it on another class list.

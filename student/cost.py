@@ -1,4 +1,4 @@
-"""What a model costs: operations and memory, counted on one image, and the speed of its device."""
+"""Cost of a model: operations and memory, counted on one image, and the speed of the device."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _PEAK_FLOPS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense half-precision tensor operations a second, NVIDIA's data sheets; the SXM variants."""
+"""Dense half-precision tensor operations a second, from NVIDIA's data sheets for the SXM variants."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelCost:
-    """What training on one image costs.
+    """Cost of training on one image.
 
     Attributes:
-        num_parameters: Of the model.
+        num_parameters: Parameters of the model.
         flops: Floating-point operations of a forward and a backward pass over one image: three forwards.
-        activation_bytes: What autograd keeps of one image between the two.
+        activation_bytes: Bytes that autograd keeps of one image between the two passes.
     """
 
     num_parameters: int
@@ -38,15 +38,15 @@ class ModelCost:
     activation_bytes: int
 
     def memory_bytes(self, batch_size: int, *, has_ema: bool) -> int:
-        """Return about what training needs: weights, gradients, two moments, an average, and a batch.
+        """Return about the bytes that training needs: weights, gradients, two moments, an average, a batch.
 
-        What the allocator wastes, the framework itself and a live teacher come on top.
+        The allocator's waste, the framework itself and a live teacher come on top.
         """
         return 4 * self.num_parameters * (5 if has_ema else 4) + batch_size * self.activation_bytes
 
 
 def model_cost(model: torch.nn.Module, img_size: int, autocast: torch.dtype | None) -> ModelCost:
-    """Count a model's cost by running one image through it, on the device it is on."""
+    """Count a model's cost by running one image through it, on the model's device."""
     parameter = next(model.parameters())
     image_1CHW = torch.zeros(1, 3, img_size, img_size, device=parameter.device)
     own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
@@ -67,7 +67,7 @@ def model_cost(model: torch.nn.Module, img_size: int, autocast: torch.dtype | No
         torch.autocast(parameter.device.type, autocast, enabled=autocast is not None),
     ):
         heads = as_heads(model.eval()(image_1CHW))
-        held = heads  # what is kept must not be freed and counted as another's while it runs
+        held = heads  # kept storages must not be freed here: their addresses would be reused and counted once
     del held
     model.train(was_training)
     return ModelCost(
@@ -78,7 +78,7 @@ def model_cost(model: torch.nn.Module, img_size: int, autocast: torch.dtype | No
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Return the half-precision operations a second of a device, or None where they are not known."""
+    """Return the half-precision operations a second of a device, or None if they are unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Accuracy of each head of a model, and of both together."""
+"""Accuracy of each head of a model, and of both heads together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def predictions(heads: Heads) -> dict[str, torch.Tensor]:
 
 
 def main_head(by_head: Mapping[str, float]) -> float:
-    """Return the accuracy that weights are compared by: of both heads, or of the only one."""
+    """Return the accuracy for comparing weights: that of both heads together, or of the only head."""
     return by_head.get("both_softmax", by_head["class"])
 
 
@@ -49,7 +49,7 @@ def accuracy(
 ) -> dict[str, float]:
     """Return the share of a dataset's images that each head of the model gets right, by head.
 
-    The processes of a run share the images out; every one must call it, and gets the whole result.
+    The images are split among the processes of a run; each must call this, and gets the whole result.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""Trained weights to the Hugging Face hub, where plain timm finds them: timm.create_model("hf-hub:...")."""
+"""Push trained weights to the Hugging Face hub, where timm finds them: timm.create_model("hf-hub:...")."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from teacher_cache.models.create import normalization
 def hub_settings(
     model: torch.nn.Module, model_kwargs: dict[str, Any], img_size: int, crop_pct: float
 ) -> dict[str, Any]:
-    """Return what timm writes beside the weights, to build this model and its transform from them."""
+    """Return the settings that timm writes beside the weights, to rebuild the model and its transform."""
     mean, std = normalization(model)
     size = {"img_size": img_size} if hasattr(model, "patch_embed") else {}
     return {
@@ -34,17 +34,17 @@ def push(model: torch.nn.Module, repository: str, settings: dict[str, Any], save
     """Push a model's weights.
 
     Args:
-        model: The model.
-        repository: OWNER/NAME; made if there is none.
-        settings: See `hub_settings`.
-        saved_as: Where the weights are already, for the error.
+        model: Model of the weights.
+        repository: Repository OWNER/NAME; created if it does not exist.
+        settings: Settings from `hub_settings`.
+        saved_as: Path of the saved weights, for the error.
 
     Raises:
-        TeacherCacheError: They did not arrive.
+        TeacherCacheError: The push failed.
     """
     try:
         push_to_hf_hub(model, repository, **settings)
-    except Exception as error:  # of the network, of the hub, of its tokens
+    except Exception as error:  # the network, the hub and its tokens each have error types of their own
         raise TeacherCacheError(
             f"--push-to-hub {repository}: {error}",
             f"The weights are not on the hub; they are in {saved_as}.",

@@ -1,4 +1,4 @@
-"""A training run: prepared, trained on one long stream of batches, evaluated. It can stop anywhere."""
+"""Loop of a training run: train on one long stream of batches, evaluate, save; it can stop anywhere."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ EMA_FILE = "ema.safetensors"
 BEST_FILE = "best.safetensors"
 _NAMED_KEYS = 8
 _NO_MEMORY = re.compile("not enough memory|can.t allocate memory|out of memory")
-"""How torch's allocators say it on a CPU, and other devices' libraries."""
+"""Out-of-memory messages of torch's CPU allocators and of other devices' libraries."""
 
 
 class _Pending(NamedTuple):
-    """An update whose numbers are still on the device."""
+    """An update whose figures are still on the device."""
 
     step: int
     lr: float
@@ -47,12 +47,12 @@ class _Pending(NamedTuple):
 
     @property
     def order(self) -> str:
-        """Digest of which views it was made from: runs that say the same saw the same, in the same order."""
+        """Digest of the update's views: runs with equal digests saw the same views in the same order."""
         return f"{zlib.crc32(self.views.numpy().tobytes(), zlib.crc32(self.rows.numpy().tobytes())):08x}"
 
 
 class TrainingLoop:
-    """The loop, with what it counts. All processes of a run do the same here; the first one writes."""
+    """Training loop with its counters. All processes of a run do the same; only the first one writes."""
 
     def __init__(self, run: Run, trainer: Trainer, metrics: Metrics, track: Track) -> None:
         self._run, self._trainer, self._metrics, self._track = run, trainer, metrics, track
@@ -60,11 +60,11 @@ class TrainingLoop:
         self._scores: dict[str, dict[str, float]] = {}
         self._pending: list[_Pending] = []
         self._logged_updates = run.first_update
-        """Updates whose lines are written."""
+        """Number of updates whose lines are written."""
         self._is_savable = True
         """Whether a state may be saved: no evaluation is due before it, and all losses are finite."""
         self._wait_s = self._overhead_s = 0.0
-        """Spent on waiting for batches, and on evaluating and saving."""
+        """Seconds spent on waiting for batches, and on evaluating and saving."""
 
     def run_to_end(self) -> RunResult:
         """Train, evaluate and save."""
@@ -81,7 +81,7 @@ class TrainingLoop:
             except BaseException as error:
                 self._save_and_raise(error, was_asked=signals.were_met)
         seconds = time.monotonic() - self._start_s - self._overhead_s
-        if not left:  # stopped after its last update, and before its end
+        if not left:  # the run was stopped between its last update and its end
             self._scores = self._logged_scores()
         images = (trainer.updates - run.first_update) * run.plan.effective_batch
         result = RunResult(
@@ -106,7 +106,7 @@ class TrainingLoop:
         return result
 
     def _groups(self) -> Iterator[list[ViewBatch]]:
-        """Yield the batches of each update that is still to be done."""
+        """Yield the batches of each remaining update."""
         run = self._run
         loader = run.stream.loader(run.config.workers, pin_memory=run.ranks.device.type == "cuda")
         batches = iter(loader)
@@ -148,7 +148,7 @@ class TrainingLoop:
         return before // interval != after // interval
 
     def _log_pending(self) -> str:
-        """Write a line per update, and return the last in few words; only here a run waits for the device.
+        """Write a line per update, and return a short text of the last; only this waits for the device.
 
         Raises:
             TeacherCacheError: A loss is not finite.
@@ -179,7 +179,7 @@ class TrainingLoop:
         return ", ".join(said)
 
     def _evaluate(self) -> None:
-        """Evaluate the weights, and their average; keep the best of all so far."""
+        """Evaluate the weights and their average, and keep the best so far."""
         run, trainer = self._run, self._trainer
         if run.validation is None:
             return
@@ -210,19 +210,19 @@ class TrainingLoop:
                 self._save_weights(BEST_FILE, model)
 
     def _logged_scores(self) -> dict[str, dict[str, float]]:
-        """Return the last evaluation that was written."""
+        """Return the accuracies of the last evaluation in metrics.jsonl."""
         scored = [line for line in read_metrics(self._run.output) if "accuracy" in line]
         return {
             name: scored[-1][name] for name in ("accuracy", "ema_accuracy") if scored and name in scored[-1]
         }
 
     def _save_and_raise(self, error: BaseException, *, was_asked: bool) -> NoReturn:
-        """Save what can be gone on from, and raise what explains why the run ends.
+        """Save a state to resume from if possible, and raise the error that explains why the run ends.
 
         Raises:
-            KeyboardInterrupt: It was asked to stop.
+            KeyboardInterrupt: The run was asked to stop.
             TeacherCacheError: The loss is not finite, or memory ran out.
-            BaseException: Anything else, as it was.
+            BaseException: Any other error, unchanged.
         """
         run, updates = self._run, self._trainer.updates
         newest = run.first_update
@@ -250,7 +250,7 @@ class TrainingLoop:
         raise error
 
     def _not_finite(self, update: int, rows: torch.Tensor) -> TeacherCacheError:
-        """Name the samples of an update, those of this process."""
+        """Return an error that names this process's samples of an update."""
         run = self._run
         keys = [run.dataset.index.key(row) for row in rows.tolist()]
         name = f"non-finite-{run.ranks.rank}.json"

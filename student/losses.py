@@ -1,4 +1,4 @@
-"""The loss of a batch: true labels and teacher labels together (Touvron et al., ICML 2021, section 4).
+"""Loss of a batch: true labels and teacher labels together (Touvron et al., ICML 2021, section 4).
 
 With student logits Z, true label y, teacher probabilities t, alpha = lambda, tau = temperature:
 
@@ -6,10 +6,10 @@ With student logits Z, true label y, teacher probabilities t, alpha = lambda, ta
     hard, eq. 3:  (1 - alpha) CE(softmax(Z), y) + alpha CE(softmax(Z), argmax t)
 
 teacher_cache/labels/losses.py has the teacher's terms. With a distillation head the teacher's term acts on
-that head, and the true label's on the class head. DeiT's own code divides its KL by the number of classes too
-(losses.py, `/ outputs_kd.numel()`), which makes it C times smaller than the paper's: `--kd-reduction numel`.
-Label smoothing acts on y alone. For a mixed view y is mixed too; t needs no mixing, for the teacher saw the
-mixed view.
+that head, and the true label's term on the class head. DeiT's own code also divides the KL by the number of
+classes (losses.py, `/ outputs_kd.numel()`), C times less than in the paper: `--kd-reduction numel`.
+Label smoothing acts on y alone. For a mixed view y is mixed too; t needs no mixing, because the teacher saw
+the mixed view.
 
 Shapes: B samples, C classes, K classes kept of a label.
 """
@@ -33,11 +33,11 @@ from teacher_cache.labels.topk import Labels
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is minimised.
+    """Loss to minimise.
 
     Attributes:
-        kind: Term of the teacher, a name of TERMS; "none" is CE(softmax(Z), y), averaged over the heads.
-        alpha: Weight of the teacher's term; the true labels' has the rest.
+        kind: Name of the teacher's term in TERMS; "none" is CE(softmax(Z), y), averaged over the heads.
+        alpha: Weight of the teacher's term; the true labels' term has the rest.
         tau: Temperature of the soft term.
         smoothing: Label smoothing of the true labels.
         tail: Rule that spreads a label's tail mass, for the soft term.
@@ -55,7 +55,7 @@ class Objective:
 
 
 class Loss(NamedTuple):
-    """A loss and its two terms, before weighting; each a scalar tensor."""
+    """A loss and its two terms before weighting, each a scalar tensor."""
 
     total: torch.Tensor
     label: torch.Tensor
@@ -85,7 +85,7 @@ def distillation_loss(heads: Heads, targets: Targets, labels: Labels | None, obj
 
 
 def label_term(logits_BC: torch.Tensor, targets: Targets, smoothing: float) -> torch.Tensor:
-    """Return CE(softmax(Z), y); for a mixed view y is mixed as the view is (timm/data/mixup.py)."""
+    """Return CE(softmax(Z), y), a scalar; a mixed view has y mixed in the same ratio (timm/data/mixup.py)."""
     own = F.cross_entropy(logits_BC, targets.own_B, label_smoothing=smoothing, reduction="none")
     if targets.weight_B is None:
         return own.mean()

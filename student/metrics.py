@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl always, TensorBoard and Weights & Biases where asked for."""
+"""Metrics of a run: written to metrics.jsonl, and to TensorBoard and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _WANDB_FILE = "wandb-id"
 
 
 Sink: TypeAlias = Callable[[Mapping[str, Any]], None]
-"""Takes what there is to know of one update: `step`, and numbers by name."""
+"""Function that takes the metrics of one update: `step`, and numbers by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a run ended with.
+    """Result of a run.
 
     Attributes:
-        steps: Updates done, with those before a stop.
-        images: Views trained on by this call, of all processes.
-        seconds: From the first batch to the last update of this call, without building and evaluating.
-        data_wait_s: What of it was waiting for batches.
-        teacher_passes: Views that a live teacher was asked about by this call, of this process.
-        accuracy: By head, on --val-data; empty without.
-        ema_accuracy: Of the averaged weights, likewise.
-        tflops: 10^12 operations a second of this process's device, the model's alone.
+        steps: Updates done, including those before a stop.
+        images: Views that this call trained on, in all processes.
+        seconds: Time from the first batch to the last update of this call, without building and evaluating.
+        data_wait_s: Seconds of that time spent waiting for batches.
+        teacher_passes: Views that a live teacher labelled in this call and process.
+        accuracy: Accuracy on --val-data, by head; empty without --val-data.
+        ema_accuracy: Accuracy of the averaged weights on --val-data, by head; empty without them.
+        tflops: 10^12 operations of the model a second on this process's device.
     """
 
     steps: int
@@ -48,20 +48,20 @@ class RunResult:
 
 
 class Metrics:
-    """A run's numbers on their way out; without a log, a process that writes nothing."""
+    """Writer of a run's metrics; without a log, nothing is written to metrics.jsonl."""
 
     def __init__(self, log: LineLog | None, sinks: Sequence[Sink] = ()) -> None:
         self._log, self._sinks = log, sinks
 
     def __call__(self, line: Mapping[str, Any]) -> None:
-        """Tell a line of numbers."""
+        """Write a line of metrics."""
         if self._log is not None:
             self._log.write(json.dumps(line))
         for sink in self._sinks:
             sink(line)
 
     def flush(self) -> None:
-        """Make all lines be there: a state that is gone on from must not be ahead of them."""
+        """Flush all lines to storage: a state to resume from must not be ahead of the metrics."""
         if self._log is not None:
             self._log.flush()
 
@@ -70,20 +70,22 @@ def read_metrics(store: Store) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics.jsonl, without one that was being written when the run was killed.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no metrics.jsonl.
     """
     try:
         text = store.get(METRICS_FILE)
     except FileNotFoundError as error:
         raise InputError(
-            f"{store.url} has no {METRICS_FILE}", "It is no run.", "give the --output of `student train`"
+            f"{store.url} has no {METRICS_FILE}",
+            "It is not the output of a run.",
+            "give the --output of `student train`",
         ) from error
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 @contextlib.contextmanager
 def opened_metrics(config: TrainConfig, store: Store, from_step: int) -> Iterator[Metrics]:
-    """Open a run's metrics: what was written of steps before `from_step` stays, and is gone on from.
+    """Open a run's metrics, keeping the lines of steps before `from_step`.
 
     Raises:
         InputError: A library that was asked for is not installed.
@@ -138,7 +140,7 @@ def _wandb(config: TrainConfig, store: Store) -> Iterator[Sink]:
         raise InputError(
             "--log-wandb", "Weights & Biases is not installed.", "pip install 'teacher-cache[wandb]'"
         ) from error
-    store.put_new(_WANDB_FILE, secrets.token_hex(8).encode())  # a run that goes on is the same run there
+    store.put_new(_WANDB_FILE, secrets.token_hex(8).encode())  # a resumed run keeps its id there
     settings = dataclasses.asdict(config)
     try:
         run = wandb.init(

@@ -1,4 +1,4 @@
-"""The student: any timm model, and the two heads of those that have two."""
+"""The student: any timm model, with one head or with DeiT's two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 HEADS = ("class", "distillation", "both_softmax", "both_logits")
-"""What `student eval` tells of a two-headed model; of any other, the first alone."""
+"""Accuracies that `student eval` prints for a two-headed model; for any other, the first alone."""
 
 
 class Heads(NamedTuple):
@@ -18,23 +18,23 @@ class Heads(NamedTuple):
 
     @property
     def taught_BC(self) -> torch.Tensor:  # noqa: N802  # its shape
-        """Logits that the teacher's term acts on: the distillation head's, or the only one's."""
+        """Logits (B, C) that the teacher's term acts on: the distillation head's, or the only head's."""
         return self.class_BC if self.distillation_BC is None else self.distillation_BC
 
 
 def train_both_heads(model: torch.nn.Module) -> None:
-    """Make a distilled DeiT give both heads' logits while it trains; timm averages them otherwise."""
+    """Make a distilled DeiT return both heads' logits in training; timm averages them otherwise."""
     if has_two_heads(model):
         model.set_distilled_training(True)  # type: ignore[operator]
 
 
 def has_two_heads(model: torch.nn.Module) -> bool:
-    """Whether the model has a distillation token with a head of its own."""
+    """Return whether the model has a distillation token with a head of its own."""
     return hasattr(model, "head_dist") and hasattr(model, "set_distilled_training")
 
 
 def as_heads(output: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> Heads:
-    """Name what a model in training mode returned."""
+    """Return the output of a model in training mode as Heads."""
     return Heads(*output) if isinstance(output, tuple) else Heads(output, None)
 
 

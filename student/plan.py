@@ -1,4 +1,4 @@
-"""A run in integers, before its first step: batches, updates, learning rate, views."""
+"""Plan of a run before the first step: batches, updates, learning rate, views."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
-    """What a run does, and when.
+    """Plan of a run.
 
     Attributes:
-        stream: Which rows make which batch of this process.
-        schedule: Which view each epoch sees.
-        num_updates: Changes of the weights.
+        stream: Rows of each batch of this process.
+        schedule: View of each epoch.
+        num_updates: Updates of the run.
         peak_lr: Learning rate after warm-up.
         warmup_updates: Updates of warm-up.
     """
@@ -30,26 +30,26 @@ class RunPlan:
 
     @property
     def num_batches(self) -> int:
-        """Batches of this process, over all epochs."""
+        """Number of batches of this process, over all epochs."""
         return self.num_updates * self.stream.batches_per_update
 
     @property
     def effective_batch(self) -> int:
-        """Views of one update, of all processes together."""
+        """Number of views in one update, in all processes together."""
         return self.stream.global_batch_size
 
     @property
     def epochs(self) -> float:
-        """Passes over the dataset."""
+        """Number of passes over the dataset."""
         return self.num_batches / self.stream.batches_per_epoch
 
     def epoch(self, update: int) -> int:
-        """Return the epoch that an update begins in."""
+        """Return the epoch in which an update begins."""
         return update * self.stream.batches_per_update // self.stream.batches_per_epoch
 
     @property
     def views_used(self) -> int:
-        """Different views of each image that the run sees."""
+        """Number of different views of each image that the run sees."""
         return min(len(set(self.schedule.views)), -(-self.num_batches // self.stream.batches_per_epoch))
 
 
@@ -65,12 +65,12 @@ def plan_run(
     """Plan a run.
 
     Args:
-        config: Its flags.
+        config: Flags of the run.
         num_rows: Samples of the dataset.
         rows_per_shard: Samples in every shard but the last.
-        archive_views: The views that are labelled, or None without an archive.
-        rank: This process.
-        world_size: Processes.
+        archive_views: Labelled views, or None without an archive.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
 
     Raises:
         InputError: A batch cannot be made as asked.

@@ -1,4 +1,4 @@
-"""Everything a run needs, opened and checked before anything is written; and what it will be, in words."""
+"""Open and check everything a run needs, before anything is written; and describe the run in words."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from teacher_cache.views.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run works with.
+    """Inputs and plan of a run.
 
     Attributes:
-        config: Its flags.
-        ranks: This process.
-        output: Where it writes.
-        dataset: What it trains on.
-        archive: Its labels, or None.
-        recipe: How views are rendered.
-        validation: What it is evaluated on, or None.
-        plan: What it does when.
-        stream: The batches that are still to be trained on.
-        identity: What makes it this run, whichever processes, folders and machines it has.
-        progress: Where it was stopped, or None if it begins.
+        config: Flags of the run.
+        ranks: This process among those of the run.
+        output: Store of the metrics, states and weights.
+        dataset: Dataset to train on.
+        archive: Archive of teacher labels, or None.
+        recipe: Recipe of the views.
+        validation: Dataset to evaluate on, or None.
+        plan: Batches, updates, learning rate and views.
+        stream: Stream of the remaining batches.
+        identity: Facts that identify the run, independent of processes, folders and machines.
+        progress: Progress of the newest state, or None for a new run.
     """
 
     config: TrainConfig
@@ -53,12 +53,12 @@ class Run:
 
     @property
     def first_update(self) -> int:
-        """Updates that were done before."""
+        """Number of updates done before this call."""
         return 0 if self.progress is None else self.progress.updates
 
 
 def prepare(config: TrainConfig, ranks: Ranks) -> Run:
-    """Open and check everything.
+    """Open and check everything that a run needs.
 
     Raises:
         InputError: The request is wrong, or the run in --output is another one.
@@ -160,7 +160,7 @@ def _validation(config: TrainConfig, dataset: PackedDataset) -> PackedDataset | 
 
 
 def describe(run: Run) -> dict[str, str]:
-    """Return what a run will be: what, and how much of it."""
+    """Return a description of a run before it begins, by topic."""
     plan, config = run.plan, run.config
     parts = (config.batch_size, config.grad_accum_steps, run.ranks.world_size)
     num_views = len(set(plan.schedule.views))

@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, those that torchrun started, or those of Ray Train."""
+"""Processes of a run: a single one, those that torchrun started, or those of Ray Train."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from teacher_cache.models.create import resolve_device
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """A process among those of its run.
+    """One process of a run.
 
     Attributes:
-        rank: Which it is, from 0; 0 alone writes.
-        world_size: How many there are.
-        device: Where it computes.
+        rank: Number of the process, from 0; only process 0 writes.
+        world_size: Number of processes in the run.
+        device: Device of the process.
     """
 
     rank: int
@@ -33,43 +33,43 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all processes, in each of them; every one must call it."""
+        """Return the sum over all processes, in each of them; every process must call this."""
         if dist.is_initialized():
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the mean over all processes, in each of them; every one must call it."""
+        """Return the mean over all processes, in each of them; every process must call this."""
         return self.sum(values) / self.world_size
 
     def is_same(self, number: int) -> bool:
-        """Whether all processes hold the same number; every one must call it."""
+        """Return whether all processes hold the same number; every process must call this."""
         mine = torch.tensor([number, -number], device=self.device)
         if dist.is_initialized():
             dist.all_reduce(mine, op=dist.ReduceOp.MAX)
         return mine.tolist() == [number, -number]
 
     def align(self, model: torch.nn.Module) -> None:
-        """Give all processes the first one's buffers: running statistics are of a process's own batches."""
+        """Copy the first process's buffers to all: running statistics are of a process's own batches."""
         if dist.is_initialized():
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one to print, before and after it has joined the others."""
+    """Return whether this process is the one that prints, before and after it has joined the others."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def joined(device_name: str) -> Iterator[Ranks]:
-    """Join the processes of the run: gloo between CPUs, NCCL between GPUs, each process with its own.
+    """Join the processes of the run: gloo between CPUs, NCCL between GPUs, one GPU per process.
 
-    A group that is there already, as in a worker of Ray Train, is used and left.
+    A process group that exists already, as in a worker of Ray Train, is used and left open.
 
     Args:
-        device_name: As in `resolve_device`.
+        device_name: Name of a device, as in `resolve_device`.
 
     Raises:
         ModelError: There is no such device.

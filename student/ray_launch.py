@@ -1,4 +1,4 @@
-"""A run in processes that Ray Train starts: the very same function, in each of them."""
+"""Training in processes that Ray Train starts; each of them calls `train`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from teacher_cache.program.progress import console
 from teacher_cache.storage.store import Store
 
 _MAX_FAILURES = 3
-"""Times that all processes are started again from the newest state, whatever ended them."""
+"""Number of times that all processes are started again from the newest state, after any error."""
 
 
 def train_on_ray(config: TrainConfig) -> RunResult:
     """Run a training on a Ray cluster.
 
     Raises:
-        InputError: ray is not installed, there is no such cluster, or as in `train`.
+        InputError: Ray is not installed, or there is no such cluster; see also `train`.
         TeacherCacheError: The run failed.
     """
     try:
@@ -38,7 +38,7 @@ def train_on_ray(config: TrainConfig) -> RunResult:
         raise InputError("--ray", "Ray is not installed.", "pip install 'teacher-cache[ray]'") from error
     is_file = config.recipe is not None and Path(config.recipe).exists()
     config = with_absolute_paths(config, also=["recipe"] if is_file else [])
-    dry_run(config, config.ray_ranks)  # says what is wrong before any process is started
+    dry_run(config, config.ray_ranks)  # finds errors in the request before any process is started
     inner = dataclasses.replace(config, ray=False, ray_ranks=1, ray_address=None, resume="auto")
     is_cuda = resolve_device(config.device).type == "cuda"
     connect(config.ray_address, "--ray-address")
@@ -66,5 +66,5 @@ def train_on_ray(config: TrainConfig) -> RunResult:
 
 
 def _work(settings: dict[str, Any]) -> None:
-    """What each process does. Its argument has no default: Ray Train would not give it then."""
+    """Train in one process. The argument has no default, because Ray Train would then not pass it."""
     train(TrainConfig(**settings), console)

@@ -1,4 +1,4 @@
-"""One page about one or several runs: what differs between them, how they ended, and their curves."""
+"""Page about one or several runs: flags that differ, results, and curves."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _CURVES = {
     "lr": "learning rate",
 }
 _POINTS = 400
-"""Of a curve; more steps than that are shown as means of equally many."""
+"""Most points of a curve; more steps are averaged in groups of equal size."""
 
 
 def write_report(runs: Sequence[str], out: str) -> Path:
-    """Write a page that needs nothing beside it, and return its path.
+    """Write a page that needs no other files, and return its path.
 
     Args:
         runs: Output folders of `student train`.
-        out: The page.
+        out: File of the page.
 
     Raises:
-        InputError: One is no run, or what draws is not installed.
+        InputError: A folder is not a run, or jinja2 or matplotlib is not installed.
     """
     try:
         import jinja2
-        import matplotlib.figure  # noqa: F401  # the curves need it: said now, not after the tables
+        import matplotlib.figure  # noqa: F401  # the curves need it; fail before the tables are made
     except ImportError as error:
         raise InputError(
             "student report",
@@ -66,7 +66,7 @@ def write_report(runs: Sequence[str], out: str) -> Path:
 
 
 def _names(runs: Sequence[str]) -> list[str]:
-    """Return a short name of each run: the end of its path, or the whole where ends are the same."""
+    """Return a short name of each run: the last part of its path, or the whole path if two ends are equal."""
     ends = [run.rstrip("/").rpartition("/")[2] for run in runs]
     return ends if len(set(ends)) == len(ends) else list(runs)
 
@@ -76,19 +76,21 @@ def _config(store: Store) -> dict[str, Any]:
         return json.loads(store.get("config.json"))
     except FileNotFoundError as error:
         raise InputError(
-            f"{store.url} has no config.json", "It is no run.", "give the --output of `student train`"
+            f"{store.url} has no config.json",
+            "It is not the output of a run.",
+            "give the --output of `student train`",
         ) from error
 
 
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Return the flags that are not the same in all runs, with the value in each."""
+    """Return the flags that differ between runs, with the value in each run."""
     flags = dict.fromkeys(flag for config in configs.values() for flag in config)
     rows = [(flag, [config.get(flag) for config in configs.values()]) for flag in flags]
     return [(flag, values) for flag, values in rows if any(value != values[0] for value in values)]
 
 
 def _results(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[str]]]:
-    """Return what each run ended with, a row per figure; a run that goes on has what it has so far."""
+    """Return the results of each run, a row per figure; an unfinished run has its figures so far."""
     columns: list[dict[str, str]] = []
     for lines in metrics.values():
         column: dict[str, str] = {}
@@ -119,7 +121,7 @@ def _has(metrics: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> bool:
 
 
 def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Return steps and values of a curve; of accuracies those of `both_logits`, or of the only head."""
+    """Return steps and values of a curve; for accuracies, those of `both_logits` or of the only head."""
     points = [
         (line["step"], [*line[key].values()][-1] if isinstance(line[key], Mapping) else line[key])
         for line in lines

@@ -1,7 +1,7 @@
-"""Named runs: each a function that returns its flags, with hardware, hours and accuracy in its docstring.
+"""Named runs: each is a function that returns flags, with hardware, hours and accuracy in its docstring.
 
 `student train --run NAME --data ... --labels ... --output ...` runs one, and flags after it override;
-`student runs` prints all. Hours and accuracies are marked "published", by whom, or "measured", where.
+`student runs` prints all. Hours and accuracies are marked "published", with the source, or "measured".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Flags = Mapping[str, Any]
 
 
 def _deit(size: str) -> dict[str, Any]:
-    """Table 9 of the paper: 300 epochs of 1,024 views an update, on 8 GPUs of 128."""
+    """Return the flags of Table 9 of the paper: 300 epochs, 1,024 views an update, 128 on each of 8 GPUs."""
     return {
         "model": f"deit_{size}_distilled_patch16_224",
         "distillation": "hard",
@@ -74,7 +74,7 @@ def deit_base_distilled_384_in1k() -> Flags:
 
 
 def deit_tiny_in1k() -> Flags:
-    """DeiT-Ti without a teacher, ImageNet-1k at 224 px: what the others are compared to; leave --labels out.
+    """DeiT-Ti without a teacher, ImageNet-1k at 224 px: baseline of the other runs; leave --labels out.
 
     Hardware: 8 GPUs, torchrun --nproc-per-node 8 -m student.cli train --run ...
     Hours: not measured.
@@ -88,7 +88,7 @@ def cifar10_transfer() -> Flags:
 
     Hardware: 1 GPU.
     Hours: not measured.
-    Accuracy: 99.1 % published (Touvron et al., Table 7); batch, rate and epochs by its author (dino#81).
+    Accuracy: 99.1 % published (Touvron et al., Table 7); batch, rate and epochs by DeiT's author (dino#81).
     """
     return {
         "model": "deit_base_distilled_patch16_224",
@@ -127,4 +127,4 @@ RUNS: Mapping[str, Callable[[], Flags]] = {
         *(deit_base_distilled_384_in1k, deit_tiny_in1k, cifar10_transfer, cifar10_cpu),
     )
 }
-"""Every named run by its name."""
+"""Named runs, by name."""

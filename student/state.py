@@ -1,8 +1,8 @@
-"""The state of a run between two updates, as one object: weights, average, optimizer, and where it stands.
+"""State of a run between two updates, as one object: weights, average, optimizer, and progress.
 
-A state is safetensors, so nothing in it is ever unpickled; what is no tensor is JSON in its header. Random
-numbers need no state: what is dropped is drawn from (seed, update, rank), and the order of the views is a
-function of the number of the batch. A state is put whole or not at all, so the newest one there is valid.
+A state is safetensors, so nothing in it is unpickled; values that are not tensors are JSON in the header.
+Random numbers need no state: dropout is drawn from (seed, update, rank), and the order of the views is a
+function of the number of the batch. A state is written whole or not at all, so the newest one is valid.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _NAME = re.compile(r"state-(\d{8})\.safetensors")
 
 @dataclasses.dataclass(frozen=True)
 class RunProgress:
-    """Where a run stands, besides its weights.
+    """Progress of a run, without the weights.
 
     Attributes:
         updates: Updates done.
         best: Accuracy of the best weights so far, or None before any evaluation.
-        identity: What makes it this run: flags and digests, by name.
+        identity: Flags and digests that identify the run, by name.
     """
 
     updates: int
@@ -43,12 +43,12 @@ class RunProgress:
 
 
 def name_of(updates: int) -> str:
-    """Return the name of the state after so many updates."""
+    """Return the name of the state after a number of updates."""
     return f"state-{updates:08d}.safetensors"
 
 
 def saved_updates(store: Store) -> list[int]:
-    """Return after how many updates states were saved, rising."""
+    """Return the numbers of updates after which states were saved, in rising order."""
     return sorted(int(match[1]) for name in store.list() if (match := _NAME.fullmatch(name)))
 
 
@@ -56,8 +56,8 @@ def save_state(store: Store, trainer: Trainer, progress: RunProgress, keep: int)
     """Save the state of a trainer, and delete all but the `keep` newest.
 
     Raises:
-        TeacherCacheError: An optimizer keeps something that JSON cannot.
-        StoreError: It cannot be written.
+        TeacherCacheError: The optimizer's state holds something that JSON cannot.
+        StoreError: The state cannot be written.
     """
     optimizer = trainer.optimizer.state_dict()
     tensors = _prefixed("model", trainer.model.state_dict())
@@ -91,7 +91,7 @@ def save_state(store: Store, trainer: Trainer, progress: RunProgress, keep: int)
 
 
 def refuse_other(was: Mapping[str, Any], is_now: Mapping[str, Any], output: str) -> None:
-    """Refuse to go on with another run. Raises InputError that names all that differs."""
+    """Refuse to continue another run. Raises InputError with the names of everything that differs."""
     differing = [name for name in is_now if was.get(name) != is_now[name]]
     if differing:
         said = "; ".join(f"{name}: {was.get(name)} then, {is_now[name]} now" for name in sorted(differing))
@@ -103,7 +103,7 @@ def refuse_other(was: Mapping[str, Any], is_now: Mapping[str, Any], output: str)
 
 
 def load_progress(store: Store, updates: int) -> RunProgress:
-    """Return where the run stood, without its weights. Raises InputError if the state is damaged."""
+    """Return the progress in a state, without the weights. Raises InputError if the state is damaged."""
     with store.local_copy(name_of(updates)) as path:
         header = _header(path, store.path(name_of(updates)))
     return RunProgress(header["updates"], header["best"], header["identity"])
@@ -143,7 +143,7 @@ def load_state(store: Store, updates: int, trainer: Trainer) -> None:
 
 
 def _laid_out_as(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return a moment as its parameter lies in memory: fused optimizers walk through both side by side."""
+    """Return a moment in its parameter's memory layout: fused optimizers walk through both side by side."""
     if value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
@@ -167,7 +167,7 @@ def _header(path: Path, name: str) -> dict[str, Any]:
             header = json.loads((file.metadata() or {})[_HEADER])
     except Exception as error:  # safetensors has errors of its own kinds
         raise InputError(
-            f"{name} is no state of a run: {error}",
+            f"{name} is not a state of a run: {error}",
             "The run cannot go on from it.",
             "delete it: the one before it will do, or the run begins again",
         ) from error

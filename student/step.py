@@ -1,6 +1,6 @@
-"""One update: views -> device -> pixels -> loss -> new weights. It does not wait for a GPU.
+"""One update: views -> device -> pixels -> loss -> new weights. An update does not wait for a GPU.
 
-(timm's optimizers that are not fused wait with float16, whose scaler then looks for overflow itself.)
+(With float16, timm's optimizers that are not fused do wait: the scaler then checks for overflow itself.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.finish import normalize
 
 Teaching: TypeAlias = Callable[[ViewBatch, torch.Tensor], Labels | None]
-"""(a batch, its pixels (B, 3, H, W) on the device) -> the teacher's labels there, or None without one."""
+"""Function (batch, pixels (B, 3, H, W) on the device) -> teacher labels there, or None without a teacher."""
 
 
 def stored_labels(batch: ViewBatch, pixels_BCHW: torch.Tensor) -> Labels | None:
@@ -34,10 +34,10 @@ def stored_labels(batch: ViewBatch, pixels_BCHW: torch.Tensor) -> Labels | None:
 
 
 class LiveTeacher:
-    """Asks a teacher about the very views that the student sees; its labels name all classes.
+    """Teacher that labels the very views that the student sees; each label names all classes.
 
     Attributes:
-        passes: Views it was asked about.
+        passes: Views that the teacher has labelled.
     """
 
     def __init__(self, teacher: Teacher) -> None:
@@ -51,13 +51,13 @@ class LiveTeacher:
 
 
 class UpdateReport(NamedTuple):
-    """What an update was made from: scalars on the device, means over its batches and all processes.
+    """Figures of one update: scalars on the device, means over the batches and all processes.
 
     Attributes:
-        loss: What was minimised.
-        label: Its term of the true labels, before weighting.
-        distillation: Its term of the teacher, likewise; 0 without one.
-        agreement: Share of views whose top class is the teacher's, by the head that it teaches; 0 without.
+        loss: Loss that was minimised.
+        label: Term of the true labels, before weighting.
+        distillation: Term of the teacher, before weighting; 0 without a teacher.
+        agreement: Share of views where the taught head's top class is the teacher's; 0 without a teacher.
     """
 
     loss: torch.Tensor
@@ -67,10 +67,10 @@ class UpdateReport(NamedTuple):
 
 
 class NonFiniteError(Exception):
-    """A loss is not finite; the weights are as they were before its update.
+    """A loss is not finite; the weights are as they were before the update.
 
     Args:
-        batches: Of the update.
+        batches: Batches of the update.
     """
 
     def __init__(self, batches: Sequence[ViewBatch]) -> None:
@@ -80,24 +80,24 @@ class NonFiniteError(Exception):
 
 @dataclasses.dataclass
 class Trainer:
-    """A model with all that its training changes.
+    """A model with everything that training changes.
 
     Attributes:
-        model: The student, on the process's device.
-        forward: Calls it: itself, compiled, or among other processes.
-        mean, std: Of its input.
-        ranks: This process, and those that the same update is made in.
+        model: Student, on the process's device.
+        forward: Module that calls the student: the student itself, compiled, or distributed over processes.
+        mean, std: Normalization of the student's input.
+        ranks: This process among those of the same update.
         optimizer, scheduler: timm's; the learning rate is a function of the number of updates alone.
-        scaler: Scales the loss where autocast is to float16, else does nothing.
+        scaler: Scaler of the loss where autocast is to float16; does nothing otherwise.
         ema: Moving average of the weights, or None.
-        objective: What is minimised.
-        teach: Who is asked for labels.
+        objective: Loss to minimise.
+        teach: Source of teacher labels.
         autocast: Type of the forward pass, or None for float32.
         clip_grad: Largest norm of all gradients together, or None.
-        seed: Of what is dropped; with the number of the update and the rank it makes a stream of its own, so
+        seed: Seed of dropout; with the number of the update and the rank it makes a stream of its own, so
             that no random state has to be kept.
         updates: Updates done.
-        is_whole: Whether model, optimizer and average are all as they were after the same update.
+        is_whole: Whether model, optimizer and average are all of the same update.
     """
 
     model: torch.nn.Module
@@ -123,11 +123,11 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def update(self, batches: Sequence[ViewBatch]) -> UpdateReport:
-        """Do one update from equally large batches, and return what it was made from.
+        """Do one update from equally large batches, and return its figures.
 
         Raises:
-            NonFiniteError: The loss is not finite. On a CPU, where looking costs nothing, at once; elsewhere
-                whoever reads the report sees it.
+            NonFiniteError: The loss is not finite. Checked only on a CPU, where it costs nothing; elsewhere
+                the caller finds it in the figures.
         """
         words = RandomStream((self.seed, self.ranks.rank), Purpose.DROP, (self.updates, 0)).words(1)
         torch.manual_seed(int(words[0]))
@@ -168,7 +168,7 @@ class Trainer:
         return UpdateReport(*loss, agreement)
 
     def _waits_to_synchronise(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
-        """Keep gradients to this process until the last batch of an update."""
+        """Keep gradients in this process until the last batch of an update."""
         if isinstance(self.forward, DistributedDataParallel) and not is_last:
             return self.forward.no_sync()
         return contextlib.nullcontext()

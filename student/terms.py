@@ -1,6 +1,6 @@
 """Loss terms of the teacher by name: the choices of --distillation besides "none".
 
-A term is a function of student/losses.py, named here as an entry point so that flags need no torch.
+A term is a function in student/losses.py, named here as an entry point so that flags need no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A training run: prepared, trained, evaluated; or described without being run."""
+"""Training runs: prepare, train and evaluate one, or describe it without running it."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def train(
     teach: Teaching | None = None,
     tell: Callable[[Mapping[str, str]], None] | None = None,
 ) -> RunResult:
-    """Run a training from its first batch, or where it was stopped, to its last, and evaluate the result.
+    """Train from the first batch, or from the newest state, to the last batch, and evaluate the result.
 
-    SIGTERM, the first SIGINT, and errors between two updates leave a state, from which --resume auto goes on.
+    SIGTERM, the first SIGINT, and errors between two updates leave a state for --resume auto.
 
     Args:
-        config: The flags.
-        track: Shows progress.
-        teach: Who is asked for labels; if None, whom the flags name.
-        tell: Is told by the first process what the run will be, before its first step.
+        config: Flags of the run.
+        track: Progress display.
+        teach: Source of teacher labels; defaults to the one the flags select.
+        tell: Called with the run's description in the first process, before the first step.
 
     Raises:
-        InputError: The request is wrong: see the errors of what it calls.
+        InputError: The request is wrong; see also `prepare`, `build_trainer` and `refuse_other`.
         TeacherCacheError: The loss is not finite, or memory ran out.
-        KeyboardInterrupt: It was asked to stop, and did.
+        KeyboardInterrupt: The run was asked to stop, and stopped.
     """
     with joined(config.device) as ranks:
         run = prepare(config, ranks)
@@ -73,11 +73,11 @@ def train(
 
 
 def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str]:
-    """Return what a run would be, having opened and checked all that it needs but its teacher.
+    """Return the description of a run, after opening and checking everything it needs but the teacher.
 
     Args:
-        config: Its flags.
-        world_size: Of how many processes, if not of those that are here.
+        config: Flags of the run.
+        world_size: Number of processes; defaults to the number that are running now.
 
     Raises:
         InputError: The request is wrong.
@@ -85,7 +85,7 @@ def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str
     with joined(config.device) as ranks:
         ranks = dataclasses.replace(ranks, world_size=world_size or ranks.world_size)
         run = prepare(config, ranks)
-        alone = dataclasses.replace(ranks, world_size=1)  # nobody is there to be joined
+        alone = dataclasses.replace(ranks, world_size=1)  # no other process exists to join
         trainer = build_trainer(
             config, run.dataset.info, run.recipe.img_size, run.plan, alone, teach=stored_labels
         )
@@ -100,6 +100,6 @@ def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str
 
 
 def _result(output: Store) -> RunResult | None:
-    """Return what a run ended with, or None if it did not."""
+    """Return the result of a finished run, or None if the run has not finished."""
     last = read_metrics(output)[-1:]
     return RunResult(**last[0]["result"]) if last and "result" in last[0] else None

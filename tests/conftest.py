@@ -31,13 +31,8 @@ _ON_RAY = re.compile(r"\[ray(-\d+)?[]-]")
 """Names of tests with an engine as a parameter."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the services they use, and let tests that share something run in one process.
-
-    Clusters run one after the other, so all tests on Ray are one group; it takes longest, so it comes first.
-    The other groups are files, whose fixtures are made once.
-    """
+    """Mark tests by the services they use; tests on Ray take longest, so their files come first."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         for fixture in fixtures:
@@ -45,8 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(_MARKER_OF_FIXTURE[fixture])
         if _ON_RAY.search(item.name):
             item.add_marker("ray")
-        is_on_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if is_on_ray else str(item.path)))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 

@@ -1,4 +1,4 @@
-"""Everything that makes one view, as data and as a picture."""
+"""Parameters and labels of one view, as data and as a picture."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from teacher_cache.views.sampling import ViewParams, sample_view
 _BOX_COLOR = (255, 0, 64)
 _GAP_PX = 8
 _WIDEST = 8
-"""Width over height of the panel that shows the image."""
+"""Largest ratio of width to height of the panel that shows the image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """One view: its parameters as plain values, and the pictures on the way to it.
+    """One view: parameters as plain values, and pictures of the steps that make it.
 
     Attributes:
-        values: What `teacher-cache inspect --json` prints.
-        strip: The image with its crop box, the view, its partner's, and the two mixed.
+        values: Values that `teacher-cache inspect --json` prints.
+        strip: Picture of the image with its crop box, the view, the partner's view, and the two mixed.
     """
 
     values: dict[str, Any]
@@ -42,10 +42,10 @@ class Inspection:
 
 
 def inspect_view(config: InspectConfig) -> Inspection:
-    """Sample and render one view of a dataset, and its partner's.
+    """Sample and render one view of a dataset, and the partner's view.
 
     Raises:
-        InputError: No such row or key; see also the errors of what it calls.
+        InputError: There is no such row or key; see also `open_labels` and `PackedDataset`.
     """
     dataset = PackedDataset(config.data)
     archive = open_labels(config.archive) if config.archive else None

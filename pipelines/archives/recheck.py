@@ -1,4 +1,4 @@
-"""Asking the teacher again: do its answers of today fit the labels of an archive?"""
+"""Label some views of an archive again, and compare the teacher's outputs with the stored labels."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from teacher_cache.labels.topk import Labels
 from teacher_cache.program.progress import Track
 
 _TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}
-"""Of a probability, by the precision of the forward pass: what another device or batch size changes."""
+"""Largest change of a probability by another device or batch size, by precision of the forward pass."""
 _MEAN_SHARE = 0.25
-"""Of the tolerance: what the mean error may be."""
+"""Largest mean error, as a share of the tolerance."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How the teacher's answers fit the labels.
+    """Agreement of the teacher's outputs with stored labels.
 
     Attributes:
-        views: Asked.
-        max_error, mean_error: Of a probability: of a class that a label names, its difference; of one it does
-            not, how far it exceeds the last named.
+        views: Number of views labelled again.
+        max_error, mean_error: Errors of probabilities: for a class that a label names, the difference; for
+            another class, the excess over the last named one.
         top1: Share of views whose most probable class is the label's first.
-        tolerance: What max_error may be: of the precision, and of eight-bit values.
+        tolerance: Largest allowed max_error: allowance for the precision, and for eight-bit values.
     """
 
     views: int
@@ -42,12 +42,12 @@ class Agreement:
 
     @property
     def fits(self) -> bool:
-        """Whether the labels are the teacher's."""
+        """Whether the labels are the teacher's, within the tolerance."""
         return self.max_error <= self.tolerance and self.mean_error <= _MEAN_SHARE * self.tolerance
 
 
 def recheck(config: VerifyConfig, track: Track) -> Agreement:
-    """Compute random views of an archive again, and compare.
+    """Label random views of an archive again, and compare.
 
     Raises:
         ArchiveError: The dataset or the teacher is not the archive's, or a label is damaged.

@@ -1,4 +1,4 @@
-"""Mending an archive: documents from the manifest or the other way round, units from the teacher."""
+"""Mend an archive: documents from the manifest or the manifest from documents, units from the teacher."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from teacher_cache.storage.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class RepairReport:
-    """What a repair found and did.
+    """Findings and results of a repair.
 
     Attributes:
-        found: What was wrong, a line each.
-        computed: Names of the units that were computed again, "affinity" among them.
-        changed: Those whose bytes are not what they were: computed on another kind of device.
-        left: What is wrong still.
+        found: Problems that were found, a line each.
+        computed: Names of the units that were computed again; "affinity" names the class affinity.
+        changed: Names of the units whose bytes changed, because of another kind of device.
+        left: Problems that remain, a line each.
     """
 
     found: list[str]
@@ -38,11 +38,11 @@ class RepairReport:
 
 
 def repair(config: RepairConfig, track: Track) -> RepairReport:
-    """Find everything that is wrong with an archive, and mend it.
+    """Find and mend all problems of an archive.
 
     Raises:
         InputError: Units must be computed again, and the images or the teacher are not given.
-        ArchiveError: There is no finished archive, or nothing is left that says what it was.
+        ArchiveError: There is no finished archive, or no document that describes it is left.
     """
     store = Store(config.archive)
     store.sweep()
@@ -64,7 +64,7 @@ def repair(config: RepairConfig, track: Track) -> RepairReport:
 
 
 def _manifest(store: Store) -> list[str]:
-    """Make a damaged manifest again, from the spec and the receipts; return what was wrong."""
+    """Make a damaged manifest again, from the spec and the receipts; return the problems."""
     try:
         read_manifest(store)
     except DamagedError as error:
@@ -77,7 +77,7 @@ def _manifest(store: Store) -> list[str]:
 
 
 def _missing(reader: ArchiveReader) -> list[Unit]:
-    """Return the units that a manifest made from receipts lacks: other shards have their block."""
+    """Return the units that a manifest made from receipts lacks, judged by the blocks of other shards."""
     stops: dict[int, int] = {}
     for receipt in reader.receipts:
         stops[receipt.unit.block] = max(receipt.unit.stop_view, stops.get(receipt.unit.block, 0))

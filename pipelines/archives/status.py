@@ -1,4 +1,4 @@
-"""What is there of an archive, finished or not: image shards by blocks of views."""
+"""Coverage of an archive, finished or not: image shards by blocks of views."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Status:
     """Coverage of an archive.
 
     Attributes:
-        fingerprint: Of the archive.
-        finished: Whether it has a manifest.
+        fingerprint: Fingerprint of the archive.
+        finished: Whether the archive has a manifest.
         views_per_unit: Views in a block.
-        stops: Per block, the view that it ends before.
-        states: Per block, the state of its unit of each shard; "damaged" is a receipt without its objects.
-        label_bytes: Of all objects of units that are done.
+        stops: End of each block: the first view after it.
+        states: State of each shard's unit, per block; "damaged" is a receipt without its objects.
+        label_bytes: Bytes of all objects of units that are done.
     """
 
     fingerprint: str
@@ -46,12 +46,12 @@ class Status:
     label_bytes: int
 
     def count(self, state: State) -> int:
-        """Return how many units are in a state."""
+        """Return the number of units in a state."""
         return sum(states.count(state) for states in self.states)
 
 
 def status(url: str) -> Status:
-    """Look at an archive: receipts, and whether their objects are there in full size.
+    """Return the coverage of an archive, from receipts and the sizes of their objects.
 
     Raises:
         ArchiveError: There is no archive.
@@ -59,7 +59,7 @@ def status(url: str) -> Status:
     store = Store(url)
     if store.stat(SPEC_FILE) is None and store.stat(MANIFEST_FILE) is None:
         raise ArchiveError(
-            f"{url} is no archive: it has no {SPEC_FILE}", "There is nothing to show.", "check the path"
+            f"{url} is not an archive: it has no {SPEC_FILE}", "There is nothing to show.", "check the path"
         )
     writer = ArchiveWriter(store, existing_spec(store))
     receipts, layout = writer.receipts(), writer.spec.layout
@@ -94,9 +94,7 @@ def _units(
     """Return the state of every unit that has a receipt, by shard and block."""
     layout = writer.spec.layout
     units: dict[tuple[int, int], _UnitState] = {}
-    for (
-        name
-    ) in names:  # a receipt that does not count stands for a damaged unit, until one that counts is met
+    for name in names:  # an invalid receipt marks a damaged unit, until a valid one is met
         match = _RECEIPT.fullmatch(name)
         if match and int(match[1]) < layout.num_shards and int(match[2]) < MAX_VIEW // layout.views_per_unit:
             units[int(match[1]), int(match[2])] = _UnitState("damaged", 0)
@@ -109,7 +107,7 @@ def _units(
 
 
 def picture(found: Status, width: int) -> Iterator[Text]:
-    """Yield a line per block of views, a sign per shard, or per few where there are more than `width`."""
+    """Yield a line per block of views, a sign per shard, or per few shards if there are more than `width`."""
     for block, states in enumerate(found.states):
         line = Text(f"views {block * found.views_per_unit:>5}:{found.stops[block]:<5} ")
         step = -(-len(states) // max(1, width - len(line)))

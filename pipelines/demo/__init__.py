@@ -1,1 +1,1 @@
-"""The whole line on real data in minutes: scikit-learn's digits, one teacher, three students, one page."""
+"""Demo of all steps on real data in minutes: scikit-learn's digits, one teacher, three students, one page."""

@@ -1,4 +1,4 @@
-"""`python -m pipelines.demo`: what `make demo` runs."""
+"""Command `python -m pipelines.demo`, which `make demo` runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DemoConfig:
     """Distil a small DeiT on scikit-learn's digits, with and without stored labels."""
 
     out: str = "demo"
-    """Folder for everything the demo makes; emptied first."""
+    """Folder for everything the demo makes; an earlier demo in it is deleted."""
     student_epochs: int = DemoSize.student_epochs
     """Passes of each student over the digits."""
     teacher_epochs: int = DemoSize.teacher_epochs

@@ -11,7 +11,7 @@ from PIL import Image
 SIDE_PX = 32
 _VALIDATION_EVERY = 5
 _MAX_GREY = 16
-"""The digits are 8 x 8 counts from 0 to 16 (UCI, "Optical recognition of handwritten digits")."""
+"""Largest grey value: digits are 8 x 8 counts, 0 to 16 (UCI, "Optical recognition of handwritten digits")."""
 
 
 def write_digits(folder: Path) -> None:

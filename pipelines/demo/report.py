@@ -1,4 +1,4 @@
-"""The demo's page: the table, the training curves, and samples with their views and the teacher's labels."""
+"""Page of the demo: the table, the training curves, and samples with views and the teacher's labels."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def table(result: DemoResult) -> list[tuple[str, ...]]:
 
 
 def write_report(out: Path, result: DemoResult, num_samples: int = 6) -> Path:
-    """Write out/report.html, a page that needs nothing beside it, and return its path."""
+    """Write out/report.html, a page that needs no other files, and return its path."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipelines.demo", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -89,7 +89,7 @@ def write_report(out: Path, result: DemoResult, num_samples: int = 6) -> Path:
 
 
 def _curves(curves: dict[str, list[float]]) -> str:
-    """Return the losses, each a running mean, as a data URL of an SVG."""
+    """Return running means of the losses, as a data URL of an SVG."""
     figure = matplotlib.figure.Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     styles = {"no teacher": "-", "live teacher": "-", "cached labels": "--"}
@@ -105,7 +105,7 @@ def _curves(curves: dict[str, list[float]]) -> str:
 
 
 def _samples(out: Path, count: int) -> list[dict[str, object]]:
-    """Return samples for the template: the original, its first views, and the teacher's labels of each."""
+    """Return samples for the template: the original, the first views, and the teacher's label of each."""
     dataset, archive = PackedDataset(str(out / "train")), ArchiveReader(str(out / "labels"))
     recipe, classes = archive.recipe, dataset.info.classes
     views_VHWC = np.empty((len(_SHOWN_VIEWS), recipe.img_size, recipe.img_size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The demo's story: pack, train a teacher, extract its labels, train three equal students."""
+"""Steps of the demo: pack, train a teacher, extract its labels, train three equal students."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MARKER = ".teacher-cache-demo"
 
 @dataclasses.dataclass(frozen=True)
 class DemoSize:
-    """How long the demo takes."""
+    """Settings that determine the duration of the demo."""
 
     teacher_epochs: int = 12
     student_epochs: int = 20
@@ -40,13 +40,13 @@ class DemoSize:
 
 @dataclasses.dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured.
+    """Results of the demo.
 
     Attributes:
-        teacher: The teacher's own training.
-        extraction: The labels' making.
-        students: By name: "no teacher", "live teacher", "cached labels".
-        curves: By name, the loss of each step.
+        teacher: Result of the teacher's own training.
+        extraction: Report of the extraction of the labels.
+        students: Results of the students by name: "no teacher", "live teacher", "cached labels".
+        curves: Loss of each step, by student name.
         loss_gap: Largest relative difference of the live and the cached student's losses, first 50 steps.
     """
 
@@ -61,7 +61,7 @@ def run_demo(out: Path, size: DemoSize, track: Track) -> DemoResult:
     """Run the demo in a folder, which is emptied first if an earlier demo made it.
 
     Raises:
-        InputError: Something else lies in the folder.
+        InputError: The folder holds files of something else.
     """
     marker = out / _MARKER
     if marker.exists():

@@ -1,1 +1,1 @@
-"""Experiments: what the paper claims, tried on small data."""
+"""Experiments that test the paper's claims on small data."""

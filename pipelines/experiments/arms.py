@@ -1,4 +1,4 @@
-"""The arms of the experiment as data: which student learns what from whom."""
+"""Arms of the experiment as data: student, loss and teacher of each."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How large the experiment is.
+    """Size of the experiment.
 
     Attributes:
         num_images: Training images of the students, the first of the dataset.
-        epochs: Of the students; as many views of each image are labelled.
-        batch_size: Of students and teachers.
-        lr: Peak learning rate of all.
-        student_kwargs: Of the students' model.
-        convnet, transformer: The teachers, trained on all training images.
+        epochs: Epochs of the students; as many views of each image are labelled.
+        batch_size: Batch size of students and teachers.
+        lr: Peak learning rate of students and teachers.
+        student_kwargs: Arguments of the students' model.
+        convnet, transformer: Teachers, trained on all training images.
         parallel: Runs at a time.
-        threads: Of each, on a CPU.
+        threads: Threads of each run, on a CPU.
     """
 
     num_images: int
@@ -78,18 +78,18 @@ SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A student's training, repeated with each seed.
+    """Training of a student, repeated with each seed.
 
     Attributes:
-        name: What the tables call it.
-        model: One head or two.
-        distillation: As `student train --distillation`.
-        alpha, tau: Of the loss; the paper's soft runs take 0.1 and 3.0.
-        teaching: Where its labels come from.
-        teacher: Whose they are.
+        name: Name of the arm in the tables.
+        model: Model of the student, with one head or two.
+        distillation: Term of the teacher, as in `student train --distillation`.
+        alpha, tau: Weight and temperature of the teacher's term; the paper's soft runs take 0.1 and 3.0.
+        teaching: Source of the labels.
+        teacher: Teacher of the labels.
         topk: Classes of a stored label; None is all.
         views: Views of each image; None is one an epoch.
-        only_first_seed: Whether one run says all there is to say.
+        only_first_seed: Whether the arm runs with the first seed alone.
     """
 
     name: str
@@ -110,7 +110,7 @@ LIVE = "hard, token, live teacher"
 
 
 def arms(num_classes: int, num_views: int) -> Sequence[Arm]:
-    """Return all arms: those of k classes, or of so many views, where there are more."""
+    """Return all arms; k classes only if k < `num_classes`, and n views only if n < `num_views`."""
     soft_token = Arm(SOFT_TOKEN, distillation="soft", tau=1.0)
     return (
         Arm("no distillation", ONE_HEAD, "none", teaching="none"),

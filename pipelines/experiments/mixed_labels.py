@@ -1,4 +1,4 @@
-"""Labels that are mixed, in place of labels of mixed images: what most of DeiT's followers do."""
+"""Mixed labels in place of labels of mixed images, as in most of DeiT's followers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from teacher_cache.views.finish import finish
 
 
 class MixedLabels:
-    """Asks a teacher about both pictures of a view, and mixes its probabilities as the view is mixed."""
+    """Teacher that labels both pictures of a view, and mixes the probabilities as the view is mixed."""
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher

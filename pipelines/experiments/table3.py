@@ -1,9 +1,9 @@
-"""DeiT's Table 3 in small: who teaches better, and how, on images of 32 pixels.
+"""DeiT's Table 3 in small: comparison of teachers and of distillation losses, on images of 32 pixels.
 
     python -m pipelines.experiments.table3 --data cifar10 --images images/cifar10 --out table3
 
-Two teachers are trained, their labels extracted, and every arm of arms.py is trained with every seed. What is
-done is kept: the same command goes on where it was stopped. The result is OUT/table3.json, .md and .svg.
+Two teachers are trained, their labels extracted, and every arm of arms.py is trained with every seed.
+Finished steps are kept: the same command continues a stopped run. Results are OUT/table3.json, .md and .svg.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _experiment(config: Table3Config) -> int:
 
 
 def run_experiment(config: Table3Config, setting: Setting) -> str:
-    """Run it all, and return the page.
+    """Run the whole experiment, and return the text of the page.
 
     Raises:
         InputError: The images are not there.
@@ -76,7 +76,7 @@ def run_experiment(config: Table3Config, setting: Setting) -> str:
 
 
 def _collect(config: Table3Config, setting: Setting, wanted: Any, seconds: float) -> dict[str, Any]:
-    """Return what all runs ended with, by arm and seed, and what machine they ran on."""
+    """Return the results of all runs, by arm and seed, and the machine of the runs."""
     out = config.folder
 
     def result(run: Path) -> dict[str, Any]:

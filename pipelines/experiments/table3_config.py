@@ -1,4 +1,4 @@
-"""What the Table 3 experiment takes: its flags, data and sizes."""
+"""Flags, data and sizes of the Table 3 experiment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SIDE_PX = 32
 
 
 LAST_UPDATES = 100
-"""Over which a student's agreement with its teacher is told."""
+"""Last updates of a run, over which a student's agreement with the teacher is averaged."""
 
 
 SOURCES = {
     "cifar10": ("uoft-cs/cifar10", "test"),
     "tiny-imagenet": ("zh-plus/tiny-imagenet", "val"),
 }
-"""Where each dataset comes from on the Hugging Face hub, and the split that is evaluated on."""
+"""Repository of each dataset on the Hugging Face hub, and the split to evaluate on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +28,19 @@ class Table3Config:
     """Train DeiT's Table 3 in small, and write its tables and figures."""
 
     data: Literal["cifar10", "tiny-imagenet"]
-    """The dataset."""
+    """Dataset of the experiment."""
     images: str | None = None
-    """Folder of its train.parquet and test.parquet or val.parquet; images/DATA if not given."""
+    """Folder of the dataset's train.parquet and test.parquet or val.parquet; images/DATA by default."""
     out: str | None = None
-    """Folder for everything, table3/DATA-SETTING if not given; what is done there is not done again."""
+    """Folder for everything, table3/DATA-SETTING by default; finished steps in it are not repeated."""
     setting: Literal["cpu", "gpu"] = "cpu"
-    """How large it is: two cores for an hour or two, or a GPU."""
+    """Size of the experiment: cpu takes two cores for an hour or two, gpu takes a GPU."""
     seeds: int = 3
     """Repeats of every arm."""
     device: str = "auto"
-    """auto is CUDA if there is one."""
+    """Device of the models; auto takes CUDA where there is one."""
 
     @property
     def folder(self) -> Path:
-        """Where everything goes."""
+        """Folder for everything, from --out or the default."""
         return Path(self.out or f"table3/{self.data}-{self.setting}")

@@ -1,4 +1,4 @@
-"""The experiment's tables as Markdown, and its figures as SVG."""
+"""Tables of the experiment as Markdown, and figures as SVG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAPER = {
     "hard, usual": (74.3, None, None),
     "hard, token": (73.9, 74.6, 74.5),
 }
-"""DeiT-Ti, Table 3: class head, distillation head, both."""
+"""Accuracies of DeiT-Ti in the paper's Table 3: class head, distillation head, both."""
 
 
 def write_page(out: Path, result: dict[str, Any]) -> str:
@@ -55,7 +55,7 @@ def _spread(shares: list[float]) -> str:
 
 
 def _figure(file: Path, shares: dict[str, list[dict[str, float]]]) -> None:
-    """Draw every run as a dot, arms below each other."""
+    """Draw every run as a dot, with the arms one below the other."""
     figure = matplotlib.figure.Figure(figsize=(8, 0.34 * len(shares) + 1), layout="constrained")
     axes = figure.subplots()
     names = list(shares)

@@ -1,4 +1,4 @@
-"""The steps of the Table 3 experiment: data, teachers, labels, students; each is done once."""
+"""Steps of the Table 3 experiment: data, teachers, labels, students; each is done once."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from teacher_cache.storage.store import Store
 
 
 def limit_threads(threads: int) -> None:
-    """Let torch use so many threads in this process."""
+    """Limit the threads that torch uses in this process."""
     torch.set_num_threads(threads)
 
 
 def wait_for_all(futures: list[concurrent.futures.Future[None]], what: str) -> None:
-    """Wait for runs with progress; an error of one cancels those that have not begun."""
+    """Wait for runs, showing progress; an error in one cancels those that have not begun."""
     with console(what, len(futures), "runs") as advance:
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -49,7 +49,7 @@ def wait_for_all(futures: list[concurrent.futures.Future[None]], what: str) -> N
 
 
 def pack_images(config: Table3Config, out: Path, setting: Setting) -> None:
-    """Pack the teachers' images, all; the students', the first of them; and those to validate on."""
+    """Pack three datasets: all images for the teachers, the first for the students, those to validate on."""
     repository, split = SOURCES[config.data]
     images = Path(config.images or f"images/{config.data}")
     files = {name: images / f"{name}.parquet" for name in ("train", split)}
@@ -66,7 +66,7 @@ def pack_images(config: Table3Config, out: Path, setting: Setting) -> None:
     if marker.exists() and marker.read_text() != asked:
         raise InputError(
             f"{out} holds another experiment",
-            "Its runs would be told as this one's.",
+            "Its runs would be counted as this one's.",
             "choose another --out, or delete it",
         )
     marker.write_text(asked)
@@ -79,7 +79,7 @@ def pack_images(config: Table3Config, out: Path, setting: Setting) -> None:
 
 
 def train_teacher(config: Table3Config, setting: Setting, teacher: Teacher) -> None:
-    """Train a teacher, unless its weights are there."""
+    """Train a teacher, unless the weights exist."""
     out = config.folder
     if not is_done(out / teacher.name):
         train(
@@ -103,17 +103,17 @@ def train_teacher(config: Table3Config, setting: Setting, teacher: Teacher) -> N
 
 
 def labels_folder(out: Path, teacher: str, topk: int | None) -> Path:
-    """Return the folder of a teacher's labels of so many classes."""
+    """Return the folder of a teacher's labels with `topk` classes; None is all."""
     return out / f"labels-{teacher}-{topk or 'all'}"
 
 
 def teacher_named(setting: Setting, name: str) -> Teacher:
-    """Return the teacher of a setting by its name."""
+    """Return the teacher of a setting by name."""
     return setting.transformer if name == "transformer" else setting.convnet
 
 
 def extract_labels(config: Table3Config, setting: Setting, name: str, topk: int | None) -> None:
-    """Extract a teacher's labels of so many classes; None is all."""
+    """Extract a teacher's labels with `topk` classes; None is all."""
     out, teacher = config.folder, teacher_named(setting, name)
     num_classes = len(PackedDataset(str(out / "train")).info.classes)
     extract(

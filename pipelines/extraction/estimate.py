@@ -1,4 +1,4 @@
-"""What a run costs before it is begun: a plan in integers, and a short measurement on the real device."""
+"""Cost of a run, before it begins: a plan in integers, and a short measurement on the real device."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.errors import InputError
 
 OBJECTS_PER_UNIT = 4
-"""Three arrays and a receipt."""
+"""Objects of a unit: three arrays and a receipt."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a run would do and take.
+    """Work and cost of a run.
 
     Attributes:
-        units, views: To be computed; views of single images.
-        units_done: Of those asked for, there already.
-        objects: Files or objects that are written.
-        label_bytes: Of the labels that are written.
-        views_per_s: Of one teacher, rendering included, as measured.
-        render_share: Of a teacher's time, waiting for views.
-        gpu_hours: Of all teachers together, whatever they run on.
-        hours: From beginning to end, with `num_workers` teachers.
-        num_workers: Teachers at once.
+        units, views: Units to compute, and their views of single images.
+        units_done: Requested units that exist already.
+        objects: Files or objects to write.
+        label_bytes: Bytes of the labels to write.
+        views_per_s: Measured views a second of one teacher, rendering included.
+        render_share: Share of a teacher's time spent waiting for views.
+        gpu_hours: Hours of all teachers together, on any device.
+        hours: Hours from beginning to end, with `num_workers` teachers.
+        num_workers: Teachers at a time.
         break_even_runs: Student runs until stored labels took less teacher time than a live teacher would.
-        epochs: Of such a run.
-        cost: Of the gpu_hours, where a price is given.
+        epochs: Epochs of such a run.
+        cost: Price of the gpu_hours, if a price per hour is given.
     """
 
     units: int
@@ -49,7 +49,7 @@ class Estimate:
 
 
 def num_missing_views(spec: ArchiveSpec, missing: MissingUnits) -> int:
-    """Return how many views of single images the missing units have."""
+    """Return the number of views of single images in the missing units."""
     return sum(spec.rows(unit.shard) * len(unit.views) for unit in missing)
 
 
@@ -62,7 +62,7 @@ def estimate(
     epochs: int,
     price_per_gpu_hour: float | None = None,
 ) -> Estimate:
-    """Return what the missing units of an archive would take at a measured rate."""
+    """Return the cost of an archive's missing units at a measured rate."""
     views = num_missing_views(spec, missing)
     gpu_s = views / rate.views_per_s
     samples = sum(count for _, count in spec.dataset["shards"])
@@ -85,7 +85,7 @@ def estimate(
 
 
 def check_gpu_hours(found: Estimate, max_gpu_hours: float | None) -> None:
-    """Refuse a run that would take longer than it may. Raises InputError."""
+    """Refuse a run that would take longer than allowed. Raises InputError."""
     if max_gpu_hours is not None and found.gpu_hours > max_gpu_hours:
         raise InputError(
             f"--max-gpu-hours {max_gpu_hours:g}, but the {found.views:,} views asked for take about "
@@ -96,5 +96,5 @@ def check_gpu_hours(found: Estimate, max_gpu_hours: float | None) -> None:
 
 
 def measured_views(num_views: int) -> int:
-    """Return how many views to measure on, of a run of so many: a thousandth, at most 2,048."""
+    """Return the number of views to measure, from those of a run: a thousandth, at most 2,048."""
     return max(1, min(num_views // 1000, 2048))

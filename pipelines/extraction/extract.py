@@ -1,7 +1,7 @@
-"""The extraction job: what is asked, what is missing, run it on an engine, and close the archive.
+"""Extraction job: find the missing units, run them on an engine, and close the archive.
 
-It holds neither images nor the teacher: those are with the workers. Where these are Ray actors, this process
-imports no torch.
+The job holds neither images nor the teacher: the workers do. If these are Ray actors, this process imports no
+torch.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ExtractReport:
-    """What a run did, and what the archive then holds.
+    """Report of a run, and the content of the archive after it.
 
     Attributes:
-        units, views: Computed by this run: units, and views of single images.
-        seconds: Spent on them.
-        labels: In the archive.
-        label_bytes: Of all label objects.
-        fingerprint: Of the archive.
-        quarantined: Units that were given up, each with its reason: the archive is not finished.
-        run: Where the run's record lies; None where there was nothing to do.
+        units, views: Units that this run computed, and their views of single images.
+        seconds: Seconds spent on these units.
+        labels: Labels in the archive.
+        label_bytes: Bytes of all label objects.
+        fingerprint: Fingerprint of the archive.
+        quarantined: Reason of each unit that was given up; any such unit leaves the archive unfinished.
+        run: URL of the run's record; None if there was nothing to do.
     """
 
     units: int
@@ -71,13 +71,13 @@ class ExtractReport:
 
 
 def extract(config: ExtractConfig, track: Track) -> ExtractReport:
-    """Compute the labels that are asked and not there yet, and finish the archive.
+    """Compute the requested labels that are missing, and finish the archive.
 
-    Where units were given up the archive is not finished: it is never one with holes.
+    If units were given up, the archive is not finished: a finished archive never has holes.
 
     Raises:
-        InputError: The request is wrong: see the errors of what it calls. Nothing of the archive is lost.
-        TeacherCacheError: Nothing more can be done, such as on a full disk. Finished units stay.
+        InputError: The request is wrong; see also `prepare`. Nothing in the archive is lost.
+        TeacherCacheError: The run cannot continue, such as on a full disk. Finished units stay.
     """
     config = with_absolute_paths(config)
     with _engine(config) as (engine, dataset, recipe):
@@ -95,10 +95,10 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
 
 
 def plan(config: PlanConfig) -> Estimate | None:
-    """Say what `extract` would do and take; None where every label is there. Nothing is written.
+    """Return the work and cost of `extract`, or None if every label exists. Nothing is written.
 
     Raises:
-        InputError: As `extract`.
+        InputError: See `extract`.
     """
     config = with_absolute_paths(config)
     with _engine(config) as (engine, dataset, recipe):
@@ -111,7 +111,7 @@ def plan(config: PlanConfig) -> Estimate | None:
 
 
 def make_worker(order: WorkOrder) -> Worker:
-    """Make a worker, in whichever process it is to work: the teacher is loaded, and with it torch."""
+    """Make a worker in the process that it works in: this loads the teacher, and with it torch."""
     from pipelines.extraction.worker import LabelWorker
 
     return LabelWorker(order)
@@ -123,7 +123,7 @@ def _describe(worker: Worker, _: Advance) -> Description:
 
 @contextlib.contextmanager
 def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe]]:
-    """Check what can be checked without a teacher, then lend an engine whose workers load one."""
+    """Check everything that needs no teacher, then lend an engine whose workers load one."""
     dataset = PackedDataset(config.data).info
     check_topk(config.topk, len(dataset.classes))
     recipe = recipes.load(config.recipe, config.img_size)
@@ -147,7 +147,7 @@ def _estimate(engine: Engine, prepared: Prepared, epochs: int, price: float | No
         try:
             rate = engine.ask(functools.partial(_measure, spec.layout, unit, some))
             break
-        except (ImageError, DatasetError) as error:  # a poisoned image is met, and named, in its turn
+        except (ImageError, DatasetError) as error:  # the run itself will meet and name a bad image
             last_error = error
         except TeacherCacheError:
             raise
@@ -173,7 +173,7 @@ def _run(
     found: Estimate | None,
     track: Track,
 ) -> ExtractReport:
-    """Do the missing units, and record the run beside the archive."""
+    """Run the missing units, and record the run beside the archive."""
     record = RunRecord(Store(config.run_dir or _new_run(config.out, _utc_now())), _utc_now)
     fingerprint = prepared.writer.spec.fingerprint
     record.tell(
@@ -214,7 +214,7 @@ def _run(
     finally:
         try:
             record.close(state, time.monotonic() - start_s, given_up, about)
-        except (StoreError, OSError) as error:  # no reason to call a run failed, or to hide why it did
+        except (StoreError, OSError) as error:  # a lost record must not fail a run, or hide why it failed
             _LOG.warning("the record of this run is not whole: %s", error)
 
 
@@ -238,9 +238,9 @@ def _freeze_affinity(worker: Worker, advance: Advance) -> None:
 
 
 def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
-    """Freeze the class affinity; return why it could not be, as of a unit that was given up.
+    """Freeze the class affinity; on failure return the reason, in the form of a unit that was given up.
 
-    No unit needs it: the others are done all the same, and the next run calibrates on the mended image.
+    No unit needs the affinity: the units are run all the same, and the next run calibrates again.
     """
     with track("calibrate", num_views, "views") as advance:
         try:
@@ -255,7 +255,7 @@ def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
 def _close(
     prepared: Prepared, record: RunRecord | None, seconds: float, quarantined: dict[str, str]
 ) -> ExtractReport:
-    """Finish the archive, where nothing was given up, and say what it holds."""
+    """Finish the archive, unless units were given up, and return the report."""
     writer = prepared.writer
     receipts = writer.receipts() if quarantined else writer.finish(prepared.extends).all_receipts
     return ExtractReport(
@@ -271,7 +271,7 @@ def _close(
 
 
 def _new_run(out: str, now: datetime.datetime) -> str:
-    """Return a new folder beside an archive. Raises InputError where there is no beside."""
+    """Return a new folder beside an archive. Raises InputError if the archive is a whole bucket."""
     if "://" not in out:
         out = str(Path(out).resolve())
     elif "/" not in out.partition("://")[2].strip("/"):

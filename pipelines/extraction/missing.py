@@ -1,4 +1,4 @@
-"""Units as integers: what is asked, what is there, what is missing."""
+"""Requested, finished and missing units, as integers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ MAX_VIEWS_PER_UNIT = 32
 
 
 def default_views_per_unit(num_views: int) -> int:
-    """Return the size of equal blocks of at most 32 views: 4 -> 4, 50 -> 25, 300 -> 30."""
+    """Return the number of views in equal blocks of at most 32 views: 4 -> 4, 50 -> 25, 300 -> 30."""
     blocks = -(-num_views // MAX_VIEWS_PER_UNIT)
     return -(-num_views // blocks)
 
 
 class MissingUnits:
-    """The units of a range of views that are not finished, block by block; nothing is held per unit.
+    """Units of a range of views that are not finished, block by block; nothing is held per missing unit.
 
     Args:
-        layout: How units are cut.
-        views: The range.
+        layout: Layout of the units.
+        views: Range of views.
         finished: Units that are done.
 
     Raises:
         InputError: The range does not begin a block, or would grow a block that is finished with fewer
-            views: its objects would be replaced under whoever reads them.
+            views: its objects would be replaced while others read them.
     """
 
     def __init__(self, layout: Layout, views: range, finished: Iterable[Unit]) -> None:

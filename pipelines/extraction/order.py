@@ -1,4 +1,4 @@
-"""What a worker is told and what it tells of itself: plain data that travels, without torch."""
+"""Messages to and from a worker: plain data that can be pickled, without torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from teacher_cache.views.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class WorkOrder:
-    """Everything a worker is made from, wherever it runs.
+    """Order from which a worker is made, on any machine.
 
     Attributes:
-        request: What is asked; its paths must lead to the same on every machine that has a worker.
-        recipe: As the driver read it: a recipe's file need not be on other machines.
+        request: Labels to compute; every worker's machine must see the same files at the request's paths.
+        recipe: Recipe, read by the driver: a recipe's file need not be on other machines.
     """
 
     request: LabelRequest
@@ -24,13 +24,13 @@ class WorkOrder:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a worker has.
+    """Teacher, libraries and device of a worker.
 
     Attributes:
-        teacher: TeacherSpec.to_dict().
-        probe_sha256: Digest of the recipe's probe views as its libraries render them.
+        teacher: Dictionary from `TeacherSpec.to_dict`.
+        probe_sha256: Digest of the recipe's probe views as the worker's libraries render them.
         made_with: Versions of these libraries.
-        device: What the teacher runs on, by name.
+        device: Name of the teacher's device.
     """
 
     teacher: dict[str, Any]
@@ -41,13 +41,13 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """What a worker did in a short measurement on the real images and device.
+    """Result of a worker's short measurement on the real images and device.
 
     Attributes:
-        views: Labelled while it was timed.
-        seconds: It took.
-        render_s: Of these, seconds the teacher waited for views.
-        bytes_per_label: Of the views' labels as they are stored.
+        views: Views labelled while timed.
+        seconds: Seconds that the views took.
+        render_s: Seconds of these that the teacher waited for views.
+        bytes_per_label: Stored bytes of a label.
     """
 
     views: int
@@ -57,10 +57,10 @@ class Rate:
 
     @property
     def views_per_s(self) -> float:
-        """Of one worker, rendering and teacher together."""
+        """Views a second of one worker, rendering and teacher together."""
         return self.views / max(self.seconds, 1e-9)
 
     @property
     def teacher_s_per_view(self) -> float:
-        """What a live teacher adds to a step, per view."""
+        """Seconds that a live teacher adds to a step, per view."""
         return max(self.seconds - self.render_s, 0.0) / self.views

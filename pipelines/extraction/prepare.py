@@ -1,4 +1,4 @@
-"""What is asked of an archive and what is missing, before the first unit."""
+"""Check a request against an archive and find the missing units, before the first unit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Prepared:
 
     Attributes:
         writer: Writer of the archive; its spec has the archive's own layout.
-        extends: Receipts of units in other archives that stand for units asked for, by relative URL.
+        extends: Receipts of units in other archives that replace requested units, by relative URL.
         missing: Units to compute.
     """
 
@@ -37,12 +37,12 @@ class Prepared:
 
     @property
     def needs_affinity(self) -> bool:
-        """Whether the class affinity is still to be calibrated."""
+        """Whether the class affinity must still be calibrated."""
         return self.writer.spec.labels.affinity is not None and self.writer.affinity is None
 
     @property
     def num_calibration_views(self) -> int:
-        """Views that the class affinity is calibrated on; 0 without one."""
+        """Number of views to calibrate the class affinity on; 0 without one."""
         labels = self.writer.spec.labels
         return num_calibration_views(labels.affinity, labels.num_classes) if labels.affinity else 0
 
@@ -50,7 +50,7 @@ class Prepared:
 def archive_spec(
     request: LabelRequest, dataset: DatasetInfo, recipe: Recipe, worker: Description
 ) -> ArchiveSpec:
-    """Return the spec of the archive that is asked for, from what determines its labels."""
+    """Return the spec of the requested archive, from everything that determines the labels."""
     views = parse_views(request.views)
     base = read_manifest(Store(request.extends)).spec.views_per_unit if request.extends else None
     return ArchiveSpec(
@@ -74,11 +74,11 @@ def archive_spec(
 
 
 def prepare(request: LabelRequest, asked: ArchiveSpec) -> Prepared:
-    """Find out what is missing; nothing is written.
+    """Find the missing units; nothing is written.
 
     Raises:
-        ArchiveError: Something else lies where the archive should.
-        InputError: The units asked for do not fit the archive's layout.
+        ArchiveError: The folder holds another archive or other files.
+        InputError: The requested units do not fit the archive's layout.
     """
     store = Store(request.out)
     return _prepared(request, store, ArchiveWriter.open(store, asked, create=False))
@@ -87,10 +87,10 @@ def prepare(request: LabelRequest, asked: ArchiveSpec) -> Prepared:
 def begin(request: LabelRequest, asked: ArchiveSpec, before: Prepared) -> Prepared:
     """Write the spec, which pins the layout.
 
-    What was found out before holds, unless another first writer has just pinned another layout.
+    The given units stay valid, unless another first writer has just pinned another layout.
 
     Raises:
-        ArchiveError, InputError: As `prepare`.
+        ArchiveError, InputError: See `prepare`.
     """
     store = Store(request.out)
     writer = ArchiveWriter.open(store, asked, create=True)

@@ -1,4 +1,4 @@
-"""Which unit is next, and what becomes of one that failed. In integers: no clock, no process, no file."""
+"""Queue of units with retries of failed ones. The queue uses no clock, process or file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from teacher_cache.archive.layout import Unit
 
 
 class UnitQueue:
-    """Units to be done: fresh ones in order, then those that failed, until each is done or given up.
+    """Units to run: fresh ones in order, then those that failed, until each is done or given up.
 
     Args:
-        units: In the order they are wanted; read as they are taken.
-        retries: How often a unit that failed is tried again.
-        max_quarantined: Units that may be given up; with one more nothing is taken any more.
+        units: Units in the order to run; read lazily.
+        retries: Times that a failed unit is tried again.
+        max_quarantined: Units that may be given up; after one more, no unit is handed out.
 
     Attributes:
-        quarantined: Units that were given up, each with the reason of its last failure.
+        quarantined: Units that were given up, with the reason of the last failure of each.
     """
 
     def __init__(self, units: Iterable[Unit], *, retries: int, max_quarantined: int) -> None:
@@ -30,9 +30,9 @@ class UnitQueue:
         self._is_stopped = False
 
     def take(self, node: str, nodes: Set[str]) -> Unit | None:
-        """Return a unit to be done at a node, or None if there is none for it now.
+        """Return a unit to run on a node, or None if there is none for that node now.
 
-        A unit that failed at a node is done elsewhere, if it has not failed at all nodes.
+        A unit that failed on a node is run on another, unless it has failed on all nodes.
         """
         if self._is_stopped or len(self.quarantined) > self._max_quarantined:
             return None
@@ -48,7 +48,7 @@ class UnitQueue:
 
     @property
     def has_more(self) -> bool:
-        """Whether anything is left to be taken, anywhere."""
+        """Return whether a unit is left for any node."""
         if self._is_stopped or len(self.quarantined) > self._max_quarantined:
             return False
         if not self._returned and (unit := next(self._fresh, None)) is not None:
@@ -56,11 +56,11 @@ class UnitQueue:
         return bool(self._returned or self._failed)
 
     def give_back(self, unit: Unit) -> None:
-        """Take a unit back that nobody looked at: it is the next."""
+        """Take back a unit that was not begun; it is the next to hand out."""
         self._returned.append(unit)
 
     def fail(self, unit: Unit, node: str, reason: str) -> bool:
-        """Take a unit back that failed at a node, and return whether it will be tried again."""
+        """Take back a unit that failed on a node, and return whether it will be tried again."""
         failed_at = self._failed_at.setdefault(unit, [])
         failed_at.append(node)
         if len(failed_at) <= self._retries:
@@ -70,9 +70,9 @@ class UnitQueue:
         return False
 
     def attempts(self, unit: Unit) -> int:
-        """Return how often a unit failed."""
+        """Return the number of failures of a unit."""
         return len(self._failed_at.get(unit, ()))
 
     def stop(self) -> None:
-        """Let nothing be taken any more."""
+        """Stop handing out units."""
         self._is_stopped = True

@@ -1,7 +1,7 @@
-"""The story of a run: what happened, line by line, and what it came to; beside the archive, not in it.
+"""Record of a run, beside the archive rather than in it: events line by line, and a report.
 
 OUT.runs/<run>/events.jsonl   a line per event, as it happens
-OUT.runs/<run>/report.json    estimate against actual, and what was given up
+OUT.runs/<run>/report.json    estimate against actual, and units that were given up
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _NAMES = {
 
 
 class RunRecord:
-    """Writes a run's events down, and adds them up.
+    """Writer of a run's events, which also sums their figures.
 
     Args:
-        store: The run's own folder, new.
-        now: Tells the time.
+        store: Store in a new folder of the run's own.
+        now: Function that returns the time.
 
     Attributes:
         units: Units done by this run.
-        total: Figures of these units, over all workers.
+        total: Sum of these units' figures, over all workers.
         retries: Failures of units that were tried again.
     """
 
@@ -47,15 +47,15 @@ class RunRecord:
 
     @property
     def url(self) -> str:
-        """Where the record lies."""
+        """URL of the record."""
         return self._store.url
 
     def tell(self, event: str, **fields: Any) -> None:
-        """Write down an event of the run as a whole."""
+        """Write an event of the run as a whole."""
         self._events.write(json.dumps({"time": self._time(), "event": event, **fields}))
 
     def add(self, event: Event) -> None:
-        """Write down an event of an engine."""
+        """Write an event of an engine."""
         if isinstance(event, UnitDone):
             self.units += 1
             self.total += event.result
@@ -64,7 +64,7 @@ class RunRecord:
         self.tell(_NAMES[type(event).__name__], **_plain(event))
 
     def note(self, num_quarantined: int) -> str:
-        """Return in a few words where time goes, and what went wrong."""
+        """Return a short text of the time by stage, retries and units given up."""
         stages = self.total.seconds
         whole_s = sum(stages.values())
         words = []
@@ -82,10 +82,10 @@ class RunRecord:
         """Write the last event and the report.
 
         Args:
-            state: finished, incomplete, stopped or failed.
-            seconds: The units took.
-            quarantined: What was given up, by name, each with its reason.
-            fields: Whatever else the report says.
+            state: State of the run: finished, incomplete, stopped or failed.
+            seconds: Seconds that the units took.
+            quarantined: Reasons by name of the units that were given up.
+            fields: Other fields of the report.
         """
         figures = {name: round(value, 3) for name, value in dataclasses.asdict(self.total).items()}
         label_bytes = figures.pop("num_bytes")
@@ -112,7 +112,7 @@ class RunRecord:
 
 
 def _plain(event: Event) -> dict[str, Any]:
-    """Return an event as plain JSON values: units by name, numbers of a result beside the rest."""
+    """Return an event as plain JSON values: units by name, figures of a result beside the other fields."""
     fields = dataclasses.asdict(event)
     result = fields.pop("result", None)
     if isinstance(event, (UnitDone, UnitFailed)):

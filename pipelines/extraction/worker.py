@@ -1,4 +1,4 @@
-"""A worker: a labeller and the archive that it writes to. The same in every engine."""
+"""Worker of every engine: a labeller and the archive that it writes to."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from teacher_cache.views.probe import check_probe, library_versions, probe_diges
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """A unit that is computed and not written yet."""
+    """A unit that is computed but not yet written."""
 
     unit: Unit
     timed: TimedLabels
 
 
 class LabelWorker:
-    """Labels units and writes them to the archive of its order; see Worker.
+    """Worker that labels units and writes them to the archive of an order; see Worker.
 
     Raises:
         InputError: See `PackedDataset` and `build_teacher`.
@@ -71,7 +71,7 @@ class LabelWorker:
         return self._labeller.measure(layout, unit, num_views)
 
     def freeze_affinity(self, advance: Advance) -> None:
-        """Calibrate the archive's class affinity and write it, unless it is there."""
+        """Calibrate the archive's class affinity and write it, unless it exists."""
         writer = self._archive()
         rule = writer.spec.labels.affinity
         assert rule is not None
@@ -81,7 +81,7 @@ class LabelWorker:
         """Label a unit; see `extract_unit`.
 
         Raises:
-            UnfitError: This worker has other images, weights or libraries than the archive was begun with.
+            UnfitError: The archive was begun with other images, weights or libraries than this worker's.
         """
         labels = self._archive().spec.labels
         return Labelled(unit, self._labeller.label(unit, labels, advance))
@@ -104,7 +104,7 @@ class LabelWorker:
         self._labeller.close()
 
     def _archive(self) -> ArchiveWriter:
-        """Open the archive, where it was begun with this worker's images, teacher and pixels."""
+        """Open the archive, if it was begun with this worker's images, teacher and pixels."""
         if self._opened is None:
             store = Store(self._request.out)
             spec = existing_spec(store)

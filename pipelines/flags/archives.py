@@ -1,4 +1,4 @@
-"""The flags of the commands that look after archives, a frozen dataclass per command."""
+"""Flags of the commands that check, mend and convert archives, a frozen dataclass per command."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from teacher_cache.program.flags import Check, Flags, JsonFlag, parse_views
 
 @dataclasses.dataclass(frozen=True)
 class VerifyConfig(TeacherFlags, JsonFlag):
-    """Hold an archive against its manifest, or against its teacher; exit code 1 if anything is wrong."""
+    """Check an archive against its manifest, or against its teacher; exit code 1 if anything is wrong."""
 
     archive: Positional[str]
-    """The archive."""
+    """Archive to check."""
     level: Literal["quick", "full", "teacher"] = "quick"
-    """quick: documents, names, sizes. full: every hash, chunk and label too. teacher: asks it views again."""
+    """Level: quick (documents, names, sizes), full (also hashes, chunks, labels), teacher (views again)."""
     data: str | None = None
-    """The packed dataset, for --level teacher."""
+    """Packed dataset that was labelled, for --level teacher."""
     num_views: Annotated[int, Meta(ge=1)] = 256
-    """Views that the teacher is asked again."""
+    """Views that the teacher labels again."""
     seed: Annotated[int, Meta(ge=0)] = 0
-    """Of which views."""
+    """Seed of the choice of these views."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,22 +41,22 @@ class VerifyConfig(TeacherFlags, JsonFlag):
 
 @dataclasses.dataclass(frozen=True)
 class RepairConfig(TeacherFlags, JsonFlag):
-    """Mend an archive: write its documents again, and compute just the damaged or missing units."""
+    """Mend an archive: write its documents again, and compute only the damaged or missing units."""
 
     archive: Positional[str]
-    """The archive."""
+    """Archive to mend."""
     data: str | None = None
-    """The packed dataset, where units must be computed again."""
+    """Packed dataset that was labelled; needed if units must be computed again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StatusConfig(JobFlags, JsonFlag):
-    """Show which units of an archive are there, finished or not: image shards by blocks of views."""
+    """Show the units that an archive has, finished or not: image shards by blocks of views."""
 
     archive: Positional[str | None] = None
-    """The archive."""
+    """Archive to show."""
     job: str | None = None
-    """A job's id, as `submit` printed it: say how that job is, instead."""
+    """Id of a job, as `submit` printed it; show that job's state instead."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,35 +73,35 @@ class ExportConfig(Flags):
     """Write an archive's labels as WebDataset tars with the images, or as parquet for analysis."""
 
     archive: Positional[str]
-    """The archive."""
+    """Archive to export."""
     dst: Positional[str]
     """New folder for the export."""
     data: str
-    """The packed dataset that was labelled."""
+    """Packed dataset that was labelled."""
     format: Literal["webdataset", "parquet"] = "webdataset"
-    """webdataset: tars that train a student by themselves. parquet: a table per shard."""
+    """Format of the export. webdataset: tars that suffice to train a student; parquet: a table per shard."""
     views: Annotated[str | None, Check(parse_views)] = None
-    """View indices A:B; all of the archive's if not given."""
+    """View indices A:B; by default all of the archive's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportConfig:
-    """Make an archive again of tars that `export` wrote."""
+    """Make an archive from tars that `export` wrote."""
 
     src: Positional[str]
-    """The export's folder."""
+    """Folder of the export."""
     dst: Positional[str]
     """New folder for the archive."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MergeConfig:
-    """Copy the units of archives of one fingerprint, made apart, into one archive."""
+    """Copy the units of several archives with the same fingerprint into one archive."""
 
     dst: Positional[str]
-    """The archive they are copied into: a new folder, or one of the same fingerprint."""
+    """Archive to copy into: a new folder, or an archive of the same fingerprint."""
     src: Positional[tuple[str, ...]]
-    """The archives."""
+    """Archives to copy from."""
 
     def __post_init__(self) -> None:
         if not self.src:

@@ -1,4 +1,4 @@
-"""Engines by name: the choices of --engine."""
+"""Engines by name, which are the choices of --engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ENGINES: Mapping[str, str] = {
     "local": "pipelines.extraction.engines.local:LocalEngine",
     "ray": "pipelines.extraction.engines.ray.engine:RayEngine",
 }
-"""Entry points of engines: classes with a classmethod `of(make_worker, config)`, imported when asked for."""
+"""Entry points of engines: classes with a classmethod `of(make_worker, config)`, imported on demand."""
 
 if TYPE_CHECKING:
     EngineName = str

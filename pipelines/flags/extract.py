@@ -1,4 +1,4 @@
-"""The flags of `extract` and `plan`: what is labelled, and what does the work."""
+"""Flags of `extract` and `plan`: the labels to compute, and the engine that computes them."""
 
 from __future__ import annotations
 
@@ -28,66 +28,66 @@ DEFAULT_DRAIN_S = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelRequest(TeacherFlags):
-    """Which labels are asked for, and how far a run goes to get them."""
+    """Labels to compute, and the limits of a run."""
 
     data: Annotated[str, PATH, LABELS]
-    """A packed dataset."""
+    """Packed dataset to label."""
     teacher: Annotated[str, LABELS]
-    """A timm model, such as regnety_160.deit_in1k."""
+    """Name of a timm model, such as regnety_160.deit_in1k."""
     out: Annotated[str, PATH, LABELS]
-    """The archive: a new folder, or one of the same request."""
+    """Archive to write: a new folder, or an archive of the same request."""
     model_kwargs: Annotated[tuple[str, ...], Check(parse_kwargs), LABELS] = ()
-    """name=value arguments for timm.create_model."""
+    """Arguments name=value for timm.create_model."""
     recipe: str = "deit"
-    """A named recipe (deit, deit3, rrc, eval), or a YAML file."""
+    """Name of a recipe (deit, deit3, rrc, eval), or a YAML file."""
     img_size: Annotated[int | None, Meta(ge=1), LABELS] = None
-    """Side of a view in pixels; 224, or what the recipe's file says, if not given."""
+    """Side of a view in pixels; 224, or the recipe file's, by default."""
     views: Annotated[str, Check(parse_views), LABELS] = "0:1"
     """View indices A:B, from A up to and without B."""
     topk: Annotated[int, Meta(ge=1), LABELS] = 10
     """Classes kept of each label."""
     values: Annotated[Values, LABELS] = "q8"
-    """How logits are stored: in eight bits each, or exactly, for research."""
+    """Format of stored logits: eight bits each (q8), or exact, for research."""
     views_per_unit: Annotated[int | None, Meta(ge=1), LABELS] = None
-    """Views computed and stored together; at most 32, in equal blocks, if not given."""
+    """Views computed and stored together; by default equal blocks of at most 32."""
     extends: Annotated[str | None, PATH, LABELS] = None
-    """An archive whose labels are not computed again: of fewer views, or of the first image shards."""
+    """Archive of fewer views, or of the first image shards, whose labels are not computed again."""
     precision: Annotated[Literal["auto", "float32", "bfloat16"], LABELS] = "auto"
-    """Of the forward pass: auto is bfloat16 autocast on CUDA, float32 elsewhere."""
+    """Type of the forward pass: auto takes bfloat16 autocast on CUDA, float32 elsewhere."""
     retries: Annotated[int, Meta(ge=0)] = 2
-    """How often a unit that failed is tried again, elsewhere if it can be, before it is given up."""
+    """Times that a failed unit is tried again, on another node if possible, before it is given up."""
     max_quarantined: Annotated[int, Meta(ge=0)] = 10
     """Units that may be given up before the run stops."""
     max_gpu_hours: Annotated[float | None, Meta(gt=0)] = None
-    """Refuse to start where the teacher would run longer than this, all its devices together."""
+    """Refuse to start if the teacher would run longer than this, on all devices together."""
     run_dir: Annotated[str | None, PATH] = None
-    """Where events.jsonl and report.json of this run go; a new folder in OUT.runs if not given."""
+    """Folder for events.jsonl and report.json of this run; a new folder in OUT.runs by default."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActorFlags(Flags):
-    """How many Ray actors hold a teacher, and what each of them takes."""
+    """Number of Ray actors that hold a teacher, and the resources of each."""
 
     num_actors: Annotated[int | None, Meta(ge=1)] = None
-    """Ray actors that hold a teacher; as many as the cluster has room for, if not given."""
+    """Ray actors that hold a teacher; by default as many as the cluster has room for."""
     gpus_per_actor: Annotated[float | None, Meta(ge=0)] = None
-    """GPUs each actor takes, fractions allowed; 1 where the teacher runs on CUDA, else 0, if not given."""
+    """GPUs of each actor, fractions allowed; by default 1 if the teacher runs on CUDA, else 0."""
     cpus_per_actor: Annotated[float | None, Meta(ge=0)] = None
-    """CPUs each actor takes; if not given, as many as --workers, and without a GPU a share of a node's."""
+    """CPUs of each actor; by default as many as --workers, and without a GPU a share of a node's."""
     unit_timeout_s: Annotated[float | None, Meta(gt=0)] = None
-    """Seconds after which an actor that labelled nothing counts as hung; 3600 if not given."""
+    """Seconds after which an actor that labelled nothing counts as hung; 3600 by default."""
     drain_s: Annotated[float | None, Meta(ge=0)] = None
-    """Seconds that units under way are given to finish after SIGINT or SIGTERM; 60 if not given."""
+    """Seconds that running units have to finish after SIGINT or SIGTERM; 60 by default."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractConfig(ActorFlags, LabelRequest, JsonFlag):
-    """Label views of a packed dataset with a teacher; continues where it stopped."""
+    """Label views of a packed dataset with a teacher; the same command continues a stopped run."""
 
     engine: EngineName = "local"
-    """What runs the units: this process, or actors on a Ray cluster."""
+    """Engine that runs the units: this process, or actors on a Ray cluster."""
     address: str | None = None
-    """A Ray cluster: auto, or host:port; one is started on this machine for the run, if not given."""
+    """Address of a Ray cluster: auto, or host:port; by default one is started on this machine for the run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,9 +103,9 @@ class ExtractConfig(ActorFlags, LabelRequest, JsonFlag):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanConfig(ExtractConfig):
-    """Say what an extract of the same flags would do: units, objects, bytes, hours; nothing is written."""
+    """Print what an extract with these flags would do: units, objects, bytes, hours; nothing is written."""
 
     price_per_gpu_hour: Annotated[float | None, Meta(ge=0)] = None
-    """Of a device that runs the teacher, in any currency."""
+    """Price of an hour of a device that runs the teacher, in any currency."""
     epochs: Annotated[int, Meta(ge=1)] = 300
-    """Of a student's run, for how many runs it takes until stored labels cost less than a live teacher."""
+    """Epochs of a student's run, to count the runs until stored labels cost less than a live teacher."""

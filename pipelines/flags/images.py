@@ -1,4 +1,4 @@
-"""The flags of `pack` and `inspect`, a frozen dataclass per command."""
+"""Flags of `pack` and `inspect`, a frozen dataclass per command."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ class PackConfig(Flags, JsonFlag):
     """Pack images into WebDataset tar shards with an index."""
 
     src: Positional[str]
-    """Class folders, Hugging Face style parquet, or WebDataset tars; a remote one is copied here first."""
+    """Class folders, Hugging Face style parquet, or WebDataset tars; a remote source is copied here first."""
     dst: Positional[str]
     """New folder for the packed dataset."""
     shard_size: Annotated[int, Meta(ge=1)] = 5000
     """Samples in a shard."""
     seed: Annotated[int, Meta(ge=0)] = 0
-    """Of the shuffle."""
+    """Seed of the shuffle."""
     max_side: Annotated[int | None, Meta(ge=1)] = None
-    """Re-encode every image as JPEG, no side above this many pixels. A new dataset, recorded as such."""
+    """Largest side in pixels; every image is re-encoded as JPEG, and the dataset records it."""
     quality: Annotated[int | None, Meta(ge=1, le=100)] = None
     """JPEG quality of the re-encoded images."""
     skip_corrupt: bool = False
-    """Leave out images that cannot be decoded, and record them, instead of refusing them."""
+    """Leave out images that cannot be decoded, and record them, instead of stopping with an error."""
     extends: str | None = None
-    """A packed dataset whose full shards are kept; samples whose keys it has are not packed again."""
+    """Packed dataset to extend: its full shards are kept, and samples with its keys are not packed again."""
     split: str | None = None
-    """Which files to take, where the names of parquet files or tars tell several splits: train, val, test."""
+    """Split to take (train, val, test), where the names of parquet files or tars contain several."""
     image_column: str | None = None
-    """Parquet column of the images, if its type does not tell."""
+    """Parquet column of the images, if the types do not determine it."""
     label_column: str | None = None
-    """Parquet column of the labels, if its type does not tell."""
+    """Parquet column of the labels, if the types do not determine it."""
     workers: Annotated[int, Meta(ge=1)] = os.cpu_count() or 1
-    """Threads that read and decode."""
+    """Threads that read and decode images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,21 +57,21 @@ class InspectConfig(Flags, JsonFlag):
     """Print every parameter of a view, and write its picture: crop box, view, partner, the two mixed."""
 
     archive: Positional[str | None] = None
-    """An archive, whose recipe and labels are shown; or none, with --recipe."""
+    """Archive with the recipe and the labels to show; may be left out, to use --recipe."""
     data: str = ""
-    """A packed dataset."""
+    """Packed dataset of the image."""
     row: Annotated[int | None, Meta(ge=0)] = None
-    """Which sample, by its row; the first if neither --row nor --key is given."""
+    """Row of the sample; the first row if neither --row nor --key is given."""
     key: str | None = None
-    """Which sample, by its key."""
+    """Key of the sample."""
     view: Annotated[int, Meta(ge=0)] = 0
-    """Which view of it."""
+    """Index of the view."""
     recipe: str | None = None
-    """A named recipe (deit, deit3, rrc, eval) or a YAML file, where no archive is given; deit if neither."""
+    """Name of a recipe (deit, deit3, rrc, eval) or a YAML file, if no archive is given; deit by default."""
     img_size: Annotated[int | None, Meta(ge=1)] = None
-    """Side of a view in pixels, where no archive is given; 224, or what the recipe's file says."""
+    """Side of a view in pixels, where no archive is given; 224, or the recipe file's, by default."""
     image: str | None = None
-    """Write the picture to this file, such as view.png."""
+    """File for the picture, such as view.png."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

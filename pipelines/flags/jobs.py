@@ -1,4 +1,4 @@
-"""The flags of the commands that speak to a Ray cluster's Jobs API."""
+"""Flags of the commands that use a Ray cluster's Jobs API."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JobFlags(Flags):
-    """Which cluster. Its token is taken from RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names."""
+    """Cluster to use; the token is read from RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names."""
 
     dashboard: str | None = None
-    """Address of the cluster's dashboard; RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265, if not given."""
+    """Address of the cluster's dashboard; by default RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265."""
 
     @property
     def dashboard_url(self) -> str:
-        """The address, wherever it is from."""
+        """Address of the dashboard, from the flag, the environment or the default."""
         return self.dashboard or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_DASHBOARD
 
 
@@ -30,24 +30,24 @@ class JobFlags(Flags):
 class SubmitConfig(JobFlags, ActorFlags, LabelRequest, JsonFlag):
     """Run an extract as a job of a Ray cluster; the same plan again attaches to the job that runs it.
 
-    Paths are those of the cluster's machines; relative ones are taken from here. No data is sent: a
-    recipe's file is.
+    Paths are those of the cluster's machines; relative paths begin in this folder. A recipe's file is sent
+    to the cluster; data is not.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class LogsConfig(JobFlags):
-    """Print what a job of a Ray cluster printed."""
+    """Print the output of a job of a Ray cluster."""
 
     job: Positional[str]
-    """Its id, as `submit` printed it."""
+    """Id of the job, as `submit` printed it."""
     follow: bool = False
-    """Go on until the job ends; exit code 1 if it did not succeed."""
+    """Continue until the job ends; exit code 1 if the job did not succeed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StopConfig(JobFlags):
-    """Stop a job of a Ray cluster: what is under way is finished first, and the archive stays whole."""
+    """Stop a job of a Ray cluster: running units are finished first, and the archive stays whole."""
 
     job: Positional[str]
-    """Its id, as `submit` printed it."""
+    """Id of the job, as `submit` printed it."""

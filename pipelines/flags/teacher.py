@@ -1,4 +1,4 @@
-"""The flags of every command that asks a teacher: where its weights are, and how it is run."""
+"""Flags of every command that runs a teacher."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from teacher_cache.program.flags import LABELS, PATH, CacheFlags
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherFlags(CacheFlags):
-    """Where a teacher's weights are, and how it is run, which changes labels' last bits at most."""
+    """Weights of a teacher, and settings of its forward pass, which change labels' last bits at most."""
 
     checkpoint: Annotated[str | None, PATH, LABELS] = None
-    """The teacher's weights, where they are not the hub's: a safetensors file, or a torch file of weights."""
+    """File of the teacher's weights, instead of the hub's: safetensors, or a torch file of weights alone."""
     pretrained: Annotated[bool, LABELS] = True
-    """Weights from the hub, where no --checkpoint is given; --no-pretrained: seeded random ones."""
+    """Load weights from the hub if --checkpoint is absent; --no-pretrained takes seeded random weights."""
     device: str = "auto"
-    """Of the teacher: auto is CUDA if there is one."""
+    """Device of the teacher; auto takes CUDA where there is one."""
     batch_size: Annotated[int, Meta(ge=1)] = 64
-    """Views in one forward pass; the same gives the same bytes on the same kind of device."""
+    """Views in one forward pass; equal values give equal bytes on the same kind of device."""
     workers: Annotated[int, Meta(ge=0), tyro.conf.arg(aliases=["--render-workers"])] = 0
-    """Processes that render views for a teacher; 0 renders in the teacher's own."""
+    """Processes that render views for a teacher; 0 renders in the teacher's process."""
     channels_last: bool = True
-    """Lay the teacher's weights out as the pixels lie."""
+    """Store the teacher's weights in the pixels' channels-last layout."""
     compile: bool = False
     """Compile the teacher with torch.compile."""

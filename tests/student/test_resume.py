@@ -375,6 +375,6 @@ def test_a_damaged_state_is_said(
     state.write_bytes(state.read_bytes()[:-1] if content is None else content)
     assert main(words(stopped, data, labels, SHORT, "--resume=auto")) == 2
     said = capsys.readouterr().err
-    assert f"{state} is no state of a run" in said
+    assert f"{state} is not a state of a run" in said
     state.unlink()
     assert main(words(stopped, data, labels, SHORT, "--resume=auto")) == 0

@@ -1,8 +1,8 @@
-"""What an engine is: long-lived workers that do units, and a story of it in events.
+"""Interface of an engine: long-lived workers that run units, and events about them.
 
     UnitQueue -> Engine.run -> UnitDone, UnitFailed, WorkerStarted, WorkerLost
 
-Engines decide where and when a unit is done, never what is done: that is the worker's, the same in all.
+Engines decide only where and when a unit is run; the worker, the same in all engines, does the work.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.errors import DeniedError, FullError, TeacherCacheError, UnfitError
 
 Advance = Callable[[int], None]
-"""Told how many more views are labelled; a negative number where a unit that had begun is lost."""
+"""Called with the number of views just labelled; a negative number if a unit that had begun is lost."""
 _T = TypeVar("_T")
 
 
 def ignore(views: int) -> None:
-    """Do nothing: an Advance without progress."""
+    """Do nothing; an Advance without progress."""
     del views
 
 
 class Tally:
-    """Counts the views of one unit on their way to an Advance, which is told if they are lost."""
+    """Counter of one unit's views, which passes them to an Advance and can take them back."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance, self._views = advance, 0
 
     def add(self, views: int) -> None:
-        """Count some more."""
+        """Count further views."""
         self._views += views
         self._advance(views)
 
     def take_back(self) -> None:
-        """Count none of them any more."""
+        """Subtract all views of the unit."""
         self._advance(-self._views)
         self._views = 0
 
 
 ENDS_THE_RUN = (FullError, DeniedError, UnfitError)
-"""Errors that every unit would meet: there is no use in another try, and what is finished stays."""
+"""Errors that every unit would meet: the run ends without another try, and finished units stay."""
 
 
 MAX_FAILURES_IN_ROW = 5
-"""Errors not of our own kind that one worker meets with no unit done in between: it is broken, not they."""
+"""Foreign errors in a row, with no unit done in between, after which a worker counts as broken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +61,9 @@ class UnitResult:
     Attributes:
         views: Views of single images.
         num_bytes: Bytes of the label objects.
-        render_s: Seconds the teacher waited for views.
-        teacher_s: Seconds the teacher computed.
-        write_s: Seconds of writing the objects and receipts.
+        render_s: Seconds that the teacher waited for views.
+        teacher_s: Seconds that the teacher computed.
+        write_s: Seconds spent on writing objects and receipts.
     """
 
     views: int = 0
@@ -91,7 +91,7 @@ class Worker(Protocol):
         ...
 
     def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
-        """Label about the first `num_views` views of a unit, write nothing, and return how long that took."""
+        """Label about the first `num_views` views of a unit, write nothing, and return the rate."""
         ...
 
     def freeze_affinity(self, advance: Advance) -> None:
@@ -99,15 +99,15 @@ class Worker(Protocol):
         ...
 
     def compute(self, unit: Unit, advance: Advance) -> Any:
-        """Return what `write` takes. An error concerns this unit alone, unless it is one of ENDS_THE_RUN."""
+        """Return the input of `write`. An error concerns this unit alone, unless it is in ENDS_THE_RUN."""
         ...
 
     def write(self, computed: Any) -> UnitResult:
-        """Make the unit count."""
+        """Write a computed unit to the archive."""
         ...
 
     def close(self) -> None:
-        """End the processes it has."""
+        """End the worker's processes."""
         ...
 
 
@@ -122,7 +122,7 @@ class WorkerStarted:
 
 @dataclasses.dataclass(frozen=True)
 class WorkerLost:
-    """A worker is gone; `is_replaced` says whether another one is started for it."""
+    """A worker was lost; `is_replaced` says whether another one is started in its place."""
 
     worker: str
     reason: str
@@ -143,10 +143,10 @@ class UnitFailed:
     """A unit failed.
 
     Attributes:
-        attempt: Counted from 1.
-        reason: One line.
-        details: Where in the program, for whoever mends it.
-        will_retry: Whether it is tried again, or else quarantined: given up, and named when the run ends.
+        attempt: Number of the attempt, from 1.
+        reason: Reason of the failure, in one line.
+        details: Traceback of the error, for debugging.
+        will_retry: Whether the unit is tried again; if not, it is quarantined: given up, named at the end.
     """
 
     unit: Unit
@@ -161,22 +161,22 @@ Event = WorkerStarted | WorkerLost | UnitDone | UnitFailed
 
 
 class Engine(Protocol):
-    """Workers, wherever they are."""
+    """Workers, in this process or in others."""
 
     @property
     def num_workers(self) -> int:
-        """How many units are computed at once."""
+        """Number of units computed at a time."""
         ...
 
     def ask(self, task: Callable[[Worker, Advance], _T], advance: Advance = ignore) -> _T:
-        """Return what a task returns on some worker; where that worker is lost, on another one."""
+        """Return the result of a task on some worker, or on another one if that worker is lost."""
         ...
 
     def run(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
-        """Do the units of a queue until it gives no more, and tell what happens.
+        """Run the units of a queue until it is empty, and yield events.
 
         Raises:
-            TeacherCacheError: One of ENDS_THE_RUN, or no worker is left. What is finished stays.
+            TeacherCacheError: One of ENDS_THE_RUN, or no worker is left. Finished units stay.
             KeyboardInterrupt: The run was asked to stop.
         """
         ...
@@ -187,7 +187,7 @@ class Engine(Protocol):
 
 
 def failed(queue: UnitQueue, unit: Unit, worker: str, node: str, error: BaseException | str) -> UnitFailed:
-    """Give a unit back to its queue because of an error, and return the event that says so."""
+    """Give a unit back to the queue because of an error, and return the event."""
     if isinstance(error, str):
         reason, details = error, ""
     else:
@@ -197,6 +197,6 @@ def failed(queue: UnitQueue, unit: Unit, worker: str, node: str, error: BaseExce
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says in one line."""
+    """Return the message of an error in one line."""
     text = error.value if isinstance(error, TeacherCacheError) else f"{type(error).__name__}: {error}"
     return text.strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""One worker in this process, unit after unit; while one is computed, the one before is written."""
+"""Engine with one worker in this process: while a unit is computed, the one before is written."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _T = TypeVar("_T")
 
 
 class LocalEngine:
-    """The engine without Ray.
+    """Engine without Ray.
 
     Args:
-        make_worker: Makes the worker.
+        make_worker: Function that makes the worker.
     """
 
     num_workers = 1
@@ -47,16 +47,16 @@ class LocalEngine:
 
     @classmethod
     def of(cls, make_worker: Callable[[], Worker], config: ExtractConfig) -> LocalEngine:
-        """Return the engine; of the flags of `extract` it needs none."""
+        """Return the engine; the flags of `extract` are not used."""
         del config
         return cls(make_worker)
 
     def ask(self, task: Callable[[Worker, Advance], _T], advance: Advance = ignore) -> _T:
-        """Return what a task returns on the worker; see Engine."""
+        """Return the result of a task on the worker; see Engine."""
         return task(self._worker, advance)
 
     def run(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
-        """Do the units of a queue; see Engine."""
+        """Run the units of a queue; see Engine."""
         yield WorkerStarted(_NAME, self._node, os.getpid())
         under_way: _Written | None = None
         with ThreadPoolExecutor(1) as writer:
@@ -65,7 +65,7 @@ class LocalEngine:
                 if unit is None:
                     if under_way is None:
                         return
-                    yield self._settle(queue, under_way)  # it may have failed, and come again
+                    yield self._settle(queue, under_way)  # a failed write puts the unit back into the queue
                     under_way = None
                     continue
                 views = Tally(advance)

@@ -1,4 +1,4 @@
-"""What runs in a Ray actor's process: a worker, called from threads."""
+"""Ray actor that holds a worker, which is called from threads."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from teacher_cache.archive.layout import Unit
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """Where an actor is.
+    """Node and process of an actor.
 
     Attributes:
-        node: Its id in the cluster.
-        pid: Of its process.
+        node: Id of the node in the cluster.
+        pid: Id of the process.
     """
 
     node: str
@@ -30,7 +30,7 @@ class Started:
 
 
 class Actor:
-    """Holds a worker. Calls run in threads: one unit at a time is computed, whoever is first."""
+    """Holder of a worker. Calls run in threads, and one unit at a time is computed."""
 
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
         self._make_worker = make_worker
@@ -39,12 +39,12 @@ class Actor:
         self._views = 0
 
     def start(self) -> Started:
-        """Make the worker: an error in here is told as it is, unlike one in __init__."""
+        """Make the worker; an error in this method reaches the driver unchanged, unlike one in __init__."""
         self._worker = self._make_worker()
         return Started(ray.get_runtime_context().get_node_id(), os.getpid())
 
     def ask(self, task: Callable[[Worker, Advance], Any]) -> tuple[Any, int]:
-        """Return what a task returns on the worker, and `views`."""
+        """Return the result of a task on the worker, and `views`."""
         with self._turn:
             value = task(self._worker, self._count)
         return value, self._views
@@ -61,7 +61,7 @@ class Actor:
             raise
 
     def views(self) -> int:
-        """Return how many views were labelled so far, but for those of units that failed."""
+        """Return the number of views labelled so far, without those of failed units."""
         return self._views
 
     def _count(self, views: int) -> None:
@@ -69,6 +69,6 @@ class Actor:
 
 
 def kill_process(pid: int) -> None:
-    """Kill a process of this machine, if it is there."""
+    """Kill a process of this machine, if it exists."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

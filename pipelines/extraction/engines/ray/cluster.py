@@ -1,4 +1,4 @@
-"""A Ray cluster as its driver sees it: how it is reached, what it has, what came of a call."""
+"""Ray cluster as the driver sees it: resources, results of calls, and lost nodes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def actor_resources(flags: ActorFlags, device: str, workers: int) -> ActorResour
     """Return the actors that the flags ask for, or by default those that the cluster has room for.
 
     Args:
-        flags: What was asked for.
-        device: Of the teacher, as its flag says it.
+        flags: Number and resources of the actors.
+        device: Device of the teacher, as --device gives it.
         workers: Processes that render for each teacher.
     """
     there = ray.cluster_resources()
@@ -47,42 +47,42 @@ def actor_resources(flags: ActorFlags, device: str, workers: int) -> ActorResour
 
 
 def what_is_free() -> str:
-    """Say what nobody has taken of the cluster."""
+    """Return the cluster's free GPUs and CPUs as text."""
     there = ray.available_resources()
     return f"{there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} CPUs"
 
 
 def _cpu_share(num_actors: int, num_cpus: float) -> float:
-    """Return how many CPUs each of some actors has for its teacher: whole ones, or less than one."""
+    """Return the number of CPUs for each actor's teacher: whole ones, or less than one."""
     largest = max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
     share = min(largest, num_cpus / num_actors)
     return float(int(share)) if share >= 1 else int(share * 100) / 100
 
 
 def result_of(ref: Any) -> Any:
-    """Return what a call returned, or raise what it raised, as it was raised there."""
+    """Return the result of a call, or raise the actor's error unchanged."""
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, Exception):
-            error.cause.add_note(str(error))  # where it was raised
+            error.cause.add_note(str(error))  # the traceback in the actor's process
             raise error.cause from None
         raise
 
 
 def kill_on(node: str, pid: int) -> None:
-    """Kill an actor's process: one that hangs does not heed Ray, and would keep its device."""
+    """Kill an actor's process: a hung one does not react to Ray, and would keep its device."""
     where = NodeAffinitySchedulingStrategy(node, soft=False)
     kill = ray.remote(kill_process).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
     ray.wait([kill.remote(pid)], timeout=_KILL_WITHIN_S)
 
 
 def is_gone(node: str) -> bool:
-    """Say whether a node left the cluster."""
+    """Return whether a node left the cluster."""
     return not any(there["NodeID"] == node and there["Alive"] for there in ray.nodes())
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the one line of an error that says most: of an actor's death, the last."""
+    """Return the most informative line of an error: for an actor's death, the last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     return lines[-1 if isinstance(error, ray.exceptions.RayActorError) else 0]

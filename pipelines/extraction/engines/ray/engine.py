@@ -1,4 +1,4 @@
-"""Workers as Ray actors, on one machine or a cluster.
+"""Engine with Ray actors as workers, on one machine or a cluster.
 
 Ray Data was tried and rejected: it lost the identity of units, wrote twice after a kill and can drop errors.
 """
@@ -23,15 +23,15 @@ _T = TypeVar("_T")
 
 
 class RayEngine:
-    """The engine on Ray; see Engine.
+    """Engine on Ray; see Engine.
 
     Args:
-        make_worker: Makes a worker, in an actor's process; pickled.
+        make_worker: Function that makes a worker in an actor's process; pickled.
         flags: Number of actors, and the resources of each.
         device: Device of the teacher, as --device gives it.
         workers: Processes that render for each teacher.
         address: Address of a cluster; None starts one on this machine, which ends with the engine.
-        clock: Returns seconds that never fall.
+        clock: Monotonic clock, in seconds.
 
     Raises:
         InputError: There is no cluster at the address.
@@ -56,19 +56,19 @@ class RayEngine:
 
     @classmethod
     def of(cls, make_worker: Callable[[], Worker], config: ExtractConfig) -> RayEngine:
-        """Return the engine that the flags of `extract` ask for."""
+        """Return the engine for the flags of `extract`."""
         return cls(make_worker, config, device=config.device, workers=config.workers, address=config.address)
 
     def ask(self, task: Callable[[Worker, Advance], _T], advance: Advance = ignore) -> _T:
-        """Return what a task returns on some worker; see Engine."""
+        """Return the result of a task on some worker; see Engine."""
         no_units = UnitQueue((), retries=0, max_quarantined=0)
         return RayRun(self._fleet, no_units, advance, timeout_s=self._timeout_s).ask(task)
 
     def run(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:
-        """Do the units of a queue; see Engine. SIGINT and SIGTERM let units under way finish."""
+        """Run the units of a queue; see Engine. SIGINT and SIGTERM let running units finish."""
         return RayRun(self._fleet, queue, advance, timeout_s=self._timeout_s).run(self._drain_s)
 
     def close(self) -> None:
-        """End the actors, and the cluster where it was started for this run."""
+        """End the actors, and the cluster if it was started for this run."""
         self._fleet.close()
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""The Ray actors of an engine: where each is, and the calls that have not returned."""
+"""Ray actors of an engine, and the calls that have not returned."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from pipelines.extraction.engines.ray.metrics import RunMetrics
 from pipelines.extraction.engines.ray.slot import Call, Slot
 
 UNITS_PER_ACTOR = 2
-"""Units handed to an actor at a time: one is computed, the other is written or waits."""
+"""Units that an actor has at a time: one is computed, the other is written or waits."""
 _CALLS_PER_ACTOR = UNITS_PER_ACTOR + 1
-"""Calls that an actor takes at a time: its units, and one that asks how many views are labelled."""
+"""Calls that an actor takes at a time: those of units, and one for the number of labelled views."""
 
 
 class Fleet:
     """Actors in slots, over all runs of an engine.
 
     Args:
-        make_worker: Makes a worker, in an actor's process; pickled.
+        make_worker: Function that makes a worker in an actor's process; pickled.
         resources: Number of actors, and the resources of each.
-        clock: Returns seconds that never fall.
+        clock: Monotonic clock, in seconds.
 
     Attributes:
-        resources, clock: As given.
-        slots: Room for each actor.
-        calls: Calls that have not returned, by their Ray references.
-        error: Why the actor lost last was lost; None as long as none was given up.
+        resources, clock: Arguments of the same names.
+        slots: Slots of the actors.
+        calls: Calls that have not returned, by Ray reference.
+        error: Error of the last lost actor; None until a slot is given up.
         news: Events of actors that no run has yielded yet.
         metrics: Figures for Prometheus.
     """
@@ -64,7 +64,7 @@ class Fleet:
 
     @property
     def ready(self) -> list[Slot]:
-        """Slots whose actors can be given units."""
+        """Slots whose actors are ready for units."""
         return [slot for slot in self.slots if slot.is_ready]
 
     def start(self, slot: Slot) -> None:
@@ -74,11 +74,11 @@ class Fleet:
         self.calls[slot.actor.start.remote()] = Call(slot, slot.actor, "start")
 
     def count_ready(self) -> None:
-        """Export how many actors are ready."""
+        """Export the number of ready actors."""
         self.metrics.workers(len(self.ready))
 
     def check(self) -> None:
-        """Raise the error that the last actor was lost to, where no actor is left."""
+        """Raise the error of the last lost actor, if no actor is left."""
         if all(slot.actor is None for slot in self.slots):
             assert self.error is not None
             raise self.error

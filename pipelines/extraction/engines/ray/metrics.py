@@ -1,4 +1,4 @@
-"""A run in figures for Prometheus, by Ray's own metrics: docker/grafana/ draws them."""
+"""Figures of a run for Prometheus, exported by Ray's own metrics and drawn by docker/grafana/."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipelines.extraction.engines.engine import UnitFailed, UnitResult
 
 
 class RunMetrics:
-    """What the driver of a run exports, as ray_teacher_cache_*."""
+    """Figures that the driver of a run exports, as ray_teacher_cache_*."""
 
     def __init__(self) -> None:
         self._views = Counter("teacher_cache_views", "Views labelled and written.")
@@ -33,5 +33,5 @@ class RunMetrics:
         self._units.inc(1, {"state": "retried" if event.will_retry else "quarantined"})
 
     def workers(self, count: int) -> None:
-        """Say how many workers are ready."""
+        """Set the number of ready workers."""
         self._workers.set(count)

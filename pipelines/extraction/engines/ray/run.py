@@ -1,6 +1,6 @@
-"""One run of units over a fleet of Ray actors: units handed out, lost actors replaced, no unit lost.
+"""Run of units on a fleet of Ray actors: lost actors are replaced, and no unit is lost.
 
-The driver polls, so that it sees signals, hung actors and lost nodes within a second.
+The driver polls, to notice signals, hung actors and lost nodes within a second.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from teacher_cache.program.signals import StopSignals
 _TICK_S = 0.5
 _PROGRESS_EVERY_S = 2.0
 _MAX_STARTS = 3
-"""Actors that may be lost in a row for one slot before they have started; then the slot is given up."""
+"""Actors of one slot that may be lost in a row before starting; then the slot is given up."""
 _TELL_EVERY_S = 30.0
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
 class RayRun:
-    """Units of one queue on a fleet's actors.
+    """Run of one queue's units on a fleet's actors.
 
     Args:
-        fleet: Actors.
-        queue: Units to do.
-        advance: Told how many more views are labelled.
+        fleet: Actors of the run.
+        queue: Units to run.
+        advance: Called with the number of views just labelled.
         timeout_s: Seconds after which an actor that labelled nothing counts as hung.
     """
 
@@ -57,7 +57,7 @@ class RayRun:
         self._timeout_s, self._told_s = timeout_s, fleet.clock()
 
     def ask(self, task: Callable[[Worker, Advance], _T]) -> _T:
-        """Return what a task returns on some worker; see Engine."""
+        """Return the result of a task on some worker; see Engine."""
         fleet, losses = self._fleet, 0
         while losses < _MAX_STARTS:
             slot = self._first_ready()
@@ -89,10 +89,10 @@ class RayRun:
         )
 
     def run(self, drain_s: float) -> Iterator[Event]:
-        """Do the units of the queue; see Engine. SIGINT and SIGTERM let units under way finish.
+        """Run the units of the queue; see Engine. SIGINT and SIGTERM let running units finish.
 
         Args:
-            drain_s: Seconds that units under way are given after a signal.
+            drain_s: Seconds that running units have to finish after a signal.
         """
         fleet, queue = self._fleet, self._queue
         with StopSignals() as signals:
@@ -118,7 +118,7 @@ class RayRun:
                         yield from self._end_hung(slot)
 
     def _hand_out(self) -> None:
-        """Give every actor a unit, then every one another."""
+        """Give every actor one unit, then every actor a second one."""
         fleet, nodes = self._fleet, {slot.node for slot in self._fleet.ready}
         for depth in range(UNITS_PER_ACTOR):
             for slot in fleet.ready:
@@ -130,7 +130,7 @@ class RayRun:
                 fleet.calls[slot.actor.run.remote(unit)] = Call(slot, slot.actor, "run", unit)
 
     def _wait(self, tick_s: float = _TICK_S) -> Iterator[Event]:
-        """Wait for calls to return, a moment at most, and yield what came of them."""
+        """Wait for calls to return, for at most `tick_s`, and yield their events."""
         calls = self._fleet.calls
         for slot in self._fleet.slots:
             if slot.units:
@@ -140,7 +140,7 @@ class RayRun:
             return
         refs = list(calls)
         found, _ = ray.wait(refs, timeout=tick_s)
-        if found:  # and whatever else has returned by now
+        if found:  # collect all other calls that have returned by now
             found, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         for ref in found:
             call = calls.pop(ref, None)
@@ -165,7 +165,7 @@ class RayRun:
             self._fleet.count_ready()
             yield WorkerStarted(slot.name, slot.node, slot.pid)
         elif call.what == "views":
-            self._count(slot, max(value, slot.views))  # an answer may be older than what is known
+            self._count(slot, max(value, slot.views))  # an answer may be older than the known count
         elif call.unit is not None:
             result, views = value
             self._count(slot, views)
@@ -210,7 +210,7 @@ class RayRun:
         yield WorkerLost(slot.name, reason_of(error), is_replaced)
 
     def _give_up(self, slot: Slot, error: Exception) -> Iterator[Event]:
-        """Do without an actor whose machine is not fit for the run."""
+        """Give up the slot of an actor whose machine is not fit for the run."""
         self._advance(slot.views_done - slot.views)
         while slot.units:
             self._queue.give_back(slot.units.pop())
@@ -220,8 +220,8 @@ class RayRun:
         yield WorkerLost(slot.name, reason_of(error), is_replaced=False)
 
     def _lost(self, slot: Slot, reason: str, *, is_unit_to_blame: bool = True) -> Iterator[Event]:
-        """Replace a lost actor. The unit it had begun counts as failed, unless its node is gone."""
-        ray.kill(slot.actor)  # it may only have been out of reach, and would hold its device
+        """Replace a lost actor. The unit that it had begun counts as failed, unless the node is gone."""
+        ray.kill(slot.actor)  # an actor that was only unreachable would keep its device
         self._advance(slot.views_done - slot.views)
         units, had_started = list(slot.units), slot.pid > 0
         slot.units.clear()
@@ -253,7 +253,7 @@ class RayRun:
         yield from self._lost(slot, f"nothing was labelled in {self._timeout_s:g} s (--unit-timeout-s)")
 
     def _first_ready(self) -> Slot:
-        """Wait for an actor, and log now and then what is waited for."""
+        """Wait for an actor to be ready, and log the reason for waiting now and then."""
         while not (ready := self._fleet.ready):
             self._fleet.check()
             self._fleet.news.extend(self._wait())
@@ -269,7 +269,7 @@ class RayRun:
             )
 
     def _ask_views(self, slot: Slot) -> None:
-        """Ask an actor how many views it has labelled, now and then, unless an answer is still due."""
+        """Ask an actor for the number of labelled views, now and then, unless an answer is still due."""
         fleet, now_s = self._fleet, self._fleet.clock()
         is_due = any(call.actor is slot.actor and call.what == "views" for call in fleet.calls.values())
         if slot.is_ready and not is_due and now_s - slot.asked_s > _PROGRESS_EVERY_S:

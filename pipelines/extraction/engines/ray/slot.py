@@ -1,4 +1,4 @@
-"""What a driver knows of one of its actors, and of its calls."""
+"""State of an actor and its calls, as the driver knows it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from teacher_cache.archive.layout import Unit
 
 
 class Slot:
-    """Room for one actor; when it is lost another one takes its place.
+    """Place of one actor; if the actor is lost, another one takes the place.
 
     Attributes:
-        name: What events call it.
-        actor: Whoever holds the place, or None once it is given up.
-        node, pid: Where it is, once it has started.
-        units: That it was given and has not finished, the oldest first.
-        since_s: When it was last seen to get on with them.
-        views: That it labelled, as far as is known, and those of units it finished.
-        failures: Of units in a row, other than by images.
-        failed_starts: Actors that were lost in a row before they had started.
+        name: Name of the slot in events.
+        actor: Actor in the slot, or None once the slot is given up.
+        node, pid: Node and process of the actor, once started.
+        units: Units that the actor was given and has not finished, the oldest first.
+        since_s: Time of the last sign of progress on these units.
+        views, views_done: Views that the actor is known to have labelled, and those in finished units.
+        failures: Failures of units in a row, for reasons other than images.
+        failed_starts: Actors that were lost in a row before starting.
     """
 
     def __init__(self, number: int) -> None:
@@ -33,13 +33,13 @@ class Slot:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can be given units."""
+        """Whether the actor is ready for units."""
         return self.actor is not None and self.pid > 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A call that has not returned: which slot's, of which actor, and what for."""
+    """A call that has not returned: slot, actor and purpose."""
 
     slot: Slot
     actor: Any
