@@ -1,15 +1,15 @@
-"""The error tree. Every message says the value, the consequence and the remedy.
+"""Tree of errors. Every message gives the value, the consequence and the remedy.
 
 TeacherCacheError            exit code 1: the work failed, or a check fell short
-├── StoreError               a store failed at what it is for
-│   ├── FullError            there is no room left in it
-│   ├── UnreachableError     it did not answer, however often it was asked
-│   └── DeniedError          exit code 2, an InputError too: it refuses, for want of permissions or a secret
-└── InputError               exit code 2: the request, or what it points at, is wrong
-    ├── UnfitError           a worker has other images, weights or libraries than its run
+├── StoreError               a store could not read or write
+│   ├── FullError            there is no room left in the store
+│   ├── UnreachableError     the store answered none of several tries
+│   └── DeniedError          exit code 2, an InputError too: permissions or a secret are missing
+└── InputError               exit code 2: the request, or the data it points at, is wrong
+    ├── UnfitError           a worker's images, weights or libraries differ from its run's
     ├── ImageError           one image cannot be used
-    ├── DatasetError         a packed dataset is missing, damaged or not the one meant
-    ├── RecipeError          an augmentation recipe is not valid, or its pixels drifted
+    ├── DatasetError         a packed dataset is missing, damaged or the wrong one
+    ├── RecipeError          an augmentation recipe is not valid, or its pixels changed
     ├── ModelError           a model name, its weights or its classes do not fit
     └── ArchiveError         an archive is missing, incomplete or of another request
         └── DamagedError     a part of an archive is not as it was written
@@ -22,12 +22,12 @@ from collections.abc import Iterable
 
 
 class TeacherCacheError(Exception):
-    """Base of every error this project raises on purpose.
+    """Base of all errors that this project raises on purpose.
 
     Args:
-        value: What was found, with the offending value in it.
-        consequence: What would happen if it were let through.
-        remedy: What to do about it.
+        value: Description of the problem, with the offending value in it.
+        consequence: Effect that the value has, or would have if it were accepted.
+        remedy: Advice that solves the problem.
     """
 
     exit_code = 1
@@ -42,13 +42,13 @@ class TeacherCacheError(Exception):
 
 
 class InputError(TeacherCacheError):
-    """The request, or the data it points at, is wrong."""
+    """A request, or the data it points at, is wrong."""
 
     exit_code = 2
 
 
 class StoreError(TeacherCacheError):
-    """A store failed at what it is for."""
+    """A store could not read or write."""
 
 
 class FullError(StoreError):
@@ -56,7 +56,7 @@ class FullError(StoreError):
 
 
 class UnreachableError(StoreError):
-    """A store did not answer, however often it was asked."""
+    """A store answered none of several tries."""
 
 
 class DeniedError(StoreError, InputError):
@@ -66,7 +66,7 @@ class DeniedError(StoreError, InputError):
 
 
 class UnfitError(InputError):
-    """A worker has other images, weights or libraries than the run it is to work for."""
+    """A worker's images, weights or libraries differ from those of its run."""
 
 
 class ImageError(InputError):
@@ -74,11 +74,11 @@ class ImageError(InputError):
 
 
 class DatasetError(InputError):
-    """A packed dataset is missing, damaged, or not the one meant."""
+    """A packed dataset is missing, damaged, or the wrong one."""
 
 
 class RecipeError(InputError):
-    """An augmentation recipe is not valid, or renders other pixels than it did."""
+    """An augmentation recipe is not valid, or renders other pixels than before."""
 
 
 class ModelError(InputError):
@@ -94,6 +94,6 @@ class DamagedError(ArchiveError):
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """Say which known names look like `name`: "nearest: a, b", or the empty string."""
+    """Return the known names that look like `name`: "nearest: a, b", or the empty string."""
     matches = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
     return f"nearest: {', '.join(matches)}" if matches else ""

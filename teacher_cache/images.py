@@ -1,7 +1,7 @@
-"""Image bytes -> uint8 pixels, within limits.
+"""Decode image bytes to uint8 pixels, within limits.
 
-JPEG goes through libjpeg-turbo (simplejpeg: full decode, accurate DCT, smooth upsampling), whose pixels are
-the same in every library built on it; everything else through Pillow. EXIF orientation is ignored, as in
+libjpeg-turbo decodes JPEG (simplejpeg: full decode, accurate DCT, smooth upsampling), and its pixels are the
+same in every library built on it; Pillow decodes everything else. EXIF orientation is ignored, as in
 torchvision's ImageFolder and so in timm. Grey becomes three equal channels; alpha is dropped.
 """
 
@@ -20,14 +20,14 @@ from teacher_cache.errors import ImageError
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MAX_PIXELS = 89_478_485
-"""Pillow's own limit (Image.MAX_IMAGE_PIXELS): past it a small file may be a decompression bomb."""
+"""Pillow's own limit (Image.MAX_IMAGE_PIXELS): above it a small file may be a decompression bomb."""
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _TURBO_COLORSPACES = ("YCbCr", "RGB", "Gray")
 
 
 def check_size(name: str, height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse an image of too many pixels. Raises ImageError."""
+    """Refuse an image with too many pixels. Raises ImageError."""
     if height * width > max_pixels:
         raise ImageError(
             f"image {name!r} is {width} x {height}, {height * width:,} pixels",
@@ -45,10 +45,10 @@ def decode(
     """Decode an image to RGB pixels.
 
     Args:
-        data: An encoded JPEG, PNG or WebP image.
-        name: What to call the image in an error: its key or path.
-        max_pixels: The largest height x width that is decoded; checked on the header first.
-        empty: Gives uint8 memory of a number of bytes to decode into, for whoever has some to spare.
+        data: Encoded JPEG, PNG or WebP image.
+        name: Name of the image in errors: its key or path.
+        max_pixels: Largest height x width that is decoded; checked on the header first.
+        empty: Function that returns uint8 memory of a number of bytes to decode into; None allocates it.
 
     Returns:
         uint8 (height, width, 3), contiguous.
@@ -77,7 +77,7 @@ def decode(
 
 
 def extension_of(data: bytes) -> str:
-    """Return jpg, png or webp, by the first bytes: names lie (ImageNet has a PNG named .JPEG)."""
+    """Return jpg, png or webp, by the first bytes: names can be wrong (ImageNet has a PNG named .JPEG)."""
     if data.startswith(b"\x89PNG"):
         return "png"
     return "webp" if data[8:12] == b"WEBP" else "jpg"
@@ -89,7 +89,7 @@ def encode_jpeg(pixels_HWC: npt.NDArray[np.uint8], quality: int) -> bytes:
 
 
 def shrink(pixels_HWC: npt.NDArray[np.uint8], max_side_px: int) -> npt.NDArray[np.uint8]:
-    """Resize RGB pixels with Lanczos so that no side is longer than `max_side_px`; smaller ones stay."""
+    """Resize RGB pixels with Lanczos so that no side exceeds `max_side_px`; smaller images are unchanged."""
     height, width = pixels_HWC.shape[:2]
     scale = max_side_px / max(height, width)
     if scale >= 1:

@@ -1,4 +1,4 @@
-"""What the documents of archives and exports have in common: their form, their limits, the types in them.
+"""Form, size limit and field types of the documents of archives and exports.
 
 Documents come from elsewhere: their size, types and ranges are checked before anything is done with them.
 """
@@ -17,7 +17,7 @@ from teacher_cache.storage.store import Store
 FORMAT = "teacher-cache-archive"
 VERSION = 1
 MAX_DOCUMENT_BYTES = 2**25
-"""A manifest of 80,000 units: nothing larger is read, for JSON grows twentyfold in memory."""
+"""Size limit of a document, that of a manifest of 80,000 units: JSON grows twentyfold in memory."""
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=1, le=2**32)]
 Place = Annotated[int, Meta(ge=0, le=2**32)]
@@ -27,11 +27,11 @@ Digest = tuple[Sha256, Annotated[int, Meta(ge=1, le=2**32)]]
 
 
 def get_document(store: Store, name: str) -> bytes:
-    """Return a document's bytes, if they are no more than any has.
+    """Return a document's bytes, if it is not larger than MAX_DOCUMENT_BYTES.
 
     Raises:
-        FileNotFoundError: There is none.
-        DamagedError: It is larger than any that was written.
+        FileNotFoundError: There is no such document.
+        DamagedError: The document is larger than any that this program writes.
     """
     size = store.stat(name)
     if size is not None and size > MAX_DOCUMENT_BYTES:
@@ -45,8 +45,8 @@ def open_document(data: bytes, what: str) -> dict[str, Any]:
     """Decode spec.json, a receipt or manifest.json.
 
     Raises:
-        DamagedError: Its bytes are not as they were written.
-        ArchiveError: It is of another format, or of a version this program does not know.
+        DamagedError: The bytes are not as they were written.
+        ArchiveError: The document is of another format, or of a version this program does not know.
     """
     try:
         document = unseal(data)
@@ -69,12 +69,12 @@ _Type = TypeVar("_Type")
 
 
 def converted(document: Any, to: type[_Type], what: str) -> _Type:
-    """Return a document as what it must be. Raises ArchiveError if its types or ranges are others."""
+    """Return a document as an object of type `to`. Raises ArchiveError if a type or range does not fit."""
     try:
         return msgspec.convert(document, to, strict=True)
     except (msgspec.ValidationError, RecursionError) as error:
         raise ArchiveError(
-            f"{what} says what cannot be: {error}",
+            f"{what} holds an invalid value: {error}",
             "It was not made by this program, or by another version.",
             "use the release that wrote it, or copy the archive again",
         ) from error

@@ -1,4 +1,4 @@
-"""Archives as parquet, for analysis: a row per view of a sample, with its classes and their logits."""
+"""Export archives as parquet, for analysis: a row per view of a sample, with its classes and their logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def export_parquet(
 ) -> None:
     """Write labels-<shard>.parquet for every shard: key, row, view, class_ids, logits, tail.
 
-    Logits are relative to the first, float32; tail is the probability outside them.
+    Logits are float32, relative to the first; tail is the probability of all classes that are not listed.
 
     Raises:
         ArchiveError: The labels do not belong to the dataset, or one is damaged.

@@ -1,4 +1,4 @@
-"""Writing an archive's labels of some views, with the images, as WebDataset tars: see tars.py."""
+"""Write an archive's labels of some views, with the images, as WebDataset tars: see tars.py."""
 
 from __future__ import annotations
 

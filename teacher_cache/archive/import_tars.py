@@ -1,4 +1,4 @@
-"""Exported tars back to an archive, every tar hashed and read strictly: see tars.py."""
+"""Turn exported tars back into an archive, with every tar hashed and read strictly: see tars.py."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from teacher_cache.storage.store import Store
 
 
 def import_tars(export: ExportReader, destination: Store, track: Track) -> ArchiveWriter:
-    """Make an archive again of an export's tars: of whole units, the very bytes it was exported from.
+    """Make an archive from an export's tars; whole units get exactly the bytes they were exported from.
 
-    Every tar is hashed and read strictly: names, kinds and sizes of all members are what an export writes.
+    Every tar is hashed and read strictly: all members must have the names, kinds and sizes an export writes.
 
     Raises:
         ArchiveError: The views do not begin a block of the archive, or a tar holds anything else.
@@ -61,7 +61,7 @@ def _places(unit: Unit, first_view: int) -> slice:
 
 
 def _check_tar(path: Path, export: ExportReader, shard: int) -> None:
-    """Refuse a tar that is not byte for byte what was exported, or that holds anything an export does not."""
+    """Refuse a tar that differs by a byte from the exported one, or has members that an export never has."""
     digest = file_sha256(path)
     info = export.info.shards[shard]
     if digest != info.sha256:
@@ -84,7 +84,7 @@ def _check_tar(path: Path, export: ExportReader, shard: int) -> None:
         if sample != wanted:
             raise ArchiveError(
                 f"sample {number} of {path} is {sample or 'missing'}, not {wanted or 'there'}",
-                "An export holds of each sample its image, cls and labels.npy, in order, and nothing else.",
+                "An export holds the image, cls and labels.npy of each sample, in order, and nothing else.",
                 "export the archive again, with this program",
             )
 

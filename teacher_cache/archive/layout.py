@@ -1,9 +1,9 @@
-"""The bytes of labels.zarr: which arrays there are, how they are cut into objects, and their codecs.
+"""Layout of labels.zarr in bytes: its arrays, the objects they are cut into, and their codecs.
 
-A unit is (image shard, block of views). Every array of labels has one Zarr shard file, here called an object,
-per unit, with a chunk per view: sharing chunks between views hardly saves bytes, and reading one view would
-inflate them all (decisions/0009). The arrays of the class affinity have one object each. Objects are made in
-memory, by zarr, so that only whole ones ever reach a store, and read by chunks.py.
+A unit is (image shard, block of views). Every array of labels has one Zarr shard file per unit, here called
+an object, with a chunk per view: chunks shared between views would save few bytes, and reading one view would
+inflate all of them (decisions/0009). The arrays of the class affinity have one object each. Zarr makes the
+objects in memory, so that only whole objects reach a store; chunks.py reads them.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ AFFINITY_ARRAYS = ("affinity_idx", "affinity_dq", "affinity_tail")
 _DIMENSIONS = ("row", "view", "rank")
 _AFFINITY_DIMENSIONS = ("class", "entry")
 _MAX_CHUNK_BYTES = 2**26
-"""What is inflated at once: 30 times the largest layout in use, and far below a machine's memory."""
+"""Size limit of an inflated chunk: 30 times the largest layout in use, and far below a machine's memory."""
 _MAX_UNIT_BYTES = 2**28
-"""Of an array of a unit, inflated: it is held whole while it is written or verified."""
+"""Size limit of an inflated array of a unit, which is held whole while it is written or verified."""
 MAX_VIEW = 2**20
 
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)
 class Unit:
-    """Views [first_view, stop_view) of a shard: what is computed, written and retried whole."""
+    """Views [first_view, stop_view) of a shard, which are computed, written and retried together."""
 
     shard: int
     block: int
@@ -47,18 +47,18 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """What receipts and messages call it: 00012-003 is shard 12, block 3."""
+        """Name of the unit in receipts and messages: 00012-003 is shard 12, block 3."""
         return f"{self.shard:05d}-{self.block:03d}"
 
     @property
     def views(self) -> range:
-        """The view indices of the unit."""
+        """View indices of the unit."""
         return range(self.first_view, self.stop_view)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
-    """An array as Zarr knows it: its item, what an absent one is, and the shape of a chunk and a shard."""
+    """Array as Zarr knows it: type and fill value of its items, and the shapes of a chunk and a shard."""
 
     dtype: np.dtype
     fill: float
@@ -73,15 +73,15 @@ class _Array:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How labels are cut into objects.
+    """Layout that cuts labels into objects.
 
     Attributes:
-        num_shards: Image shards.
+        num_shards: Number of image shards.
         rows_per_shard: Samples in every shard but the last; row r lies in shard r // rows_per_shard.
         views_per_unit: Views in every block but the last.
-        k: Classes kept.
-        num_classes: Classes in all.
-        values: Encoding of the logits, by its name in labels/encodings.py.
+        k: Number of classes kept.
+        num_classes: Number of classes in all.
+        values: Name of the logits' encoding in labels/encodings.py.
         affinity_entries: Classes kept of each row of the class affinity; 0 if there is none.
 
     Raises:
@@ -113,12 +113,12 @@ class Layout:
 
     @property
     def _unit_bytes(self) -> int:
-        """Bytes of the largest array of a unit, inflated."""
+        """Size of the largest array of a unit in bytes, inflated."""
         return max(self._array(name).format.num_bytes for name in self.arrays) * self.views_per_unit
 
     @property
     def max_object_bytes(self) -> int:
-        """More than any object of a unit has: what does not shrink grows by headers and spans."""
+        """Upper bound of an object's size in bytes: chunks that do not shrink grow by headers and spans."""
         return self._unit_bytes + self._unit_bytes // 16 + 2**20
 
     @property
@@ -126,17 +126,17 @@ class Layout:
         return (*self.arrays, *(AFFINITY_ARRAYS if self.affinity_entries else ()))
 
     def object_name(self, array: str, unit: Unit) -> str:
-        """Return where an array's object of a unit lies in the archive."""
+        """Return the name in the archive of an array's object of a unit."""
         rank = "" if array == "tail" else "/0"
         return f"{GROUP}/{array}/c/{unit.shard}/{unit.block}{rank}"
 
     def affinity_name(self, array: str) -> str:
-        """Return where the one object of an affinity's array lies in the archive."""
+        """Return the name in the archive of the only object of an affinity array."""
         return f"{GROUP}/{array}/c/0" if array == "affinity_tail" else f"{GROUP}/{array}/c/0/0"
 
     @property
     def dtypes(self) -> dict[str, np.dtype]:
-        """Types of the items of the arrays of labels, by name."""
+        """Item types of the arrays of labels, by name."""
         return {name: self._array(name).dtype for name in self.arrays}
 
     def blocks(self, first_view: int, stop_view: int) -> range:
@@ -163,7 +163,7 @@ class Layout:
         return range(first_view // size, -(-stop_view // size))
 
     def stop_view(self, block: int, stop_view: int) -> int:
-        """Return the view that a block ends before, where views end before `stop_view`."""
+        """Return the end of a block's views, cut off at `stop_view`."""
         return min((block + 1) * self.views_per_unit, stop_view)
 
     def units(self, first_view: int, stop_view: int) -> Iterator[Unit]:
@@ -173,7 +173,7 @@ class Layout:
                 yield Unit(shard, block, block * self.views_per_unit, self.stop_view(block, stop_view))
 
     def holds(self, unit: Unit) -> bool:
-        """Say whether a unit is one of this layout's."""
+        """Return whether a unit belongs to this layout."""
         first = unit.block * self.views_per_unit
         is_block = unit.first_view == first and first < unit.stop_view <= first + self.views_per_unit
         return is_block and 0 <= unit.shard < self.num_shards
@@ -197,7 +197,7 @@ class Layout:
         return {name: self._encode(name, values) for name, values in zip(self.arrays, arrays, strict=True)}
 
     def encode_affinity(self, arrays: LabelArrays) -> dict[str, bytes]:
-        """Encode the class affinity, (classes + 1, entries) twice and (classes + 1,), an object per array."""
+        """Encode the class affinity, (classes + 1, entries) twice and (classes + 1,): an object per array."""
         return {
             name: self._encode(name, values) for name, values in zip(AFFINITY_ARRAYS, arrays, strict=True)
         }
@@ -212,7 +212,7 @@ class Layout:
         )
 
     def spans(self, read: ReadRange, object_bytes: int) -> npt.NDArray[np.int64]:
-        """Return where the chunks of an object lie. Raises ValueError if it is damaged."""
+        """Return the spans of the chunks of an object. Raises ValueError if it is damaged."""
         return read_places(read, object_bytes, self.views_per_unit)
 
     def decode_view(
@@ -226,7 +226,7 @@ class Layout:
         return read_chunk(read, spans[view - unit.first_view], self._array(array).format)[:, 0]
 
     def decode_unit(self, objects: Mapping[str, bytes]) -> LabelArrays:
-        """Decode everything in a unit's objects, padding included. Raises ValueError if one is damaged."""
+        """Decode all views in a unit's objects, including padding. Raises ValueError if one is damaged."""
         return LabelArrays(*(self._decode(name, objects[name]) for name in self.arrays))
 
     def _decode(self, name: str, data: bytes) -> npt.NDArray[Any]:

@@ -1,13 +1,13 @@
-"""The archive's documents of what is finished: receipts as it goes, the manifest of it all at the end.
+"""Manifest of a finished archive, and the list of all documents that an archive holds.
 
     receipts/affinity.json  the class affinity, frozen before the first unit
     receipts/extends.json   units that lie in other archives, if there are any
-    receipts/00012-003.json written after a unit's objects: makes the unit count
-    manifest.json           written last: the spec, every unit with its hashes, and what is covered
+    receipts/00012-003.json written after a unit's objects: marks the unit as finished
+    manifest.json           written last: the spec, every unit with its hashes, and the views covered
 
-All are sealed canonical JSON (canonical.py) and hold no clock, path or host: the same request gives the same
-bytes. The fingerprint is the sha256 over what determines the labels. Documents come from elsewhere: their
-types and ranges are checked before anything is done with them.
+All are sealed canonical JSON (canonical.py) without times, paths or host names: the same request gives the
+same bytes. The fingerprint is the sha256 over everything that determines the labels. Documents come from
+elsewhere: their types and ranges are checked before anything is done with them.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class _ManifestFields(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Everything a finished archive holds.
+    """Content of a finished archive.
 
     Attributes:
-        spec: What was asked for.
+        spec: Request that the archive answers.
         affinity: sha256 and size of each object of the class affinity, or None.
-        receipts: Of the units that lie in the archive itself, in order of shard and block.
-        extends: Receipts of units that lie in other archives, by where these lie from this one.
+        receipts: Receipts of the units that lie in the archive itself, in order of shard and block.
+        extends: Receipts of units that lie in other archives, by the relative URLs of those archives.
     """
 
     spec: ArchiveSpec
@@ -95,12 +95,12 @@ class Manifest:
 
     @functools.cached_property
     def all_receipts(self) -> tuple[Receipt, ...]:
-        """Receipts of all units, wherever they lie."""
+        """Receipts of all units, in this archive and in those it extends."""
         return (*self.receipts, *(receipt for receipts in self.extends.values() for receipt in receipts))
 
     @functools.cached_property
     def views(self) -> list[tuple[int, int]]:
-        """The views [first, stop) that every shard has, rising, no two ranges touching."""
+        """Ranges [first, stop) of the views that every shard has, rising, no two of them touching."""
         return complete_views(self.spec, self.all_receipts)
 
     def to_bytes(self) -> bytes:
@@ -123,8 +123,8 @@ class Manifest:
         """Read manifest.json.
 
         Raises:
-            DamagedError: Its bytes are not as they were written.
-            ArchiveError: It is of another format or version, or says what cannot be.
+            DamagedError: The bytes are not as they were written.
+            ArchiveError: The document is of another format or version, or holds an invalid value.
         """
         fields = converted(open_document(data, what), _ManifestFields, what)
         manifest = cls(
@@ -134,12 +134,12 @@ class Manifest:
             extensions_from_json(fields["extends"]),
         )
         if manifest.to_bytes() != data:
-            raise DamagedError(f"{what} says of itself what is not so", "Nothing it says is certain.")
+            raise DamagedError(f"{what} is internally inconsistent", "Its content cannot be trusted.")
         return manifest
 
 
 def documents_of(manifest: Manifest) -> dict[str, bytes]:
-    """Return every document that a manifest implies, by name: spec and receipts, not those of Zarr."""
+    """Return every document that a manifest implies, by name: spec and receipts, without those of Zarr."""
     spec = manifest.spec
     documents = {SPEC_FILE: spec_bytes(spec)}
     if manifest.affinity is not None:
@@ -152,14 +152,14 @@ def documents_of(manifest: Manifest) -> dict[str, bytes]:
 
 
 def zarr_documents(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> dict[str, bytes]:
-    """Return every zarr.json by name: the arrays, and in the group's attributes what their numbers mean."""
+    """Return every zarr.json by name; the group's attributes give the meaning of the arrays' numbers."""
     num_views = max((receipt.unit.stop_view for receipt in receipts), default=0)
     attributes = {"teacher_cache": {"fingerprint": spec.fingerprint, **dataclasses.asdict(spec.labels)}}
     return spec.layout.metadata(num_views, attributes)
 
 
 def complete_views(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> list[tuple[int, int]]:
-    """Return the views [first, stop) that every shard has, rising, no two ranges touching."""
+    """Return the ranges [first, stop) of the views that every shard has, rising, no two of them touching."""
     stops: dict[int, dict[int, int]] = {}
     for receipt in receipts:
         of_block = stops.setdefault(receipt.unit.first_view, {})
@@ -180,8 +180,8 @@ def read_manifest(store: Store) -> Manifest:
     """Read an archive's manifest.
 
     Raises:
-        DamagedError: It is not as it was written.
-        ArchiveError: There is none, or none that this program can read.
+        DamagedError: The manifest is not as it was written.
+        ArchiveError: There is no manifest, or none that this program can read.
     """
     size = store.stat(MANIFEST_FILE)
     if size is None and store.stat(SPEC_FILE) is not None:

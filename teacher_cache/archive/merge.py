@@ -1,4 +1,4 @@
-"""Merging archives of one fingerprint that were made apart: their units, hashed and copied."""
+"""Merge archives of one fingerprint that were made apart: their units are hashed and copied."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from teacher_cache.storage.store import Store
 
 
 def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) -> list[str]:
-    """Copy every unit of some archives into one, new or of the same fingerprint.
+    """Copy every unit of some archives into one archive, new or of the same fingerprint.
 
-    Of a unit that several have, the first is kept: on one kind of device they are the same bytes. So is the
-    first class affinity. What an archive extends is copied too, so the result stands alone.
+    The first copy of a unit that several archives have is kept: on one kind of device the copies are the same
+    bytes. The first class affinity is kept too. Units of extended archives are copied, so the result needs no
+    other archive.
 
     Returns:
-        Names of units whose bytes were not the same everywhere.
+        Names of units whose bytes differed between archives.
 
     Raises:
         ArchiveError: The fingerprints or the sizes of units differ, or a unit is damaged.
@@ -27,7 +28,7 @@ def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) ->
     writer = ArchiveWriter.open(destination, sources[0].spec)
     for source in sources:
         if source.spec.fingerprint != writer.spec.fingerprint:
-            ArchiveWriter.open(destination, source.spec)  # says what differs
+            ArchiveWriter.open(destination, source.spec)  # raises the error that lists the differences
         if source.spec.views_per_unit != writer.spec.views_per_unit:
             raise ArchiveError(
                 f"{source.url} has {source.spec.views_per_unit} views a unit, {destination.url} "

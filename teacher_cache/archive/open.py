@@ -1,4 +1,4 @@
-"""Labels of any kind by where they lie: an archive, or tars that were exported from one."""
+"""Open labels of either kind by their URL: an archive, or tars that were exported from one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_labels(url: str, room: CacheRoom = _ROOM) -> LabelSource:
     """Open an archive or an export.
 
     Raises:
-        ArchiveError: It is neither, or is not finished or damaged.
+        ArchiveError: The URL holds neither, or the labels are unfinished or damaged.
     """
     is_export = Store(url).stat(EXPORT_FILE) is not None
     return ExportReader(url, room) if is_export else ArchiveReader(url, room)

@@ -1,4 +1,4 @@
-"""Reading an archive: the labels of one view of one shard at a time, every object hashed when first read."""
+"""Read an archive, one view of one shard at a time; every object is hashed when it is first read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _ROOM = CacheRoom()
 
 
 class ArchiveReader(LabelSource):
-    """A finished archive. Cheap to pickle: a worker process opens its own.
+    """Reader of a finished archive, cheap to pickle: a worker process opens its own.
 
     Args:
-        url: Its folder, or any URL fsspec opens.
-        room: For copies of its objects, where it is not a local folder.
+        url: Folder of the archive, or any URL fsspec opens.
+        room: Room for copies of the objects of an archive that is not a local folder.
 
     Raises:
         ArchiveError: There is no finished archive, its manifest is damaged or of an unknown version, or the
@@ -63,24 +63,24 @@ class ArchiveReader(LabelSource):
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """Receipts of all units, also those that lie in archives this one extends."""
+        """Receipts of all units, including those that lie in archives this one extends."""
         return self.manifest.all_receipts
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all label objects."""
+        """Size of all label objects in bytes."""
         return sum(receipt.num_bytes for receipt in self.receipts)
 
     def check_replay(self, dataset: DatasetInfo) -> None:
-        """Refuse to pair these labels with images or views they were not made for; see LabelSource."""
+        """Refuse a dataset or views that the labels were not made for; see LabelSource."""
         self.check_zarr()
         super().check_replay(dataset)
 
     def check_zarr(self) -> None:
-        """Refuse an archive whose Zarr documents are not those of its labels: plain Zarr would trust them.
+        """Refuse an archive whose Zarr documents do not fit its labels: plain Zarr would trust them.
 
         Raises:
-            DamagedError: One is missing or another.
+            DamagedError: A document is missing or differs.
         """
         for name, expected in zarr_documents(self.spec, self.receipts).items():
             if self.store.stat(name) != len(expected) or self.store.get(name) != expected:
@@ -119,7 +119,7 @@ class ArchiveReader(LabelSource):
         return decode(rows, self.spec.labels.num_classes, self.spec.labels.values)
 
     def store_of(self, receipt: Receipt) -> Store:
-        """Return where a unit's objects lie: in this archive, or in one that it extends."""
+        """Return the store of a unit's objects: this archive's, or that of one it extends."""
         relative_url, _ = self._units[receipt.unit.shard, receipt.unit.block]
         return self._stores[relative_url]
 
@@ -127,7 +127,7 @@ class ArchiveReader(LabelSource):
         """Return a unit's objects, each hashed.
 
         Raises:
-            ArchiveError: One is missing, or is not the one the manifest names.
+            ArchiveError: An object is missing, or is not the one that the manifest names.
         """
         relative_url, _ = self._units[receipt.unit.shard, receipt.unit.block]
         return {
@@ -138,7 +138,7 @@ class ArchiveReader(LabelSource):
         }
 
     def _view(self, relative_url: str, receipt: Receipt, array: str, view: int) -> npt.NDArray[Any]:
-        """Return one view of an array: of an object that was hashed before, only its chunk is read."""
+        """Return one view of an array; only the view's chunk is read if the object was hashed before."""
         name, digest = self._layout.object_name(array, receipt.unit), receipt.objects[array]
         spans = self._spans.get((relative_url, name))
         try:
@@ -153,9 +153,9 @@ class ArchiveReader(LabelSource):
             raise self._damaged(_named(receipt), f"{name}: {error}") from error
 
     def _whole(self, relative_url: str, name: str, digest: Digest, of: str) -> bytes:
-        """Return an object that has the sha256 and size it must have."""
+        """Return an object, checked against its sha256 and size in the manifest."""
         store = self._stores[relative_url]
-        with contextlib.suppress(FileNotFoundError, DamagedError):  # what is wrong is found, and said, below
+        with contextlib.suppress(FileNotFoundError, DamagedError):  # damage is found and reported below
             copy = self._cache.open(store, name, *digest)
             if copy is not None:
                 with copy:

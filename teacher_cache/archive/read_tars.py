@@ -1,4 +1,4 @@
-"""Reading labels that lie beside the images, in exported tars: see tars.py."""
+"""Read labels that lie beside the images, in exported tars: see tars.py."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _ROOM = CacheRoom()
 
 
 class ExportReader(LabelSource):
-    """Labels that lie beside the images, in exported tars. Cheap to pickle.
+    """Reader of labels that lie beside the images in exported tars, cheap to pickle.
 
     Args:
-        url: The export's folder, or any URL fsspec opens.
-        room: For copies of its tars, where it is not a local folder.
+        url: Folder of the export, or any URL fsspec opens.
+        room: Room for copies of the tars of an export that is not a local folder.
 
     Raises:
-        ArchiveError: It is no export, or its documents are damaged or of an unknown version.
-        DatasetError: Its dataset.json or index.parquet is damaged.
+        ArchiveError: The URL does not hold an export, or a document is damaged or of an unknown version.
+        DatasetError: The dataset.json or index.parquet is damaged.
     """
 
     def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
@@ -62,7 +62,7 @@ class ExportReader(LabelSource):
             or OFFSETS_COLUMN not in table.column_names
         ):
             raise DamagedError(
-                f"{url} is damaged: its {DATASET_FILE} is not of its {EXPORT_FILE}",
+                f"{url} is damaged: its {DATASET_FILE} does not match its {EXPORT_FILE}",
                 "Labels would be read from other places.",
                 "export the archive again",
             )
@@ -107,10 +107,10 @@ class ExportReader(LabelSource):
         return decode(arrays_of(records_R), self.spec.labels.num_classes, self.spec.labels.values)
 
     def records(self, shard: int) -> npt.NDArray[np.void]:
-        """Return a shard's labels, (rows, views), hashed.
+        """Return a shard's labels, (rows, views), after checking their sha256.
 
         Raises:
-            DamagedError: They are not those that were exported.
+            DamagedError: The labels are not those that were exported.
         """
         size = len(self._header) + len(self.views) * self._dtype.itemsize
         data = self._read(shard, self._starts(shard), size)

@@ -1,4 +1,4 @@
-"""Receipts: small documents that make what they name count, each written after it.
+"""Receipts: small documents, each written after the objects it names to mark them as finished.
 
 receipts/affinity.json  the class affinity, frozen before the first unit
 receipts/extends.json   units that lie in other archives, if there are any
@@ -43,10 +43,10 @@ class Receipt:
     """Proof of one finished unit.
 
     Attributes:
-        unit: What was computed.
-        rows: Samples in it.
-        keys_sha256: Digest of their keys, in order.
-        objects: Per array: sha256 and size in bytes of its object.
+        unit: Unit that was computed.
+        rows: Number of samples in the unit.
+        keys_sha256: Digest of the samples' keys, in order.
+        objects: sha256 and size in bytes of each array's object.
     """
 
     unit: Unit
@@ -56,7 +56,7 @@ class Receipt:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all its objects."""
+        """Size of all objects of the unit in bytes."""
         return sum(size for _, size in self.objects.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Receipt:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Receipt:
-        """Build a receipt from what `to_dict` gave. Raises ArchiveError if it is none."""
+        """Build a receipt from the result of `to_dict`. Raises ArchiveError for any other document."""
         fields = converted(document, _ReceiptFields, "a receipt")
         return cls(
             Unit(fields["shard"], fields["block"], *fields["views"]),
@@ -92,7 +92,7 @@ class _ReceiptFields(TypedDict):
 
 
 class Extension(TypedDict):
-    """Units that lie in another archive, which is named by where it lies from this one: "../labels"."""
+    """Units that lie in another archive, which is named by its relative URL: "../labels"."""
 
     archive: Annotated[str, Meta(pattern="^[^/:\\\\][^:\\\\]*$", max_length=4096)]
     units: list[dict[str, Any]]
@@ -106,7 +106,7 @@ def extensions_to_json(extends: Mapping[str, Sequence[Receipt]]) -> list[dict[st
 
 
 def extensions_from_json(extensions: Sequence[Extension]) -> dict[str, tuple[Receipt, ...]]:
-    """Return receipts by the URLs of their archives, from what `extensions_to_json` gave."""
+    """Return receipts by the URLs of their archives, from the result of `extensions_to_json`."""
     return {
         extension["archive"]: tuple(Receipt.from_dict(unit) for unit in extension["units"])
         for extension in extensions
@@ -114,7 +114,7 @@ def extensions_from_json(extensions: Sequence[Extension]) -> dict[str, tuple[Rec
 
 
 def extends_bytes(extends: Mapping[str, Sequence[Receipt]], fingerprint: str) -> bytes:
-    """Return the content of the receipt of what an archive extends."""
+    """Return the content of the receipt that names the units of other archives."""
     return seal(
         {
             "format": FORMAT,
@@ -126,7 +126,11 @@ def extends_bytes(extends: Mapping[str, Sequence[Receipt]], fingerprint: str) ->
 
 
 def read_extends(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, tuple[Receipt, ...]]:
-    """Read the receipt of what an archive extends. Raises ArchiveError if it is damaged or of another."""
+    """Read the receipt that names the units of other archives.
+
+    Raises:
+        ArchiveError: The receipt is damaged, or belongs to another archive.
+    """
     document = _of_archive(data, what, spec)
     return extensions_from_json(converted(document.get("extends"), list[Extension], what))
 
@@ -137,7 +141,7 @@ def receipts_to_json(receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
 
 
 def check_receipt(spec: ArchiveSpec, receipt: Receipt) -> None:
-    """Refuse a receipt of something that cannot lie in an archive. Raises ArchiveError."""
+    """Refuse a receipt of a unit that cannot lie in an archive. Raises ArchiveError."""
     layout, unit = spec.layout, receipt.unit
     if max((size for _, size in receipt.objects.values()), default=0) > layout.max_object_bytes:
         raise ArchiveError(
@@ -157,7 +161,7 @@ def check_receipt(spec: ArchiveSpec, receipt: Receipt) -> None:
 
 
 def receipt_name(unit: Unit) -> str:
-    """Return where a unit's receipt lies in the archive."""
+    """Return the name of a unit's receipt in the archive."""
     return f"{RECEIPTS}/{unit.name}.json"
 
 
@@ -173,7 +177,7 @@ def affinity_bytes(objects: Mapping[str, Digest], fingerprint: str) -> bytes:
 
 
 def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
-    """Read a unit's receipt. Raises ArchiveError if it is damaged, or is no receipt of this archive."""
+    """Read a unit's receipt. Raises ArchiveError if it is damaged, or belongs to another archive."""
     document = _of_archive(data, what, spec)
     receipt = Receipt.from_dict(document.get("unit", {}))
     check_receipt(spec, receipt)
@@ -181,16 +185,16 @@ def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
 
 
 def read_affinity_receipt(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Digest]:
-    """Read the affinity's receipt. Raises ArchiveError if it is damaged, or is not of this archive."""
+    """Read the affinity's receipt. Raises ArchiveError if it is damaged, or belongs to another archive."""
     document = _of_archive(data, what, spec)
     objects = converted(document.get("affinity"), dict[str, Digest], what)
     if set(objects) != set(AFFINITY_ARRAYS):
-        raise ArchiveError(f"{what} names the arrays {', '.join(objects)}", "They are no class affinity.")
+        raise ArchiveError(f"{what} names the arrays {', '.join(objects)}", "An affinity has other arrays.")
     return objects
 
 
 def _of_archive(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Any]:
     document = open_document(data, what)
     if document.get("fingerprint") != spec.fingerprint:
-        raise ArchiveError(f"{what} is of another archive", "What it vouches for is not here.")
+        raise ArchiveError(f"{what} belongs to another archive", "The objects it names are not here.")
     return document

@@ -1,4 +1,4 @@
-"""Where labels come from: what an archive and its export have in common for those who read them."""
+"""Sources of labels: the reading interface that an archive and its export share."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _KEPT = 32
 
 
 class LabelSource(abc.ABC):
-    """Labels of views of a packed dataset: archive/read.py, archive/read_tars.py. Cheap to pickle.
+    """Labels of views of a packed dataset, cheap to pickle: archive/read.py, archive/read_tars.py.
 
     Attributes:
-        url: Where it lies.
-        spec: What was labelled, by whom, and what the numbers mean.
-        views: The view indices that every sample has, rising.
+        url: URL of the archive or export.
+        spec: Spec of the labels: dataset, recipe, teacher, and the meaning of the numbers.
+        views: View indices that every sample has, rising.
     """
 
     url: str
@@ -46,20 +46,20 @@ class LabelSource(abc.ABC):
         """Return the labels of one view of all samples of a shard, in order.
 
         Raises:
-            ArchiveError: They are not there, or are damaged; names the place.
+            ArchiveError: The labels are missing or damaged; the message names the place.
         """
 
     def lookup(self, rows_B: Ints, views_B: Ints) -> Labels:
         """Return the label of each (row, view), on the CPU.
 
-        The labels of the shards used last stay in memory: rows of few shards are looked up fast.
+        The labels of the shards used last stay in memory, so rows of few shards are looked up fast.
 
         Args:
             rows_B: int64, rows of the dataset.
             views_B: int64, view indices.
 
         Raises:
-            ArchiveError: A label is not there, or is damaged.
+            ArchiveError: A label is missing or damaged.
         """
         return self._lookup(rows_B, views_B)
 
@@ -73,10 +73,10 @@ class LabelSource(abc.ABC):
 
     @functools.cached_property
     def affinity(self) -> Labels | None:
-        """The class affinity (labels/affinity.py), or None where no label has a tail.
+        """Class affinity (labels/affinity.py), or None where no label has a tail.
 
         Raises:
-            ArchiveError: It is missing or damaged, or names a class that is none.
+            ArchiveError: The affinity is missing or damaged, or names a class that does not exist.
         """
         rows = self.affinity_arrays()
         if rows is None:
@@ -87,14 +87,14 @@ class LabelSource(abc.ABC):
 
     @property
     def recipe(self) -> Recipe:
-        """The augmentation that was labelled."""
+        """Augmentation that was labelled."""
         return recipes.from_dict(self.spec.recipe)
 
     def check_replay(self, dataset: DatasetInfo) -> None:
-        """Refuse to pair these labels with images or views they were not made for.
+        """Refuse a dataset or views that the labels were not made for.
 
         Raises:
-            ArchiveError: Another class list or dataset.
+            ArchiveError: The labels belong to another class list or dataset.
             RecipeError: This machine's libraries render other pixels.
         """
         if dataset.class_list.sha256 != self.spec.labels.classes_sha256:
@@ -118,11 +118,11 @@ class LabelSource(abc.ABC):
 
 
 class LabelLookup:
-    """Looks labels up by row and view, and keeps the labels of the shards and views used last in memory.
+    """Lookup of labels by row and view that keeps the labels of the shards and views used last in memory.
 
     Args:
-        source: Labels.
-        num_kept: Pairs of a shard and a view to keep.
+        source: Source of the labels.
+        num_kept: Number of pairs of a shard and a view to keep.
     """
 
     def __init__(self, source: LabelSource, num_kept: int) -> None:
@@ -148,7 +148,7 @@ class LabelLookup:
 
 
 def view_ranges(views: Sequence[int]) -> str:
-    """Say which views there are: "0:4, 8:12", or "none"."""
+    """Return view indices as text: "0:4, 8:12", or "none"."""
     there = set(views)
     starts = [view for view in views if view - 1 not in there]
     stops = [view + 1 for view in views if view + 1 not in there]
@@ -156,7 +156,7 @@ def view_ranges(views: Sequence[int]) -> str:
 
 
 def check_export(source: LabelSource, dataset: PackedDataset, views: range, destination: Store) -> None:
-    """Refuse an export that could not be whole, or could be taken for part of another.
+    """Refuse an export that would be incomplete, or whose destination holds other files.
 
     Raises:
         ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination is not

@@ -1,6 +1,7 @@
-"""What is asked of an archive: dataset, recipe, teacher, and what the numbers mean; and its fingerprint.
+"""Spec of an archive: dataset, recipe, teacher, meaning of the stored numbers; and its fingerprint.
 
-spec.json is written before anything else. The fingerprint is the sha256 over what determines the labels.
+spec.json is written before anything else. The fingerprint is the sha256 over everything that determines the
+labels.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SPEC_FILE = "spec.json"
 
 
 class _TeacherFields(TypedDict):
-    """TeacherSpec.to_dict()."""
+    """Fields of TeacherSpec.to_dict()."""
 
     model: str
     model_kwargs: dict[str, Any]
@@ -35,7 +36,7 @@ class _TeacherFields(TypedDict):
 
 
 class DatasetRef(TypedDict):
-    """Which dataset is labelled: its sha256, and [sha256, samples] of each of its shards."""
+    """Reference to the labelled dataset: its sha256, and [sha256, samples] of each of its shards."""
 
     sha256: Sha256
     shards: list[tuple[Sha256, Count]]
@@ -43,17 +44,17 @@ class DatasetRef(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class LabelSpec:
-    """What the stored numbers mean: the units a label carries.
+    """Meaning and units of the stored numbers.
 
     Attributes:
-        k: Classes kept.
-        num_classes: Classes in all.
+        k: Number of classes kept.
+        num_classes: Number of classes in all.
         classes_sha256: Identity of the class list.
-        affinity: How the class affinity is calibrated: see labels/affinity.py. None if the archive has none.
+        affinity: Calibration rule of the class affinity (labels/affinity.py); None if the archive has none.
         values: "q8": eight-bit steps of `value_step` nats, or "float32": see labels/codec.py.
-        value_step: See values.
-        order: Of a label's classes: by falling probability.
-        temperature: Of the softmax the numbers come from.
+        value_step: Nats per step of "q8".
+        order: Order of a label's classes: by falling probability.
+        temperature: Temperature of the softmax that the numbers come from.
     """
 
     k: Count
@@ -85,25 +86,25 @@ class LabelSpec:
 
     @property
     def affinity_entries(self) -> int:
-        """Classes kept of each row of the affinity; 0 if there is none."""
+        """Number of classes kept in each row of the affinity; 0 if there is none."""
         return self.affinity["entries"] if self.affinity else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class ArchiveSpec:
-    """Everything that is decided before the first unit.
+    """Settings that are decided before the first unit.
 
     Attributes:
-        dataset: What is labelled.
-        recipe: Recipe.to_dict().
-        teacher: TeacherSpec.to_dict().
-        labels: See LabelSpec.
+        dataset: Dataset that is labelled.
+        recipe: Fields of Recipe.to_dict().
+        teacher: Fields of TeacherSpec.to_dict().
+        labels: Meaning of the stored numbers.
         probe_sha256: Digest of the recipe's probe views.
-        views_per_unit: Layout only; no part of the fingerprint.
-        made_with: Versions of the libraries that made the pixels; no part of the fingerprint.
+        views_per_unit: Views in every block but the last; not part of the fingerprint.
+        made_with: Versions of the libraries that made the pixels; not part of the fingerprint.
 
     Raises:
-        ArchiveError: See Layout; or shards that are not all full but for the last.
+        ArchiveError: A chunk would be too large (see Layout), or a shard before the last is not full.
     """
 
     dataset: DatasetRef
@@ -126,7 +127,7 @@ class ArchiveSpec:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What determines the labels: what the fingerprint is the sha256 of."""
+        """Fields that determine the labels; the fingerprint is their sha256."""
         return {
             "format": [FORMAT, VERSION],
             "dataset": self.dataset["sha256"],
@@ -138,12 +139,12 @@ class ArchiveSpec:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Same fingerprint: reuse, never recompute."""
+        """sha256 of the identity; labels of the same fingerprint are reused, never recomputed."""
         return sha256_of(self.identity)
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """How the labels are cut into objects."""
+        """Layout that cuts the labels into objects."""
         shards, labels = self.dataset["shards"], self.labels
         return Layout(
             num_shards=len(shards),
@@ -156,7 +157,7 @@ class ArchiveSpec:
         )
 
     def rows(self, shard: int) -> int:
-        """Return how many samples a shard holds."""
+        """Return the number of samples in a shard."""
         return self.dataset["shards"][shard][1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class ArchiveSpec:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ArchiveSpec:
-        """Build a spec from what `to_dict` gave. Raises ArchiveError if it is none."""
+        """Build a spec from the result of `to_dict`. Raises ArchiveError for any other document."""
         return converted(document, cls, "an archive's spec")
 
 
@@ -177,10 +178,11 @@ def spec_bytes(spec: ArchiveSpec) -> bytes:
 
 
 def spec_of(document: Mapping[str, Any], what: str) -> ArchiveSpec:
-    """Return the spec in a document, whose fingerprint must be its own. Raises ArchiveError."""
+    """Return the spec in a document. Raises ArchiveError if the document's fingerprint is not the spec's."""
     spec = ArchiveSpec.from_dict(document.get("spec", {}))
     if document.get("fingerprint") != spec.fingerprint:
         raise ArchiveError(
-            f"{what} has a fingerprint that is not of its spec", "It could be taken for another archive."
+            f"{what} has a fingerprint that does not match its spec",
+            "It could be taken for another archive.",
         )
     return spec

@@ -1,4 +1,4 @@
-"""spec.json of an archive that exists or is being made: read, found damaged, compared with what is asked."""
+"""Read the spec.json of an archive, check it for damage, and compare it with the request."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from teacher_cache.storage.store import Store
 
 
 def is_spec_lost(store: Store, asked: ArchiveSpec) -> bool:
-    """Say whether an unfinished archive's spec.json is damaged and was what is asked, as its receipts tell.
+    """Return whether an unfinished archive's spec.json is damaged, but its receipts belong to the request.
 
     Raises:
-        ArchiveError: It is damaged, and a receipt is of something else.
+        ArchiveError: The spec.json is damaged, and a receipt belongs to another request.
     """
     if store.stat(SPEC_FILE) is None or store.stat(MANIFEST_FILE) is not None:
         return False
@@ -37,7 +37,7 @@ def is_spec_lost(store: Store, asked: ArchiveSpec) -> bool:
 
 
 def existing_spec(store: Store, *, mend: bool = True) -> ArchiveSpec:
-    """Read spec.json, or, if it was damaged, take the manifest's, which is the same; `mend` puts it back."""
+    """Read spec.json; if it is damaged or missing, use the manifest's copy, which `mend` also writes back."""
     try:
         document = open_document(get_document(store, SPEC_FILE), store.path(SPEC_FILE))
     except (DamagedError, FileNotFoundError):
@@ -51,7 +51,7 @@ def existing_spec(store: Store, *, mend: bool = True) -> ArchiveSpec:
 
 
 def differences(ours: ArchiveSpec, theirs: ArchiveSpec) -> list[str]:
-    """Say in which fields two specs' identities differ: "labels.k 10, not 5"."""
+    """Return the fields in which two specs' identities differ: "labels.k 10, not 5"."""
     return differing_fields("", ours.identity, theirs.identity)
 
 

@@ -1,13 +1,13 @@
-"""Archives as WebDataset tars: each sample with its image, its class and its labels of a range of views.
+"""Archives as WebDataset tars: each sample has its image, its class and its labels of a range of views.
 
-    shard-000000.tar      __labels__/spec.json, __labels__/affinity.npy, then of every sample
+    shard-000000.tar      __labels__/spec.json, __labels__/affinity.npy, then for every sample
                           key.jpg, key.cls, key.labels.npy
     dataset.json, index.parquet   the tars as a packed dataset, which the stream opens as any other
     affinity.npy          the class affinity
     export.json           written last: the archive's spec, the views, a digest of each tar's labels
 
 key.labels.npy is an array (views,) of records with the fields of labels/codec.py, without pickle. WebDataset
-passes over members whose name begins with __x__/.
+skips members whose name begins with __x__/.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ AFFINITY_FILE = "affinity.npy"
 META = "__labels__"
 LABELS_EXTENSION = "labels.npy"
 OFFSETS_COLUMN = "labels_offset"
-"""Of index.parquet: where a sample's labels.npy begins in its tar."""
+"""Column of index.parquet with the offset of a sample's labels.npy in its tar."""
 
 
 class ExportFields(TypedDict):
-    """What export.json says."""
+    """Fields of export.json."""
 
     spec: dict[str, Any]
     views: tuple[View, View]
@@ -49,7 +49,7 @@ class ExportFields(TypedDict):
 
 
 def record_dtype(layout: Layout) -> np.dtype:
-    """Return the record of one view: the fields of a stored label, packed."""
+    """Return the record type of one view: the fields of a stored label, packed."""
     arrays = layout.dtypes
     idx, values, tail = layout.arrays
     return np.dtype(
@@ -65,7 +65,7 @@ def npy_bytes(array: npt.NDArray[Any]) -> bytes:
 
 
 def npy_header(dtype: np.dtype, count: int) -> bytes:
-    """Return what a .npy file of `count` records begins with."""
+    """Return the header of a .npy file of `count` records."""
     sink = io.BytesIO()
     shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
     np.lib.format.write_array_header_1_0(sink, shape)
@@ -86,7 +86,7 @@ def arrays_of(records: npt.NDArray[np.void]) -> LabelArrays:
 
 
 def affinity_dtype(spec: ArchiveSpec) -> np.dtype:
-    """Return the record of one row of the class affinity."""
+    """Return the record type of one row of the class affinity."""
     idx, entries = spec.layout.dtypes["idx"], spec.labels.affinity_entries
     return np.dtype([("idx", idx, (entries,)), ("dq", "u1", (entries,)), ("tail", "u1")])
 
@@ -95,12 +95,12 @@ def read_export(store: Store) -> ExportFields:
     """Read export.json.
 
     Raises:
-        ArchiveError: It is damaged, of an unknown version, or says what cannot be.
+        ArchiveError: The file is missing or damaged, of an unknown version, or holds an invalid value.
     """
     what = store.path(EXPORT_FILE)
     if store.stat(EXPORT_FILE) is None:
         raise ArchiveError(
-            f"{store.url} is no export: it has no {EXPORT_FILE}",
+            f"{store.url} is not an export: it has no {EXPORT_FILE}",
             "There is nothing to read.",
             "check the path",
         )
@@ -120,12 +120,12 @@ def read_export(store: Store) -> ExportFields:
         fields = msgspec.convert(document, ExportFields, strict=True)
     except msgspec.ValidationError as error:
         raise ArchiveError(
-            f"{what} says what cannot be: {error}", "It is no export of this program."
+            f"{what} holds an invalid value: {error}", "It is not an export of this program."
         ) from error
     shards = ArchiveSpec.from_dict(fields["spec"]).dataset["shards"]
     first, stop = fields["views"]
     if not first < stop or len(fields["labels_sha256"]) != len(shards):
         raise ArchiveError(
-            f"{what} says what cannot be: views {first}:{stop}", "It is no export of this program."
+            f"{what} holds an invalid value: views {first}:{stop}", "It is not an export of this program."
         )
     return fields

@@ -1,4 +1,4 @@
-"""Holding an archive against its manifest: quick looks at names and sizes, full at every byte and label."""
+"""Check an archive against its manifest: quick compares names and sizes, full every byte and label."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from teacher_cache.storage.store import Store
 Level = Literal["quick", "full"]
 
 _SLACK = 1e-5
-"""Of a probability: what float32 loses in the sum over the classes of a label."""
+"""Tolerance of a probability: float32's rounding error in the sum over the classes of a label."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem of an archive.
 
     Attributes:
-        what: A line that names it.
-        receipt: Of the unit that must be computed again, or None.
+        what: Line that names the problem.
+        receipt: Receipt of the unit that must be computed again, or None.
         affinity: Whether the class affinity must be calibrated again.
     """
 
@@ -47,17 +47,17 @@ class Problem:
 
 
 def verify(url: str, level: Level, track: Track) -> list[Problem]:
-    """Return what is wrong with an archive; nothing if it is sound.
+    """Return the problems of an archive; none if it is sound.
 
     Args:
-        url: The archive.
-        level: "quick": documents, names and sizes. "full": also every hash, chunk and label.
-        track: Shows progress.
+        url: URL of the archive.
+        level: "quick" checks documents, names and sizes; "full" also every hash, chunk and label.
+        track: Progress display.
 
     Raises:
-        ArchiveError: There is no finished archive to look at.
+        ArchiveError: There is no finished archive to check.
     """
-    reader = ArchiveReader(url, CacheRoom(max_bytes=0))  # what lies there is looked at, not a copy of it
+    reader = ArchiveReader(url, CacheRoom(max_bytes=0))  # the objects themselves are checked, not copies
     problems = [*_documents(reader, reader.store), *_affinity(reader, level)]
     stores = {store.url: store for store in map(reader.store_of, reader.receipts)}
     sizes = {url: store.sizes() for url, store in stores.items()}
@@ -156,8 +156,8 @@ def _labels(reader: ArchiveReader, receipt: Receipt, arrays: LabelArrays) -> Ite
 def _tails_fit(labels: Labels, num_classes: int, half: float) -> bool:
     """Return whether no class outside a label needs to be more probable than its last one.
 
-    So tail / (1 - tail) <= (C - k) share of the last rank among the kept. Rounding may move the tail, that
-    rank and the sum by `half` a step each.
+    So tail / (1 - tail) <= (C - k) times the last rank's share among the kept classes. Rounding may move the
+    tail, that rank and the sum by `half` a step each.
     """
     others = num_classes - labels.class_ids_BK.shape[1]
     tail_B = labels.tail_B.double().numpy() * np.exp(-half)

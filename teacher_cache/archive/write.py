@@ -1,4 +1,4 @@
-"""Writing an archive: objects first, the unit's receipt after them, the manifest at the end."""
+"""Write an archive: objects first, the unit's receipt after them, the manifest at the end."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.storage.store import Store
 
 _TOGETHER = 256
-"""Receipts that are asked for at once."""
+"""Number of receipts that are read at once."""
 
 
 class ArchiveWriter:
-    """An archive being made. Killing it at any point loses only the unit under way.
+    """Writer of an archive; a kill at any point loses only the unit under way.
 
-    Several writers of one fingerprint do no harm: on a local store they take turns, and who comes second to
-    a unit leaves the first one's as it is. An object store has no turns to take: there the writers must be
-    of one kind of device and one batch size, so that they write the same bytes.
+    Several writers of one fingerprint do no harm: on a local store they take turns, and the second writer of
+    a unit leaves the first one's objects as they are. An object store has no locks: there the writers must
+    use one kind of device and one batch size, so that they write the same bytes.
 
     Args:
-        store: Where the archive lies or will lie.
-        spec: What is asked of it; see `open`.
+        store: Store of the archive.
+        spec: Spec of the archive; see `open`.
     """
 
     def __init__(self, store: Store, spec: ArchiveSpec) -> None:
@@ -50,21 +50,21 @@ class ArchiveWriter:
 
     @classmethod
     def open(cls, store: Store, spec: ArchiveSpec, *, create: bool = True) -> ArchiveWriter:
-        """Create an archive, or continue one of the same fingerprint, whose layout is then kept.
+        """Create an archive, or continue one of the same fingerprint, which keeps its layout.
 
         Args:
-            store: Where it lies or will lie.
-            spec: What is asked of it.
-            create: Write the spec where there is none; else nothing is written.
+            store: Store of the archive, empty for a new one.
+            spec: Spec of the requested archive.
+            create: Write the spec where there is none; without it nothing is written.
 
         Raises:
-            ArchiveError: Something else lies there: an archive of another request, which says what differs,
+            ArchiveError: The store holds an archive of another request (the message names the differences),
                 or anything but an archive.
         """
         if create:
             store.sweep()
         _refuse_anything_else(store)
-        spec = ArchiveSpec.from_dict(spec.to_dict())  # refuses what no reader would take
+        spec = ArchiveSpec.from_dict(spec.to_dict())  # raises where a reader would
         is_lost = is_spec_lost(store, spec)
         if not create and (is_lost or store.stat(SPEC_FILE) is None):
             return cls(store, spec)
@@ -82,7 +82,7 @@ class ArchiveWriter:
         return cls(store, existing)
 
     def receipts(self) -> list[Receipt]:
-        """Return the receipts of finished units whose objects are there in full size."""
+        """Return the receipts of finished units whose objects exist in full size."""
         sizes = self._store.sizes()
         names = [
             name
@@ -99,7 +99,7 @@ class ArchiveWriter:
         return sorted((receipt for receipt in found if receipt is not None), key=lambda each: each.unit)
 
     def _receipt(self, unit: Unit) -> Receipt | None:
-        """Return a unit's receipt, if it has one that counts."""
+        """Return a unit's receipt; None if it has no valid one."""
         name = receipt_name(unit)
         try:
             return self._counting(name, get_document(self._store, name), self._store.stat)
@@ -107,7 +107,7 @@ class ArchiveWriter:
             return None
 
     def _counting(self, name: str, data: bytes, size_of: Callable[[str], int | None]) -> Receipt | None:
-        """Return a receipt that counts; a unit without one is computed again, and its receipt replaced."""
+        """Return a valid receipt or None; a unit without one is computed again and its receipt replaced."""
         try:
             receipt = read_receipt(data, name, self.spec)
         except InputError:
@@ -119,22 +119,22 @@ class ArchiveWriter:
         return receipt if is_whole and name == receipt_name(receipt.unit) else None
 
     def commit(self, unit: Unit, labels: LabelArrays, keys_sha256: str) -> Receipt:
-        """Write a unit's objects, then its receipt, unless another writer just did.
+        """Write a unit's objects, then its receipt, unless another writer has just done so.
 
         Args:
-            unit: What was computed.
-            labels: idx and values (rows, views, k), tail (rows, views).
+            unit: Unit that was computed.
+            labels: Labels of the unit: idx and values (rows, views, k), tail (rows, views).
             keys_sha256: Digest of the rows' keys.
 
         Returns:
-            The receipt of what then lies there.
+            The receipt of the unit that the store then holds.
         """
         return self.put_objects(unit, self._layout.encode_unit(labels), labels.idx.shape[0], keys_sha256)
 
     def put_objects(
         self, unit: Unit, objects: Mapping[str, bytes], rows: int, keys_sha256: str, *, replace: bool = False
     ) -> Receipt:
-        """Write a unit from its objects; `replace` also one that has a receipt."""
+        """Write a unit from its objects; with `replace` also a unit that has a receipt."""
         with self._store.exclusive():
             there = None if replace else self._receipt(unit)
             if there is not None and there.unit.stop_view >= unit.stop_view:
@@ -154,7 +154,7 @@ class ArchiveWriter:
 
     @property
     def affinity(self) -> dict[str, Digest] | None:
-        """sha256 and size of each object of the frozen affinity; None if it is not there in full."""
+        """sha256 and size of each object of the frozen affinity; None if an object is missing."""
         try:
             objects = read_affinity_receipt(
                 get_document(self._store, AFFINITY_FILE), AFFINITY_FILE, self.spec
@@ -168,7 +168,7 @@ class ArchiveWriter:
         return objects if is_whole else None
 
     def freeze_affinity(self, rows: LabelArrays, *, replace: bool = False) -> None:
-        """Write the class affinity and its receipt, unless it is there; `replace` also then."""
+        """Write the class affinity and its receipt, unless it exists; with `replace` even then."""
         objects = self._layout.encode_affinity(rows)
         with self._store.exclusive():
             if self.affinity is not None and not replace:
@@ -181,24 +181,24 @@ class ArchiveWriter:
         """Write the Zarr documents and, last, the manifest of all finished units, and return it.
 
         Args:
-            extends: Receipts of units that lie in other archives, by where these lie from this one; those
-                the archive extends already are kept.
+            extends: Receipts of units that lie in other archives, by the relative URLs of those archives;
+                archives that this one extends already are kept.
         """
         with self._store.exclusive():
             manifest = self._manifest({**self.extends, **(extends or {})})
             documents = dict(zarr_documents(self.spec, manifest.all_receipts))
             if manifest.extends:
                 documents[EXTENDS_FILE] = extends_bytes(manifest.extends, self.spec.fingerprint)
-            documents[MANIFEST_FILE] = manifest.to_bytes()  # last: it makes the archive count
+            documents[MANIFEST_FILE] = manifest.to_bytes()  # last: it marks the archive as finished
             for name, data in documents.items():
                 if self._store.stat(name) != len(data) or self._store.get(name) != data:
                     self._store.put(name, data)
         return manifest
 
     def _manifest(self, extends: Mapping[str, tuple[Receipt, ...]]) -> Manifest:
-        """Return what the archive holds: no unit twice, and none that its manifest has is forgotten.
+        """Return the new manifest: each unit once, including all units of the present manifest.
 
-        A unit whose objects are damaged stays in the manifest: it is found when read, and `repair` mends it.
+        A unit whose objects are damaged stays in the manifest: reading finds the damage, `repair` mends it.
         """
         seen: set[tuple[int, int]] = set()
         own = _first_ones((*self.receipts(), *self._known()), seen)
@@ -211,7 +211,7 @@ class ArchiveWriter:
         )
 
     def _known(self) -> tuple[Receipt, ...]:
-        """Return the receipts in the manifest, if there is one that can be read."""
+        """Return the receipts in the manifest; none if there is no readable manifest."""
         try:
             return read_manifest(self._store).receipts
         except ArchiveError:
@@ -222,7 +222,7 @@ class ArchiveWriter:
         """Receipts of units in other archives that this one refers to.
 
         Raises:
-            ArchiveError: They are damaged, and the manifest that repeats them is too.
+            ArchiveError: The receipt is damaged, and so is the manifest that repeats it.
         """
         if self._store.stat(EXTENDS_FILE) is None:
             return {}
@@ -233,8 +233,8 @@ class ArchiveWriter:
 
 
 def _refuse_anything_else(store: Store) -> None:
-    """Refuse a folder with something in it that is not an archive. Raises ArchiveError."""
-    # the second look: another first writer may have published its spec between the look and the listing
+    """Refuse a folder that holds anything but an archive. Raises ArchiveError."""
+    # the second stat: another first writer may have published its spec between the first one and the listing
     if store.stat(SPEC_FILE) is None and store.list() and store.stat(SPEC_FILE) is None:
         raise ArchiveError(
             f"{store.url} is not empty and has no {SPEC_FILE}",
@@ -244,7 +244,7 @@ def _refuse_anything_else(store: Store) -> None:
 
 
 def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tuple[Receipt, ...]:
-    """Return the receipts of units that were not seen before, which then were."""
+    """Return the receipts of units not in `seen`, and add these units to it."""
     found = []
     for receipt in receipts:
         position = (receipt.unit.shard, receipt.unit.block)
@@ -255,13 +255,13 @@ def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tupl
 
 
 def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[Receipt, ...]]:
-    """Return the units of another archive that an archive can refer to, by where it lies from `store`.
+    """Return the receipts of units that an archive can refer to in others, by URL relative to `store`.
 
-    They are those of the image shards that both datasets begin with, if all else that determines labels is
-    the same. Archives that the other one extends are referred to directly.
+    These are the units of the image shards that both datasets begin with; everything else that determines
+    labels must be the same. Archives that the other one extends are referred to directly.
 
     Raises:
-        ArchiveError: Something else is not the same.
+        ArchiveError: Anything else that determines labels differs.
     """
     manifest = read_manifest(base)
     there = manifest.spec

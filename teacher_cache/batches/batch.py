@@ -1,4 +1,4 @@
-"""A batch of views: which views, their pixels, their labels, and the form in which a worker sends it.
+"""Batches of views: their ids, pixels and labels, and the form in which a worker sends a batch.
 
 Shapes: B views wanted, R views rendered (the B, then partners that are not among them), H = W = img_size.
 """
@@ -18,7 +18,7 @@ from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
 
 
 class ViewIds(NamedTuple):
-    """B views, each by its row and its view index: int64."""
+    """Row and view index of each of B views: int64."""
 
     rows_B: npt.NDArray[np.int64]
     views_B: npt.NDArray[np.int64]

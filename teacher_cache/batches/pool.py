@@ -1,4 +1,4 @@
-"""Processes that render batches, and live for as many loads as they are given: for unit after unit."""
+"""Processes that render batches, and stay alive from one unit to the next."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.errors import TeacherCacheError
 
 Load = Sequence[ViewIds]
-"""Batches that are rendered together, because they share their images."""
+"""Batches that are rendered together because they share their images."""
 
 
 class RenderPool:
-    """Renders loads in order, a bounded number ahead.
+    """Pool of processes that render loads in order, a bounded number ahead.
 
     Args:
-        renderer: Renders the views.
-        workers: Processes that render, started with the first load; 0 renders in this one.
+        renderer: Renderer of the views.
+        workers: Number of processes, started with the first load; 0 renders in this process.
 
     Attributes:
-        renderer: As given.
-        waited_s: Seconds that whoever iterates spent waiting for rendered loads.
+        renderer: Renderer of the views.
+        waited_s: Seconds that iteration has waited for rendered loads.
     """
 
     def __init__(self, renderer: BatchRenderer, workers: int) -> None:
@@ -46,7 +46,7 @@ class RenderPool:
         Raises:
             DatasetError: An image is not the one that was packed.
             ImageError: An image cannot be decoded.
-            RuntimeError: A process that renders died; the pool is of no use then.
+            RuntimeError: A rendering process died, and the pool can no longer be used.
         """
         self._wanted.loads = loads
         start_s = time.perf_counter()
@@ -59,7 +59,7 @@ class RenderPool:
 
 
 class _Wanted:
-    """The loads that are wanted, in order: what DataLoader calls a sampler."""
+    """Sampler, in DataLoader's terms: the wanted loads in order."""
 
     loads: Sequence[Load] = ()
 
@@ -68,7 +68,7 @@ class _Wanted:
 
 
 class _Loads(Dataset[list[PackedBatch] | TeacherCacheError]):
-    """Loads, rendered as they are asked for."""
+    """Dataset, in DataLoader's terms: renders a load when it is asked for."""
 
     def __init__(self, renderer: BatchRenderer) -> None:
         self._renderer = renderer
@@ -76,5 +76,5 @@ class _Loads(Dataset[list[PackedBatch] | TeacherCacheError]):
     def __getitem__(self, load: Load) -> list[PackedBatch] | TeacherCacheError:
         try:
             return [pack_batch(batch) for batch in self._renderer.render(load)]
-        except TeacherCacheError as error:  # as a value: DataLoader would make a text of it
+        except TeacherCacheError as error:  # returned, not raised: DataLoader would turn it into text
             return error

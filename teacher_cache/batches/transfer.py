@@ -1,4 +1,4 @@
-"""Between host and device without waiting: batches copied ahead, results on their way back."""
+"""Copy batches to a device and results to the host without waiting."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from teacher_cache.batches.batch import ViewBatch
 
 
 def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[ViewBatch]:
-    """Yield batches with their images on a device, each copied while the one before is computed with.
+    """Yield batches with their images on a device, each copied while the one before is in use.
 
-    On CUDA the copies go through a stream of their own, from pinned memory, one batch ahead; elsewhere the
-    batches are as they were.
+    On CUDA the copies use their own stream, from pinned memory, one batch ahead; on other devices the batches
+    are yielded unchanged.
     """
     if device.type != "cuda":
         yield from batches
@@ -26,7 +26,7 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
             images_RCHW = batch.images_RCHW.to(device, non_blocking=True)
             is_copied = torch.cuda.Event()
             is_copied.record(copies)
-        images_RCHW.record_stream(compute)  # its memory is not given away before the compute stream is done
+        images_RCHW.record_stream(compute)  # memory is not reused before the compute stream is done
         if ahead is not None:
             compute.wait_event(ahead[1])
             yield ahead[0]
@@ -36,16 +36,16 @@ def on_device(batches: Iterable[ViewBatch], device: torch.device) -> Iterator[Vi
         yield ahead[0]
 
 
-@functools.cache  # one for good: memory is kept for each stream apart
+@functools.cache  # one stream for good: memory is cached per stream
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
 class HostCopy:
-    """Tensors on their way to the host.
+    """Copy of tensors to the host, under way.
 
     Args:
-        tensors: On one device; on the CPU they are taken as they are.
+        tensors: Tensors on one device; tensors on the CPU are not copied.
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -62,12 +62,12 @@ class HostCopy:
         self._is_there.record(torch.cuda.current_stream(device))
 
     def wait(self) -> list[torch.Tensor]:
-        """Return the tensors on the host, once they are there."""
+        """Wait for the copy, and return the tensors on the host."""
         if self._is_there is not None:
             self._is_there.synchronize()
         return self._tensors
 
 
 def copies_in_flight(device: torch.device) -> int:
-    """Return how many results may be under way before the oldest is waited for."""
+    """Return the number of results that may be under way before the oldest is waited for."""
     return 1 if device.type == "cuda" else 0

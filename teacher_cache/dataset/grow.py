@@ -1,4 +1,4 @@
-"""A packed dataset and more images: its full shards as they are, then shards of what is new."""
+"""Grow a packed dataset: its full shards stay as they are, and shards of new images follow."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from teacher_cache.exact.canonical import file_sha256
 
 
 class Growth:
-    """What comes after the full shards of a dataset: the samples of its last shard, if that is not full, and
-    those of a source whose keys it does not have. A source itself, for `pack`.
+    """Source of the samples that follow a dataset's full shards when it grows.
+
+    These are the samples of the last shard, if that is not full, and those of another source whose keys the
+    dataset does not have.
 
     Attributes:
-        full_shards: The shards that stay.
+        full_shards: Shards that stay.
 
     Raises:
-        DatasetError: The classes are not the dataset's, or nothing is new.
+        DatasetError: The classes are not the dataset's, or the source has no new sample.
     """
 
     def __init__(self, base: PackedDataset, source: Source) -> None:
         if tuple(source.classes) != base.info.classes:
             raise DatasetError(
                 f"the source has {len(source.classes):,} classes, {base.url} has {len(base.info.classes):,}, "
-                "or others by the same number",
+                "or the same number of others",
                 "Class ids would mean other classes.",
                 "give a source with the same classes, or pack a dataset of its own",
             )
@@ -56,21 +58,21 @@ class Growth:
         self.labels += [source.labels[number] for number in self._new]
 
     def location(self, number: int) -> str:
-        """Say where sample `number` comes from, for messages."""
+        """Return the origin of sample `number`, for messages."""
         part, position = self._part(number)
         return part.location(position)
 
     def read(self, number: int) -> Members:
-        """Return what there is of sample `number`."""
+        """Return the image and other members of sample `number`."""
         part, position = self._part(number)
         return part.read(position)
 
     def is_packed(self, number: int) -> bool:
-        """Say whether sample `number` is one of the dataset's own."""
+        """Return whether sample `number` is one of the dataset's own."""
         return number < self._num_rest
 
     def check_reencoding(self, max_side_px: int | None, quality: int | None) -> None:
-        """Refuse to re-encode new images otherwise than the dataset's were. Raises DatasetError."""
+        """Refuse to re-encode new images in another way than the dataset's. Raises DatasetError."""
         theirs = (self.base.info.source.get("max_side_px"), self.base.info.source.get("quality"))
         if (max_side_px, quality) != theirs:
             raise DatasetError(

@@ -1,4 +1,4 @@
-"""A packed dataset's two descriptions: dataset.json says what it is, index.parquet where each sample lies."""
+"""Two descriptions of a packed dataset: dataset.json, and index.parquet with the position of each sample."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INDEX_SCHEMA = pa.schema(
         ("sha256", pa.binary(32)),
     ]
 )
-"""offset and size are of the image's bytes in its tar, sha256 is theirs."""
+"""Columns of index.parquet; offset, size and sha256 are those of the image's bytes in its tar."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,14 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What dataset.json says.
+    """Content of dataset.json.
 
     Attributes:
-        classes: Class names; a label is a position in them.
-        shards: In order; all but the last hold the same number of samples.
-        index_sha256: Of index.parquet.
-        source: Where it came from and how it was made: kind, seed, max_side_px, quality, skipped samples.
+        classes: Class names; a label is a position in this list.
+        shards: Shards in order; all but the last hold the same number of samples.
+        index_sha256: sha256 of index.parquet.
+        source: Origin of the dataset and settings of its packing: kind, seed, max_side_px, quality, skipped
+            samples.
     """
 
     classes: tuple[str, ...]
@@ -73,17 +74,17 @@ class DatasetInfo:
 
     @property
     def num_samples(self) -> int:
-        """Samples in all shards."""
+        """Number of samples in all shards."""
         return sum(shard.num_samples for shard in self.shards)
 
     @property
     def samples_per_shard(self) -> int:
-        """Samples in every shard but the last."""
+        """Number of samples in every shard but the last."""
         return self.shards[0].num_samples
 
     @functools.cached_property
     def class_list(self) -> ClassList:
-        """The class names as a list with an identity."""
+        """Class names as a list with an identity."""
         return ClassList(self.classes)
 
     @functools.cached_property
@@ -108,12 +109,12 @@ class DatasetInfo:
 
 
 class Index:
-    """Where each sample lies, row by row; row r is sample r % S of shard r // S.
+    """Index of the samples, row by row; row r is sample r % S of shard r // S.
 
     Attributes:
         keys: Sample keys, unique.
-        offsets_N, sizes_N: int64, int32; the image's bytes in its tar.
-        labels_N: int32.
+        offsets_N, sizes_N: Position and size of each image's bytes in its tar, int64 and int32.
+        labels_N: Class ids of the samples, int32.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -150,7 +151,7 @@ def read_info(store: Store) -> DatasetInfo:
     """Read dataset.json.
 
     Raises:
-        DatasetError: There is none, it was damaged, or it is of an unknown version.
+        DatasetError: The file is missing, damaged, or of an unknown version.
     """
     try:
         document = unseal(store.get(DATASET_FILE))
@@ -175,17 +176,17 @@ def read_info(store: Store) -> DatasetInfo:
         return msgspec.convert(document, DatasetInfo, strict=True)
     except msgspec.ValidationError as error:
         raise DatasetError(
-            f"{store.path(DATASET_FILE)} says what cannot be: {error}",
+            f"{store.path(DATASET_FILE)} holds an invalid value: {error}",
             "It was not made by this program, or by another version.",
             "pack the dataset again",
         ) from error
 
 
 def read_index_table(store: Store, info: DatasetInfo) -> pa.Table:
-    """Read index.parquet and hold it against dataset.json.
+    """Read index.parquet and check it against dataset.json.
 
     Raises:
-        DatasetError: It is missing, or is not the one dataset.json names.
+        DatasetError: The file is missing, or is not the one that dataset.json names.
     """
     data = store.get(INDEX_FILE) if store.stat(INDEX_FILE) is not None else b""
     if sha256_hex(data) != info.index_sha256:
@@ -195,7 +196,7 @@ def read_index_table(store: Store, info: DatasetInfo) -> pa.Table:
             "Samples would be read from the wrong places.",
             "copy the file again, or pack the dataset again",
         )
-    # from memory and without threads: with arrow's and torch's loaded, a short command may abort as it exits
+    # from memory, without threads: with the threads of arrow and torch, a short command may abort as it exits
     table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     known = table.num_rows == info.num_samples and set(INDEX_SCHEMA.names) <= set(table.column_names)
     if not known or table.select(INDEX_SCHEMA.names).schema.types != INDEX_SCHEMA.types:

@@ -1,4 +1,4 @@
-"""Source -> packed dataset: the same source and options give the same bytes."""
+"""Pack a source into a dataset: the same source and options give the same bytes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from teacher_cache.storage.store import Store
 
 _READ_AHEAD = 256
 META = re.compile("__[^/]*__(/|$)")
-"""Names of members that are of no sample; WebDataset passes over them (tariterators.py)."""
+"""Names of members that belong to no sample; WebDataset skips them (tariterators.py)."""
 
 
 class Reencode(NamedTuple):
-    """Optional re-encoding: a new dataset, of smaller images."""
+    """Re-encoding of a dataset's images to smaller ones."""
 
     max_side_px: int
     quality: int
@@ -62,21 +62,21 @@ def pack(
     workers: int,
     track: Track,
 ) -> DatasetInfo:
-    """Pack a source into WebDataset tars with an index. Every image is decoded once, to see that it can be.
+    """Pack a source into WebDataset tars with an index, decoding every image once to check it.
 
     Args:
-        source: What to pack; a Growth begins with the full shards of another dataset.
-        destination: An empty or new folder.
+        source: Source of the samples; a Growth begins with the full shards of another dataset.
+        destination: Folder of the dataset, empty or new.
         shard_size: Samples in every shard but the last.
-        seed: Of the shuffle.
-        reencode: Make images smaller, or None to keep their bytes.
-        skip_corrupt: Leave images out that cannot be decoded, and record them, instead of refusing them.
-        workers: Threads that read and decode.
-        track: Shows progress.
+        seed: Seed of the shuffle.
+        reencode: Re-encoding to smaller images; None keeps the images' bytes.
+        skip_corrupt: Leave out and record images that cannot be decoded, instead of refusing them.
+        workers: Number of threads that read and decode.
+        track: Progress display.
 
     Raises:
-        DatasetError: Duplicate keys, labels without a class, or a destination with something in it.
-        ImageError: An image cannot be decoded; names it.
+        DatasetError: Keys are duplicate, labels have no class, or the destination is not empty.
+        ImageError: An image cannot be decoded; the message names it.
     """
     _check_source(source)
     if isinstance(source, Growth):
@@ -150,7 +150,7 @@ def _removed_on_error(destination: Store, shards: list[Shard]) -> Iterator[None]
 def _copy_shards(
     growth: Growth, destination: Store, shards: list[Shard], columns: dict[str, list[Any]]
 ) -> None:
-    """Copy the full shards of a dataset that grows, and index them again."""
+    """Copy the full shards of a growing dataset, and index them again."""
     for shard in growth.full_shards:
         with destination.put_file(shard.name) as path:
             shutil.copyfile(growth.base.shard_path(shard), path)
@@ -235,7 +235,7 @@ def _good(
 def _write_tar(
     path: Path, source: Source, first: tuple[int, Members], rest: Iterator[tuple[int, Members]], limit: int
 ) -> int:
-    """Write up to `limit` samples, and return how many."""
+    """Write up to `limit` samples, and return the number written."""
     count = 0
     with (
         path.open("wb") as file,
@@ -266,7 +266,7 @@ def index_tar(
         path: Tar of the samples.
         shard: Number of the tar.
         columns: Columns by name; see INDEX_SCHEMA.
-        offsets_of: Further columns of offsets, by the extension of the members they locate.
+        offsets_of: Further columns of offsets, by the extension of the located members.
     """
     with path.open("rb") as file:
         for key, members in samples_of(path):

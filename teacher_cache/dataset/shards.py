@@ -1,4 +1,4 @@
-"""Reading a packed dataset: image bytes by row, from any store."""
+"""Read a packed dataset: image bytes by row, from any store."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _ROOM = CacheRoom()
 
 
 class PackedDataset:
-    """A dataset that `teacher-cache pack` made. Cheap to pickle: a worker process opens its own files.
+    """Dataset made by `teacher-cache pack`, cheap to pickle: a worker process opens its own files.
 
     Args:
-        url: Its folder, or any URL fsspec opens.
-        room: For copies of its shards, where it is not a local folder.
+        url: Folder of the dataset, or any URL fsspec opens.
+        room: Room for copies of the shards of a dataset that is not a local folder.
 
     Raises:
-        DatasetError: It is no packed dataset, its descriptions are damaged, or a shard's size is not right.
+        DatasetError: The URL holds no packed dataset, a description is damaged, or a shard's size is wrong.
     """
 
     def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
@@ -54,7 +54,7 @@ class PackedDataset:
         return self.info.num_samples
 
     def shard_path(self, shard: Shard) -> Path:
-        """Return the local path of a shard, or of its copy.
+        """Return the local path of a shard, or of a copy of it.
 
         Raises:
             DatasetError: There is no room for a copy.
@@ -75,10 +75,10 @@ class PackedDataset:
         return range(start, start + self.info.shards[shard].num_samples)
 
     def image_bytes(self, row: int) -> bytes:
-        """Return the encoded image of a row, hashed the first time this process reads it.
+        """Return the encoded image of a row, checked against its sha256 when this process first reads it.
 
         Raises:
-            DatasetError: The shard holds other bytes there than were packed.
+            DatasetError: The image's bytes are not those that were packed.
         """
         number = row // self.info.samples_per_shard
         start = int(self.index.offsets_N[row])
@@ -99,7 +99,7 @@ class PackedDataset:
         return data
 
     def _map(self, number: int) -> _Map | None:
-        """Map a shard, or its local copy; None if there is no room for one."""
+        """Map a shard or a local copy into memory; None if there is no room for a copy."""
         found = self._maps.pop(number, None)
         if found is None:
             shard = self.info.shards[number]
@@ -108,10 +108,10 @@ class PackedDataset:
                 return None
             with file:
                 found = _Map(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), Path(file.name))
-            # a map keeps the room of a file that was evicted
+            # an open map keeps the disk space of an evicted file
             kept = list(self._maps.items())[-_MAX_OPEN_SHARDS + 1 :]
             self._maps = {other: opened for other, opened in kept if opened.path.exists()}
-        self._maps[number] = found  # the last is the one used last
+        self._maps[number] = found  # last in the dict: used last
         return found
 
     def _open(self, shard: Shard) -> BinaryIO | None:

@@ -1,4 +1,4 @@
-"""What a source of images is, and what the kinds of it share."""
+"""Protocol of image sources, and helpers that all kinds of source share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from teacher_cache.errors import DatasetError
 
 _KEY_CHARACTERS = "A-Za-z0-9_/-"
 KEY = re.compile(f"[{_KEY_CHARACTERS}]+")
-"""What a sample key may look like: WebDataset ends a key at a dot, and no key can climb out of a folder."""
+"""Pattern of sample keys: WebDataset ends a key at a dot, and a key cannot leave its folder."""
 
 
 class Members(NamedTuple):
-    """What a source holds of one sample: its image, and anything else by extension."""
+    """Members of one sample: its image, and all others by extension."""
 
     image: bytes
     others: Mapping[str, bytes]
 
 
 class Source(Protocol):
-    """Labelled images, numbered from 0 in an order that depends on their names alone."""
+    """Source of labelled images, numbered from 0 in an order that depends on their names alone."""
 
     kind: str
     classes: list[str]
@@ -35,17 +35,17 @@ class Source(Protocol):
     labels: list[int]
 
     def location(self, number: int) -> str:
-        """Say where sample `number` comes from, for messages."""
+        """Return the origin of sample `number`, for messages."""
         ...
 
     def read(self, number: int) -> Members:
-        """Return what there is of sample `number`. Called from several threads."""
+        """Return the image and other members of sample `number`. Several threads call this."""
         ...
 
 
 @contextlib.contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Name the file in the errors of the libraries that read it."""
+    """Turn errors of the libraries that read a file into a DatasetError that names it."""
     try:
         yield
     except (pa.ArrowException, tarfile.TarError) as error:
@@ -55,10 +55,10 @@ def readable(file: Path) -> Iterator[None]:
 
 
 def pread(handle: int, offset: int, size: int) -> bytes:
-    """Return `size` bytes at `offset`, without moving the file's position: several threads read at once."""
+    """Return `size` bytes at `offset`, without moving the file's position, so that threads can share it."""
     return os.pread(handle, size, offset)
 
 
 def clean_key(text: str) -> str:
-    """Replace what may not stand in a key by an underscore."""
+    """Replace characters that a key may not contain by underscores."""
     return re.sub(f"[^{_KEY_CHARACTERS}]", "_", text)

@@ -1,4 +1,4 @@
-"""Class folders as a source."""
+"""Source of images in class folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNREAD = ("bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "heic")
 
 
 class FolderSource:
-    """root/class name/.../image.jpg, as torchvision's ImageFolder reads it: classes in order of name."""
+    """Source root/class name/.../image.jpg, read like torchvision's ImageFolder: classes in order of name."""
 
     kind = "folders"
 
@@ -46,13 +46,13 @@ class FolderSource:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """Return the folders in a folder, sorted; none of a file, and no hidden one."""
+    """Return the folders in a folder, sorted, without hidden ones; none for a file."""
     entries = root.iterdir() if root.is_dir() else ()
     return sorted(entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _images_under(folder: Path) -> list[Path]:
-    """Return a class's images, sorted; refuse images of formats that would be left out in silence."""
+    """Return a class's images, sorted; refuse images of formats that would be silently left out."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     unread = [file for file in files if file.suffix[1:].lower() in _UNREAD]
     if unread:

@@ -1,4 +1,4 @@
-"""Hugging Face style parquet as a source."""
+"""Source of images in Hugging Face style parquet files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _BATCH_ROWS = 256
 
 
 class ParquetSource:
-    """Rows of an image column ({bytes, path} or plain bytes) and an integer label column.
+    """Source of rows with an image column ({bytes, path} or plain bytes) and an integer label column.
 
-    Parquet cannot be read at random, so the images are first spooled to a nameless temporary file.
+    Parquet has no random access, so the images are first spooled to an unnamed temporary file.
     """
 
     kind = "parquet"

@@ -1,4 +1,4 @@
-"""WebDataset tars as a source, read strictly: odd names, links and duplicates are refused."""
+"""Source of images in WebDataset tars, read strictly: odd names, links and duplicates are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from teacher_cache.images import EXTENSIONS
 
 
 class TarSource:
-    """WebDataset tars with an image and a `cls` (a class number) per sample; other members are kept."""
+    """Source of tars with an image and a `cls` (class number) per sample; other members are kept."""
 
     kind = "webdataset"
 
@@ -55,7 +55,7 @@ class TarSource:
 
 
 def samples_of(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Yield (key, extension -> (offset, size)) of a tar; neighbours of one key are one sample."""
+    """Yield (key, extension -> (offset, size)) of a tar's samples; neighbours with one key are a sample."""
     key: str | None = None
     members: dict[str, tuple[int, int]] = {}
     with readable(file), tarfile.open(file, "r:") as tar:

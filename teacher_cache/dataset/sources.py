@@ -1,4 +1,4 @@
-"""Which kind of source a path is, and which split of it."""
+"""Open a path as a source of the right kind and split."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from teacher_cache.dataset.source_tars import TarSource
 from teacher_cache.errors import DatasetError
 
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
-"""Hugging Face and WebDataset name the files of a split so: train-00000-of-00002.parquet, val.tar."""
+"""Pattern of split names in file names such as train-00000-of-00002.parquet and val.tar."""
 
 
 def open_source(
     path: str, *, split: str | None = None, image_column: str | None = None, label_column: str | None = None
 ) -> Source:
-    """Open a folder or file as the kind of source it is.
+    """Open a folder or file as a source of the kind it holds.
 
     Args:
-        path: A folder of class folders, of *.parquet or of *.tar; or one .parquet or .tar file.
-        split: Which split's files to take, where the names of parquet files or tars tell several.
-        image_column: Of parquet; found by its type if None.
-        label_column: Likewise.
+        path: Folder of class folders, of *.parquet or of *.tar; or one .parquet or .tar file.
+        split: Split to take, where folders or the names of parquet files or tars show several.
+        image_column: Image column of parquet files; None finds it by type.
+        label_column: Label column of parquet files; None finds it by type.
 
     Raises:
-        DatasetError: There is nothing there, or nothing of a known kind.
+        DatasetError: The path does not exist, or holds no known kind of source.
     """
     root = Path(path)
     if not root.exists():
@@ -43,7 +43,7 @@ def open_source(
 
 
 def _split_folder(root: Path, split: str | None) -> Path:
-    """Return the folder of one split, where a folder's own folders are splits and not classes."""
+    """Return the folder of one split, if the folders in `root` are splits and not classes."""
     folders = class_folders(root)
     splits = [folder.name for folder in folders if _SPLIT.fullmatch(folder.name)]
     if not splits or len(splits) < len(folders):
@@ -58,7 +58,7 @@ def _split_folder(root: Path, split: str | None) -> Path:
 
 
 def _of_split(files: list[Path], split: str | None) -> list[Path]:
-    """Return the files of one split; refuse to mix several, which would train on the test set."""
+    """Return the files of one split; refuse to mix splits, which would train on the test set."""
     splits = {file: match[0] if (match := _SPLIT.match(file.stem)) else "" for file in files}
     found = sorted(set(splits.values()))
     if split is None and len(found) > 1:

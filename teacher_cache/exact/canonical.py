@@ -1,4 +1,4 @@
-"""One JSON text per value, so that a hash of it names the value, and a flipped byte in it shows."""
+"""Canonical JSON: one text per value, so that its hash identifies the value and reveals a changed byte."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def file_sha256(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Encode `value` as the one JSON text that stands for it: sorted keys, no spaces, ASCII, no NaN."""
+    """Encode `value` as its only canonical JSON text: sorted keys, no spaces, ASCII, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.encode("ascii")
 
@@ -34,29 +34,29 @@ def sha256_of(value: Any) -> str:
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """Encode a document with the sha256 of the rest of it inside, so that it can be checked alone.
+    """Encode a document together with the sha256 of its content, so that it can be checked by itself.
 
     Raises:
-        ValueError: The document has a field of the seal's name already.
+        ValueError: The document already has a field with the seal's name.
     """
     if SEAL in document:
-        raise ValueError(f"the field {SEAL!r} is the seal's own")
+        raise ValueError(f"the field {SEAL!r} is reserved for the seal")
     return canonical_json({**document, SEAL: sha256_of(document)}) + b"\n"
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """Decode a sealed document, refusing any that differs by a byte from what `seal` wrote.
+    """Decode a sealed document, refusing one that differs by a byte from the result of `seal`.
 
     Raises:
-        ValueError: The bytes are no sealed document, or are not as they were written.
+        ValueError: The bytes are not a sealed document, or not as they were written.
     """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(document, dict) or SEAL not in document:
-        raise ValueError(f"no JSON object with a {SEAL!r} field")
+        raise ValueError(f"not a JSON object with a {SEAL!r} field")
     rest = {name: value for name, value in document.items() if name != SEAL}
     if seal(rest) != data:
-        raise ValueError(f"its bytes do not give the {SEAL} it carries")
+        raise ValueError(f"checksum mismatch ({SEAL})")
     return rest

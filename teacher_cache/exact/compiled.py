@@ -1,4 +1,4 @@
-"""Compilation by numba: machine code kept on disk, or in memory where no folder can be written."""
+"""Compile functions with numba; machine code is kept on disk, or in memory if no folder can be written."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def compiled(function: _Function) -> _Function:
-    """Compile a function of numbers and arrays at its first call, for each combination of types it is given.
+    """Compile a function of numbers and arrays at its first call with each combination of types.
 
-    It runs without the interpreter's lock, and without fast-math: IEEE arithmetic, as written.
+    The machine code runs without the interpreter's lock and without fast-math: IEEE arithmetic, as written.
     """
     try:
         return cast("_Function", numba.njit(nogil=True, cache=True)(function))

@@ -1,8 +1,8 @@
-"""exp, log, sine and cosine with the same bits on every platform.
+"""Functions exp, log, sine and cosine with the same bits on every platform.
 
-The C library's may differ by a unit in the last place between CPUs and releases, and then a crop by a pixel.
-These are made of IEEE sums, products, quotients and powers of two alone, which are exact to the last bit
-everywhere, and are accurate to about 1e-14.
+The C library's results may differ by a unit in the last place between CPUs and releases, and a crop then
+differs by a pixel. The functions here use only IEEE sums, products, quotients and powers of two, which give
+the same bits everywhere, and are accurate to about 1e-14.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def exp(x: float) -> float:
 
 
 def log(x: float) -> float:
-    """Return ln(x) of x > 0, by the series of the inverse hyperbolic tangent on [sqrt(1/2), sqrt(2))."""
+    """Return ln(x) for x > 0, by the series of the inverse hyperbolic tangent on [sqrt(1/2), sqrt(2))."""
     mantissa, exponent = math.frexp(x)
     if mantissa < _SQRT_HALF:
         mantissa, exponent = 2 * mantissa, exponent - 1
@@ -44,7 +44,7 @@ def log(x: float) -> float:
 
 
 def sin_cos(radians: float) -> tuple[float, float]:
-    """Return sine and cosine of an angle of at most pi, by their Taylor series."""
+    """Return the sine and cosine of an angle of at most pi, by their Taylor series."""
     square = radians * radians
     sine = cosine = 1.0
     for order in range(26, 0, -2):
@@ -54,5 +54,5 @@ def sin_cos(radians: float) -> tuple[float, float]:
 
 
 def exact_log(x: float) -> float:
-    """Return ln(x) correctly rounded: decimal's is, on every platform. Slow; for a recipe's constants."""
+    """Return ln(x), correctly rounded on every platform by decimal; slow, for a recipe's constants."""
     return float(Decimal(x).ln(_CONTEXT))

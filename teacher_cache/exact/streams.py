@@ -1,9 +1,9 @@
 """Sample ids, augmentation seeds, and the counter-based random streams made from them.
 
 Everything random in the project is a pure function of integers: a stream is Philox4x64-10 keyed by two
-64-bit words, and its counter's second word is the purpose. NumPy promises Philox's raw words and nothing
-about its distributions (NEP 19), so uniforms, integers, normals and betas are made here, from the words. The
-words, the seeds and the numbers of the purposes never change: golden tests hold them.
+64-bit words, and the second word of its counter is the purpose. NumPy guarantees Philox's raw words but not
+its distributions (NEP 19), so uniforms, integers, normals and betas are made here, from the words. The words,
+the seeds and the numbers of the purposes never change: golden tests check them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MASK_64 = (1 << 64) - 1
 
 
 class Purpose(enum.IntEnum):
-    """What a stream is drawn for. A number is never reused."""
+    """Purpose of a stream; a purpose's number is never reused."""
 
     CROP = 1
     FLIP = 2
@@ -46,17 +46,17 @@ def sample_id(key: str) -> int:
 
 
 def view_seed(recipe_sha256: str, key: str, view: int) -> int:
-    """Return the 64-bit augmentation seed of one view: derived, never drawn."""
+    """Return the 64-bit augmentation seed of one view, which is derived, never drawn."""
     return _hash_64(b"tc.view", bytes.fromhex(recipe_sha256), key.encode(), view.to_bytes(8, "little"))
 
 
 class RandomStream:
-    """A random stream: the raw 64-bit words of one (key, purpose), turned into numbers.
+    """Random stream: the raw 64-bit words of one (key, purpose), turned into numbers.
 
     Args:
         key: Two 64-bit words; for a view, (augmentation seed, sample id).
-        purpose: What the stream is for. Streams of different purposes never overlap.
-        counter: Two more 64-bit words, for streams that are numbered under one key.
+        purpose: Purpose of the stream; streams of different purposes never overlap.
+        counter: Two more 64-bit words, for several streams under one key.
     """
 
     __slots__ = ("_ahead", "_counter", "_key", "_position")
@@ -74,7 +74,7 @@ class RandomStream:
         return words
 
     def octets(self, count: int) -> npt.NDArray[np.uint8]:
-        """Return the next `count` bytes, uint8: eight from each word, the lowest first."""
+        """Return the next `count` bytes, uint8: eight from each word, lowest first."""
         return self.words(-(-count // 8)).astype("<u8").view(np.uint8)[:count]
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
@@ -82,7 +82,7 @@ class RandomStream:
         return low + (self._word() >> 11) * 2.0**-53 * (high - low)
 
     def integer(self, stop: int) -> int:
-        """Draw an integer from [0, stop), off uniform by less than stop / 2^64 (Lemire's multiplication)."""
+        """Draw an integer from [0, stop), uniform to within stop / 2^64 (Lemire's multiplication)."""
         return (self._word() * stop) >> 64
 
     def normal(self) -> float:
@@ -94,7 +94,7 @@ class RandomStream:
                 return x * math.sqrt(-2 * portable.log(square) / square)
 
     def beta(self, alpha: float) -> float:
-        """Draw from Beta(alpha, alpha) (Joehnk's method); of alpha above 2 most tries would be in vain."""
+        """Draw from Beta(alpha, alpha) (Joehnk's method, which rejects most tries for alpha above 2)."""
         while True:
             x, y = (portable.exp(portable.log(1 - self.uniform()) / alpha) for _ in range(2))
             if 0 < x + y <= 1:
@@ -129,11 +129,11 @@ _LOW, _32, _ONE = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(1)
 
 @compiled
 def _philox(key_and_counter_6: npt.NDArray[np.uint64], out: npt.NDArray[np.uint64]) -> None:
-    """Fill `out` with the words of Philox4x64-10 from a block on, as numpy.random.Philox gives them.
+    """Fill `out` with the words of Philox4x64-10 from a block on, as numpy.random.Philox returns them.
 
-    A generator of NumPy's takes longer to be made than all else that a view is sampled from. Like it, this
-    adds one to the counter before each block. Constants and rounds: Salmon et al., "Parallel random numbers:
-    as easy as 1, 2, 3", SC 2011.
+    Creating a NumPy generator takes longer than all other sampling of a view. As in NumPy, the counter
+    is increased by one before each block. Constants and rounds: Salmon et al., "Parallel random numbers: as
+    easy as 1, 2, 3", SC 2011.
     """
     first_0, first_1, counter, c1, c2, c3 = key_and_counter_6
     for start in range(0, len(out), _WORDS_PER_BLOCK):
@@ -149,7 +149,7 @@ def _philox(key_and_counter_6: npt.NDArray[np.uint64], out: npt.NDArray[np.uint6
 
 @compiled
 def _high_product(a: np.uint64, b: np.uint64) -> np.uint64:
-    """Return the upper 64 bits of a product of 128, from its four parts of 32 bits."""
+    """Return the upper 64 bits of a 128-bit product, from four products of 32-bit halves."""
     low = (a & _LOW) * (b & _LOW)
     cross_1, cross_2 = (a & _LOW) * (b >> _32), (a >> _32) * (b & _LOW)
     middle = (low >> _32) + (cross_1 & _LOW) + (cross_2 & _LOW)
@@ -157,5 +157,5 @@ def _high_product(a: np.uint64, b: np.uint64) -> np.uint64:
 
 
 def permutation(count: int, stream: RandomStream) -> npt.NDArray[np.int64]:
-    """Return a uniformly random order of range(count): int64, the ranks of `count` raw words."""
+    """Return a uniformly random order of range(count), int64: the ranks of `count` raw words."""
     return np.argsort(stream.words(count), kind="stable")

@@ -1,4 +1,4 @@
-"""Calibrating the class affinity: a fixed set of views -> teacher -> which classes go together."""
+"""Calibrate the class affinity from a teacher's logits of a fixed set of views."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def calibrate(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> LabelArrays:
-    """Return a class affinity as it is stored: (C + 1, entries) twice, (C + 1,).
+    """Return the class affinity of a teacher as it is stored: (C + 1, entries) twice, (C + 1,).
 
     Args:
-        pool: Renders views of the dataset.
-        teacher: Whose affinity it is.
-        rule: See labels/affinity.py.
-        batch_size: Views in one forward pass.
-        advance: Told the number of views that were used since it was last told.
+        pool: Processes that render views of the dataset.
+        teacher: Teacher whose affinity is calibrated.
+        rule: Rule of the calibration; see labels/affinity_rule.py.
+        batch_size: Number of views in one forward pass.
+        advance: Called with the number of views used since the last call.
 
     Raises:
-        TeacherCacheError: See `teacher_logits`.
+        TeacherCacheError: Views cannot be rendered or labelled; see `teacher_logits`.
     """
     num_classes = teacher.spec.num_classes
     num_rows, num_views = len(pool.renderer.dataset), num_calibration_views(rule, num_classes)

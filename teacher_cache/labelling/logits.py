@@ -1,4 +1,4 @@
-"""Views through the teacher: entries -> rendered batches -> logits. It knows no unit and no label."""
+"""Run a teacher on rendered batches of views; this module knows no units and no labels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def teacher_logits(
 ) -> Iterator[tuple[ViewBatch, torch.Tensor]]:
     """Yield each batch with the teacher's logits of its views, (B, C) on the teacher's device.
 
-    On CUDA nothing here waits for the device but the look at an earlier batch: whether logits are finite is
-    known one batch later, and at the latest when the iteration ends.
+    On CUDA this waits for the device only to check an earlier batch: logits that are not finite raise an
+    error one batch later, and at the latest when the iteration ends.
 
     Args:
-        pool: Renders the views.
-        teacher: Who is asked.
-        loads: The batches, in loads that share their images.
-        what: Whose views they are, for the error.
+        pool: Processes that render the views.
+        teacher: Teacher that labels the views.
+        loads: Batches of views, in loads that share their images.
+        what: Description of the views for the error.
 
     Raises:
         DatasetError: An image is not the one that was packed.

@@ -1,4 +1,4 @@
-"""One unit, start to label: rows -> views -> teacher -> labels. It knows no engine, no archive and no CLI."""
+"""Label one unit, from rows to labels; this module knows no engine, no archive and no CLI."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def unit_loads(
 ) -> list[list[ViewIds]]:
     """Return the batches that label every view of some rows once, in loads that share their images.
 
-    Without mixing a load is a few rows in all views. With it, a few rings of rows in all views of one
-    arrangement, view by view and partners side by side: what is mixed is rendered together.
+    Without mixing a load is a few rows in all views. With mixing it is a few rings of rows in all views of
+    one arrangement, view by view, with partners side by side, so that mixed views are rendered together.
     """
     loads = []
     if mixing is None:
@@ -70,20 +70,20 @@ def extract_unit(
 ) -> LabelArrays:
     """Label all views of a unit.
 
-    The batches depend on nothing but the arguments, so the same device gives the same bytes each time. On
-    CUDA only the k values of a label come back to the host, and while the next batch is computed.
+    The batches depend only on the arguments, so the same device gives the same bytes each time. On CUDA only
+    the k values of a label are copied to the host, while the next batch is computed.
 
     Args:
-        unit: Which shard and views.
-        pool: Renders views of the dataset.
-        teacher: Who labels them.
-        k: Classes to keep.
-        values: How their logits are stored.
-        batch_size: Views in one forward pass.
-        advance: Told the number of views that were labelled since it was last told.
+        unit: Unit to label.
+        pool: Processes that render views of the dataset.
+        teacher: Teacher that labels the views.
+        k: Number of classes to keep.
+        values: Encoding of the stored logits.
+        batch_size: Number of views in one forward pass.
+        advance: Called with the number of views labelled since the last call.
 
     Returns:
-        idx and values (rows, views, k), tail (rows, views).
+        Labels of the unit: idx and values (rows, views, k), tail (rows, views).
 
     Raises:
         DatasetError: An image is not the one that was packed.

@@ -1,13 +1,13 @@
-"""The class affinity: which classes a teacher also thinks of when it thinks of one.
+"""Class affinity: for each class, the other classes that a teacher gives probability along with it.
 
-Calibrated once per archive, from the teacher's probabilities p of a fixed set of views:
+The affinity A is calibrated once per archive, from the teacher's probabilities p of a fixed set of views:
 
-    A[c] = sum over views of p_c p, plus half the mean p; divided by its sum
-    A[C] = the mean p
+    A[c] = (sum over views of p_c p + half the mean p), divided by its sum over classes
+    A[C] = mean p
 
-So A[c] is the mean output where the teacher thinks of c, and the mean output of all where it never does. Each
-row is kept as a label is: its largest entries, and their tail, spread evenly. They spread labels' tails, at
-no byte per label: labels/tails.py.
+So A[c] is the mean output weighted by p_c, or the mean output of all views if p_c is always 0. Each row is
+stored like a label: its largest entries, and a tail that is spread evenly. The rows spread the tails of
+labels without another byte per label: labels/tails.py.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import torch
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
 _PRIOR_VIEWS = 0.5
-"""Weight of the mean output in each row, in views: a class that was never thought of has a row too."""
+"""Weight of the mean output in each row, in views, so that classes of probability 0 have a row too."""
 
 _ROWS_AT_ONCE = 1024
-"""Rows that are sorted together: of 21,841 classes all at once would take gigabytes."""
+"""Number of rows sorted together: all rows of 21,841 classes at once would take gigabytes."""
 
 
 class AffinitySum:
-    """The sum over views that a class affinity is made of, on the device of what it is given."""
+    """Sum over views from which a class affinity is made, on the device of the logits."""
 
     def __init__(self) -> None:
         self._sum_CC: torch.Tensor | None = None
@@ -34,7 +34,7 @@ class AffinitySum:
         self._num_views = 0
 
     def add(self, logits_BC: torch.Tensor) -> None:
-        """Add B views' dense logits."""
+        """Add the dense logits of B views."""
         probabilities_BC = logits_BC.float().softmax(1)
         products_CC, total_C = probabilities_BC.T @ probabilities_BC, probabilities_BC.sum(0)
         self._sum_CC = products_CC if self._sum_CC is None else self._sum_CC.add_(products_CC)
@@ -42,7 +42,7 @@ class AffinitySum:
         self._num_views += len(logits_BC)
 
     def rows(self, entries: int) -> Labels:
-        """Return the affinity: a label per class, and one of the mean output, (C + 1, entries)."""
+        """Return the affinity: a label per class and one for the mean output, (C + 1, entries)."""
         assert self._sum_CC is not None
         assert self._sum_C is not None
         mean_C = self._sum_C / self._num_views

@@ -1,4 +1,4 @@
-"""How a class affinity is calibrated, in integers: which views, and how many classes are kept of a row."""
+"""Rule of a class affinity's calibration, in integers: the views used, and the classes kept of a row."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy.typing as npt
 from msgspec import Meta
 
 ENTRIES = 128
-"""Classes kept of a row: fewer cost fidelity, more gain none (docs/labels.md)."""
+"""Number of classes kept of a row: fewer cost fidelity, more gain none (docs/labels.md)."""
 VIEWS_PER_CLASS = 20
-"""Views calibrated on, per class: more gain little (docs/labels.md)."""
+"""Number of calibration views per class: more gain little (docs/labels.md)."""
 
 
 class AffinityRule(TypedDict):
-    """How an affinity is calibrated.
+    """Rule of an affinity's calibration.
 
     Attributes:
-        entries: Classes kept of a row.
-        views_per_class: Views calibrated on, times the classes.
+        entries: Number of classes kept of a row.
+        views_per_class: Number of calibration views per class.
     """
 
     entries: Annotated[int, Meta(ge=1, le=2**16)]
@@ -27,7 +27,7 @@ class AffinityRule(TypedDict):
 
 
 def affinity_rule(k: int, num_classes: int) -> AffinityRule | None:
-    """Return how an archive's affinity is calibrated, as its spec says it; None where no label has a tail."""
+    """Return the calibration rule for an archive's spec; None where no label has a tail."""
     if k == num_classes:
         return None
     return {"entries": min(ENTRIES, num_classes), "views_per_class": VIEWS_PER_CLASS}
@@ -36,10 +36,10 @@ def affinity_rule(k: int, num_classes: int) -> AffinityRule | None:
 def calibration_rows_views(
     num_rows: int, num_views: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the fixed set of views: rows (N,) and view indices (N,).
+    """Return the fixed set of calibration views: rows (N,) and view indices (N,).
 
-    Rows evenly over the dataset, each in view 0; where there are fewer rows than views, all rows in view 0,
-    then in view 1, and so on.
+    Rows are spread evenly over the dataset, each in view 0; if there are fewer rows than views, all rows are
+    taken in view 0, then in view 1, and so on.
     """
     numbers_N = np.arange(num_views, dtype=np.int64)
     if num_views <= num_rows:
@@ -48,5 +48,5 @@ def calibration_rows_views(
 
 
 def num_calibration_views(rule: AffinityRule, num_classes: int) -> int:
-    """Return how many views an affinity is calibrated on."""
+    """Return the number of views that an affinity is calibrated on."""
     return rule["views_per_class"] * num_classes

@@ -1,7 +1,8 @@
-"""The three arrays of stored labels, and their types (docs/archive-format.md).
+"""Three arrays of stored labels, and their types (docs/archive-format.md).
 
 idx     u16 (u32 above 65,535 classes)   class ids by falling probability; the fill value means "no label"
-values  relative logits, and tail: tail mass, each as an encoding of labels/encodings.py stores it
+values  relative logits, as an encoding of labels/encodings.py stores them
+tail    tail mass, as the same encoding stores it
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class LabelArrays(NamedTuple):
 
 
 def idx_dtype(num_classes: int) -> np.dtype:
-    """Return the type of idx: u16 as long as its fill value 65535 is not a class id."""
+    """Return the type of idx: u16 unless its fill value 65535 is a class id."""
     return np.dtype("<u2" if num_classes <= MAX_CLASSES_U16 else "<u4")
 
 
@@ -36,7 +37,7 @@ def idx_fill(num_classes: int) -> int:
 
 
 def empty_labels(shape: tuple[int, ...], k: int, num_classes: int, values: Values) -> LabelArrays:
-    """Return arrays of a shape (..., ) to write labels into: idx and values (..., k), tail (...)."""
+    """Return arrays of shape (...) to write labels into: idx and values (..., k), tail (...)."""
     dtype = ENCODINGS[values].dtype
     return LabelArrays(
         np.empty((*shape, k), idx_dtype(num_classes)), np.empty((*shape, k), dtype), np.empty(shape, dtype)

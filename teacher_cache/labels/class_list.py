@@ -10,7 +10,7 @@ from teacher_cache.exact.canonical import sha256_of
 
 @dataclasses.dataclass(frozen=True)
 class ClassList:
-    """Names of classes; a class id is a position among them."""
+    """Names of classes; a class id is a position in this list."""
 
     names: tuple[str, ...]
 
@@ -19,5 +19,5 @@ class ClassList:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of the names in order: class ids of two lists mean the same only where these are equal."""
+        """Digest of the names in order; class ids of two lists mean the same only if the digests match."""
         return sha256_of(list(self.names))

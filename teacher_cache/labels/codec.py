@@ -1,4 +1,4 @@
-"""Labels <-> the arrays that are stored: tensors on one side, NumPy arrays on the other. No files here."""
+"""Convert labels, which are tensors, to and from the stored NumPy arrays; files are handled elsewhere."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Encodings: how a label's relative logits and tail mass are stored (docs/archive-format.md).
+"""Encodings in which a label's relative logits and tail mass are stored (docs/archive-format.md).
 
 q8, eight bits a value:
     dq    u8    q = cumsum(dq) along the last axis;  logit_j - logit_0 = -q_j / 16
-    tail  u8    probability outside the top k = min(exp(-tail / 16), 1 - k / classes); 255 means none
+    tail  u8    probability outside the top k = min(exp(-tail / 16), 1 - k / classes); 255 means 0
 float32, exact, for research:
     rel   f4    logit_j - logit_0
     tail  f4    probability outside the top k
@@ -22,14 +22,14 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 VALUE_STEP = 1 / 16
-"""Nats per step of q8. A finer step gains nothing, a coarser one costs fidelity (docs/labels.md)."""
+"""Nats per step of q8: a finer step gains nothing, a coarser one costs fidelity (docs/labels.md)."""
 
 NO_TAIL = 255
 """Tail of q8 that means a tail mass of 0."""
 
 
 class Encoding(abc.ABC):
-    """A way to store relative logits and tail mass as two arrays of one type.
+    """Encoding that stores relative logits and tail mass as two arrays of one type.
 
     Attributes:
         array: Name of the array of relative logits in an archive.
@@ -45,18 +45,18 @@ class Encoding(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, relative_BK: Floats, tail_B: Floats) -> tuple[npt.NDArray, npt.NDArray]:
-        """Return relative logits (B, K) and tail masses (B,) as stored."""
+        """Return the stored form of relative logits (B, K) and tail masses (B,)."""
 
     @abc.abstractmethod
     def decode(self, values_BK: npt.NDArray, tail_B: npt.NDArray, num_classes: int) -> tuple[Floats, Floats]:
-        """Return relative logits (B, K) and tail masses (B,) from what is stored."""
+        """Return relative logits (B, K) and tail masses (B,) from their stored form."""
 
 
 class EightBits(Encoding):
-    """Gaps between neighbours in rank, and the tail's logarithm, in steps of 1/16 nat.
+    """Encoding of gaps between neighbours in rank, and of the tail's logarithm, in steps of 1/16 nat.
 
-    Each gap is rounded against what the earlier ranks decode to, so that errors do not add up. A gap above
-    15.9 nats, a probability ratio under 1.2e-7, is cut to 15.9.
+    Each gap is rounded relative to the decoded earlier ranks, so that errors do not add up. A gap above 15.9
+    nats, a probability ratio under 1.2e-7, is cut to 15.9.
     """
 
     array = "dq"
@@ -80,7 +80,7 @@ class EightBits(Encoding):
     def decode(self, values_BK: npt.NDArray, tail_B: npt.NDArray, num_classes: int) -> tuple[Floats, Floats]:
         """Return relative logits and tail masses; see Encoding.
 
-        A tail mass is never more than 1 - K / C, that of a flat distribution, which eight bits round up to 1.
+        A tail mass is at most 1 - K / C, that of a flat distribution, which eight bits would round up to 1.
         """
         q_BK = np.cumsum(values_BK, axis=1, dtype=np.int32)
         most = np.float32(1 - values_BK.shape[1] / num_classes)
@@ -92,7 +92,7 @@ _TAIL_MASSES = np.append(np.exp(np.arange(NO_TAIL) * -VALUE_STEP), 0).astype(np.
 
 
 class Float32(Encoding):
-    """Relative logits and tail mass as they are."""
+    """Encoding of exact relative logits and tail masses."""
 
     array = "rel"
     dtype = np.dtype("<f4")

@@ -7,16 +7,16 @@ With student logits Z, teacher probabilities t and temperature tau:
     hard  CE(softmax(Z), argmax t)                           the teacher's term of eq. 3
 
 The factor tau^2 keeps the gradients of the soft loss as large as those of the hard one. Both are means over
-the views. A stored t names K classes; labels/tails.py gives t of the others by a tail rule. With
-s = softmax(Z / tau), u = t^(1/tau) / norm, and O the classes a label does not name,
+the views. A stored t names K classes; labels/tails.py gives t of the other classes by a tail rule. With
+s = softmax(Z / tau), u = t^(1/tau) / norm, and O the classes that a label does not name,
 
     affinity, uniform   KL = sum over all classes of u log(u / s)
     bucket              KL = sum over K of u log(u / s) + U log(U / S), U and S the sums over O of u and s;
                         u in O is taken as uniform
     renormalised        KL = sum over K of u log(u / s), where t is 0 in O, and u sums to 1 over K
 
-With K = C all four are the KL to the teacher itself. Only `affinity` makes t dense, for t differs in each
-class; the other rules need only sums of the student's probabilities over O.
+With K = C all four are the KL to the teacher itself. Only `affinity` makes t dense, because t differs in
+each class; the other rules need only sums of the student's probabilities over O.
 
 Shapes: B views, C classes, K classes kept of a label.
 """
@@ -36,7 +36,7 @@ from teacher_cache.labels.topk import Labels
 def hard_loss(logits_BC: torch.Tensor, labels: Labels) -> torch.Tensor:
     """Return the mean cross-entropy of the teacher's most probable class, a scalar.
 
-    Rank 0 is that class by construction, however the values are rounded.
+    Rank 0 is always that class, however the values are rounded.
 
     Args:
         logits_BC: Student logits, float32.
@@ -58,12 +58,12 @@ def soft_loss(
     Args:
         logits_BC: Student logits, float32.
         labels: Teacher labels on the same device.
-        temperature: tau of the module's formulas.
+        temperature: Temperature, tau of the module's formulas.
         tail: Rule that spreads the tail mass.
-        affinity: The archive's class affinity on the same device; tail "affinity" needs it where K < C.
+        affinity: Class affinity of the archive, on the same device; tail "affinity" needs it where K < C.
 
     Raises:
-        ValueError: Tail "affinity" without an affinity, where K < C.
+        ValueError: The tail is "affinity", K < C, and there is no affinity.
     """
     num_classes, k = logits_BC.shape[1], labels.class_ids_BK.shape[1]
     student_BC = F.log_softmax(logits_BC / temperature, dim=1)
@@ -98,6 +98,6 @@ def soft_loss(
 
 
 def _kl(teacher_BN: torch.Tensor, student_BN: torch.Tensor) -> torch.Tensor:
-    """Return the sum over N of u log(u / s), from their logarithms; 0 where u is 0."""
+    """Return the sum over N of u log(u / s), from log u and log s; terms are 0 where u is 0."""
     share_BN = teacher_BN.exp()
     return (share_BN * (teacher_BN - student_BN)).where(share_BN > 0, 0.0).sum(1)

@@ -1,4 +1,4 @@
-"""Names of the rules by which a label's tail mass is spread over the classes it does not name: tails.py."""
+"""Names of the rules that spread a label's tail mass over the classes it does not name: tails.py."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import Literal
 Tail = Literal["affinity", "uniform", "bucket", "renormalised"]
 
 DEFAULT_TAIL: Tail = "affinity"
-"""The rule that loses least (docs/labels.md)."""
+"""Rule that loses least (docs/labels.md)."""

@@ -1,4 +1,4 @@
-"""What a label says of the classes it does not name: its tail mass, spread by one of four rules.
+"""Spread a label's tail mass over the classes it does not name, by one of four rules.
 
 With p the probabilities of the k kept classes, m the tail mass, and O the C - k classes outside:
 
@@ -9,12 +9,12 @@ With p the probabilities of the k kept classes, m the tail mass, and O the C - k
     bucket        only the sum over O is known: m
     renormalised  t_c = 0, and p is divided by its sum
 
-A is the archive's class affinity (labels/affinity.py), A[C] its mean output: a is a geometric mean of the
-rows of the kept classes, sharpened away from what the teacher thinks of anyway, for a class that several rows
-name is likelier than each row knows. Kept classes have t_c = p_c, but where renormalised. The rule is a
-choice of whoever trains, not of the archive.
+A is the archive's class affinity (labels/affinity.py), and A[C] its mean output. a is a geometric mean of the
+rows of the kept classes, sharpened away from the mean output, because a class that several rows name is
+likelier than each row alone tells. Kept classes have t_c = p_c, except when renormalised. The rule is chosen
+for training and is not part of the archive.
 
-Shapes: B views, K kept, C classes, R = C + 1 rows of A, N entries of each, J = K + 1 rows a label draws on.
+Shapes: B views, K kept, C classes, R = C + 1 rows of A, N entries of each, J = K + 1 rows used by a label.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from teacher_cache.labels.encodings import NO_TAIL, VALUE_STEP
 from teacher_cache.labels.topk import Labels
 
 _LEAST_TAIL = math.exp(-NO_TAIL * VALUE_STEP)
-"""What a row of the affinity without a tail has instead: a logarithm of it is taken."""
+"""Tail mass that replaces a tail of 0 in a row of the affinity, because its logarithm is taken."""
 _MOST_SHARPENING = 0.4
-"""Of b - 1: more gains at small k what it loses at large k (docs/labels.md)."""
+"""Upper bound of b - 1: a higher one gains at small k and loses as much at large k (docs/labels.md)."""
 
 
 def sharpening(k: int, num_classes: int) -> float:
-    """Return b: the more classes a label names, the less the others follow from them."""
+    """Return b, which falls with k: the more classes a label names, the less they tell of the others."""
     return 1 + _MOST_SHARPENING * (1 - k / num_classes) ** 2
 
 
 def dense_probabilities(
     labels: Labels, num_classes: int, affinity: Labels | None, power: float | None = None
 ) -> torch.Tensor:
-    """Return t of all classes, (B, C), the tail spread by the affinity, or evenly where that is None.
+    """Return t of all classes, (B, C), with the tail spread by the affinity, or evenly without one.
 
     Args:
-        labels: What is known.
-        num_classes: C.
-        affinity: The archive's.
-        power: b, if not what `sharpening` says.
+        labels: Teacher labels.
+        num_classes: Number of classes, C.
+        affinity: Class affinity of the archive, or None.
+        power: Exponent b; None takes the value of `sharpening`.
     """
     class_ids_BK = labels.class_ids_BK.long()
     count, k = class_ids_BK.shape
@@ -66,7 +66,7 @@ def dense_probabilities(
 
 
 def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels, power: float) -> torch.Tensor:
-    """Return a of the classes a label does not name, (B, C), up to a factor per view; 0 of the others."""
+    """Return a of the classes that a label does not name, (B, C), up to a factor per view; else 0."""
     entries = affinity.class_ids_BK.shape[1]
     rows_RN = affinity.log_probabilities()
     rest_R = (affinity.tail_B.clamp_min(_LEAST_TAIL) / max(num_classes - entries, 1)).log()

@@ -1,4 +1,4 @@
-"""A label: the teacher's sparse output for one view, and what its numbers mean.
+"""Label: the teacher's sparse output for one view, and the meaning of its numbers.
 
 Shapes: B views, K classes kept, C classes in all.
 """
@@ -11,14 +11,14 @@ import torch
 
 
 class Labels(NamedTuple):
-    """The labels of B views: the top-k classes, their relative logits, and the mass outside them.
+    """Labels of B views: the top-k classes, their relative logits, and the mass outside them.
 
     The probability of a kept class is (1 - tail) * softmax(relative_logits)[rank], at temperature 1.
 
     Attributes:
-        class_ids_BK: int32, by falling probability; of two equal logits the lower class id comes first.
-        relative_logits_BK: float32, logit - largest logit, so 0 at rank 0 and never positive.
-        tail_B: float32, the probability outside the top k: 1 - sum of theirs; 0 when K is C.
+        class_ids_BK: Class ids by falling probability, int32; of equal logits the lower class id is first.
+        relative_logits_BK: Logit minus the largest logit, float32: 0 at rank 0 and never positive.
+        tail_B: Probability outside the top k, float32: 1 minus the sum of the top k; 0 when K is C.
     """
 
     class_ids_BK: torch.Tensor
@@ -40,15 +40,15 @@ class Labels(NamedTuple):
 
 @torch.no_grad()
 def labels_from_logits(logits_BC: torch.Tensor, k: int) -> Labels:
-    """Cut dense logits to their k most probable classes, on the logits' own device.
+    """Cut dense logits to their k most probable classes, on the device of the logits.
 
-    A stable sort, not torch.topk, decides ties: bfloat16 logits tie often, and torch.topk leaves their
-    order open. The tail is summed from the classes cut off, not as 1 minus the others, so it keeps its
-    relative precision when it is tiny.
+    A stable sort, not torch.topk, decides ties: bfloat16 logits tie often, and torch.topk leaves the order of
+    ties open. The tail is the sum of the classes cut off, not 1 minus the others, so a tiny tail keeps its
+    relative precision.
 
     Args:
-        logits_BC: The teacher's output, any float type; computed with in float32.
-        k: Classes to keep, 1 to C.
+        logits_BC: Output of the teacher, of any float type; the computation uses float32.
+        k: Number of classes to keep, 1 to C.
     """
     sorted_BC, class_ids_BC = torch.sort(logits_BC.float(), dim=1, descending=True, stable=True)
     relative_BC = sorted_BC - sorted_BC[:, :1]

@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, or torch files read with weights_only; one way to read and to load them."""
+"""Read weights from safetensors files, or torch files with weights_only, and load them into models."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HEADER = "teacher_cache"
 
 
 class Checkpoint(NamedTuple):
-    """Weights of a model, as a file holds them.
+    """Weights of a model, as read from a file.
 
     Attributes:
         file: Path or URL of the file.
-        weights: Parameters and buffers by name, out of any of timm's layouts (state_dict, model, ...).
-        about: Description that `student train` wrote into the file's header; {} for any other file.
+        weights: Parameters and buffers by name, from any of timm's layouts (state_dict, model, ...).
+        about: Description that `student train` wrote into the file's header; {} for other files.
     """
 
     file: str
@@ -37,13 +37,13 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(file: str) -> Checkpoint:
-    """Read weights, without unpickling anything else.
+    """Read weights without unpickling anything else.
 
     Args:
         file: Path or URL of a safetensors or torch file.
 
     Raises:
-        ModelError: There is no such file, or it holds more than weights.
+        ModelError: The file does not exist, or holds more than weights.
     """
     try:
         with local_file(file) as path:
@@ -56,7 +56,7 @@ def read_checkpoint(file: str) -> Checkpoint:
         raise ModelError(
             f"checkpoint {file!r} is no file", "There is nothing to load.", "give the path of one"
         ) from error
-    except Exception as error:  # unpickling, safetensors and torch each have errors of their own
+    except Exception as error:  # pickle, safetensors and torch each raise errors of their own
         raise ModelError(
             f"checkpoint {file!r} cannot be read: {error}",
             "No weights were loaded.",
@@ -68,7 +68,7 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Load weights into a model, in place.
 
     Raises:
-        ModelError: The weights have other names or shapes than the model's.
+        ModelError: Names or shapes of the weights differ from the model's.
     """
     try:
         model.load_state_dict(checkpoint.weights)
@@ -84,12 +84,12 @@ def load_weights(model: torch.nn.Module, file: str, classes: ClassList) -> None:
     """Load a file's weights into a model, in place.
 
     Args:
-        model: Model of the weights.
+        model: Model that gets the weights.
         file: Path or URL of the weights.
-        classes: Classes that the model must put out; compared where the file tells its own.
+        classes: Classes of the model's output; compared with the file's, if the file names them.
 
     Raises:
-        ModelError: See `read_checkpoint` and `load_into`; or the weights were trained on other classes.
+        ModelError: The weights cannot be read or loaded, or were trained on other classes.
     """
     checkpoint = read_checkpoint(file)
     load_into(model, checkpoint)

@@ -1,4 +1,4 @@
-"""Any timm model by name, with weights from the hub, from a file, or seeded: for teachers and students."""
+"""Build timm models by name for teachers and students, with pretrained or seeded random weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from teacher_cache.errors import ModelError, nearest
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is CUDA if there is one.
+    """Return the device of a name; "auto" is CUDA if available, else the CPU.
 
     Raises:
         ModelError: There is no such device.
@@ -55,18 +55,18 @@ def create_model(
     """Build a timm model in evaluation mode on the CPU, without touching the global random state.
 
     Args:
-        name: A timm name, with or without a tag of pretrained weights, or hf-hub:owner/model.
-        num_classes: Classes the model must put out.
-        img_size: Side of its input in pixels; passed on to models of fixed input size.
+        name: Name in timm, with or without a tag of pretrained weights, or hf-hub:owner/model.
+        num_classes: Number of classes of the output.
+        img_size: Side of the input in pixels; passed on to models of fixed input size.
         pretrained: Load weights from the hub.
-        new_head: Give pretrained weights of other classes a fresh head, to be trained; else they are refused,
-            for the labels of a random head would be random.
-        seed: Of the random weights, without `pretrained`.
-        model_kwargs: Anything else for timm.create_model.
+        new_head: Give pretrained weights of other classes a new head, to be trained. Without it such weights
+            are refused, because the labels of a random head would be random.
+        seed: Seed of the random weights, without `pretrained`.
+        model_kwargs: Further arguments of timm.create_model.
 
     Raises:
-        ModelError: No such name (the nearest are offered), weights that cannot be had, arguments that the
-            model does not take, or pretrained weights of another number of classes.
+        ModelError: The name is unknown (the message offers the nearest), the weights are not available, the
+            model does not take an argument, or pretrained weights have another number of classes.
     """
     _check_name(name)
     kwargs: dict[str, Any] = dict(model_kwargs or {})
@@ -91,7 +91,7 @@ def create_model(
             ) from error
         except (OSError, RuntimeError) as error:
             raise ModelError(
-                f"{name} cannot be had: {error}",
+                f"{name} cannot be loaded: {error}",
                 "Its weights come from the hub.",
                 "check the network, give --checkpoint FILE, or --no-pretrained for random weights",
             ) from error
@@ -105,7 +105,7 @@ def create_model(
 
 
 def normalization(model: torch.nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std per channel that a timm model's pretrained cfg wants, of pixels in [0, 1]."""
+    """Return the mean and std per channel, of pixels in [0, 1], from a timm model's pretrained cfg."""
     config: Any = model.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
 

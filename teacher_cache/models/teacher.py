@@ -1,4 +1,4 @@
-"""The teacher: a model in evaluation mode, its normalisation, precision, and digest of its weights."""
+"""Teacher: a model in evaluation mode, its normalisation, precision, and the digest of its weights."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSpec:
-    """What determines a teacher's logits, besides the pixels.
+    """Everything except the pixels that determines a teacher's logits.
 
     Attributes:
-        model: Name in timm.
-        model_kwargs: The rest of timm.create_model's arguments.
-        weights_sha256: Digest of its parameters and buffers.
-        num_classes: Length of its output.
-        mean: Per channel, of pixels scaled to [0, 1]; from its pretrained cfg.
-        std: Likewise.
-        precision: float32, or bfloat16 autocast.
+        model: Name of the model in timm.
+        model_kwargs: Further arguments of timm.create_model.
+        weights_sha256: Digest of the parameters and buffers.
+        num_classes: Length of the output.
+        mean: Mean per channel, of pixels scaled to [0, 1]; from the model's pretrained cfg.
+        std: Standard deviation per channel, of pixels scaled to [0, 1]; from the model's pretrained cfg.
+        precision: Precision of the computation: float32, or bfloat16 autocast.
     """
 
     model: str
@@ -43,14 +43,14 @@ class TeacherSpec:
 
 
 class Teacher:
-    """A teacher on a device.
+    """Teacher on a device.
 
     Args:
-        model: With its weights.
-        spec: What it is.
-        device: Where it runs.
-        channels_last: Lay its weights out as the pixels lie: convolutions run faster so.
-        compiled: Compile it with torch.compile; the last bits of its logits change.
+        model: Model with its weights.
+        spec: Spec of the teacher.
+        device: Device that runs the model.
+        channels_last: Lay the weights out as the pixels are, which makes convolutions faster.
+        compiled: Compile the model with torch.compile, which changes the last bits of the logits.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Teacher:
         is_bfloat16 = self.spec.precision == "bfloat16"
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=is_bfloat16),  # float32 means float32
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=is_bfloat16),  # no TF32 in float32
         ):
             return self._model(inputs_BCHW).float()
 
@@ -96,19 +96,19 @@ def build_teacher(
     """Build a teacher with its weights.
 
     Args:
-        name: Name in timm.
+        name: Name of the model in timm.
         classes: Classes of the dataset.
-        img_size: Side of its input in pixels.
-        device: Where it runs.
-        pretrained: Weights from the hub; ignored where a checkpoint is given. Neither: seeded random weights.
-        checkpoint: A safetensors or torch file with its weights.
-        model_kwargs: Anything else for timm.create_model.
-        precision: "auto" is bfloat16 autocast on CUDA, float32 elsewhere.
-        channels_last: See `Teacher`.
-        compiled: Likewise.
+        img_size: Side of the input in pixels.
+        device: Device that runs the teacher.
+        pretrained: Load weights from the hub, unless a checkpoint is given; with neither, they are random.
+        checkpoint: Path or URL of a safetensors or torch file with the weights.
+        model_kwargs: Further arguments of timm.create_model.
+        precision: Precision of the computation; "auto" is bfloat16 autocast on CUDA, float32 elsewhere.
+        channels_last: Lay the weights out with channels last; see `Teacher`.
+        compiled: Compile the model; see `Teacher`.
 
     Raises:
-        ModelError: See `create_model` and `load_weights`.
+        ModelError: The model cannot be built or its weights loaded: see `create_model` and `load_weights`.
     """
     model = create_model(
         name,

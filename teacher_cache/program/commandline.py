@@ -1,4 +1,4 @@
-"""Command lines made from frozen dataclasses: one command per dataclass, its fields the flags.
+"""Command lines made from frozen dataclasses: one command per dataclass, one flag per field.
 
 Every command takes `--config file.yaml` with the flags' names as keys; flags after it override it.
 Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was wrong, 130 interrupted.
@@ -23,12 +23,12 @@ from teacher_cache.program.flags import JsonFlag
 
 
 class Command(NamedTuple):
-    """A command: the dataclass of its flags, and what runs it and returns the exit code.
+    """Command: the dataclass of its flags, and the function that runs it.
 
     Attributes:
-        config: The dataclass.
-        run: Takes one, and returns the exit code.
-        named: Sets of flags that `--run NAME` stands for.
+        config: Dataclass of the flags.
+        run: Function that takes an instance of `config` and returns the exit code.
+        named: Sets of flags by the name that `--run NAME` gives.
     """
 
     config: type
@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 
 def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
-    """Parse `argv`, run the command it names, and return the exit code; errors go to stderr, not up."""
+    """Parse `argv`, run the command it names, and return the exit code; errors are printed, not raised."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(prog, summary, commands))
         return 0 if argv else 2
@@ -49,7 +49,7 @@ def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: 
 
 
 def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:
-    """Parse the flags of one command, run it, and return the exit code; errors go to stderr, not up."""
+    """Parse the flags of one command, run it, and return the exit code; errors are printed, not raised."""
     try:
         signal.signal(signal.SIGTERM, _interrupt)
         return command.run(parse(command.config, argv, prog, command.named))
@@ -72,7 +72,7 @@ def parse(
     prog: str,
     named: Mapping[str, Callable[[], Mapping[str, Any]]] | None = None,
 ) -> Any:
-    """Build a config dataclass from flags; tyro prints help, or what is wrong, and exits 0 or 2."""
+    """Build a config dataclass from flags; tyro prints help or an error, and exits 0 or 2."""
     epilogue = "--config FILE.yaml reads flags from a file; flags after it override it."
     if named:
         epilogue += f" --run NAME stands for flags in the same way; known: {', '.join(named)}."
@@ -82,7 +82,7 @@ def parse(
 
 
 def show(config: JsonFlag, values: Any, lines: Iterable[str]) -> None:
-    """Print a command's result: as one line of JSON with --json, else as lines of text.
+    """Print a command's result as one line of JSON with --json, else as lines of text.
 
     Args:
         config: Flags of the command.
@@ -111,7 +111,7 @@ def _interrupt(_signum: int, _frame: Any) -> None:
 
 
 def _expand_config(argv: Sequence[str]) -> list[str]:
-    """Replace `--config FILE` by the flags in it."""
+    """Replace `--config FILE` by the flags in the file."""
     words = [part for word in argv for part in _split(word)]
     while "--config" in words:
         position = words.index("--config")
@@ -122,7 +122,7 @@ def _expand_config(argv: Sequence[str]) -> list[str]:
 
 
 def _expand_run(words: list[str], named: Mapping[str, Callable[[], Mapping[str, Any]]]) -> list[str]:
-    """Replace `--run NAME` by the flags it stands for."""
+    """Replace `--run NAME` by the flags of that name."""
     while named and "--run" in words:
         position = words.index("--run")
         name = words[position + 1] if position + 1 < len(words) else ""
@@ -137,7 +137,7 @@ def _expand_run(words: list[str], named: Mapping[str, Callable[[], Mapping[str, 
 
 
 def _split(word: str) -> list[str]:
-    """Split `--config=FILE` and `--run=NAME` in two, as every other flag may be written."""
+    """Split `--config=FILE` and `--run=NAME` in two, because every other flag may be written with "="."""
     name, equals, value = word.partition("=")
     return [name, value] if equals and name in ("--config", "--run") else [word]
 
@@ -161,7 +161,7 @@ def _flags_of(file: str) -> list[str]:
 
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:
-    """Return flags by name as one would type them."""
+    """Return flags by name as words of a command line."""
     words: list[str] = []
     for name, value in settings.items():
         flag = str(name).replace("_", "-")

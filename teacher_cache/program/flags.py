@@ -1,4 +1,4 @@
-"""Facts about flags, kept on their fields: bounds, checks, which are paths, and what each is part of.
+"""Facts about flags, stated on their fields: bounds, checks, and roles such as path.
 
     out: Annotated[str, PATH]
     topk: Annotated[int, Meta(ge=1)] = 10
@@ -25,21 +25,21 @@ Config = TypeVar("Config")
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """Something that is true of a flag."""
+    """Fact that holds for a flag."""
 
     name: str
 
 
 PATH = Fact("path")
-"""The flag is a path or URL: it is made absolute for processes with other working folders."""
+"""Fact of a path or URL, which is made absolute for processes with other working folders."""
 RESUMABLE = Fact("resumable")
-"""The flag may have another value when a run goes on: it says where or how fast, or a digest says better."""
+"""Fact of a flag that may change when a run is resumed: a place or speed, or a flag that a digest checks."""
 LABELS = Fact("labels")
-"""The flag determines which labels are asked for, and not how they are computed."""
+"""Fact of a flag that determines the labels, and not how they are computed."""
 
 
 class Check(NamedTuple):
-    """A check of a flag's value: the function raises InputError where the value is wrong."""
+    """Check of a flag's value; the function raises InputError where the value is wrong."""
 
     function: Callable[[Any], object]
 
@@ -53,12 +53,12 @@ def _facts(config: type) -> Mapping[str, tuple[Any, ...]]:
 
 
 def flags_with(config: type, fact: Fact) -> tuple[str, ...]:
-    """Return the names of the fields of a dataclass of flags that a fact is true of."""
+    """Return the names of the fields of a dataclass of flags that a fact holds for."""
     return tuple(name for name, facts in _facts(config).items() if fact in facts)
 
 
 def flag_of(field: str) -> str:
-    """Return a field's flag as it is typed."""
+    """Return the flag of a field as it is typed."""
     return f"--{field.replace('_', '-')}"
 
 
@@ -67,7 +67,7 @@ class Flags:
     """Flags of a command, checked against the facts on their fields.
 
     Raises:
-        InputError: A value is out of its bounds, or fails its check.
+        InputError: A value is out of bounds, or fails its check.
     """
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ def _rule(bounds: Meta) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JsonFlag:
-    """The flag of every command that prints a result."""
+    """Flag of every command that prints a result."""
 
     json: bool = False
     """Print the result as JSON."""
@@ -110,7 +110,7 @@ class JsonFlag:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheFlags(Flags):
-    """The flags of every command that reads many images or labels."""
+    """Flags of every command that reads many images or labels."""
 
     cache_dir: Annotated[str, PATH, RESUMABLE] = CacheRoom.folder
     """Folder for copies of remote images and labels on this machine."""
@@ -119,7 +119,7 @@ class CacheFlags(Flags):
 
     @property
     def room(self) -> CacheRoom:
-        """The folder and its bound."""
+        """Folder of the copies, and its size limit."""
         return CacheRoom(self.cache_dir, int(min(self.cache_gib, 2**40) * GIB))
 
 
@@ -127,7 +127,7 @@ def parse_views(text: str) -> range:
     """Return range(A, B) for "A:B".
 
     Raises:
-        InputError: The text names no range, or an empty one.
+        InputError: The text does not name a range, or names an empty one.
     """
     first, colon, stop = text.partition(":")
     if not (colon and first.isdigit() and stop.isdigit() and int(first) < int(stop)):
@@ -136,7 +136,7 @@ def parse_views(text: str) -> range:
 
 
 def parse_kwargs(pairs: Iterable[str]) -> dict[str, Any]:
-    """Return a dict for "name=value" texts, values as Python literals where they are ones, as timm does.
+    """Return a dict for "name=value" texts; values are Python literals, else strings, as in timm.
 
     Raises:
         InputError: A text has no "=".
@@ -158,7 +158,7 @@ def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
 
     Args:
         config: Flags, an instance of a dataclass.
-        also: Fields that are paths here, besides those that always are.
+        also: Further fields that are paths here.
     """
     changes: dict[str, str] = {}
     for name in (*flags_with(type(config), PATH), *also):

@@ -1,4 +1,4 @@
-"""Progress of anything long: a bar on a terminal, a plain line now and then elsewhere. Always on stderr."""
+"""Show progress on stderr: a bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _PLAIN_EVERY_S = 10.0
 
 
 class Advance(Protocol):
-    """Is told how many more are done, and anything else worth a few words beside the count."""
+    """Function that reports how many more items are done, with an optional note beside the count."""
 
     def __call__(self, count: int, note: str = "") -> None:
-        """Tell it."""
+        """Report `count` more items as done, with a note."""
         ...
 
 
 class Track(Protocol):
-    """Opens progress over `total` things named `unit`."""
+    """Function that opens a progress display."""
 
     def __call__(self, what: str, total: int, unit: str) -> contextlib.AbstractContextManager[Advance]:
-        """Open it."""
+        """Open a display of progress over `total` items named `unit`."""
         ...
 
 
@@ -46,20 +46,20 @@ def _ignore(count: int, note: str = "") -> None:
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """Show how many are done each second."""
+        """Show the number of items done per second."""
         return Text(f"{task.speed or 0:,.1f} {task.fields['unit']}/s")
 
 
 @contextlib.contextmanager
 def silent(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """A `Track` that shows nothing."""
+    """Open a `Track` that shows nothing."""
     del what, total, unit
     yield _ignore
 
 
 @contextlib.contextmanager
 def console(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """A `Track` for people: rate, share done and time left."""
+    """Open a `Track` that shows rate, share done and time left."""
     if sys.stderr.isatty():
         columns = (
             TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""How a Ray cluster is reached, and how one is started."""
+"""Connect to a Ray cluster, or start one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def connect(address: str | None, flag: str) -> None:
     """Connect to a cluster, or start one on this machine.
 
     Args:
-        address: As `ray.init` takes it; None starts one, whatever Ray there has been on this machine.
-        flag: Where it was given, for the error.
+        address: Address for `ray.init`; None starts a new cluster, even if one runs on this machine.
+        flag: Flag that gave the address, for the error.
 
     Raises:
         InputError: There is no such cluster.
@@ -38,11 +38,11 @@ def connect(address: str | None, flag: str) -> None:
             f"give the address of one, with its token in RAY_AUTH_TOKEN, or leave {flag} out",
         ) from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts one of its own in its place
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaced the handler by its own
 
 
 def _check_answers(address: str | None) -> None:
-    """Refuse a host:port where nobody listens: Ray would go on trying for minutes. Raises OSError."""
+    """Refuse a host:port that does not answer, which Ray would retry for minutes. Raises OSError."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit() and "://" not in host:
         with socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN_S):

@@ -1,4 +1,4 @@
-"""Being asked to stop: the first time to finish what is under way, the second time at once."""
+"""Handle requests to stop: after the first, the work under way is finished; the second stops at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class StopSignals:
-    """While it lasts, a first SIGINT or SIGTERM is noted; a second one interrupts.
+    """Context in which a first SIGINT or SIGTERM is noted, and a second one interrupts.
 
     Attributes:
-        were_met: Whether there was a first one.
+        were_met: Whether a first signal came.
     """
 
     _WHICH = (signal.SIGINT, signal.SIGTERM)

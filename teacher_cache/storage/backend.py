@@ -1,4 +1,4 @@
-"""What a store needs of the place its objects lie in. One file per kind of place: local.py, remote.py."""
+"""Protocol of the file systems that a store works on, with one file per kind: local.py, remote.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO, Protocol
 
 
 class Backend(Protocol):
-    """Objects by full path. Every write is atomic: a reader sees the whole new object or none of it.
+    """Objects by full path; every write is atomic: a reader sees the whole new object or none of it.
 
     Attributes:
         root: Path of the store's folder.
@@ -54,7 +54,7 @@ class Backend(Protocol):
         ...
 
     def sizes(self, path: str) -> dict[str, int]:
-        """Return the size in bytes of every object under a path, by full path; {} where none is."""
+        """Return the size in bytes of every object under a path, by full path; {} if there is none."""
         ...
 
     def write(self, path: str, data: bytes) -> None:
@@ -66,7 +66,7 @@ class Backend(Protocol):
         ...
 
     def write_file(self, path: str) -> contextlib.AbstractContextManager[Path]:
-        """Lend a local file that becomes an object when the block ends well. Raises as `write`."""
+        """Lend a local file that becomes an object if the block ends without error. Raises as `write`."""
         ...
 
     def open_to_append(self, path: str) -> BinaryIO | None:

@@ -1,7 +1,7 @@
-"""Copies of remote objects on this machine: fetched whole when first read, by content, in a bounded room.
+"""Cache of remote objects on this machine: whole copies, fetched at the first read, of bounded total size.
 
-Objects are known by their sha256, so a copy is never stale, and datasets and archives share it. Processes of
-one machine share the folder: one fetches, the others wait. Those used longest ago make room for new ones.
+Copies are named by sha256, so a copy is never stale, and datasets and archives can share it. Processes of one
+machine share the folder: one fetches, the others wait. Copies used longest ago are removed to make room.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from teacher_cache.storage.store import Store
 
 GIB = 2**30
 _FETCHES = 2
-"""Times an object is fetched before its bytes count as damaged where they lie, and not on the way."""
+"""Number of fetches after which wrong bytes count as damage in the store, not in transfer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheRoom:
-    """Where copies lie, and how many bytes they may take together, but for those on their way."""
+    """Folder of the copies, and the bytes they may take together, besides copies being fetched."""
 
     folder: str = "~/.cache/teacher-cache"
     max_bytes: int = 50 * GIB
@@ -36,10 +36,10 @@ class CacheRoom:
 
 
 class ReadThroughCache:
-    """Whole copies of objects.
+    """Cache of whole copies of objects.
 
     Args:
-        room: Where, and how many.
+        room: Folder of the copies, and its size limit.
     """
 
     def __init__(self, room: CacheRoom) -> None:
@@ -47,14 +47,13 @@ class ReadThroughCache:
         self._is_disk_full = False
 
     def open(self, store: Store, name: str, sha256: str, num_bytes: int) -> BinaryIO | None:
-        """Open the copy of a remote object, fetched first if there is none.
+        """Open the copy of a remote object, after fetching it if there is none.
 
-        Returns None for an object of a local store, and where the cache has no room for the copy.
-
-        An opened copy stays readable when it is evicted.
+        Returns None for an object of a local store, and if the cache has no room for the copy. An opened copy
+        stays readable after it is evicted.
 
         Raises:
-            DamagedError: The object's bytes are not those of the sha256.
+            DamagedError: The object's bytes do not have the sha256.
             FileNotFoundError: There is no such object.
             DeniedError: The cache's folder cannot be written.
         """
@@ -74,13 +73,13 @@ class ReadThroughCache:
                         _fetch(store, name, sha256, home)
                     with contextlib.suppress(FileNotFoundError):  # evicted just now
                         return _opened(copy)
-            except FullError:  # the disk, before the room: what there is stays, nothing is added
+            except FullError:  # the disk is full before the room: copies stay, none is added
                 self._is_disk_full = True
                 break
         return None
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove copies, those used longest ago first, until so many bytes fit."""
+        """Remove copies, those used longest ago first, until `num_bytes` fit."""
         found = []
         for path in self._folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
@@ -90,7 +89,7 @@ class ReadThroughCache:
         for _, size, path in sorted(found):
             if total + num_bytes <= self._max_bytes:
                 return
-            if ".partial-" in path.name:  # on its way, in another process
+            if ".partial-" in path.name:  # being fetched by another process
                 continue
             path.unlink(missing_ok=True)
             total -= size
@@ -114,11 +113,11 @@ def _fetch(store: Store, name: str, sha256: str, home: Store) -> None:
 
 
 class _OtherBytesError(Exception):
-    """What was fetched is not what was asked for."""
+    """An object's bytes do not have the expected sha256."""
 
 
 def _opened(copy: Path) -> BinaryIO:
     file = copy.open("rb")
-    with contextlib.suppress(PermissionError):  # somebody else's copy
+    with contextlib.suppress(PermissionError):  # another user's copy
         os.utime(file.fileno())  # used now
     return file

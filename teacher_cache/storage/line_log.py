@@ -1,4 +1,4 @@
-"""Lines added to an object as things happen: appended on a local disk, the object rewritten elsewhere."""
+"""Log of lines in an object: appended to on a local disk, rewritten whole in other stores."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from teacher_cache.storage.store import Store
 
 _LEAST_PAUSE_S = 30.0
 _SHARE_OF_TIME = 0.1
-"""Largest share of a run's time that is spent on rewriting a log in a store that cannot append."""
+"""Largest share of a run's time spent on rewriting a log in a store that cannot append."""
 
 
 class LineLog:
-    """An object of lines: on a local disk each line is there at once, elsewhere within half a minute or so.
+    """Log of lines in an object: a line is written at once on a local disk, elsewhere within about 30 s.
 
-    A line that cannot be written now is written with a later one; only `close` reports lines that never were.
+    A line that cannot be written is tried again with the next; only `close` reports lines that were never
+    written.
 
     Args:
         store: Store of the object.
         name: Name of a new object.
-        begin: First lines of the object, whole.
-        clock: Returns seconds that never fall.
+        begin: First lines of the object, complete.
+        clock: Function that returns a time in seconds that never falls.
 
     Raises:
-        StoreError: A local object cannot be begun.
+        StoreError: A local object cannot be created.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class LineLog:
     ) -> None:
         self._store, self._name, self._clock = store, name, clock
         self._text = bytearray(b"" if store.is_local else begin)
-        """All lines, or on a local disk those that are not there yet."""
+        """All lines, or on a local disk the lines not written yet."""
         self._is_new, self._next_s = False, 0.0
         self._file = None
         if store.is_local:
@@ -50,19 +51,19 @@ class LineLog:
                 self._put()
 
     def flush(self) -> None:
-        """Make every line be there now.
+        """Write all lines now.
 
         Raises:
-            StoreError, OSError: Some cannot be.
+            StoreError, OSError: A line cannot be written.
         """
         if self._is_new:
             self._put()
 
     def close(self) -> None:
-        """Make every line be there, and write no more.
+        """Write all lines, and close the object.
 
         Raises:
-            StoreError, OSError: Some cannot be.
+            StoreError, OSError: A line cannot be written.
         """
         try:
             self.flush()
@@ -83,7 +84,7 @@ class LineLog:
             while self._text:
                 del self._text[: self._file.write(self._text)]
         else:
-            self._next_s = start_s + _LEAST_PAUSE_S  # also where it fails
+            self._next_s = start_s + _LEAST_PAUSE_S  # also if the put fails
             self._store.put(self._name, bytes(self._text))
             self._next_s = max(self._next_s, self._clock() + (self._clock() - start_s) / _SHARE_OF_TIME)
         self._is_new = False

@@ -1,4 +1,4 @@
-"""Folders of this machine: objects are files, written durably under a temporary name and renamed."""
+"""Local folders as stores: objects are files, written durably under a temporary name and then renamed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LocalBackend:
-    """The Backend of a local folder. A write is durable: temporary name, fsync, rename, fsync of the folder.
+    """Backend of a local folder; a write is durable: temporary name, fsync, rename, fsync of the folder.
 
     Args:
         url: Local path, or a file:// URL.
@@ -83,7 +83,7 @@ class LocalBackend:
         return int(info["size"]) if info["type"] == "file" else None
 
     def sizes(self, path: str) -> dict[str, int]:
-        """Return the size of every file under a folder but unfinished ones; see Backend."""
+        """Return the size of every finished file under a folder; see Backend."""
         found = self._fs.find(path, detail=True)
         return {name: int(info["size"]) for name, info in found.items() if not _PARTIAL.search(name)}
 
@@ -93,7 +93,7 @@ class LocalBackend:
             partial.write_bytes(data)
 
     def write_new(self, path: str, data: bytes) -> bool:
-        """Write a whole file if there is none: of several callers exactly one does; see Backend."""
+        """Write a whole file if there is none; exactly one of several callers succeeds. See Backend."""
         try:
             with self._publishing(path, os.link) as partial:
                 partial.write_bytes(data)
@@ -103,7 +103,7 @@ class LocalBackend:
 
     @contextlib.contextmanager
     def write_file(self, path: str) -> Iterator[Path]:
-        """Lend a temporary file that takes its name when the block ends without an error; see Backend."""
+        """Lend a temporary file that is renamed when the block ends without an error; see Backend."""
         with self._publishing(path, os.replace) as partial:
             yield partial
 
@@ -117,7 +117,7 @@ class LocalBackend:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold a lock on the root that ends with its process; network file systems may have none."""
+        """Hold a lock on the root that ends with the process; network file systems may have no locks."""
         root = Path(self.root)
         try:
             _make_folder(root)
@@ -129,7 +129,7 @@ class LocalBackend:
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            with contextlib.suppress(OSError):  # closing alone would not unlock: a forked process has it too
+            with contextlib.suppress(OSError):  # closing would not unlock: a forked process holds it too
                 fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
@@ -142,7 +142,7 @@ class LocalBackend:
 
     @contextlib.contextmanager
     def _publishing(self, path: str, publish: Callable[[Path, Path], None]) -> Iterator[Path]:
-        """Lend a temporary path beside a file's, and publish it under the file's name, durably."""
+        """Lend a temporary path beside a file's path, then publish it durably under the file's name."""
         target = Path(path)
         writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         partial = target.with_name(f"{target.name}.partial-{writer}")
@@ -159,7 +159,7 @@ class LocalBackend:
             _fsync(target.parent)
         except FileExistsError:
             raise
-        except OSError as error:  # the block may fail for reasons of its own, such as reading what it copies
+        except OSError as error:  # the block may fail for other reasons, such as reading its source
             if is_written or error.errno in _NO_ROOM or error.filename == str(partial):
                 raise self._not_written(error) from error
             raise

@@ -1,4 +1,4 @@
-"""Object stores through fsspec: every call is retried with back-off, and errors have this project's types."""
+"""Object stores through fsspec: every call is retried with back-off, and errors have the project's types."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _BOTOCORE = {
     "read_timeout": 60,
     "retries": {"mode": "standard", "total_max_attempts": 3},
 }
-"""Timeouts and retries of single requests: a put in parts or a listing is many requests."""
+"""Timeouts and retries of single requests; a put in parts or a listing makes many requests."""
 
 
 class RemoteBackend:
-    """The Backend of any URL that fsspec opens.
+    """Backend of any URL that fsspec opens.
 
     A file system belongs to its process: after a fork the child opens its own.
 
@@ -41,7 +41,7 @@ class RemoteBackend:
         url: Any URL that fsspec opens.
 
     Raises:
-        ImportError, ValueError: fsspec cannot open it.
+        ImportError, ValueError: fsspec cannot open the URL.
     """
 
     is_local = False
@@ -71,13 +71,13 @@ class RemoteBackend:
         return self._try(path, lambda fs: fs.cat_file(path, start=start, end=stop))
 
     def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return several parts of an object, asked for together; see Backend."""
+        """Return several parts of an object, requested together; see Backend."""
         starts, stops = (list(bounds) for bounds in zip(*spans, strict=True))
         paths = [path] * len(starts)
         return self._try(path, lambda fs: fs.cat_ranges(paths, starts, stops, on_error="raise"))
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
-        """Return several objects, asked for together; those that fail are asked for again, one by one."""
+        """Return several objects, requested together; objects that fail are requested again, one by one."""
         found = self._try(paths[0], lambda fs: fs.cat(list(paths), on_error="return")) if paths else {}
         return [data if isinstance(data := found.get(path), bytes) else self.read(path) for path in paths]
 
@@ -104,7 +104,7 @@ class RemoteBackend:
         """Return the size of every object under a path; see Backend."""
         try:
             found = self._try(path, lambda fs: fs.find(path, detail=True))
-        except FileNotFoundError:  # not even a bucket
+        except FileNotFoundError:  # the bucket may be missing
             return {}
         return {name: int(info["size"]) for name, info in found.items()}
 
@@ -114,7 +114,7 @@ class RemoteBackend:
             self._try(path, lambda fs: fs.pipe_file(path, data))
 
     def write_new(self, path: str, data: bytes) -> bool:
-        """Write an object: object stores promise nothing to several callers; see Backend."""
+        """Write an object; several callers may all succeed in an object store. See Backend."""
         self.write(path, data)
         return True
 
@@ -127,7 +127,7 @@ class RemoteBackend:
                 self._try(path, lambda fs: fs.put_file(f"{folder}/object", path))
 
     def open_to_append(self, path: str) -> BinaryIO | None:
-        """Return None: objects do not grow; see Backend."""
+        """Return None, because objects in object stores cannot grow; see Backend."""
         del path
         return None
 
@@ -137,11 +137,11 @@ class RemoteBackend:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Run the block at once: object stores have no locks; see Backend."""
+        """Run the block at once, because object stores have no locks; see Backend."""
         yield
 
     def sweep(self) -> None:
-        """Do nothing: a killed writer leaves no object behind; see Backend."""
+        """Do nothing, because a killed writer leaves no object behind; see Backend."""
 
     @contextlib.contextmanager
     def _in_a_bucket(self) -> Iterator[None]:
@@ -202,7 +202,7 @@ def _is_worth_retrying(error: BaseException) -> bool:
 
 
 def _is_local(error: BaseException) -> bool:
-    """Return whether the error is this machine's: a full disk, or one that names a local file."""
+    """Return whether the error comes from this machine: a full disk, or an error that names a local file."""
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return is_full or (isinstance(error, PermissionError) and error.filename is not None)
 
@@ -213,7 +213,7 @@ def _is_invalid(error: BaseException) -> bool:
 
 
 def _is_about_credentials(error: BaseException) -> bool:
-    """Return whether a cloud's library found no credentials: its error has this word in its name."""
+    """Return whether a cloud library found no credentials, as the name of the error's type shows."""
     return "Credentials" in type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Views with labels, epoch by epoch: the door for any trainer."""
+"""Views with labels, epoch by epoch, for any trainer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from teacher_cache.views import recipe as recipes
 from teacher_cache.views.recipe import Recipe
 
 _NEW_VIEWS = 10_000
-"""Views that a dataset without labels has: a new one each epoch, for longer than any run."""
+"""Number of views of a dataset without labels: a new one each epoch, for longer than any run."""
 _ROOM = CacheRoom()
 
 
@@ -41,7 +41,7 @@ class LabelledViews:
         seed: Seed of the order of samples.
         recipe: Recipe, its name or YAML file, for views without labels; an archive brings its own.
         img_size: Side of a view in pixels, for views without labels.
-        views: View indices, one an epoch, in a cycle; by default all of the archive's, or a new one each epoch.
+        views: View indices, one per epoch, in a cycle; by default the archive's, or a new one each epoch.
         drop_last: Leave out the samples that do not fill a batch of all processes.
         views_per_load: Views rendered of an image each time it is decoded; epochs stay as long.
         rank: Number of this process; torch.distributed's by default, or 0 without it.
@@ -104,18 +104,18 @@ class LabelledViews:
 
     @property
     def affinity(self) -> Labels | None:
-        """Class affinity of the archive, for `soft_loss`; None without labels, or where labels name all classes."""
+        """Class affinity of the archive, for `soft_loss`; None without labels or if they name all classes."""
         return None if self.labels is None else self.labels.affinity
 
     @property
     def next_epoch(self) -> int:
-        """Epoch in which the next batch lies."""
+        """Number of the epoch that holds the next batch."""
         return self._batches_done // len(self)
 
     def epoch(self, number: int, *, workers: int = 0, pin_memory: bool = False) -> Iterator[ViewBatch]:
         """Yield the batches of an epoch.
 
-        After `load_state_dict` the epoch that was stopped begins at the batch that was not yet seen.
+        After `load_state_dict` the interrupted epoch begins at the first batch not yet seen.
 
         Args:
             number: Number of the epoch, from 0.
@@ -165,7 +165,7 @@ def _recipe(labels: LabelSource | None, recipe: str | Recipe | None, img_size: i
 
 
 def _this_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return rank and world size, of torch.distributed where they are not given."""
+    """Return rank and world size, from torch.distributed if they are not given."""
     if (rank is None) != (world_size is None):
         raise InputError(f"rank {rank}, world_size {world_size}", "Both or neither are needed.", "give both")
     if rank is not None and world_size is not None:

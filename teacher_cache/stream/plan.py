@@ -1,4 +1,4 @@
-"""Which views of which rows make which batch of a run: in integers, without a file or a pixel."""
+"""Plan of a run's batches in integers: the rows and views of each batch, without files or pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from teacher_cache.errors import InputError
 from teacher_cache.exact.streams import Purpose, RandomStream, permutation
 
 MixingGroups: TypeAlias = Callable[[range, int], npt.NDArray[np.int64]]
-"""Maps (rows of a shard, pass) to the first row of each row's mixing group: the rows that stay neighbours."""
+"""Function that maps (rows of a shard, pass) to the first row of each row's mixing group, the rows that stay
+neighbours."""
 
 
 class _Order(NamedTuple):
@@ -38,7 +39,7 @@ class RowViews(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ViewSchedule:
-    """Which view each epoch sees: each epoch the next of `views`, then again from the first."""
+    """Schedule of views: each epoch sees the next of `views`, and starts again after the last."""
 
     views: Sequence[int] = (0,)
 
@@ -55,29 +56,29 @@ class ViewSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class StreamPlan:
-    """Which rows make which batch, in integers.
+    """Plan of the rows in each batch, in integers.
 
-    An epoch's order: shards in a seeded order, taken `window_shards` at a time, and the rows of each window
-    in a seeded order. So a worker reads few shards at once, and the order is a pure function of its seed.
+    In an epoch, shards are taken in a seeded order, `window_shards` at a time, and the rows of each window in
+    a seeded order. So a worker reads few shards at once, and the order is a pure function of the seed.
 
-    With views_per_load V above 1, an image that is decoded gives V views (repeated augmentation). An epoch is
-    as many batches as ever, and V epochs are one pass over the rows: an epoch sees a V-th of them, V times.
-    Either V batches in a row hold the same rows, each in another view; or, `views_together`, a batch holds
-    all V views of fewer rows. After the V epochs every row has been seen in the same views as with V = 1.
+    With views_per_load V above 1, each decoded image gives V views (repeated augmentation). An epoch has as
+    many batches as with V = 1, and V epochs are one pass over the rows: an epoch sees a V-th of the rows, V
+    times. V consecutive batches hold the same rows, each in another view; with `views_together`, a batch
+    holds all V views of fewer rows. After V epochs every row has been seen in the same views as with V = 1.
 
     Attributes:
-        num_rows: Samples of the dataset.
-        rows_per_shard: Samples in every shard but the last.
-        batch_size: Views in a batch of one rank.
-        seed: Of the order; None keeps the rows in order, and then partners apart.
-        window_shards: Shards that are shuffled together.
-        rank: This process, of `world_size`. A batch of all ranks is cut into equal neighbours.
-        world_size: Processes.
-        drop_last: Leave out the samples that do not fill a batch of all ranks; else the last one is smaller.
-        views_per_load: Views that are rendered of an image each time it is decoded.
-        views_together: Whether they share a batch.
-        batches_per_update: Batches that one change of the weights is made from. An update of all ranks is one
-            cut of the order, however many batches and ranks share it.
+        num_rows: Number of samples in the dataset.
+        rows_per_shard: Number of samples in every shard but the last.
+        batch_size: Number of views in a batch of one rank.
+        seed: Seed of the order; None keeps the rows in order, which leaves partners apart.
+        window_shards: Number of shards that are shuffled together.
+        rank: Rank of this process, below `world_size`; equal consecutive parts of a batch go to the ranks.
+        world_size: Number of processes.
+        drop_last: Leave out samples that do not fill a batch of all ranks; else the last batch is smaller.
+        views_per_load: Number of views rendered each time an image is decoded.
+        views_together: Whether the views of an image share a batch.
+        batches_per_update: Number of batches per change of the weights. An update of all ranks is one part of
+            the order, however many batches and ranks share it.
     """
 
     num_rows: int
@@ -116,7 +117,7 @@ class StreamPlan:
         if self.batches_per_update > 1 and self.batches_per_load > 1:
             raise InputError(
                 f"{self.views_per_load} views per load, {self.batches_per_update} batches per update",
-                "Batches that share their images would be of different updates.",
+                "Batches that share their images would belong to different updates.",
                 "add --views-together, or leave --grad-accum-steps out",
             )
         if not 0 <= self.rank < self.world_size:
@@ -130,18 +131,18 @@ class StreamPlan:
 
     @property
     def global_batch_size(self) -> int:
-        """Views of all ranks together, in all batches of an update."""
+        """Number of views of all ranks together, in all batches of an update."""
         return self.batch_size * self.world_size * self.batches_per_update
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of a rank in an epoch, the same for every rank."""
+        """Number of batches of a rank in an epoch, the same for every rank."""
         full, rest = divmod(self.num_rows, self.global_batch_size)
         return (full if self.drop_last or not rest else full + 1) * self.batches_per_update
 
     @property
     def batches_per_load(self) -> int:
-        """Batches that are rendered together, because they share their images."""
+        """Number of batches that are rendered together because they share their images."""
         return 1 if self.views_together else self.views_per_load
 
     def rows(self, batch: int, mixing_groups: MixingGroups | None = None) -> RowViews:
@@ -149,7 +150,7 @@ class StreamPlan:
 
         Args:
             batch: Number of the batch, counted from the beginning of the run over all epochs.
-            mixing_groups: Rows that stay neighbours because they are mixed; None leaves every row by itself.
+            mixing_groups: Rows that stay neighbours because they are mixed; None leaves every row single.
         """
         update, batch_of_update = divmod(batch, self.batches_per_update)
         load_pass, update_of_pass = divmod(update, self.views_per_load * self._updates_per_epoch)

@@ -1,9 +1,9 @@
-"""The stream: batches of views with their labels, as a torch dataset, for any trainer.
+"""Stream: batches of views with their labels, as a torch dataset, for any trainer.
 
-A plan in integers says which views of which rows make batch number n of the whole run, for one rank; workers
-carry it out. Worker w of W makes loads w, w + W, ... (a load is a batch, or the few batches that share their
-images), and DataLoader hands them out in turn, so the order is the same for any number of workers, and
-resuming is starting at another n.
+A plan in integers gives the rows and views of batch number n of the whole run, for one rank; workers render
+them. Worker w of W makes loads w, w + W, ... (a load is a batch, or the few batches that share their images),
+and DataLoader returns the loads in turn. So the order is the same for any number of workers, and a resumed
+run starts at another n.
 
     plan = StreamPlan(len(dataset), dataset.info.samples_per_shard, batch_size=256, seed=0)
     stream = ViewStream(
@@ -32,21 +32,21 @@ from teacher_cache.views.recipe import Recipe
 
 
 class ViewStream(IterableDataset[list[PackedBatch]]):
-    """Batches of views, in an order that is the same for any number of workers: iterate over `loader`.
+    """Batches of views in an order that is the same for any number of workers: iterate over `loader`.
 
-    Iterating over the stream itself is what its workers do: it gives loads, lists of packed batches.
+    Workers iterate over the stream itself, which yields loads, lists of packed batches.
 
     Args:
-        dataset: The images.
-        recipe: How views are rendered.
-        plan: Which rows make which batch.
-        schedule: Which view each epoch sees.
+        dataset: Dataset of the images.
+        recipe: Recipe that renders the views.
+        plan: Plan of the rows in each batch.
+        schedule: Schedule of the view in each epoch.
         num_batches: Length of the whole run for this rank, over all epochs.
-        first_batch: Where to start: a run that was stopped goes on with the batch it did not see.
-        archive: The teacher's labels, or None to yield none. The recipe must be the archive's.
+        first_batch: Number of the batch to start at; a resumed run starts at the first batch not seen.
+        archive: Source of the teacher's labels, which must have the same recipe; None yields no labels.
 
     Raises:
-        InputError: The plan is of another dataset, or a load has more views than the schedule.
+        InputError: The plan does not fit the dataset, or a load has more views than the schedule.
         ArchiveError: The archive does not belong to the dataset, or lacks a view of the schedule.
         RecipeError: The recipe is not the archive's, or its pixels differ on this machine.
     """
@@ -93,7 +93,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
             yield packed
 
     def loader(self, workers: int, *, pin_memory: bool = False) -> BatchLoader:
-        """Return what to iterate: `workers` processes render, whole batches come out one by one."""
+        """Return an iterable of whole batches, rendered by `workers` processes."""
         loads = DataLoader(
             self,
             batch_size=None,
@@ -119,7 +119,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
 
 
 class BatchLoader:
-    """The batches of a stream, one by one."""
+    """Iterable of the batches of a stream, one by one."""
 
     def __init__(self, loads: DataLoader[list[PackedBatch]], num_batches: int, pin_memory: bool) -> None:
         self._loads, self._num_batches, self._pin_memory = loads, num_batches, pin_memory

@@ -1,8 +1,8 @@
-"""The device half of a view: rendered uint8 pixels -> erased and mixed pixels -> a model's normalised input.
+"""Device half of a view: rendered uint8 pixels -> erased and mixed pixels -> a model's normalised input.
 
-Batched, and the same function for teacher and student. Every step is one IEEE operation a pixel, in float32,
-so that a view's pixels depend neither on its batch nor on the CPU. The order is timm's: erasing, then mixing;
-normalising comes last, because it commutes with both, so that models with other means see one picture.
+Teacher and student share these batched functions. Every step is one float32 IEEE operation per pixel, so a
+view's pixels depend neither on the batch nor on the CPU. The order is timm's: erasing, then mixing;
+normalising comes last, because it commutes with both, so that models with other means see the same picture.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from teacher_cache.views.recipe_ops import RandomErasing
 
 
 class Finishing(NamedTuple):
-    """What the device half does to R rendered views, of which the first B are wanted.
+    """Erasing and mixing of R rendered views, of which the first B are wanted.
 
-    Boxes are int32 (top, left, height, width), of height 0 where there is none.
+    Boxes are int32 (top, left, height, width); height 0 means no box.
 
     Attributes:
-        erase_R4: What is erased of each rendered view.
-        erased_C256: float32, the pixel value that a byte of erased pixels stands for.
-        partner_B: int64, whom each view is mixed with, among the R.
-        blend_B: float32, the own picture's share in every pixel outside the box.
-        box_B4: What is taken from the partner's picture whole.
-        weight_B: float32, the own picture's share in all, and so its true label's.
+        erase_R4: Erased box of each rendered view.
+        erased_C256: Pixel value that each byte of an erased box stands for, float32.
+        partner_B: Index among the R of the view that each view is mixed with, int64.
+        blend_B: Share of the own picture in every pixel outside the box, float32.
+        box_B4: Box that is copied from the partner's picture.
+        weight_B: Share of the own picture in the whole view, and so of its true label, float32.
     """
 
     erase_R4: torch.Tensor
@@ -43,8 +43,8 @@ class Finishing(NamedTuple):
 def erased_values(op: RandomErasing | None) -> torch.Tensor:
     """Return the pixel value, 0 to 255 and beyond, that a byte of an erased box stands for: float32 (3, 256).
 
-    A byte is a standard normal's quantile at (byte + 1/2) / 256, so that noise costs no memory of its own:
-    rendering fills the box with random bytes. At 256 equally likely values the standard deviation is 0.995.
+    A byte stands for the standard normal quantile at (byte + 1/2) / 256, so noise needs no extra memory:
+    rendering fills the box with random bytes. With 256 equally likely values the standard deviation is 0.995.
     """
     if op is None:
         return torch.zeros(3, 256, dtype=torch.float32)
@@ -64,11 +64,11 @@ def finish(images_RCHW: torch.Tensor, finishing: Finishing | None) -> torch.Tens
     """Erase and mix rendered views.
 
     Args:
-        images_RCHW: uint8 RGB on any device.
-        finishing: What is done to them, on the CPU; None is nothing.
+        images_RCHW: Rendered views, uint8 RGB on any device.
+        finishing: Erasing and mixing of the views, on the CPU; None for neither.
 
     Returns:
-        float32 (B, 3, H, W) on the same device, pixel values from 0 to 255, and beyond where there is noise.
+        Views, float32 (B, 3, H, W) on the same device, with values from 0 to 255, and beyond in noise.
     """
     images_RCHW = images_RCHW.contiguous()
     pixels_RCHW = images_RCHW.float()
@@ -101,7 +101,7 @@ def finish(images_RCHW: torch.Tensor, finishing: Finishing | None) -> torch.Tens
 
 
 def _inside(boxes_B4: torch.Tensor, size: int) -> torch.Tensor:
-    """Return which pixels lie in each view's box: bool (B, 1, size, size)."""
+    """Return a mask of the pixels in each view's box: bool (B, 1, size, size)."""
     top, left, height, width = boxes_B4[:, :, None, None].unbind(1)
     places = torch.arange(size, device=boxes_B4.device)
     rows_BH1, columns_B1W = places[:, None], places[None, :]
@@ -115,18 +115,18 @@ def normalize(pixels_BCHW: torch.Tensor, mean: Sequence[float], std: Sequence[fl
     """Return (pixels / 255 - mean) / std.
 
     Args:
-        pixels_BCHW: RGB from 0 to 255, uint8 or float32, on any device.
-        mean: One per channel, of pixels scaled to [0, 1].
-        std: One per channel, likewise.
+        pixels_BCHW: RGB pixels from 0 to 255, uint8 or float32, on any device.
+        mean: Mean per channel, of pixels scaled to [0, 1].
+        std: Standard deviation per channel, of pixels scaled to [0, 1].
 
     Returns:
-        float32 (B, 3, H, W) on the same device.
+        Normalised pixels, float32 (B, 3, H, W) on the same device.
     """
     scale_C11, shift_C11 = _scale_and_shift(tuple(mean), tuple(std), pixels_BCHW.device)
     return (pixels_BCHW.contiguous().float() * scale_C11).add_(shift_C11)
 
 
-@functools.cache  # a new tensor on a device is a wait for it
+@functools.cache  # making a new tensor on a device waits for the device
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:

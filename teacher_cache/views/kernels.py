@@ -1,13 +1,13 @@
 """Loops over uint8 pixels, compiled by numba: the same bits on every CPU, because every number is an integer.
 
-Interpolation weights are whole multiples of 1 / 4096. Where whole numbers are carried in float32 or float64,
-so that the compiler can vectorise, every sum is below 2^24 or 2^53, and so exact in any order. Coordinates
-have 24 fractional bits. Pixels are (H, W, 3), C-contiguous; `flat` ones are the same memory as (H, 3 W). A
-signed index that may be negative stops numba from vectorising: hence the slices, and the unsigned indices.
+Interpolation weights are whole multiples of 1 / 4096. Some integers are held in float32 or float64, so that
+the compiler can vectorise; their sums stay below 2^24 or 2^53, and so are exact in any order. Coordinates
+have 24 fractional bits. Pixels are (H, W, 3), C-contiguous; `flat` is the same memory as (H, 3 W). A signed
+index that may be negative stops numba from vectorising: hence the slices and the unsigned indices.
 
 Interpolation is Pillow's bicubic of Image.transform (Keys' kernel with a = -1, libImaging/Geometry.c), which
-is what timm's affine ops use: neighbours outside are clamped, what comes from outside is `fill`, and the
-result is truncated, not rounded.
+is what timm's affine ops use: neighbours outside are clamped, pixels from outside are `fill`, and the result
+is truncated, not rounded.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def luma_sum(pixels_HWC: Pixels, tables_C256: Pixels) -> int:
 
 @compiled
 def _blend(low: int, high: int, factor_q16: int) -> int:
-    """Return low + factor * (high - low), clipped and truncated, as Pillow's Image.blend."""
+    """Return low + factor * (high - low), clipped and truncated, as in Pillow's Image.blend."""
     return min(max(((low << 16) + factor_q16 * (high - low)) >> 16, 0), 255)
 
 
@@ -88,7 +88,7 @@ def blend_with_luma(pixels_HWC: Pixels, factor_q16: int, out_HWC: Pixels) -> Non
 def blend_with_smooth(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
     """Move every pixel towards the mean of its neighbourhood, or away from it; the edge stays as it is.
 
-    The mean weighs the pixel itself 5, its eight neighbours 1 each: Pillow's ImageFilter.SMOOTH.
+    The mean gives the pixel itself weight 5 and its eight neighbours 1 each: Pillow's ImageFilter.SMOOTH.
     """
     height, width_3 = flat.shape
     out_flat[0] = flat[0]
@@ -111,7 +111,7 @@ def blend_with_smooth(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
 
 @compiled
 def _box_blur(lines: Pixels, step: int, whole_q24: float, edge_q24: float, out: Pixels) -> None:
-    """Sum neighbours `step` values apart, the first and the last of them weighing less than the others."""
+    """Sum neighbours `step` values apart; the first and the last have a smaller weight than the others."""
     count = len(out)
     last = len(lines) - count
     totals = np.zeros(count, np.float64)
@@ -130,8 +130,8 @@ def _box_blur(lines: Pixels, step: int, whole_q24: float, edge_q24: float, out: 
 def blur_rows(flat: Pixels, radius: int, whole_q24: float, edge_q24: float, passes: int) -> None:
     """Blur every row in place by a box of 2 radius + 1 whole pixels and two partial ones, `passes` times.
 
-    The weights are whole numbers of 2^-24, carried in float64, where sums stay below 2^53 and so exact. The
-    edge is repeated, and every pass rounds: Pillow's libImaging/BoxBlur.c.
+    The weights are integers in units of 2^-24, held in float64, where sums stay below 2^53 and so are exact.
+    The edge is repeated, and every pass rounds: Pillow's libImaging/BoxBlur.c.
     """
     height, width_3 = flat.shape
     margin = 3 * (radius + 1)
@@ -147,7 +147,7 @@ def blur_rows(flat: Pixels, radius: int, whole_q24: float, edge_q24: float, pass
 
 @compiled
 def blur_columns(flat: Pixels, radius: int, whole_q24: float, edge_q24: float, passes: int) -> None:
-    """Blur every column in place, as `blur_rows` does rows."""
+    """Blur every column in place; see `blur_rows`."""
     height, width_3 = flat.shape
     padded = np.empty((height + 2 * (radius + 1), width_3), np.uint8)
     for _ in range(passes):

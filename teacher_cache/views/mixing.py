@@ -1,10 +1,10 @@
-"""Who is mixed with whom, and how: pure functions of the recipe, the sample keys and the view.
+"""Pairing and mixing of views, as pure functions of the recipe, the sample keys and the view.
 
-The rows of a shard are taken in blocks (256, part of the recipe). For every 12 consecutive views a block's
-rows are arranged anew, by a random stream, into rings of up to 16; in each of those views the ring plays
-another round of a round-robin tournament. So each view has its own pairing, which depends on no batch, order
-or rank; and the 16 x 12 views of a ring are mixed among themselves: each of its images is decoded once,
-rendered in all of them, and no partner is missing.
+The rows of a shard are taken in blocks (256, part of the recipe). For every 12 consecutive views a random
+stream arranges a block's rows anew into rings of up to 16; in each of those views the ring plays another
+round of a round-robin tournament. So each view has its own pairing, which depends on no batch, order or rank.
+The 16 x 12 views of a ring are mixed among themselves: each image is decoded once and rendered in all 12
+views, and no partner is missing.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _NO_BOX = Box(0, 0, 0, 0)
 
 
 class Mix(NamedTuple):
-    """How a view is mixed with its partner's: the same numbers for both of them.
+    """Mixing of a view with its partner, with the same numbers for both views.
 
     Attributes:
-        blend: The own picture's share in every pixel outside the box; 1 is all of it.
-        box: What is taken from the partner's picture whole; of height 0 if nothing is.
-        weight: The own picture's share in all, and so its true label's.
+        blend: Share of the own picture in every pixel outside the box; 1 leaves the picture unmixed.
+        box: Box that is copied from the partner's picture; height 0 means no box.
+        weight: Share of the own picture in the whole view, and so of its true label.
     """
 
     blend: float
@@ -48,7 +48,7 @@ UNMIXED = Mix(1.0, _NO_BOX, 1.0)
 
 
 def sample_mix(recipe: Recipe, key: str, view: int) -> Mix:
-    """Draw how a pair is mixed, as timm's Mixup of mode "pair" does; `key` is of the pair's first row."""
+    """Draw the mixing of a pair, as timm's Mixup of mode "pair"; `key` belongs to the pair's first row."""
     op, size = recipe.mixing, recipe.img_size
     assert op is not None
     stream = RandomStream((view_seed(recipe.sha256, key, view), sample_id(key)), Purpose.MIX)
@@ -73,7 +73,7 @@ def _is_cutmix(op: MixupCutmix, stream: RandomStream) -> bool:
 
 
 def ring_bounds(count: int) -> npt.NDArray[np.int64]:
-    """Return where the rings of `count` rows begin, and `count`: nearly equal, and even but for the last."""
+    """Return the starts of `count` rows' rings, and `count`: nearly equal sizes, all but the last even."""
     rings = -(-count // ROWS_PER_RING)
     bounds = 2 * (np.arange(rings + 1) * -(-count // 2) // rings)
     bounds[-1] = count
@@ -81,10 +81,10 @@ def ring_bounds(count: int) -> npt.NDArray[np.int64]:
 
 
 def partners_in_ring(size: int, round_number: int) -> npt.NDArray[np.int64]:
-    """Return each place's partner in a round of a ring: an involution; of an odd size one place is alone.
+    """Return each place's partner in a round of a ring: an involution; in an odd ring one place is alone.
 
-    The circle method: of an odd number of places, those whose sum is twice the round meet; the one that
-    would meet itself meets the last place of an even ring.
+    This is the circle method: among an odd number of places, two meet if their sum is twice the round; the
+    place that would meet itself meets the last place of an even ring.
     """
     if size == 1:
         return np.zeros(1, np.int64)
@@ -100,13 +100,13 @@ def partners_in_ring(size: int, round_number: int) -> npt.NDArray[np.int64]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixing:
-    """The pairings of a dataset's rows under a recipe.
+    """Pairings of a dataset's rows under a recipe.
 
     Attributes:
-        recipe: One with a mixing op.
-        key_of: The sample key of a row.
-        num_rows: Samples of the dataset.
-        rows_per_shard: Samples in every shard but the last.
+        recipe: Recipe with a mixing op.
+        key_of: Function that returns the sample key of a row.
+        num_rows: Number of samples in the dataset.
+        rows_per_shard: Number of samples in every shard but the last.
     """
 
     recipe: Recipe
@@ -115,7 +115,7 @@ class Mixing:
     rows_per_shard: int
 
     def partners(self, rows_N: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.int64]:
-        """Return each row's partner in a view; a row that stays alone is its own."""
+        """Return each row's partner in a view; a row that stays alone is its own partner."""
         starts_N = self._block_starts(rows_N)
         partners_N = np.empty_like(rows_N)
         for start in np.unique(starts_N).tolist():
@@ -124,9 +124,9 @@ class Mixing:
         return partners_N
 
     def mixing_groups(self, rows: range, views: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Return the first row of each row's mixing group: those it is mixed with in any of some views.
+        """Return the first row of each row's mixing group, the rows it is mixed with in any of some views.
 
-        Of one view that is the pair; of several the ring, of the arrangement of the first.
+        For one view the group is the pair; for several it is the ring in the first view's arrangement.
         """
         rows_N = np.arange(rows.start, rows.stop)
         if len(views) == 1:
@@ -142,7 +142,7 @@ class Mixing:
         return [ring for start in starts for ring in _block_rings(self, start, view // VIEWS_PER_RING)]
 
     def mix(self, row: int, partner: int, view: int) -> Mix:
-        """Return how a row is mixed with its partner; not at all with itself."""
+        """Return the mixing of a row with its partner; UNMIXED if the row is its own partner."""
         if row == partner:
             return UNMIXED
         return sample_mix(self.recipe, self.key_of(min(row, partner)), view)
@@ -159,7 +159,7 @@ def _block_rows(mixing: Mixing) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _block_rings(mixing: Mixing, start: int, group: int) -> list[npt.NDArray[np.int64]]:
-    """Return the rings of the block that begins at row `start`: each the rows in order of their places."""
+    """Return the rings of the block that begins at row `start`, each as rows in order of their places."""
     shard_stop = (start // mixing.rows_per_shard + 1) * mixing.rows_per_shard
     count = min(_block_rows(mixing), shard_stop - start, mixing.num_rows - start)
     key = mixing.key_of(start)

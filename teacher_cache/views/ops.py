@@ -1,8 +1,8 @@
-"""Ops on uint8 pixels, by name: what an amount means, and how ops follow one another in few passes.
+"""Ops on uint8 pixels, by name, applied one after another in few passes.
 
-An op whose result depends on one channel's value alone is a table of 256 values. Tables are composed, and
-touch the pixels once; ops that look at neighbours or at other channels run the compiled loops of kernels.py.
-Reference: the functions of the same names in timm/data/auto_augment.py, which call Pillow.
+An op whose result depends only on one channel's value is a table of 256 values. Tables are composed and then
+applied to the pixels once; ops that read neighbours or other channels run the compiled loops of kernels.py.
+The reference is the functions of the same names in timm/data/auto_augment.py, which call Pillow.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _BLUR_PASSES = 3
 
 
 class Canvas:
-    """A view in the making: pixels, and the tables that they are still to go through.
+    """View in the making: pixels, and the tables that are still to be applied to them.
 
     Args:
-        pixels_HWC: uint8 (S, S, 3), C-contiguous.
-        fill: Red, green and blue of what comes in from outside.
+        pixels_HWC: Pixels of the view, uint8 (S, S, 3), C-contiguous.
+        fill: Red, green and blue of pixels that come from outside.
     """
 
     def __init__(self, pixels_HWC: Pixels, fill: Sequence[float]) -> None:
@@ -44,11 +44,11 @@ class Canvas:
         return self._pixels_HWC.shape[0]
 
     def look_up(self, table_256: npt.NDArray[Any]) -> None:
-        """Send every pixel through a table of values from 0 to 255."""
+        """Map every pixel through a table of values from 0 to 255."""
         self._tables_C256 = table_256.astype(np.uint8)[self._tables_C256]
 
     def look_up_by_channel(self, tables_C256: Sequence[npt.NDArray[Any]]) -> None:
-        """Send every pixel through its channel's table."""
+        """Map every pixel through its channel's table."""
         pairs = zip(tables_C256, self._tables_C256, strict=True)
         self._tables_C256 = np.stack([table.astype(np.uint8)[before] for table, before in pairs])
 
@@ -67,7 +67,7 @@ class Canvas:
         return (2 * kernels.luma_sum(self._pixels_HWC, self._tables_C256) + count) // (2 * count)
 
     def redraw(self, draw: Callable[[Pixels, Pixels], None]) -> None:
-        """Let draw(pixels_HWC, out_HWC) make new pixels out of the present ones."""
+        """Make new pixels from the present ones with draw(pixels_HWC, out_HWC)."""
         present_HWC = self._pixels_HWC
         if self._tables_C256 is not _IDENTITY_C256:
             present_HWC = np.empty_like(present_HWC)
@@ -76,7 +76,7 @@ class Canvas:
         draw(present_HWC, self._pixels_HWC)
 
     def finish(self, out_HWC: Pixels) -> None:
-        """Write the view."""
+        """Write the view into `out_HWC`."""
         if self._tables_C256 is _IDENTITY_C256:
             out_HWC[...] = self._pixels_HWC
         else:
@@ -87,10 +87,10 @@ def draw_view(pixels_HWC: Pixels, ops: Sequence[PixelOp], fill: Sequence[float],
     """Apply ops to pixels, one after the other, and write the view.
 
     Args:
-        pixels_HWC: uint8 (S, S, 3), C-contiguous.
+        pixels_HWC: Pixels to start from, uint8 (S, S, 3), C-contiguous.
         ops: Names of OPS, with their amounts.
-        fill: Red, green and blue of what an affine op brings in.
-        out_HWC: uint8 (S, S, 3), C-contiguous.
+        fill: Red, green and blue of pixels that an affine op brings in from outside.
+        out_HWC: Pixels of the view, uint8 (S, S, 3), C-contiguous.
     """
     canvas = Canvas(pixels_HWC, fill)
     for op in ops:
@@ -126,7 +126,7 @@ def _invert(canvas: Canvas, _: float) -> None:
 
 
 def _posterize(canvas: Canvas, bits: float) -> None:
-    """Keep the upper bits of each value; none of them is black, where Pillow 13 refuses."""
+    """Keep the upper bits of each value; 0 bits give black, where Pillow 13 raises an error."""
     canvas.look_up(_VALUES & (0xFF00 >> int(bits)))
 
 
@@ -163,7 +163,7 @@ def _sharpness(canvas: Canvas, factor: float) -> None:
 
 
 def _gaussian_blur(canvas: Canvas, radius: float) -> None:
-    """Blur by three boxes of the same variance as a Gaussian's: ImageFilter.GaussianBlur."""
+    """Blur by three boxes with the variance of a Gaussian: ImageFilter.GaussianBlur."""
     variance = radius * radius / _BLUR_PASSES
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
@@ -241,5 +241,5 @@ OPS: Mapping[str, Callable[[Canvas, float], None]] = {
     "translate_x": _translate_x,
     "translate_y": _translate_y,
 }
-"""Amounts: bits kept, threshold, addition; factor, 1 is no change; standard deviation in pixels; degrees;
-slope; share of the side. The first three have none."""
+"""Ops by name. The first three take no amount; the amounts of the others are, in order: bits kept, threshold,
+addition; factor, where 1 changes nothing; standard deviation in pixels; degrees; slope; share of the side."""

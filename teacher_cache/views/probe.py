@@ -1,9 +1,9 @@
-"""The replay guard: digests of a few probe images' views, which catch a library that renders other pixels.
+"""Replay guard: digests of a few probe images' views, which detect a library that renders other pixels.
 
-An archive carries the digest of the day it was made. Whoever opens it to replay views renders the probes
-again, in under a second once the ops are compiled, and refuses on a difference. The probe images lie in
-probe_images/: patterns of waves, edges and isolated pixels, as 4:4:4, 4:2:0, grey and CMYK JPEG, palette PNG
-and lossy WebP, and one larger than most views, so that enlarging and reducing are both seen.
+An archive stores the digest from the time it was made. A program that opens it to replay views renders the
+probes again, in under a second once the ops are compiled, and refuses on a difference. The probe images in
+probe_images/ are patterns of waves, edges and isolated pixels, as 4:4:4, 4:2:0, grey and CMYK JPEG, palette
+PNG and lossy WebP, and one larger than most views, so that both enlarging and reducing are covered.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from teacher_cache.views.render import render_views
 from teacher_cache.views.sampling import PixelOp, ops_of
 
 PIXEL_LIBRARIES = ("torch", "simplejpeg", "pillow", "numpy", "numba", "llvmlite")
-"""Whoever turns image bytes into view pixels."""
+"""Libraries that turn image bytes into view pixels."""
 
 _VIEWS = range(4)
 _AMOUNTS = (0.3, 1.7)
-"""Of every op: some way from no change, on either side where there are two."""
+"""Amounts at which every op is probed: away from no change, one on each side for ops with two sides."""
 
 
 def library_versions() -> dict[str, str]:
@@ -40,9 +40,9 @@ def library_versions() -> dict[str, str]:
 def probe_digest(recipe: Recipe) -> str:
     """Return the sha256 over the pixels of four views of each probe image, in order of their names.
 
-    Each op on pixels that the recipe can emit follows, drawn on the last of these views; then the values of
-    erased bytes and the mixing of some pairs, where the recipe erases or mixes. An op that the recipe cannot
-    emit has no part in the digest, so a new op leaves the archives of other recipes as they are.
+    The digest continues over each op on pixels that the recipe can emit, drawn on the last of these views;
+    then over the values of erased bytes and the mixing of some pairs, if the recipe erases or mixes. An op
+    that the recipe cannot emit is not part of the digest, so a new op leaves other recipes' archives valid.
     """
     digest = hashlib.sha256()
     out_VHWC = np.empty((len(_VIEWS), recipe.img_size, recipe.img_size, 3), np.uint8)
@@ -65,12 +65,12 @@ def check_probe(recipe: Recipe, expected_digest: str, made_with: Mapping[str, st
     """Refuse to replay views whose pixels would differ from the ones that were labelled.
 
     Args:
-        recipe: The recipe to replay.
-        expected_digest: `probe_digest` when the labels were made.
-        made_with: `library_versions` when the labels were made.
+        recipe: Recipe to replay.
+        expected_digest: Result of `probe_digest` when the labels were made.
+        made_with: Result of `library_versions` when the labels were made.
 
     Raises:
-        RecipeError: The probes' pixels differ; names the recipe and the versions on both sides.
+        RecipeError: The probes' pixels differ; the message names the recipe and the versions on both sides.
     """
     if probe_digest(recipe) == expected_digest:
         return

@@ -1,8 +1,7 @@
-"""The augmentation as data: what a view may look like, with a sha256 that names it.
+"""Augmentation as data: the possible views, with a sha256 that identifies them.
 
 A recipe is an image size and a list of ops (recipe_ops.py); docs/recipes.md lists them with the source of
-each number. A recipe's name and the order of its JSON fields mean nothing, its ops and their numbers
-everything.
+each number. The name and the order of the JSON fields do not count for a recipe's identity; all else does.
 """
 
 from __future__ import annotations
@@ -54,12 +53,13 @@ _Kind = TypeVar("_Kind")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All views of one kind. Interpolation is torch's antialiased uint8 bicubic, always.
+    """Recipe of views; interpolation is always torch's antialiased uint8 bicubic.
 
     Attributes:
-        name: What people call it; not part of its identity.
+        name: Name for display, not part of the identity.
         img_size: Side of a view in pixels.
-        ops: One crop, then at most one of each other op, in timm's order: flip, pixel ops, erasing, mixing.
+        ops: Ops in timm's order: one crop, then at most one of each other op (flip, pixel ops, erasing,
+            mixing).
     """
 
     name: str
@@ -75,8 +75,8 @@ class Recipe:
 
     @functools.cached_property
     def crop(self) -> Crop:
-        """The op that every recipe begins with."""
-        return self.ops[0]  # type: ignore[return-value]  # __post_init__ holds it
+        """Crop that the recipe begins with."""
+        return self.ops[0]  # type: ignore[return-value]  # __post_init__ checks it
 
     @functools.cached_property
     def flip_probability(self) -> float:
@@ -86,23 +86,23 @@ class Recipe:
 
     @functools.cached_property
     def pixel_ops(self) -> tuple[PixelOps, ...]:
-        """The ops on uint8 pixels, in order."""
+        """Ops on uint8 pixels, in order."""
         return tuple(op for op in self.ops if isinstance(op, PixelOps))
 
     @functools.cached_property
     def fill(self) -> tuple[float, ...]:
-        """Pixel value of what an affine op brings in; only rand_augment has any."""
+        """Pixel value that affine ops bring in from outside; only rand_augment has such ops."""
         rand_augment = self._only(RandAugment)
         return rand_augment.fill if rand_augment else (0.0, 0.0, 0.0)
 
     @functools.cached_property
     def erasing(self) -> RandomErasing | None:
-        """The op that erases, if there is one."""
+        """Erasing op, or None."""
         return self._only(RandomErasing)
 
     @functools.cached_property
     def mixing(self) -> MixupCutmix | None:
-        """The op that mixes, if there is one."""
+        """Mixing op, or None."""
         return self._only(MixupCutmix)
 
     def _only(self, kind: type[_Kind]) -> _Kind | None:
@@ -115,29 +115,32 @@ class Recipe:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The recipe's identity: sha256 of its canonical JSON without its name."""
+        """Identity of the recipe: sha256 of its canonical JSON without the name."""
         return sha256_of({field: value for field, value in self.to_dict().items() if field != "name"})
 
 
 def deit(img_size: int) -> Recipe:
-    """All of DeiT's augmentation (Touvron et al., ICML 2021, Table 9, and deit/main.py's defaults)."""
+    """Return DeiT's full augmentation (Touvron et al., ICML 2021, Table 9, and deit/main.py's defaults)."""
     ops = (RandomResizedCrop(), HorizontalFlip(), RandAugment(), RandomErasing(), MixupCutmix())
     return Recipe("deit", img_size, ops)
 
 
 def deit3(img_size: int) -> Recipe:
-    """All of DeiT III's (Touvron et al., ECCV 2022, section 3.2; deit/augment.py and README_revenge.md)."""
+    """Return DeiT III's full augmentation.
+
+    Sources: Touvron et al., ECCV 2022, section 3.2; deit/augment.py and README_revenge.md.
+    """
     ops = (ResizeRandomCrop(), HorizontalFlip(), ThreeAugment(), ColorJitter(), MixupCutmix())
     return Recipe("deit3", img_size, ops)
 
 
 def rrc(img_size: int) -> Recipe:
-    """Crop and flip: RandomResizedCrop(0.08-1) and a flip of probability 0.5, as ResNets are trained."""
+    """Return RandomResizedCrop(0.08-1) and a flip of probability 0.5, as used to train ResNets."""
     return Recipe("rrc", img_size, (RandomResizedCrop(), HorizontalFlip()))
 
 
 def evaluation(img_size: int, crop_pct: float = ResizeCenterCrop.crop_pct) -> Recipe:
-    """Resize and centre crop; every view of an image is the same."""
+    """Return resize and centre crop; all views of an image are the same."""
     return Recipe("eval", img_size, (ResizeCenterCrop(crop_pct),))
 
 
@@ -153,7 +156,8 @@ def from_dict(document: Any) -> Recipe:
     """Build a recipe from JSON or YAML values.
 
     Raises:
-        RecipeError: An unknown version, op or field (the nearest names are offered), or a value out of range.
+        RecipeError: A version, op or field is unknown (the message offers the nearest names), or a value is
+            out of range.
     """
     fields = checked_fields("recipe", document, {"version", "name", "img_size", "ops"})
     if fields.get("version", VERSION) != VERSION:
@@ -175,11 +179,11 @@ def load(name_or_file: str, img_size: int | None) -> Recipe:
     """Return a named recipe at an image size, or one from a YAML or JSON file.
 
     Args:
-        name_or_file: A name of NAMED, or a path ending in .yaml, .yml or .json.
-        img_size: Side of a view in pixels. None: a file's own, or 224 for a named recipe.
+        name_or_file: Name in NAMED, or a path ending in .yaml, .yml or .json.
+        img_size: Side of a view in pixels; None takes the file's, or 224 for a named recipe.
 
     Raises:
-        RecipeError: No such name or file, or a recipe that is not valid.
+        RecipeError: The name or file does not exist, or the recipe is not valid.
     """
     if name_or_file in NAMED:
         return NAMED[name_or_file](224 if img_size is None else img_size)

@@ -34,7 +34,7 @@ def check_color(field: str, value: tuple[float, ...], low: float, high: float) -
 
 
 def checked_fields(what: str, document: Any, known: set[str]) -> dict[str, Any]:
-    """Return a mapping whose fields are all known, or raise RecipeError, offering the nearest name."""
+    """Return a mapping whose fields are all known, or raise a RecipeError that offers the nearest name."""
     require(isinstance(document, Mapping), what, document, "a mapping")
     for field in document:
         if field not in known:
@@ -44,7 +44,7 @@ def checked_fields(what: str, document: Any, known: set[str]) -> dict[str, Any]:
 
 
 def like_default(field: str, value: Any, default: Any) -> Any:
-    """Return a value as the type of its field's default, or raise RecipeError."""
+    """Return a value converted to the type of its field's default, or raise RecipeError."""
     if isinstance(default, str):
         require(isinstance(value, str), field, value, "a name")
         return value

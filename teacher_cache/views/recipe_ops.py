@@ -1,7 +1,7 @@
-"""The ops of a recipe, as data: one frozen dataclass each, validated at birth.
+"""Ops of a recipe, as data: one frozen dataclass each, validated when it is made.
 
-A field's default is the value of the source named beside it; its type (number, whole number, name, or a
-tuple of numbers) is what JSON and YAML may give. An op's name in them is its class's in snake_case.
+A field's default is the value in the source named beside it; JSON and YAML must give the default's type
+(number, whole number, name, or tuple of numbers). An op's name in them is its class name in snake_case.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from teacher_cache.views.recipe_fields import (
 )
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Per channel, of pixels scaled to [0, 1]: timm's IMAGENET_DEFAULT_MEAN (timm/data/constants.py)."""
+"""Mean per channel, of pixels scaled to [0, 1]: timm's IMAGENET_DEFAULT_MEAN (timm/data/constants.py)."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of the image, resized to a square: torchvision's and timm's op of that name.
+    """Crop of a random part of the image, resized to a square: torchvision's and timm's op of that name.
 
     Attributes:
         scale: Bounds of the crop's share of the image's area, uniform.
@@ -44,11 +44,11 @@ class RandomResizedCrop:
 
 @dataclasses.dataclass(frozen=True)
 class ResizeRandomCrop:
-    """The short side resized to img_size, and a random square of that: DeiT III's "simple random crop".
+    """Resize of the short side to img_size, then a random square: DeiT III's "simple random crop".
 
     Attributes:
-        padding_px: Added around the resized image by reflection, before the square is chosen; 4 in DeiT III
-            (deit/augment.py, RandomCrop(padding=4, padding_mode="reflect")). At most img_size - 1 are added.
+        padding_px: Pixels added around the resized image by reflection before the square is chosen, at most
+            img_size - 1; 4 in DeiT III (deit/augment.py, RandomCrop(padding=4, padding_mode="reflect")).
     """
 
     padding_px: int = 4
@@ -59,7 +59,7 @@ class ResizeRandomCrop:
 
 @dataclasses.dataclass(frozen=True)
 class ResizeCenterCrop:
-    """The middle of the image, after its short side is resized to img_size / crop_pct: timm's evaluation.
+    """Crop of the middle, after the short side is resized to img_size / crop_pct: timm's evaluation.
 
     Attributes:
         crop_pct: Share of the short side that is kept; 0.875 in DeiT's main.py.
@@ -73,7 +73,7 @@ class ResizeCenterCrop:
 
 @dataclasses.dataclass(frozen=True)
 class HorizontalFlip:
-    """Left and right exchanged, with a probability."""
+    """Exchange of left and right, with a probability."""
 
     probability: float = 0.5
 
@@ -83,17 +83,17 @@ class HorizontalFlip:
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """timm's RandAugment with increasing magnitudes, "rand-m9-mstd0.5-inc1" (timm/data/auto_augment.py).
+    """RandAugment of timm with increasing magnitudes, "rand-m9-mstd0.5-inc1" (timm/data/auto_augment.py).
 
-    Each of `num_ops` times one of 15 ops is chosen, each as likely, and applied with `probability` at a
-    magnitude drawn from a normal distribution and clipped to [0, 10].
+    `num_ops` times, one of 15 equally likely ops is chosen and applied with `probability`, at a magnitude
+    drawn from a normal distribution and clipped to [0, 10].
 
     Attributes:
         magnitude: Mean of the magnitude.
-        magnitude_std: Its standard deviation; 0 is none.
-        num_ops: How often an op is chosen.
-        probability: Of each chosen op to be applied.
-        fill: Pixel value of what an affine op brings in; timm's is 255 times the mean, rounded.
+        magnitude_std: Standard deviation of the magnitude; 0 keeps the magnitude fixed.
+        num_ops: Number of times an op is chosen.
+        probability: Probability that a chosen op is applied.
+        fill: Pixel value that affine ops bring in from outside; timm's is 255 times the mean, rounded.
     """
 
     magnitude: float = 9.0
@@ -113,10 +113,10 @@ class RandAugment:
 
 @dataclasses.dataclass(frozen=True)
 class ThreeAugment:
-    """DeiT III's 3-Augment: one of greyscale, solarize and Gaussian blur, each as likely (deit/augment.py).
+    """3-Augment of DeiT III: greyscale, solarize or Gaussian blur, equally likely (deit/augment.py).
 
     Attributes:
-        solarize_threshold: Pixel values from here on are inverted; Pillow's default is 128.
+        solarize_threshold: Lowest pixel value that is inverted; Pillow's default is 128.
         blur_radius: Bounds of the blur's standard deviation in pixels, uniform.
     """
 
@@ -130,12 +130,12 @@ class ThreeAugment:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast and saturation in a random order: torchvision's op of that name, without hue.
+    """Jitter of brightness, contrast and saturation in a random order: torchvision's op without hue.
 
     Attributes:
-        brightness: The factor is uniform in 1 - brightness to 1 + brightness; 0.3 in DeiT's main.py.
-        contrast: Likewise.
-        saturation: Likewise.
+        brightness: Factor's largest distance from 1, uniform in [1 - x, 1 + x]; 0.3 in DeiT's main.py.
+        contrast: Largest distance of the contrast factor from 1, as for brightness.
+        saturation: Largest distance of the saturation factor from 1, as for brightness.
     """
 
     brightness: float = 0.3
@@ -149,15 +149,15 @@ class ColorJitter:
 
 @dataclasses.dataclass(frozen=True)
 class RandomErasing:
-    """A random box of the view becomes noise or the mean: timm/data/random_erasing.py, modes pixel and const.
+    """Erasing of a random box to noise or the mean: timm/data/random_erasing.py, modes pixel and const.
 
     Attributes:
-        probability: Of a view to be erased; 0.25 in DeiT (Table 9).
+        probability: Probability that a view is erased; 0.25 in DeiT (Table 9).
         area: Bounds of the box's share of the view's area, uniform.
         ratio: Bounds of height / width, uniform in the logarithm.
-        mode: "pixel": every value is mean + std * a standard normal. "const": every value is the mean.
-        mean: Per channel, of pixels scaled to [0, 1].
-        std: Likewise.
+        mode: "pixel" makes every value mean + std * a standard normal; "const" makes every value the mean.
+        mean: Mean per channel, of pixels scaled to [0, 1].
+        std: Standard deviation per channel, of pixels scaled to [0, 1].
     """
 
     probability: float = 0.25
@@ -178,14 +178,16 @@ class RandomErasing:
 
 @dataclasses.dataclass(frozen=True)
 class MixupCutmix:
-    """Pairs of views are mixed, or exchange a box: timm/data/mixup.py, mode "pair"; see views/mixing.py.
+    """Mixup or cutmix of pairs of views: timm/data/mixup.py, mode "pair"; see views/mixing.py.
 
     Attributes:
-        mixup_alpha: The share of a view's own picture is drawn from Beta(alpha, alpha); 0 is no mixup.
-        cutmix_alpha: Likewise for the area outside the exchanged box; 0 is no cutmix.
-        probability: Of a pair to be mixed.
-        switch_probability: Of cutmix rather than mixup, where both are on.
-        block_rows: Rows of a shard among which partners are found.
+        mixup_alpha: Alpha of Beta(alpha, alpha), which gives the share of a view's own picture; 0 turns mixup
+            off.
+        cutmix_alpha: Alpha of Beta(alpha, alpha), which gives the share of the area outside the exchanged
+            box; 0 turns cutmix off.
+        probability: Probability that a pair is mixed.
+        switch_probability: Probability of cutmix rather than mixup, where both are on.
+        block_rows: Number of consecutive rows of a shard among which partners are found.
     """
 
     mixup_alpha: float = 0.8
@@ -241,7 +243,8 @@ def op_from_dict(document: Any) -> Op:
     """Build an op from JSON or YAML values.
 
     Raises:
-        RecipeError: An unknown op or field (the nearest name is offered), or a value out of range.
+        RecipeError: An op or field is unknown (the message offers the nearest name), or a value is out of
+            range.
     """
     require(isinstance(document, Mapping) and "op" in document, "op", document, "a mapping with a field 'op'")
     name = document["op"]

@@ -1,8 +1,8 @@
-"""Image bytes and parameters -> uint8 pixels: the host half of a view. No randomness that is not an argument.
+"""Host half of a view: image bytes and parameters -> uint8 pixels, with all randomness in the arguments.
 
-The resize is torch's uint8 antialiased bicubic: fixed-point, and the same bits for every CPU capability
-level, memory layout and thread count (Pillow's changed between releases, torch's bilinear does not agree
-with itself across levels). Pixels are (H, W, 3): rows of a decoder, of torch's fast path, and of kernels.py.
+The resize is torch's uint8 antialiased bicubic: fixed-point, with the same bits for every CPU capability
+level, memory layout and thread count (Pillow's changed between releases, and torch's bilinear differs between
+levels). Pixels are (H, W, 3), the layout of the decoders, of torch's fast path and of kernels.py.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def render_views(
 ) -> list[ViewParams]:
     """Decode an image once and render views of it into `out_VHWC`, uint8, each (img_size, img_size, 3).
 
-    This is the replay contract: the pixels are a function of the arguments alone, bit for bit.
+    The replay contract is that the pixels are a function of the arguments alone, bit for bit.
 
     Returns:
-        The parameters of each view.
+        Parameters of each view.
 
     Raises:
         ImageError: The image cannot be decoded, or is so long and thin that its short side cannot be resized.
@@ -48,7 +48,7 @@ def render_views(
 
 
 class _Scratch(threading.local):
-    """Memory that a thread decodes one image after the other into, rather than into new pages each time."""
+    """Memory into which a thread decodes one image after another, rather than into new pages each time."""
 
     def __init__(self) -> None:
         self._buffer = np.empty(0, np.uint8)
@@ -73,7 +73,7 @@ def render(pixels_HWC: Pixels, recipe: Recipe, params: ViewParams, out_HWC: Pixe
 
 
 def resized_window(pixels_HWC: Pixels, params: ViewParams, size: int) -> Pixels:
-    """Cut out the source box, resize it, keep the window of it, flip it if asked: uint8 (size, size, 3)."""
+    """Cut out the source box, resize it, cut out the window, and flip if asked: uint8 (size, size, 3)."""
     box_HWC = pixels_HWC[params.top : params.top + params.height, params.left : params.left + params.width]
     view_1CHW = torch.nn.functional.interpolate(
         torch.from_numpy(box_HWC).unsqueeze(0).permute(0, 3, 1, 2),  # channels last: torch's fastest path
@@ -94,7 +94,7 @@ def resized_window(pixels_HWC: Pixels, params: ViewParams, size: int) -> Pixels:
 
 
 def _reflected_window(pixels_HWC: Pixels, top: int, left: int, size: int) -> Pixels:
-    """Return the square at (top, left), what lies outside reflected at the first or last pixel."""
+    """Return the square at (top, left); parts outside are reflected at the first or last pixel."""
     height, width = pixels_HWC.shape[:2]
     rows, columns = _reflected(top, size, height), _reflected(left, size, width)
     first, stop = max(left, 0), min(left + size, width)
@@ -106,6 +106,6 @@ def _reflected_window(pixels_HWC: Pixels, top: int, left: int, size: int) -> Pix
 
 
 def _reflected(start: int, count: int, size: int) -> npt.NDArray[np.int64]:
-    """Return the places start to start + count, those outside [0, size) reflected at its first or last."""
+    """Return places start to start + count; places outside [0, size) are reflected at its first or last."""
     places = np.abs(np.arange(start, start + count))
     return size - 1 - np.abs(size - 1 - places)

@@ -1,4 +1,4 @@
-"""(recipe, key, view, image size) -> the parameters of one view. No pixels here, no state, no global RNG."""
+"""Draw the parameters of one view from (recipe, key, view, image size), without pixels or a global RNG."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from teacher_cache.views.recipe_ops import (
 )
 
 _ATTEMPTS = 10
-"""torchvision and timm give up on a random box after ten: a crop becomes a central one, an erasing none."""
+"""Tries at a random box, as in torchvision and timm; then a crop is central, and nothing is erased."""
 _LARGEST_LEVEL = 10.0
 
 
 class Box(NamedTuple):
-    """A rectangle of pixels."""
+    """Rectangle of pixels."""
 
     top: int
     left: int
@@ -36,20 +36,20 @@ class Box(NamedTuple):
 
 
 class PixelOp(NamedTuple):
-    """An op on uint8 pixels, by its name in views/ops.py, and its amount: 0 where there is none."""
+    """Op on uint8 pixels: its name in views/ops.py, and its amount, 0 for ops without one."""
 
     name: str
     amount: float
 
 
 class ViewParams(NamedTuple):
-    """Everything that makes a view out of an image's pixels. All lengths in pixels.
+    """Parameters that turn an image's pixels into a view, with all lengths in pixels.
 
-    (seed, sample_id) is the key of the view's random streams, from which all else was drawn.
-    The source box (top, left, height, width) is cut out, resized to resize_height x resize_width, and the
-    square window of side img_size at (window_top, window_left) of that is kept, reflected where it reaches
-    over the edge. It is flipped if `flip`; then `ops` act on it, one after the other; `erase` is the box
-    that is erased, if any. Mixing is not the business of one view: see views/mixing.py.
+    (seed, sample_id) is the key of the view's random streams, from which all other parameters were drawn. The
+    source box (top, left, height, width) is cut out and resized to resize_height x resize_width. The square
+    window of side img_size at (window_top, window_left) is kept, reflected where it reaches over the edge,
+    and flipped if `flip`. Then `ops` are applied one after the other, and the box `erase`, if any, is erased.
+    Mixing needs two views: see views/mixing.py.
     """
 
     seed: int
@@ -87,14 +87,14 @@ def sample_view(recipe: Recipe, key: str, view: int, height: int, width: int) ->
 
 
 def erasing_noise(params: ViewParams) -> RandomStream:
-    """Return the stream whose bytes fill the erased box of a view; its other ERASE stream chose the box."""
+    """Return the stream of bytes that fill a view's erased box; another ERASE stream chose the box."""
     return RandomStream((params.seed, params.sample_id), Purpose.ERASE, (1, 0))
 
 
 def _crop(
     recipe: Recipe, stream_key: tuple[int, int], height: int, width: int
 ) -> tuple[int, int, int, int, int, int, int, int]:
-    """Return source box, resized height and width, and window's top and left."""
+    """Return the source box, the resized height and width, and the window's top and left."""
     crop, size = recipe.crop, recipe.img_size
     if isinstance(crop, RandomResizedCrop):
         box = _random_box(crop, RandomStream(stream_key, Purpose.CROP), height, width)
@@ -116,7 +116,7 @@ def _random_window(
     crop: ResizeRandomCrop, stream: RandomStream, size: int, height: int, width: int
 ) -> tuple[int, int, int, int]:
     resized = _resized(height, width, size)
-    margin = min(crop.padding_px, size - 1)  # a reflection has no more pixels to show
+    margin = min(crop.padding_px, size - 1)  # reflection cannot add more pixels
     window_top, window_left = (stream.integer(side + 2 * margin - size + 1) - margin for side in resized)
     return *resized, window_top, window_left
 
@@ -180,7 +180,7 @@ def _sample_ops(op: PixelOps, stream: RandomStream) -> list[PixelOp]:
 
 
 class _Amount(NamedTuple):
-    """How an op's amount follows from its share of the largest level, negative half the time if `signed`."""
+    """Amount of an op as a function of its share of the largest level, negative half the time if `signed`."""
 
     of_share: Callable[[float], float]
     signed: bool
@@ -203,8 +203,8 @@ _RAND_AUGMENT_OPS: tuple[tuple[str, _Amount | None], ...] = (
     ("translate_x", _Amount(lambda share: 0.45 * share, signed=True)),
     ("translate_y", _Amount(lambda share: 0.45 * share, signed=True)),
 )
-"""timm's _RAND_INCREASING_TRANSFORMS with its LEVEL_TO_ARG (timm/data/auto_augment.py): degrees, bits kept,
-threshold, addition, factors, slopes, and shares of the side."""
+"""Ops of timm's _RAND_INCREASING_TRANSFORMS with its LEVEL_TO_ARG (timm/data/auto_augment.py): degrees, bits
+kept, threshold, addition, factors, slopes, and shares of the side."""
 
 
 def _sample_rand_augment(op: RandAugment, stream: RandomStream) -> list[PixelOp]:
@@ -234,7 +234,7 @@ def _sample_three_augment(op: ThreeAugment, stream: RandomStream) -> PixelOp:
 
 
 def _sample_color_jitter(op: ColorJitter, stream: RandomStream) -> list[PixelOp]:
-    """Draw three factors, then their order by Fisher and Yates."""
+    """Draw three factors, then their order by the Fisher-Yates shuffle."""
     jitters = (("brightness", op.brightness), ("contrast", op.contrast), ("color", op.saturation))
     ops = [PixelOp(name, stream.uniform(1 - width, 1 + width)) for name, width in jitters]
     for last in range(len(ops) - 1, 0, -1):
@@ -248,4 +248,4 @@ _OPS_OF: Mapping[type[PixelOps], Sequence[str]] = {
     ThreeAugment: ["color", "solarize", "gaussian_blur"],
     ColorJitter: ["brightness", "contrast", "color"],
 }
-"""Names of views/ops.py that each op of a recipe draws from."""
+"""Names in views/ops.py that each op of a recipe draws from."""

@@ -36,7 +36,7 @@ _UNIT_SQUARED = 2.0 ** (-2 * _WEIGHT_BITS)
 
 
 def _bicubic_weights() -> npt.NDArray[np.float64]:
-    """Return the weights of the four neighbours at each of 1024 fractions: whole numbers that sum to 4096."""
+    """Return the weights of the four neighbours at each of 1024 fractions: integers that sum to 4096."""
     d = np.arange(1 << _TABLE_BITS) / (1 << _TABLE_BITS)
     exact = np.stack([-d + 2 * d**2 - d**3, 1 - 2 * d**2 + d**3, d + d**2 - d**3, -(d**2) + d**3], axis=1)
     weights = np.rint(exact * (1 << _WEIGHT_BITS))
@@ -52,7 +52,7 @@ _WEIGHTS_F32 = _WEIGHTS_F64.astype(np.float32)
 
 @compiled
 def _inside(offset: int, size: int) -> tuple[int, int]:
-    """Return first and stop of the places p of [0, size) whose source p + 1/2 + offset lies inside, too."""
+    """Return first and stop of the places p in [0, size) whose source p + 1/2 + offset lies inside, too."""
     first = min(max(-((offset + _HALF) >> FRACTION_BITS), 0), size)
     stop = min(max(-((offset + _HALF - (size << FRACTION_BITS)) >> FRACTION_BITS), first), size)
     return first, stop
@@ -60,7 +60,7 @@ def _inside(offset: int, size: int) -> tuple[int, int]:
 
 @compiled
 def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
-    """Let pixel (y, x) be what was at (y, x + offsets[y]), offsets in 2^-24 pixels: shear, translate in x."""
+    """Move pixel (y, x + offsets[y]) to (y, x), offsets in 2^-24 pixels: shear or translation in x."""
     height, width_3 = flat.shape
     width = width_3 // 3
     for y in range(height):
@@ -102,9 +102,10 @@ def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, o
 
 @compiled
 def shift_columns(flat: Pixels, offsets_W: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
-    """Let pixel (y, x) be what was at (y + offsets[x], x), offsets in 2^-24 pixels: shear, translate in y.
+    """Move pixel (y + offsets[x], x) to (y, x), offsets in 2^-24 pixels: shear or translation in y.
 
-    First by whole pixels, neighbours with the same offset together; then every row by the fractions.
+    Columns move first by whole pixels, neighbours with the same offset together; then each row by the
+    fractions.
     """
     height, width_3 = flat.shape
     weights = np.empty((4, width_3), np.float32)
@@ -143,9 +144,9 @@ def shift_columns(flat: Pixels, offsets_W: npt.NDArray[np.int64], fill_C: Pixels
 
 @compiled
 def affine(flat: Pixels, matrix_6: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
-    """Let pixel (y, x) be what was at M (x + 1/2, y + 1/2, 1), M's six numbers in 2^-24 pixels.
+    """Fill pixel (y, x) from the source point M (x + 1/2, y + 1/2, 1), M's six numbers in 2^-24 pixels.
 
-    Whole numbers are carried in float64, whose products are faster; sums stay below 2^53 and so exact.
+    Integers are held in float64, whose products are faster; sums stay below 2^53 and so are exact.
     """
     height, width_3 = flat.shape
     width = width_3 // 3
