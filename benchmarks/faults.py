@@ -5,9 +5,7 @@
 For each fault, the benchmark counts how often it occurred and how often the promise held: a killed extract,
 run again, gives the archive of an undisturbed one, byte for byte; `verify --level full` finds a flipped byte,
 and reading a label finds a flipped byte of that label; any other damage is found, named, and mended by
-`repair`. The exit code is 1 if a promise did not hold.
-
-Runs are processes of their own, forked from this one so that each need not import torch again.
+`repair`. The exit code is 1 if a promise did not hold. Runs are forked, so that none imports torch again.
 """
 
 from __future__ import annotations

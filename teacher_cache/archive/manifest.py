@@ -192,7 +192,7 @@ def read_manifest(store: Store) -> Manifest:
         )
     if size is None:
         raise ArchiveError(
-            f"{store.url} is no archive: it has no {MANIFEST_FILE}",
+            f"{store.url} is not an archive: it has no {MANIFEST_FILE}",
             "There are no labels to read.",
             "make one: teacher-cache extract",
         )

@@ -54,7 +54,7 @@ def read_checkpoint(file: str) -> Checkpoint:
         raise
     except FileNotFoundError as error:
         raise ModelError(
-            f"checkpoint {file!r} is no file", "There is nothing to load.", "give the path of one"
+            f"checkpoint {file!r} is not a file", "There is nothing to load.", "give the path of one"
         ) from error
     except Exception as error:  # pickle, safetensors and torch each raise errors of their own
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,10 @@ from teacher_cache.models.create import create_model, normalization, weights_sha
 from teacher_cache.views.finish import normalize
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+
+KINDS: Mapping[str, Callable[..., torch.nn.Module]] = {"timm": create_model}
+"""Functions that build a teacher's model, by the kind in KIND:MODEL; a name without a kind is timm's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +101,7 @@ def build_teacher(
     """Build a teacher with its weights.
 
     Args:
-        name: Name of the model in timm.
+        name: MODEL in timm, or KIND:MODEL for a kind in KINDS.
         classes: Classes of the dataset.
         img_size: Side of the input in pixels.
         device: Device that runs the teacher.
@@ -110,8 +115,10 @@ def build_teacher(
     Raises:
         ModelError: The model cannot be built or its weights loaded: see `create_model` and `load_weights`.
     """
-    model = create_model(
-        name,
+    kind, _, rest = name.partition(":")
+    create, model_name = (KINDS[kind], rest) if kind in KINDS else (create_model, name)
+    model = create(
+        model_name,
         num_classes=len(classes),
         img_size=img_size,
         pretrained=pretrained and checkpoint is None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from teacher_cache.exact import portable
 from teacher_cache.exact.streams import Purpose, RandomStream, sample_id, view_seed
@@ -80,7 +80,9 @@ def sample_view(recipe: Recipe, key: str, view: int, height: int, width: int) ->
         ops=tuple(
             op
             for position, pixel_ops in enumerate(recipe.pixel_ops)
-            for op in _sample_ops(pixel_ops, RandomStream(stream_key, Purpose.OPS, (position, 0)))
+            for op in SAMPLERS[type(pixel_ops)].draw(
+                pixel_ops, RandomStream(stream_key, Purpose.OPS, (position, 0))
+            )
         ),
         erase=_sample_erasing(recipe.erasing, stream_key, recipe.img_size) if recipe.erasing else None,
     )
@@ -166,17 +168,15 @@ def _log_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
     return portable.exact_log(bounds[0]), portable.exact_log(bounds[1])
 
 
+def _ops(recipe: Recipe, stream_key: tuple[int, int], position: int) -> list[PixelOp]:
+    """Draw the pixel ops of the recipe's op at a position, from a stream of that position's own."""
+    op = recipe.pixel_ops[position]
+    return SAMPLERS[type(op)].draw(op, RandomStream(stream_key, Purpose.OPS, (position, 0)))
+
+
 def ops_of(recipe: Recipe) -> frozenset[str]:
     """Return the names of all ops on pixels that `sample_view` can choose for a view of the recipe."""
-    return frozenset(name for op in recipe.pixel_ops for name in _OPS_OF[type(op)])
-
-
-def _sample_ops(op: PixelOps, stream: RandomStream) -> list[PixelOp]:
-    if isinstance(op, RandAugment):
-        return _sample_rand_augment(op, stream)
-    if isinstance(op, ThreeAugment):
-        return [_sample_three_augment(op, stream)]
-    return _sample_color_jitter(op, stream)
+    return frozenset(name for op in recipe.pixel_ops for name in SAMPLERS[type(op)].emits)
 
 
 class _Amount(NamedTuple):
@@ -224,13 +224,13 @@ def _sample_rand_augment(op: RandAugment, stream: RandomStream) -> list[PixelOp]
     return chosen
 
 
-def _sample_three_augment(op: ThreeAugment, stream: RandomStream) -> PixelOp:
+def _sample_three_augment(op: ThreeAugment, stream: RandomStream) -> list[PixelOp]:
     choice = stream.integer(3)
     if choice == 0:
-        return PixelOp("color", 0.0)
+        return [PixelOp("color", 0.0)]
     if choice == 1:
-        return PixelOp("solarize", float(op.solarize_threshold))
-    return PixelOp("gaussian_blur", stream.uniform(*op.blur_radius))
+        return [PixelOp("solarize", float(op.solarize_threshold))]
+    return [PixelOp("gaussian_blur", stream.uniform(*op.blur_radius))]
 
 
 def _sample_color_jitter(op: ColorJitter, stream: RandomStream) -> list[PixelOp]:
@@ -243,9 +243,16 @@ def _sample_color_jitter(op: ColorJitter, stream: RandomStream) -> list[PixelOp]
     return ops
 
 
-_OPS_OF: Mapping[type[PixelOps], Sequence[str]] = {
-    RandAugment: [name for name, _ in _RAND_AUGMENT_OPS],
-    ThreeAugment: ["color", "solarize", "gaussian_blur"],
-    ColorJitter: ["brightness", "contrast", "color"],
+class Sampler(NamedTuple):
+    """Sampler of a recipe's op on pixels: names of views/ops.py that it can emit, and the draw."""
+
+    emits: Sequence[str]
+    draw: Callable[[Any, RandomStream], list[PixelOp]]
+
+
+SAMPLERS: Mapping[type[PixelOps], Sampler] = {
+    RandAugment: Sampler([name for name, _ in _RAND_AUGMENT_OPS], _sample_rand_augment),
+    ThreeAugment: Sampler(["color", "solarize", "gaussian_blur"], _sample_three_augment),
+    ColorJitter: Sampler(["brightness", "contrast", "color"], _sample_color_jitter),
 }
-"""Names in views/ops.py that each op of a recipe draws from."""
+"""Samplers by the op's class in recipe_ops.py."""

@@ -206,7 +206,7 @@ def test_an_unfinished_archive_is_refused(copy: Path) -> None:
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="is no archive"):
+    with pytest.raises(ArchiveError, match="is not an archive"):
         ArchiveReader(str(tmp_path))
 
 

@@ -220,7 +220,7 @@ def test_a_full_disk_ends_the_run_with_what_is_finished(
 
 def test_a_wrong_teacher_is_told_as_it_is(engine: dict, data: str, tmp_path: Path, capsys: Capture) -> None:
     assert main(extract_flags(data, tmp_path / "out", **engine, checkpoint="/nowhere.safetensors")) == 2
-    assert "checkpoint '/nowhere.safetensors' is no file" in capsys.readouterr().err
+    assert "checkpoint '/nowhere.safetensors' is not a file" in capsys.readouterr().err
     assert tree(tmp_path) == {}
 
 

@@ -83,7 +83,7 @@ def test_weights_of_another_model_are_said(what: str, tmp_path: Path) -> None:
             create_model("deit_tiny_patch16_224", num_classes=3, img_size=32, model_kwargs=KWARGS),
             "a",
         )
-    with pytest.raises(ModelError, match="is no file" if what == "missing" else "does not fit"):
+    with pytest.raises(ModelError, match="is not a file" if what == "missing" else "does not fit"):
         begin_with(model(32), file, ClassList(("a",)))
 
 

@@ -230,7 +230,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (("--views-per-load=4", "--views=0:3"), "4 views per load, of 3 views"),
         (("--kd-reduction=numel",), "Only the soft term is reduced"),
         (("--pretrained", "--finetune=x.safetensors"), "Only one of them"),
-        (("--finetune=/nowhere.safetensors",), "is no file"),
+        (("--finetune=/nowhere.safetensors",), "is not a file"),
         (("--torchcompile=inductr",), "nearest: inductor"),
         (("--precision=float16", *LIVE[:2], "--distillation=hard"), "A teacher answers in float32"),
         (("--opt=adamww",), "timm has no optimizer"),

@@ -144,7 +144,7 @@ def test_blocks_of_views_are_even() -> None:
         ({"teacher": "regnety_160.deit_in22k"}, "regnety_160.deit_in1k"),
         ({"data": "/nowhere"}, "has no dataset.json"),
         ({"device": "tpu7"}, "--device tpu7"),
-        ({"checkpoint": "/nowhere.safetensors"}, "is no file"),
+        ({"checkpoint": "/nowhere.safetensors"}, "is not a file"),
         ({"model_kwargs": "depth"}, "--model-kwargs depth"),
     ],
     ids=str,
