@@ -19,10 +19,10 @@ from student.model import has_two_heads, train_both_heads
 from student.plan import RunPlan
 from student.ranks import Ranks
 from student.step import LiveTeacher, Teaching, Trainer, stored_labels
+from teacher_cache import Labels
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError, ModelError, nearest
 from teacher_cache.labels.class_list import ClassList
-from teacher_cache.labels.topk import Labels
 from teacher_cache.models.checkpoint import load_into, read_checkpoint
 from teacher_cache.models.create import create_model, normalization
 from teacher_cache.models.teacher import build_teacher

@@ -63,7 +63,7 @@ def _eval(config: EvalConfig) -> int:
     from student.checkpoint import load_student
     from student.evaluate import accuracy
     from student.ranks import Ranks
-    from teacher_cache.dataset.shards import PackedDataset
+    from teacher_cache import PackedDataset
     from teacher_cache.models.create import normalization, resolve_device
 
     dataset = PackedDataset(config.data, config.room)

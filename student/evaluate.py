@@ -8,7 +8,7 @@ import torch
 
 from student.model import HEADS, Heads, evaluation_heads
 from student.ranks import Ranks
-from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache import PackedDataset
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 from teacher_cache.stream.stream import ViewStream
 from teacher_cache.views.finish import normalize

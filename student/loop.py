@@ -22,7 +22,7 @@ from student.metrics import Metrics, RunResult, read_metrics
 from student.prepare import Run
 from student.state import RunProgress, save_state
 from student.step import LiveTeacher, NonFiniteError, Trainer
-from teacher_cache.batches.batch import ViewBatch
+from teacher_cache import ViewBatch
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.program.progress import Advance, Track

@@ -25,10 +25,9 @@ import torch.nn.functional as F  # noqa: N812  # as torch's own documentation na
 
 from student.model import Heads
 from student.terms import TERMS, Distillation
+from teacher_cache import Labels, hard_loss, soft_loss
 from teacher_cache.batches.batch import Targets
-from teacher_cache.labels.losses import hard_loss, soft_loss
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
-from teacher_cache.labels.topk import Labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,15 +10,12 @@ from student.config import TrainConfig
 from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
 from student.state import RunProgress, load_progress, refuse_other, saved_updates
-from teacher_cache.archive.open import open_labels
+from teacher_cache import PackedDataset, Recipe, load_recipe, open_labels
 from teacher_cache.archive.source import LabelSource, view_ranges
-from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.program.flags import RESUMABLE, flags_with
 from teacher_cache.storage.store import Store
 from teacher_cache.stream.stream import ViewStream
-from teacher_cache.views import recipe as recipes
-from teacher_cache.views.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +69,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         )
     dataset = PackedDataset(config.data, config.room)
     archive = open_labels(config.labels, config.room) if config.labels else None
-    recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
+    recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     plan = plan_run(
         config,
         num_rows=len(dataset),

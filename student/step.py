@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from student.losses import Objective, distillation_loss
 from student.model import as_heads
 from student.ranks import Ranks
-from teacher_cache.batches.batch import ViewBatch
+from teacher_cache import Labels, ViewBatch
 from teacher_cache.exact.streams import Purpose, RandomStream
-from teacher_cache.labels.topk import Labels, labels_from_logits
+from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.finish import normalize
 
