@@ -21,7 +21,6 @@ import pkgutil
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
 
 from student.model import Heads
 from student.terms import TERMS, Distillation
@@ -70,26 +69,17 @@ def distillation_loss(heads: Heads, targets: Targets, labels: Labels | None, obj
         labels: Teacher labels, unless the objective's kind is "none".
         objective: Terms and their weights.
     """
-    label = label_term(heads.class_BC.float(), targets, objective.smoothing)
+    label = targets.cross_entropy(heads.class_BC.float(), objective.smoothing)
     student_BC = heads.taught_BC.float()
     if objective.kind == "none" or labels is None:
         # without a teacher a second head learns the true labels too, or it would stay random
-        second = label_term(student_BC, targets, objective.smoothing)
+        second = targets.cross_entropy(student_BC, objective.smoothing)
         label = (label + second) / 2
         return Loss(label, label, torch.zeros_like(label))
     term = pkgutil.resolve_name(TERMS[objective.kind])(student_BC, labels, objective)
     if objective.divides_by_classes:
         term = term / student_BC.shape[1]
     return Loss((1 - objective.alpha) * label + objective.alpha * term, label, term)
-
-
-def label_term(logits_BC: torch.Tensor, targets: Targets, smoothing: float) -> torch.Tensor:
-    """Return CE(softmax(Z), y), a scalar; a mixed view has y mixed in the same ratio (timm/data/mixup.py)."""
-    own = F.cross_entropy(logits_BC, targets.own_B, label_smoothing=smoothing, reduction="none")
-    if targets.weight_B is None:
-        return own.mean()
-    partner = F.cross_entropy(logits_BC, targets.partner_B, label_smoothing=smoothing, reduction="none")
-    return (targets.weight_B * own + (1 - targets.weight_B) * partner).mean()
 
 
 def hard_term(logits_BC: torch.Tensor, labels: Labels, objective: Objective) -> torch.Tensor:

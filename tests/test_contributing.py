@@ -127,7 +127,8 @@ LOSS = Toy(
                 "def hard_term(",
                 "def second_term(logits_BC, labels, objective):\n"
                 '    """Return the cross-entropy of the teacher\'s second class."""\n'
-                "    return F.cross_entropy(logits_BC, labels.class_ids_BK[:, 1].long())\n\n\n",
+                "    classes_B = labels.class_ids_BK[:, 1].long()\n"
+                "    return torch.nn.functional.cross_entropy(logits_BC, classes_B)\n\n\n",
             )
         ],
         "student/terms.py": [

@@ -71,6 +71,14 @@ def test_a_state_continues_at_the_next_batch(data: str, labels: str) -> None:
         assert before + after == whole
 
 
+def test_an_epoch_that_was_left_early_begins_anew(data: str, labels: str) -> None:
+    views = LabelledViews(data, labels=labels, batch_size=5)
+    next(views.epoch(0))
+    assert len(list(views.epoch(0))) == len(views)
+    assert len(list(views.epoch(1))) == len(views)
+    assert views.next_epoch == 2
+
+
 def test_processes_share_each_batch(data: str, labels: str) -> None:
     alone = LabelledViews(data, labels=labels, batch_size=6)
     shares = [LabelledViews(data, labels=labels, batch_size=3, rank=r, world_size=2) for r in (0, 1)]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
 
 from teacher_cache.labels.topk import Labels
 from teacher_cache.views.finish import Finishing, finish, normalize
@@ -42,6 +43,19 @@ class Targets(NamedTuple):
         own_B, partner_B = (tensor.to(device, non_blocking=True) for tensor in (self.own_B, self.partner_B))
         weight_B = None if self.weight_B is None else self.weight_B.to(device, non_blocking=True)
         return Targets(own_B, partner_B, weight_B)
+
+    def cross_entropy(self, logits_BC: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+        """Return the mean cross-entropy of the true labels, mixed as the views are (timm/data/mixup.py).
+
+        Args:
+            logits_BC: Student logits, float32, on the targets' device.
+            smoothing: Label smoothing.
+        """
+        own_B = F.cross_entropy(logits_BC, self.own_B, label_smoothing=smoothing, reduction="none")
+        if self.weight_B is None:
+            return own_B.mean()
+        partner_B = F.cross_entropy(logits_BC, self.partner_B, label_smoothing=smoothing, reduction="none")
+        return (self.weight_B * own_B + (1 - self.weight_B) * partner_B).mean()
 
 
 class ViewBatch(NamedTuple):

@@ -90,7 +90,7 @@ class LabelledViews:
             drop_last=drop_last,
             views_per_load=views_per_load,
         )
-        self._batches_done = 0
+        self._batches_done = self._resume_at = 0
         self._stream(0, 0)  # checks that archive, dataset and recipe fit
 
     def __len__(self) -> int:
@@ -126,19 +126,24 @@ class LabelledViews:
             DatasetError, ImageError, ArchiveError: An image or a label is damaged; the message names it.
         """
         first, stop = number * len(self), (number + 1) * len(self)
-        first = max(first, self._batches_done) if self._batches_done < stop else first
+        if first < self._resume_at < stop:
+            first = self._resume_at
+        self._resume_at = 0
         loader = self._stream(first, stop).loader(workers, pin_memory=pin_memory)
         for batch_number, batch in enumerate(loader, first):
             self._batches_done = batch_number + 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position: the number of batches that were yielded, over all epochs."""
+        """Return the position as a dict of one integer: the number of batches yielded, over all epochs.
+
+        A batch counts as soon as it is yielded, so a state belongs after the update that uses the batch.
+        """
         return {"batches": self._batches_done}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue after the batches that `state_dict` counted; batch size and processes must be the same."""
-        self._batches_done = state["batches"]
+        self._batches_done = self._resume_at = state["batches"]
 
     def _stream(self, first_batch: int, num_batches: int) -> ViewStream:
         return ViewStream(

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from timm.data.mixup import one_hot
 from timm.loss import SoftTargetCrossEntropy
 
-from student.losses import Objective, distillation_loss, label_term
+from student.losses import Objective, distillation_loss
 from student.model import Heads
 from teacher_cache.batches.batch import Targets
 from teacher_cache.labels.losses import hard_loss, soft_loss
@@ -48,7 +48,7 @@ def test_without_a_teacher_both_heads_learn_the_true_labels() -> None:
 def test_the_target_of_a_mixed_view_is_mixed_as_timm_mixes_it() -> None:
     own_B, partner_B = torch.arange(B), torch.arange(B).flip(0) + 1
     weight_B = torch.linspace(0.1, 1.0, B)
-    found = label_term(logits(1), Targets(own_B, partner_B, weight_B), smoothing=0.1)
+    found = Targets(own_B, partner_B, weight_B).cross_entropy(logits(1), smoothing=0.1)
     dense_BC = weight_B[:, None] * one_hot(own_B, C, 0.9 + 0.1 / C, 0.1 / C)
     dense_BC += (1 - weight_B)[:, None] * one_hot(partner_B, C, 0.9 + 0.1 / C, 0.1 / C)
     torch.testing.assert_close(found, SoftTargetCrossEntropy()(logits(1), dense_BC))
