@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 from support import S3, SHARD_SIZE, extract_flags, write_class_folders
+from xdist.scheduler import LoadFileScheduling
 
 from pipelines.cli import main as teacher_cache_main
 from teacher_cache.dataset.shards import PackedDataset
@@ -41,6 +42,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _ON_RAY.search(item.name):
             item.add_marker("ray")
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+class _Scopes(LoadFileScheduling):
+    """Files of tests for pytest-xdist; those that kill parts of clusters run in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "killed clusters" if file.endswith(("test_ray_kills.py", "test_jobs.py")) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling:
+    return _Scopes(config, log)
 
 
 @pytest.fixture(scope="session")

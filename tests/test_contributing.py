@@ -1,11 +1,12 @@
 """CONTRIBUTING.md's eight recipes, each followed with a toy that touches only the files it names.
 
-The toy is patched into a copy of the code, which a process of its own then runs.
+The toys are patched into one copy of the code, which a process of its own then runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -53,7 +54,10 @@ OP = Toy(
             ),
             ("    ColorJitter: ", '    Halve: Sampler(("halve",), _sample_halve),\n'),
         ],
-        "teacher_cache/views/ops.py": [('    "translate_y": _translate_y,\n', '    "halve": _halve,\n')],
+        "teacher_cache/views/ops.py": [
+            ("OPS: Mapping", "def _halve(canvas, _):\n    canvas.look_up(_VALUES // 2)\n\n\n"),
+            ('    "translate_y": _translate_y,\n', '    "halve": _halve,\n'),
+        ],
     },
     program="""
 from teacher_cache.views.probe import probe_digest
@@ -259,6 +263,7 @@ BEFORE = (
     "ENCODINGS: ",
     "def hard_term",
     "KINDS: ",
+    "OPS: ",
     '"file": ',
     "    ColorJitter: ",
 )
@@ -273,49 +278,56 @@ def patched(file: Path, additions: list[tuple[str, str]]) -> None:
     file.write_text(text)
 
 
+@pytest.fixture(scope="module")
+def outcomes(data: str, labels: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What came of each toy, all patched into one copy: the empty text, or an error."""
+    copy = tmp_path_factory.mktemp("toys")
+    for package in ("teacher_cache", "student", "pipelines"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for toy in TOYS:
+        for name, additions in toy.after.items():
+            patched(copy / name, additions)
+        for name, text in toy.files.items():
+            (copy / name).write_text(text)
+    programs = {}
+    for number, toy in enumerate(TOYS):
+        out = str(copy / f"out-{number}")
+        programs[toy.recipe] = (
+            f"data, labels, out = {data!r}, {labels!r}, {out!r}\n"
+            f"words = {extract_flags(data, out)!r}\n"
+            "def extract(*more): return [*words, *more]\n"
+            f"from pipelines.cli import main\n{toy.program}"
+        )
+    program = RUN_ALL.format(programs=programs, result=str(copy / "outcomes.json"))
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads((copy / "outcomes.json").read_text())
+
+
+RUN_ALL = """
+import json, traceback
+outcomes = {{}}
+for recipe, program in {programs!r}.items():
+    try:
+        exec(program, {{}})
+        outcomes[recipe] = ""
+    except BaseException:
+        outcomes[recipe] = traceback.format_exc()
+json.dump(outcomes, open({result!r}, "w"))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.recipe)
-def test_a_recipe_works_and_names_every_file_it_touches(
-    toy: Toy, data: str, labels: str, tmp_path: Path
-) -> None:
+def test_a_recipe_works_and_names_every_file_it_touches(toy: Toy, outcomes: dict[str, str]) -> None:
     section = re.search(rf"^### {toy.recipe}\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
     assert section
     for touched in (*toy.after, *toy.files):
         in_a_folder = re.sub(r"/toy\.py$", "/NAME.py", touched)
         assert in_a_folder in section[1] or Path(touched).parent.as_posix() + "/" in section[1], touched
-    for package in ("teacher_cache", "student", "pipelines"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    if toy is OP:
-        ops = tmp_path / "teacher_cache/views/ops.py"
-        patched(
-            ops,
-            [
-                (
-                    "import numpy.typing as npt\n",
-                    "\n\ndef _halve(canvas, _):\n    canvas.look_up(_VALUES // 2)\n",
-                )
-            ],
-        )
-    for name, additions in toy.after.items():
-        patched(tmp_path / name, additions)
-    for name, text in toy.files.items():
-        (tmp_path / name).write_text(text)
-    out = tmp_path / "out"
-    program = (
-        f"data, labels, out = {data!r}, {labels!r}, {str(out)!r}\n"
-        f"words = {extract_flags(data, out)!r}\n"
-        "def extract(*more): return [*words, *more]\n"
-        f"from pipelines.cli import main\n{toy.program}"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr
+    assert outcomes[toy.recipe] == ""
 
 
 def test_contributing_has_these_recipes_and_no_other() -> None:

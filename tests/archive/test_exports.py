@@ -143,6 +143,7 @@ def test_tables_are_not_mixed_with_others(labels: str, data: str, tmp_path: Path
     assert main(["export", labels, str(tmp_path), "--data", data, "--format", "parquet"]) == 2
 
 
+@pytest.mark.slow
 def test_units_of_two_sizes_are_not_imported_together(exported: str, data: str, tmp_path: Path) -> None:
     assert main(extract_flags(data, tmp_path / "other", views_per_unit=3)) == 0
     before = tree(tmp_path / "other")
@@ -151,6 +152,7 @@ def test_units_of_two_sizes_are_not_imported_together(exported: str, data: str, 
     assert tree(tmp_path / "other") == before
 
 
+@pytest.mark.slow
 def test_archives_made_apart_are_merged(data: str, labels: str, tmp_path: Path) -> None:
     for name, views in (("a", "0:2"), ("b", "2:3")):
         assert main(extract_flags(data, tmp_path / name, views=views)) == 0
@@ -160,6 +162,7 @@ def test_archives_made_apart_are_merged(data: str, labels: str, tmp_path: Path) 
     assert tree(tmp_path / "a") == tree(labels)
 
 
+@pytest.mark.slow
 def test_archives_of_two_requests_are_not_merged(
     data: str, labels: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_damaged_unit_is_not_merged(labels: str, tmp_path: Path, capsys: pytes
     assert not (tmp_path / "both" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_more_views_extend_an_archive_that_stays_as_it_is(data: str, labels: str, tmp_path: Path) -> None:
     assert main(extract_flags(data, tmp_path / "old", views="0:2")) == 0
     before = tree(tmp_path / "old")
@@ -203,6 +207,7 @@ def test_more_views_extend_an_archive_that_stays_as_it_is(data: str, labels: str
         ArchiveReader(str(tmp_path / "new")).labels(3, 0)
 
 
+@pytest.mark.slow
 def test_more_image_shards_extend_an_archive(data: str, labels: str, tmp_path: Path) -> None:
     """A dataset that begins with the same full shards: only the new shards' units are computed."""
     more = write_class_folders(tmp_path / "images", per_class=15)

@@ -75,6 +75,7 @@ def bomb(inflated: int) -> bytes:
     return numcodecs.Blosc(cname="zstd", clevel=9).encode(np.zeros(inflated, np.uint8))
 
 
+@pytest.mark.slow
 def test_a_bomb_inside_a_vouched_for_object_is_refused_before_it_is_inflated(copy: Path) -> None:
     code = (
         "import resource, sys; from teacher_cache.archive.read import ArchiveReader\n"

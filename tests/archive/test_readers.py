@@ -95,6 +95,7 @@ class PageReader:
 # ---- against ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [zarr_python, zarrs, tensorstore_])
 def test_a_reader_made_from_the_page_reads_what_ours_reads(read: Any, labels: str) -> None:
     page, ours = PageReader(Path(labels), read), ArchiveReader(labels)

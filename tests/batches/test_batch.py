@@ -98,6 +98,7 @@ def test_the_student_sees_what_the_teacher_saw(dataset: PackedDataset, whole: Pi
     assert found.items() <= whole.items()
 
 
+@pytest.mark.slow
 def test_teacher_and_student_agree_over_rings_blocks_and_arrangements(tmp_path: Path) -> None:
     """One shard of 66 rows in blocks of 20 and 6, and views on both sides of a new arrangement."""
     write_class_folders(tmp_path / "images", per_class=22)
@@ -178,6 +179,7 @@ class Counted(PackedDataset):
         return super().image_bytes(row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [deit(IMG_SIZE), deit3(IMG_SIZE)], ids=lambda recipe: recipe.name)
 def test_an_image_is_decoded_once_for_all_views_of_a_unit(data: str, recipe: Recipe) -> None:
     dataset = Counted(data)
@@ -249,6 +251,7 @@ print(json.dumps(sorted(map(str, streamed(PackedDataset({data!r}), deit(32)).ite
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_mixed_pixels_do_not_depend_on_cpu_or_process(
     data: str, dataset: PackedDataset, capability: str

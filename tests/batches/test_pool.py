@@ -68,6 +68,7 @@ def test_an_error_comes_as_it_was_raised_and_the_pool_lives_on(
     assert len(list(pool.render(loads(range(8, 10))))) == 2
 
 
+@pytest.mark.slow
 def test_a_renderer_that_is_killed_costs_one_try(
     data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

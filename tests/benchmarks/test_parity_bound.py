@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +55,7 @@ def test_the_bound_is_of_the_term_that_is_trained_on_and_not_idle() -> None:
     assert bound / 100 < gap <= bound
 
 
+@pytest.mark.slow
 def test_a_small_run_is_the_live_one(folders: Path, tmp_path: Path) -> None:
     config = ParityConfig(str(folders), steps=8, teacher_steps=8, batch_size=16)
     found = measure(config, tmp_path)

@@ -40,7 +40,7 @@ NAMES = ("local", "ray-1", "ray-2", "ray-4")
 _CPUS = 0.5
 
 
-@pytest.fixture(params=["local", "ray-2"])
+@pytest.fixture(params=["local", "ray-1"])
 def engine(request: pytest.FixtureRequest) -> dict[str, object]:
     """Flags of an engine."""
     return engine_flags(request.param, request)
@@ -95,6 +95,7 @@ def poisoned(data: str, dataset: PackedDataset, tmp_path: Path) -> tuple[Path, s
     return tmp_path / "data", dataset.index.key(row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_engine_and_number_of_actors_gives_the_same_bytes(
     name: str, request: pytest.FixtureRequest, data: str, labels: str, tmp_path: Path
@@ -110,6 +111,7 @@ def test_every_engine_and_number_of_actors_gives_the_same_bytes(
     assert report["estimate"]["views"] == 99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "ray-2"])
 def test_any_order_of_units_gives_the_same_bytes(
     name: str, request: pytest.FixtureRequest, data: str, labels: str, tmp_path: Path
@@ -131,6 +133,7 @@ def test_any_order_of_units_gives_the_same_bytes(
     assert tree(tmp_path / "out") == tree(labels)
 
 
+@pytest.mark.slow
 def test_a_poisoned_image_is_named_its_units_are_given_up_and_the_rest_is_done(
     engine: dict, poisoned: tuple[Path, str], data: str, labels: str, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -156,6 +159,7 @@ def test_a_poisoned_image_is_named_its_units_are_given_up_and_the_rest_is_done(
     assert tree(out) == tree(labels)
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_done(engine: dict, data: str, labels: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(labels, out)
@@ -168,6 +172,7 @@ def test_only_what_is_missing_is_done(engine: dict, data: str, labels: str, tmp_
     assert (out / "receipts/00000-000.json").stat().st_mtime_ns == finished
 
 
+@pytest.mark.slow
 def test_a_missing_affinity_is_calibrated_also_where_no_unit_is_missing(
     engine: dict, data: str, labels: str, tmp_path: Path
 ) -> None:
@@ -180,6 +185,7 @@ def test_a_missing_affinity_is_calibrated_also_where_no_unit_is_missing(
     assert "affinity_frozen" in [event["event"] for event in events_of(out)]
 
 
+@pytest.mark.slow
 def test_paths_are_those_of_the_folder_a_run_is_started_in(
     engine: dict, data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +195,7 @@ def test_paths_are_those_of_the_folder_a_run_is_started_in(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.runs"]
 
 
+@pytest.mark.slow
 def test_too_many_failures_stop_the_run(
     engine: dict, poisoned: tuple[Path, str], tmp_path: Path, capsys: Capture
 ) -> None:
@@ -198,6 +205,7 @@ def test_too_many_failures_stop_the_run(
     assert not (out / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_what_is_finished(
     engine: dict, data: str, labels: str, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -218,6 +226,7 @@ def test_a_full_disk_ends_the_run_with_what_is_finished(
     assert tree(tmp_path / "out") == tree(labels)
 
 
+@pytest.mark.slow
 def test_a_wrong_teacher_is_told_as_it_is(engine: dict, data: str, tmp_path: Path, capsys: Capture) -> None:
     assert main(extract_flags(data, tmp_path / "out", **engine, checkpoint="/nowhere.safetensors")) == 2
     assert "checkpoint '/nowhere.safetensors' is not a file" in capsys.readouterr().err
@@ -286,6 +295,7 @@ def test_failures_are_retried_counted_once_and_told(name: str, request: pytest.F
     assert sum(counted) == 4 * 9
 
 
+@pytest.mark.slow
 def test_a_broken_worker_ends_a_local_run_and_is_replaced_on_ray(request: pytest.FixtureRequest) -> None:
     queue = UnitQueue(UNITS, retries=0, max_quarantined=5)
     with (

@@ -22,6 +22,7 @@ def test_order_of_fields_does_not_matter() -> None:
     assert canonical_json({"a": 1, "b": 2}) == canonical_json({"b": 2, "a": 1})
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text().filter(lambda name: name != "sha256"), json_values))
 def test_a_sealed_document_comes_back(document: dict) -> None:
     assert unseal(seal(document)) == document

@@ -79,16 +79,19 @@ def test_no_two_of_purpose_sample_view_and_recipe_share_a_stream() -> None:
     assert len(firsts) == len(recipes) * len(keys) * len(views) * len(Purpose)
 
 
+@pytest.mark.slow
 def test_a_million_keys_have_a_million_ids() -> None:
     assert len({sample_id(f"train-{number:08d}") for number in range(1_000_000)}) == 1_000_000
 
 
+@pytest.mark.slow
 def test_a_million_views_of_neighbours_have_a_million_seeds() -> None:
     """Seeds that are a sum of seed, index and epoch collide at once: (0, 1) and (1, 0) are one."""
     seeds = {view_seed(RECIPE, f"{row}", view) for row in range(10_000) for view in range(100)}
     assert len(seeds) == 1_000_000
 
 
+@pytest.mark.slow
 def test_first_words_of_a_million_streams_are_all_different_and_uniform() -> None:
     purposes = tuple(Purpose)
     firsts = np.empty(1_000_000, np.uint64)

@@ -1,11 +1,14 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from pipelines.demo.report import table, write_report
 from pipelines.demo.run import DemoSize, run_demo
 from teacher_cache.program.progress import silent
 
 
+@pytest.mark.slow
 def test_a_short_demo_tells_its_whole_story(tmp_path: Path) -> None:
     result = run_demo(tmp_path / "demo", DemoSize(teacher_epochs=1, student_epochs=4, views=3), silent)
     assert result.loss_gap <= 1e-6

@@ -67,6 +67,7 @@ def submit(data: str, out: Path, variables: dict[str, str], **changes: object) -
     return json.loads(ended.stdout)
 
 
+@pytest.mark.slow
 def test_a_plan_submitted_twice_is_one_job_and_gives_the_archive(
     head: dict[str, str], data: str, labels: str, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_plan_submitted_twice_is_one_job_and_gives_the_archive(
     assert submit(data, tmp_path / "other", head)["job"] != first["job"]
 
 
+@pytest.mark.slow
 def test_without_the_token_it_is_refused(head: dict[str, str], data: str, tmp_path: Path) -> None:
     for changes in ({"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
         ended = cli(submit_flags(data, tmp_path / "out"), {**head, **changes})
@@ -96,6 +98,7 @@ def test_without_the_token_it_is_refused(head: dict[str, str], data: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_stopped_and_submitted_again_it_goes_on(
     head: dict[str, str], data: str, labels: str, tmp_path: Path
 ) -> None:
@@ -112,6 +115,7 @@ def test_stopped_and_submitted_again_it_goes_on(
     assert tree(out) == tree(labels)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_this_machine_travels_with_the_job(
     head: dict[str, str], data: str, tmp_path: Path
 ) -> None:
@@ -121,6 +125,7 @@ def test_a_recipe_of_this_machine_travels_with_the_job(
     assert said.returncode == 0, said.stdout + said.stderr
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there_and_a_job_that_is_not_there_are_said(head: dict[str, str]) -> None:
     nowhere = cli(["logs", "extract-0", "--dashboard", f"http://127.0.0.1:{free_port()}"], head)
     unknown = cli(["stop", "extract-0"], head)

@@ -139,6 +139,7 @@ def elsewhere(request: pytest.FixtureRequest) -> str:
     return f"memory://{uuid.uuid4().hex}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards_of_room", [0, 1, 9])
 def test_a_remote_dataset_gives_the_same_images_in_any_room(
     shards_of_room: int, elsewhere: str, data: str, dataset: PackedDataset, tmp_path: Path
@@ -169,6 +170,7 @@ def test_a_damaged_remote_shard_is_named(
         remote.image_bytes(SHARD_SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room_bytes", [0, 10**9])
 def test_a_remote_archive_gives_the_same_labels_and_verify_looks_behind_copies(
     room_bytes: int, elsewhere: str, labels: str, tmp_path: Path

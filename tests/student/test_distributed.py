@@ -60,11 +60,13 @@ def torchrun(arguments: list[str], ranks: int = 2) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_of_torchrun(data: str, labels: str, alone: Path, tmp_path: Path) -> None:
     torchrun(words(tmp_path / "run", data, labels, 8))
     is_the_same_run(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_two_workers_of_ray_train(
     data: str, labels: str, alone: Path, ray_address: str, tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_two_ranks_that_are_killed_go_on_in_the_same_order(data: str, labels: st
     assert [line.get("loss") for line in killed] == pytest.approx([line.get("loss") for line in whole])
 
 
+@pytest.mark.slow
 def test_two_ranks_that_are_asked_to_stop_leave_one_whole_state(
     data: str, labels: str, tmp_path: Path
 ) -> None:
@@ -166,6 +167,7 @@ def test_two_ranks_that_are_asked_to_stop_leave_one_whole_state(
     assert steps(output)[-1]["step"] == saved - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_finishes_its_update_and_saves(
     which: signal.Signals, data: str, labels: str, undisturbed: Path, tmp_path: Path
@@ -291,6 +293,7 @@ def test_a_run_that_is_done_stays_as_it_is(data: str, labels: str, undisturbed: 
     assert tree(undisturbed) == before
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_is_done_again(
     data: str, labels: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +313,7 @@ def test_an_evaluation_that_fails_is_done_again(
     assert scored[0] == scored[1]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_says_what_to_lower(
     data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

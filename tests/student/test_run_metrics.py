@@ -45,6 +45,7 @@ def test_tensorboard_has_the_same_numbers(data: str, labels: str, tmp_path: Path
     assert len(events.Scalars("accuracy/both_softmax")) == 1
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_them_too(
     data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

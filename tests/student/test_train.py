@@ -55,6 +55,7 @@ def test_hard_cached_training_is_live_training(data: str, labels: str, tmp_path:
     assert len(set(cached)) == STEPS
 
 
+@pytest.mark.slow
 def test_soft_cached_training_is_live_training_to_eight_bits(data: str, tmp_path: Path) -> None:
     assert teacher_cache_main(extract_flags(data, tmp_path / "all", topk=3)) == 0
     flags = ("--distillation=soft", "--distillation-tau=2", "--distillation-alpha=0.9")
@@ -91,6 +92,7 @@ def test_the_learning_rate_warms_up_and_falls(data: str, tmp_path: Path) -> None
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
+@pytest.mark.slow
 def test_any_timm_model_trains_and_becomes_a_teacher(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -208,9 +210,9 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--distillation=hard",), "There is nobody to learn from"),
-        (("--labels={labels}",), "The teacher would not be heard"),
-        (("--labels={labels}", "--teacher=regnety_002", "--distillation=hard"), "One teacher is enough"),
+        (("--distillation=hard",), "No teacher is given"),
+        (("--labels={labels}",), "The teacher would not be used"),
+        (("--labels={labels}", "--teacher=regnety_002", "--distillation=hard"), "A run has one teacher"),
         (("--labels={labels}", "--distillation=hard", "--views=0:9"), "holds views 0:3, not 3:9"),
         (("--batch-size=0",), "--batch-size 0"),
         (("--batch-size=999",), "An epoch would have no batch"),
@@ -229,7 +231,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (("--views-per-load=3", "--views-together", "--views=0:3"), "a multiple of the views per load"),
         (("--views-per-load=4", "--views=0:3"), "4 views per load, of 3 views"),
         (("--kd-reduction=numel",), "Only the soft term is reduced"),
-        (("--pretrained", "--finetune=x.safetensors"), "Only one of them"),
+        (("--pretrained", "--finetune=x.safetensors"), "Training begins with one set of weights"),
         (("--finetune=/nowhere.safetensors",), "is not a file"),
         (("--torchcompile=inductr",), "nearest: inductor"),
         (("--precision=float16", *LIVE[:2], "--distillation=hard"), "A teacher answers in float32"),
@@ -332,6 +334,7 @@ def test_the_soft_term_of_deits_code_is_a_share_of_the_papers(data: str, labels:
     assert code["loss"] == pytest.approx((code["loss_label"] + code["loss_distillation"]) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--torchcompile=aot_eager", "--precision=bfloat16", "--precision=float16"])
 def test_other_arithmetic_is_nearly_the_same_run(flag: str, data: str, labels: str, tmp_path: Path) -> None:
     flags = (f"--labels={labels}", "--distillation=hard", "--steps=4")

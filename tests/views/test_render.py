@@ -90,6 +90,7 @@ PRINT_DIGESTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["default", "avx2", "native"])
 def test_pixels_do_not_depend_on_cpu_or_process(capability: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}

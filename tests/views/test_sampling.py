@@ -172,6 +172,7 @@ def test_amounts_are_distributed_as_timms(name: str, augmented: list[ViewParams]
         assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_erased_boxes_are_distributed_as_timms() -> None:
     eraser = RandomErasing(probability=0.25, mode="const", device="cpu")
     random.seed(0)

@@ -46,6 +46,7 @@ def with_teacher(data: str) -> list[str]:
     return ["--data", data, "--checkpoint", teacher_checkpoint()]
 
 
+@pytest.mark.slow
 def test_faults_in_small_everything_holds() -> None:
     """The whole campaign, with fewer kills and flips: its exit code is 1 if one promise was broken."""
     command = [sys.executable, "-m", "benchmarks.faults", "--kills", "4", "--flips", "100"]
@@ -88,6 +89,7 @@ def test_only_the_damaged_unit_is_computed_again(copy: Path, data: str, labels: 
     assert (copy / "labels.zarr/tail/c/4/0").stat().st_mtime_ns == untouched
 
 
+@pytest.mark.slow
 def test_the_affinity_is_calibrated_again(copy: Path, data: str, labels: str, capsys: Capture) -> None:
     (copy / "labels.zarr/affinity_dq/c/0/0").write_bytes(b"other")
     with pytest.raises(ArchiveError, match=r"class affinity of archive .* is damaged"):
@@ -218,6 +220,7 @@ def _extract(flags: list[str]) -> None:
     sys.exit(main(flags))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_sizes", [(64, 64), (64, 5)])
 def test_two_extracts_at_once_are_harmless(batch_sizes: tuple[int, int], data: str, tmp_path: Path) -> None:
     """Also with other batch sizes, whose floats may differ: each unit is one writer's, whole."""
@@ -247,6 +250,7 @@ def _commit(out: str, spec: ArchiveSpec, value: int, turns: int) -> None:
         writer.commit(Unit(turn % 2, 0, 0, 2), arrays, "0" * 64)
 
 
+@pytest.mark.slow
 def test_a_unit_is_never_of_two_writers(labels: str, tmp_path: Path) -> None:
     """Objects and receipt are one writer's, however the two take turns."""
     spec = ArchiveReader(labels).spec
@@ -267,6 +271,7 @@ def test_a_unit_is_never_of_two_writers(labels: str, tmp_path: Path) -> None:
             assert hashlib.sha256(data).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_exact_values_are_the_teachers_own(data: str, dataset: PackedDataset, tmp_path: Path) -> None:
     assert main(extract_flags(data, tmp_path / "exact", values="float32", topk=3)) == 0
     assert main(["verify", str(tmp_path / "exact"), "--level", "full"]) == 0

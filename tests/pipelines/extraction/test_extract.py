@@ -80,6 +80,7 @@ def test_sigkill_between_objects_and_receipt_loses_only_that_unit(
     assert (out / "receipts/00000-000.json").stat().st_mtime_ns == finished
 
 
+@pytest.mark.slow
 @pytest.mark.kill
 def test_sigterm_stops_cleanly_and_keeps_what_is_finished(data: str, labels: str, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
@@ -98,6 +99,7 @@ def test_a_full_archive_asked_again_does_nothing(data: str, labels: str, capsys:
     assert {file: file.stat().st_mtime_ns for file in Path(labels).rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_more_views_are_added_and_old_units_stay(data: str, labels: str, tmp_path: Path) -> None:
     out = tmp_path / "more"
     assert main(extract_flags(data, out, views="0:2")) == 0
@@ -107,6 +109,7 @@ def test_more_views_are_added_and_old_units_stay(data: str, labels: str, tmp_pat
     assert (out / "labels.zarr/idx/c/0/0/0").stat().st_mtime_ns == first
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_archive(data: str, labels: str, tmp_path: Path) -> None:
     assert main(extract_flags(data, tmp_path / "out", workers=2)) == 0
     assert tree(tmp_path / "out") == tree(labels)
@@ -254,6 +257,7 @@ def test_a_truncated_shard_is_named(data: str, tmp_path: Path, capsys: Capture) 
     assert "shard-000001.tar has" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_cut_short_in_the_middle_of_a_shard_is_named(
     workers: int, data: str, dataset: PackedDataset, tmp_path: Path, capfd: pytest.CaptureFixture
@@ -269,6 +273,7 @@ def test_an_image_cut_short_in_the_middle_of_a_shard_is_named(
     assert f"the image of {dataset.index.key(SHARD_SIZE + 3)!r}" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pickle", "shape"])
 def test_a_checkpoint_that_does_not_fit_is_refused(
     kind: str, data: str, tmp_path: Path, capsys: Capture

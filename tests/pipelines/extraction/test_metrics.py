@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import extract_flags
 
 SCRIPT = r"""
@@ -37,6 +38,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_runs_figures_reach_prometheus(data: str, ray_address: str, tmp_path: Path) -> None:
     flags = {"engine": "ray", "address": ray_address, "num_actors": 1, "cpus_per_actor": 0.5}
     command = [sys.executable, "-c", SCRIPT, *extract_flags(data, tmp_path / "out", **flags)]

@@ -24,6 +24,7 @@ def plan_flags(data: str, out: object, **changes: object) -> list[str]:
     return ["plan", *extract_flags(data, str(out), **changes)[1:]]
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_there_is_to_do_and_writes_nothing(
     data: str, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_whole_bucket_has_no_place_beside_it(data: str, capsys: Capture) -> No
     assert "is a whole bucket" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["plan", "extract"])
 def test_more_hours_than_are_allowed_are_refused(
     command: str, data: str, tmp_path: Path, capsys: Capture

@@ -73,6 +73,7 @@ class Run:
         return self.process.returncode
 
 
+@pytest.mark.slow
 def test_an_actor_killed_in_the_middle_of_a_unit(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_an_actor_killed_in_the_middle_of_a_unit(
     assert len(run.events("worker_started")) == 3
 
 
+@pytest.mark.slow
 def test_all_actors_killed_at_once(data: str, undisturbed: dict, ray_address: str, tmp_path: Path) -> None:
     run = Run(data, tmp_path / "out", ray_address)
     run.wait_for(lambda: len(run.pids()) == 2)
@@ -97,6 +99,7 @@ def test_all_actors_killed_at_once(data: str, undisturbed: dict, ray_address: st
     assert len(run.events("worker_lost")) == 2
 
 
+@pytest.mark.slow
 def test_the_driver_killed_then_a_second_one(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
@@ -110,6 +113,7 @@ def test_the_driver_killed_then_a_second_one(
     assert second.events("run_started")[0]["units_done"] >= 3
 
 
+@pytest.mark.slow
 def test_two_drivers_at_once(data: str, undisturbed: dict, ray_address: str, tmp_path: Path) -> None:
     runs = [Run(data, tmp_path / "out", ray_address, name, num_actors=1) for name in ("first", "second")]
     for run in runs:
@@ -117,6 +121,7 @@ def test_two_drivers_at_once(data: str, undisturbed: dict, ray_address: str, tmp
     assert tree(tmp_path / "out") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_hung_teacher_is_replaced(data: str, undisturbed: dict, ray_address: str, tmp_path: Path) -> None:
     run = Run(data, tmp_path / "out", ray_address, unit_timeout_s=15)
     run.wait_for_units(2)
@@ -129,6 +134,7 @@ def test_a_hung_teacher_is_replaced(data: str, undisturbed: dict, ray_address: s
     assert not Path(f"/proc/{hung}/stat").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_lets_units_finish_and_another_run_goes_on(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
@@ -158,6 +164,7 @@ def two_nodes() -> Iterator[tuple[str, int]]:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["raylet", "whole node"])
 def test_a_raylet_killed_alone_and_with_all_of_its_node(
     what: str, data: str, undisturbed: dict, two_nodes: tuple[str, int], tmp_path: Path
@@ -175,6 +182,7 @@ def test_a_raylet_killed_alone_and_with_all_of_its_node(
         assert len(run.events("worker_lost")) == 1
 
 
+@pytest.mark.slow
 def test_a_ray_is_started_where_no_address_is_given_and_control_c_stops_all_of_it(
     data: str, undisturbed: dict, tmp_path: Path
 ) -> None:

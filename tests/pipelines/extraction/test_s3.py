@@ -107,6 +107,7 @@ def test_all_of_it_on_s3_through_a_network_that_drops_delays_truncates_and_refus
     assert 0.05 < 1 - did["pass on"] / sum(did.values()) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["pack", "extract", "verify"])
 def test_a_wrong_secret_is_one_clear_line(command: str, s3: str, data: str, folders: Path) -> None:
     words = {
@@ -123,6 +124,7 @@ def test_a_wrong_secret_is_one_clear_line(command: str, s3: str, data: str, fold
     assert "wrong" not in line
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_said(s3: str) -> None:
     ended = run("pipelines", ["verify", f"{s3}/labels"], AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}")
     assert ended.returncode == 1
@@ -130,6 +132,7 @@ def test_a_store_that_does_not_answer_is_said(s3: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_said(s3: str, folders: Path) -> None:
     ended = run("pipelines", ["pack", str(folders), f"{s3}-elsewhere/data"])
     assert ended.returncode == 2
