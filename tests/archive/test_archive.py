@@ -127,6 +127,7 @@ def test_an_undamaged_archive_has_no_problems(labels: str) -> None:
     assert found(labels, "full") == []
 
 
+@pytest.mark.slow
 def test_every_file_that_is_damaged_is_found(copy: Path) -> None:
     for name, data in tree(copy).items():
         damaged = bytearray(data)

@@ -92,6 +92,7 @@ def test_some_views_are_exported_and_imported(labels: str, data: str, tmp_path: 
     assert main(["import", str(tmp_path / "odd"), str(tmp_path / "no")]) == 2
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_same_from_tars_step_for_step(
     labels: str, exported: str, data: str, tmp_path: Path
 ) -> None:

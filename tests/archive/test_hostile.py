@@ -313,6 +313,7 @@ def test_a_duplicate_member_is_refused(exported: Path, tmp_path: Path) -> None:
     assert main(["import", str(export), str(tmp_path / "archive")]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["shard-000001.tar", "export.json", "dataset.json", "index.parquet", "affinity.npy"]
 )

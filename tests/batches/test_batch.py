@@ -215,6 +215,7 @@ def test_views_of_a_load_are_apart_or_together_as_asked(dataset: PackedDataset) 
             assert len(set(turns[0].tolist())) == 4
 
 
+@pytest.mark.slow
 @given(
     num_rows=st.integers(12, 100),
     batch_size=st.sampled_from([2, 4, 6]),

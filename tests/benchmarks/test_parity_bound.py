@@ -15,6 +15,7 @@ from teacher_cache.labels.topk import Labels, labels_from_logits
 B, C = 8, 10
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2000),
     st.sampled_from([0.5, 1.0, 3.0, 10.0]),

@@ -277,6 +277,7 @@ class Unfit(Faulty):
 UNITS = [Unit(shard, 0, 0, 4) for shard in range(10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "ray-1"])
 def test_failures_are_retried_counted_once_and_told(name: str, request: pytest.FixtureRequest) -> None:
     counted: list[int] = []
@@ -312,6 +313,7 @@ def test_a_broken_worker_ends_a_local_run_and_is_replaced_on_ray(request: pytest
     assert "in compute" in failure.details
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "ray-2"])
 def test_workers_that_are_not_fit_end_the_run_when_none_is_left(
     name: str, request: pytest.FixtureRequest
@@ -322,12 +324,14 @@ def test_workers_that_are_not_fit_end_the_run_when_none_is_left(
     assert queue.quarantined == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "ray-2"])
 def test_a_call_to_workers_that_are_not_fit_is_told(name: str, request: pytest.FixtureRequest) -> None:
     with opened(name, Unfit, request) as engine, pytest.raises(UnfitError, match="another dataset"):
         engine.ask(lambda worker, advance: worker.compute(UNITS[0], advance))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "ray-1"])
 def test_an_error_of_a_call_is_told_as_it_is(name: str, request: pytest.FixtureRequest) -> None:
     with opened(name, Wrong, request) as engine, pytest.raises(TeacherCacheError) as caught:

@@ -120,6 +120,7 @@ def test_octets_are_the_words_bytes_lowest_first() -> None:
     assert RandomStream((7, 8), Purpose.ERASE).octets(11).tobytes() == expected
 
 
+@pytest.mark.slow
 def test_normals_and_betas_have_their_distributions_and_are_pinned() -> None:
     stream = RandomStream((3, 4), Purpose.MIX)
     assert stats.kstest([stream.normal() for _ in range(20_000)], "norm").pvalue > 1e-3

@@ -41,6 +41,7 @@ def test_views_that_are_missing_are_said_before_the_first_step(
     assert "holds views 0:3, not 3:5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_says_it_too_before_its_first_step(
     data: str, labels: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_run_says_it_too_before_its_first_step(
     assert after
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_model_is_counted() -> None:
     model = create_model("deit_tiny_distilled_patch16_224", num_classes=1000, img_size=224)
     cost = model_cost(model, 224, None)

@@ -87,6 +87,7 @@ def test_weights_of_another_model_are_said(what: str, tmp_path: Path) -> None:
         begin_with(model(32), file, ClassList(("a",)))
 
 
+@pytest.mark.slow
 def test_fine_tuning_at_another_size_and_transfer(data: str, tmp_path: Path) -> None:
     base = ["train", f"--data={data}", "--steps=2", "--batch-size=8", *SMALL]
     assert main([*base, "--img-size=32", f"--output={tmp_path / 'small'}"]) == 0

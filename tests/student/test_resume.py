@@ -213,6 +213,7 @@ def fail(trainer: Trainer) -> None:
     raise RuntimeError(f"something else, after {trainer.updates} updates")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_saves_and_names_samples(
     data: str,
     labels: str,
@@ -371,6 +372,7 @@ def test_another_run_is_not_gone_on_with(
     assert tree(stopped) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"no tensors", None])
 def test_a_damaged_state_is_said(
     content: bytes | None, stopped: Path, data: str, labels: str, capsys: pytest.CaptureFixture

@@ -60,6 +60,7 @@ def test_weights_and_biases_gets_them_too(
     assert b"tried" in content
 
 
+@pytest.mark.slow
 def test_one_page_tells_of_several_runs(
     data: str, labels: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

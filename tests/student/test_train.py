@@ -48,6 +48,7 @@ LIVE = (
 )
 
 
+@pytest.mark.slow
 def test_hard_cached_training_is_live_training(data: str, labels: str, tmp_path: Path) -> None:
     cached = losses(train(tmp_path / "cached", data, f"--labels={labels}", "--distillation=hard"))
     live = losses(train(tmp_path / "live", data, *LIVE, "--distillation=hard"))
@@ -67,6 +68,7 @@ def test_soft_cached_training_is_live_training_to_eight_bits(data: str, tmp_path
     assert cached == pytest.approx(live, rel=5e-3)  # the steps drift apart from that first difference
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_is_the_same_run(data: str, labels: str, tmp_path: Path) -> None:
     flags = (f"--labels={labels}", "--distillation=soft", "--drop-path=0.1")
     runs = [train(tmp_path / name, data, *flags) for name in ("one", "two")]
@@ -75,12 +77,14 @@ def test_the_same_run_twice_is_the_same_run(data: str, labels: str, tmp_path: Pa
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_run(data: str, labels: str, tmp_path: Path) -> None:
     flags = (f"--labels={labels}", "--distillation=hard")
     alone = losses(train(tmp_path / "alone", data, *flags))
     assert losses(train(tmp_path / "workers", data, *flags, "--workers=2")) == alone
 
 
+@pytest.mark.slow
 def test_the_learning_rate_warms_up_and_falls(data: str, tmp_path: Path) -> None:
     lines = train(
         tmp_path / "run", data, f"--img-size={IMG_SIZE}", "--lr=0.01", "--steps=20", "--warmup-epochs=1"
@@ -207,6 +211,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(root / f"packed_{name}") for name in ("other_classes", "other_images")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

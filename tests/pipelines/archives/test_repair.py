@@ -72,6 +72,7 @@ def test_documents_are_mended_without_the_teacher(copy: Path, labels: str, capsy
     assert tree(copy) == tree(labels)
 
 
+@pytest.mark.slow
 def test_only_the_damaged_unit_is_computed_again(copy: Path, data: str, labels: str, capsys: Capture) -> None:
     (copy / "labels.zarr/tail/c/4/1").unlink()
     untouched = (copy / "labels.zarr/tail/c/4/0").stat().st_mtime_ns
@@ -191,6 +192,7 @@ def test_the_teacher_asked_again_agrees(labels: str, data: str, capsys: Capture)
     assert 0 < found["max_error"] < found["tolerance"] < 0.05
 
 
+@pytest.mark.slow
 def test_labels_that_are_not_the_teachers_are_found_by_asking(copy: Path, data: str, capsys: Capture) -> None:
     """Every hash is right, every label valid: views were mixed up before they were written."""
     reader = ArchiveReader(str(copy))

@@ -288,6 +288,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_teacher_that_is_not_finite_makes_no_labels(
     value: float, data: str, tmp_path: Path, capsys: Capture
@@ -310,6 +311,7 @@ def test_two_first_writers_share_the_first_ones_layout(labels: str, tmp_path: Pa
     assert writer.spec.views_per_unit == 2
 
 
+@pytest.mark.slow
 def test_damaged_documents_are_made_again(data: str, labels: str, tmp_path: Path) -> None:
     for name in ("spec.json", "labels.zarr/zarr.json", "labels.zarr/dq/zarr.json", "manifest.json"):
         shutil.copytree(labels, tmp_path / name)
@@ -318,6 +320,7 @@ def test_damaged_documents_are_made_again(data: str, labels: str, tmp_path: Path
         assert tree(tmp_path / name) == tree(labels), name
 
 
+@pytest.mark.slow
 def test_a_torch_checkpoint_is_read(data: str, tmp_path: Path) -> None:
     model = create_model("regnety_002", num_classes=len(CLASSES), img_size=IMG_SIZE, seed=3)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth")
