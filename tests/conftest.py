@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ["RAY_AUTH_MODE"] = "token"  # before anything imports ray
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch: several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from teacher_cache.dataset.shards import PackedDataset
 
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 _MARKER_OF_FIXTURE = {"ray_address": "ray", "two_nodes": "ray", "head": "ray", "s3": "s3", "s3_server": "s3"}
