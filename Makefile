@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo check fast test lint bench clean
+.PHONY: help demo check fast test every lint bench clean
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -31,8 +31,11 @@ fast: .venv/.dev  ## the fast tests
 check:  ## lint and the fast tests side by side, in under two minutes
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast
 
-test: lint  ## lint, then every test
+every: .venv/.dev  ## every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test:  ## lint and every test side by side
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint every
 
 bench: .venv/.dev  ## measure, and write benchmarks/results/
 	$(BIN)/python -m benchmarks.step
