@@ -40,7 +40,7 @@ NAMES = ("local", "ray-1", "ray-2", "ray-4")
 _CPUS = 0.5
 
 
-@pytest.fixture(params=["local", "ray-1"])
+@pytest.fixture(params=["local", "ray-2"])
 def engine(request: pytest.FixtureRequest) -> dict[str, object]:
     """Flags of an engine."""
     return engine_flags(request.param, request)
