@@ -168,12 +168,6 @@ def _log_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
     return portable.exact_log(bounds[0]), portable.exact_log(bounds[1])
 
 
-def _ops(recipe: Recipe, stream_key: tuple[int, int], position: int) -> list[PixelOp]:
-    """Draw the pixel ops of the recipe's op at a position, from a stream of that position's own."""
-    op = recipe.pixel_ops[position]
-    return SAMPLERS[type(op)].draw(op, RandomStream(stream_key, Purpose.OPS, (position, 0)))
-
-
 def ops_of(recipe: Recipe) -> frozenset[str]:
     """Return the names of all ops on pixels that `sample_view` can choose for a view of the recipe."""
     return frozenset(name for op in recipe.pixel_ops for name in SAMPLERS[type(op)].emits)
