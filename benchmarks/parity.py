@@ -36,6 +36,7 @@ from student.step import LiveTeacher
 from student.train import train
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.dataset.source import SourceOptions
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.labels.losses import soft_loss
 from teacher_cache.models.teacher import build_teacher
@@ -125,7 +126,8 @@ def _prepare(config: ParityConfig, folder: Path) -> None:
         write_photographs(folder / "images", 640)
         source = str(folder / "images")
     options = {"shard_size": 1000, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
-    pack(open_source(source, split=config.split), Store(folder / "data"), track=console, **options)  # type: ignore[arg-type]
+    chosen = open_source(source, SourceOptions(split=config.split))
+    pack(chosen, Store(folder / "data"), track=console, **options)  # type: ignore[arg-type]
     training = _student(config, folder, "hard", "live")
     train(
         dataclasses.replace(

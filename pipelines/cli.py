@@ -24,34 +24,11 @@ from teacher_cache.program.flags import parse_views
 
 
 def _pack(config: PackConfig) -> int:
-    from teacher_cache.dataset.grow import Growth
-    from teacher_cache.dataset.pack import Reencode, pack
-    from teacher_cache.dataset.shards import PackedDataset
-    from teacher_cache.dataset.sources import open_source
+    from pipelines.packing.run import run_pack
     from teacher_cache.program.progress import console
-    from teacher_cache.storage.store import Store, local_folder
 
-    reencode = Reencode(config.max_side, config.quality) if config.max_side and config.quality else None
-    columns = {"image_column": config.image_column, "label_column": config.label_column}
-    with local_folder(config.src) as src:
-        source = open_source(src, split=config.split, **columns)
-        info = pack(
-            Growth(PackedDataset(config.extends), source) if config.extends else source,
-            Store(config.dst),
-            shard_size=config.shard_size,
-            seed=config.seed,
-            reencode=reencode,
-            skip_corrupt=config.skip_corrupt,
-            workers=config.workers,
-            track=console,
-        )
-    skipped = info.source["skipped"]
-    lines = [
-        f"packed {info.num_samples:,} images of {len(info.classes):,} classes "
-        f"into {len(info.shards):,} shards: dataset {info.sha256[:12]}",
-        *(f"left out {sample['key']}: {sample['reason']}" for sample in skipped),
-    ]
-    show(config, {"sha256": info.sha256, "samples": info.num_samples, "skipped": skipped}, lines)
+    report = run_pack(config, console)
+    show(config, report, report.lines)
     return 0
 
 

@@ -41,6 +41,8 @@ def build_trainer(
     *,
     affinity: Labels | None = None,
     teach: Teaching | None = None,
+    num_classes: int | None = None,
+    has_true_labels: bool = True,
 ) -> Trainer:
     """Build a trainer.
 
@@ -52,12 +54,14 @@ def build_trainer(
         ranks: This process and its device.
         affinity: Class affinity of the archive.
         teach: Source of teacher labels; defaults to the one the flags select.
+        num_classes: Number of classes, if the dataset does not name them.
+        has_true_labels: Whether the samples have labels of their own.
 
     Raises:
         InputError: No such optimizer or torch backend exists, or a required distillation token is missing.
         ModelError: See `create_model` and `load_weights`.
     """
-    model = build_student(config, dataset, img_size)
+    model = build_student(config, dataset, img_size, num_classes)
     train_both_heads(model)
     model.to(ranks.device).to(memory_format=torch.channels_last).train()  # as the pixels lie
     optimizer = _optimizer(config, model, plan)
@@ -88,6 +92,7 @@ def build_trainer(
             tail=config.tail,
             affinity=affinity.to(ranks.device) if affinity is not None else None,
             divides_by_classes=config.kd_reduction == "numel",
+            has_true_labels=has_true_labels,
         ),
         teach=teach or _teaching(config, dataset, img_size, ranks.device),
         autocast=autocast_type(config, ranks.device),
@@ -96,7 +101,9 @@ def build_trainer(
     )
 
 
-def build_student(config: TrainConfig, dataset: DatasetInfo, img_size: int) -> torch.nn.Module:
+def build_student(
+    config: TrainConfig, dataset: DatasetInfo, img_size: int, num_classes: int | None = None
+) -> torch.nn.Module:
     """Build the student on the CPU, in evaluation mode, with its first weights.
 
     Raises:
@@ -106,7 +113,7 @@ def build_student(config: TrainConfig, dataset: DatasetInfo, img_size: int) -> t
     drop_path = {"drop_path_rate": config.drop_path} if config.drop_path else {}
     model = create_model(
         config.model,
-        num_classes=len(dataset.classes),
+        num_classes=num_classes or len(dataset.classes),
         img_size=img_size,
         pretrained=config.pretrained,
         new_head=True,

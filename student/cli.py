@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from student.config import EvalConfig, ReportConfig, RunsConfig, TrainConfig
 from student.runs import RUNS
+from teacher_cache.errors import InputError
 from teacher_cache.program.commandline import Command, as_words, run_command, show
 
 
@@ -67,6 +68,12 @@ def _eval(config: EvalConfig) -> int:
     from teacher_cache.models.create import normalization, resolve_device
 
     dataset = PackedDataset(config.data, config.room)
+    if not dataset.index.is_labelled:
+        raise InputError(
+            f"--data {config.data} has images without labels",
+            "There is no accuracy without true labels.",
+            "give a dataset with labels",
+        )
     model, about = load_student(config.checkpoint, dataset.info.class_list)
     mean, std = normalization(model)
     device = resolve_device(config.device)

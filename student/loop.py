@@ -276,8 +276,9 @@ class TrainingLoop:
         about = {
             "model": run.config.model,
             "model_kwargs": parse_kwargs(run.config.model_kwargs),
-            "num_classes": len(run.dataset.info.classes),
-            "classes_sha256": run.dataset.info.class_list.sha256,
+            "num_classes": run.num_classes,
             "img_size": run.recipe.img_size,
         }
+        if run.dataset.info.classes:
+            about["classes_sha256"] = run.dataset.info.class_list.sha256
         save_weights(run.output, name, model, about)

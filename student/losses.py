@@ -41,6 +41,7 @@ class Objective:
         tail: Rule that spreads a label's tail mass, for the soft term.
         affinity: Class affinity of the archive, which tail "affinity" needs.
         divides_by_classes: Whether the teacher's term is divided by the number of classes, as in DeiT's code.
+        has_true_labels: Whether samples have labels of their own; without them that term is 0.
     """
 
     kind: Distillation = "none"
@@ -50,6 +51,7 @@ class Objective:
     tail: Tail = DEFAULT_TAIL
     affinity: Labels | None = None
     divides_by_classes: bool = False
+    has_true_labels: bool = True
 
 
 class Loss(NamedTuple):
@@ -69,8 +71,10 @@ def distillation_loss(heads: Heads, targets: Targets, labels: Labels | None, obj
         labels: Teacher labels, unless the objective's kind is "none".
         objective: Terms and their weights.
     """
-    label = targets.cross_entropy(heads.class_BC.float(), objective.smoothing)
     student_BC = heads.taught_BC.float()
+    label = torch.zeros((), device=student_BC.device)
+    if objective.has_true_labels:
+        label = targets.cross_entropy(heads.class_BC.float(), objective.smoothing)
     if objective.kind == "none" or labels is None:
         # without a teacher a second head learns the true labels too, or it would stay random
         second = targets.cross_entropy(student_BC, objective.smoothing)

@@ -49,6 +49,12 @@ class Run:
     progress: RunProgress | None
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes: the dataset's, or the archive's if the dataset does not name them."""
+        named = len(self.dataset.info.classes)
+        return named if named or self.archive is None else self.archive.spec.labels.num_classes
+
+    @property
     def first_update(self) -> int:
         """Number of updates done before this call."""
         return 0 if self.progress is None else self.progress.updates
@@ -69,6 +75,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         )
     dataset = PackedDataset(config.data, config.room)
     archive = open_labels(config.labels, config.room) if config.labels else None
+    _check_labels(config, dataset, archive)
     recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     plan = plan_run(
         config,
@@ -78,7 +85,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    validation = _validation(config, dataset)
+    validation = _validation(config, dataset, archive)
     identity = _identity(config, dataset, archive, recipe, plan)
     progress = _progress(config, output, identity, ranks) if config.resume == "auto" else None
     first_update = 0 if progress is None else progress.updates
@@ -104,6 +111,23 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         identity=identity,
         progress=progress,
     )
+
+
+def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: LabelSource | None) -> None:
+    """Refuse true labels where there are none. Raises InputError."""
+    uses_labels = config.distillation == "none" or config.distillation_alpha < 1
+    if uses_labels and not dataset.index.is_labelled:
+        raise InputError(
+            f"--data {config.data} has images without labels, and the loss has a term of true labels",
+            "There is nothing to compare the student's classes with.",
+            "learn from the teacher alone: --distillation hard or soft with --distillation-alpha 1",
+        )
+    if archive is None and not dataset.info.classes:
+        raise InputError(
+            f"--data {config.data} names no classes, and there is no archive",
+            "The number of classes is not known.",
+            "give --labels, or pack the dataset with --classes FILE",
+        )
 
 
 def _identity(
@@ -143,15 +167,28 @@ def _progress(
     return progress
 
 
-def _validation(config: TrainConfig, dataset: PackedDataset) -> PackedDataset | None:
+def _validation(
+    config: TrainConfig, dataset: PackedDataset, archive: LabelSource | None
+) -> PackedDataset | None:
     if config.val_data is None:
         return None
     validation = PackedDataset(config.val_data, config.room)
-    if validation.info.class_list.sha256 != dataset.info.class_list.sha256:
+    if not validation.index.is_labelled:
         raise InputError(
-            f"--val-data {config.val_data} has another class list than --data {config.data}",
+            f"--val-data {config.val_data} has images without labels",
+            "There is no accuracy without true labels.",
+            "pack it with labels, or leave --val-data out",
+        )
+    if archive is not None and not dataset.info.classes:
+        fits = len(validation.info.classes) == archive.spec.labels.num_classes
+    else:
+        fits = validation.info.class_list.sha256 == dataset.info.class_list.sha256
+    if not fits:
+        raise InputError(
+            f"--val-data {config.val_data} has another class list than --data {config.data}: "
+            f"{len(validation.info.classes):,} classes",
             "Its labels would mean other classes.",
-            "pack both from sources with the same classes",
+            f"pack it with the same classes: teacher-cache pack ... --classes {config.data}",
         )
     return validation
 
@@ -168,8 +205,9 @@ def describe(run: Run) -> dict[str, str]:
     if reuse > 1:
         views += f"; each is seen {reuse:,.1f} times, in fresh order"
     return {
-        "images": f"{len(run.dataset):,} of {len(run.dataset.info.classes):,} classes, "
-        f"at {run.recipe.img_size} px",
+        "images": f"{len(run.dataset):,} of {run.num_classes:,} classes, at {run.recipe.img_size} px"
+        + ("" if run.dataset.index.is_labelled else ", without labels of their own")
+        + ("" if run.dataset.info.classes else "; their names are not known, and taken to be the teacher's"),
         "effective batch": f"{plan.effective_batch:,} views: {' x '.join(map(str, parts))} "
         "(batch, --grad-accum-steps, processes)",
         "learning rate": f"{plan.peak_lr:g} after {plan.warmup_updates:,} updates of warm-up",

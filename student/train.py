@@ -54,6 +54,8 @@ def train(
             ranks,
             affinity=run.archive.affinity if run.archive else None,
             teach=teach,
+            num_classes=run.num_classes,
+            has_true_labels=run.dataset.index.is_labelled,
         )
         weights = (
             trainer.teach.teacher.spec.weights_sha256 if isinstance(trainer.teach, LiveTeacher) else None
@@ -87,7 +89,13 @@ def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str
         run = prepare(config, ranks)
         alone = dataclasses.replace(ranks, world_size=1)  # no other process exists to join
         trainer = build_trainer(
-            config, run.dataset.info, run.recipe.img_size, run.plan, alone, teach=stored_labels
+            config,
+            run.dataset.info,
+            run.recipe.img_size,
+            run.plan,
+            alone,
+            teach=stored_labels,
+            num_classes=run.num_classes,
         )
         cost = model_cost(trainer.model, run.recipe.img_size, trainer.autocast)
         memory_bytes = cost.memory_bytes(config.batch_size, has_ema=config.model_ema)

@@ -1,13 +1,16 @@
 """Decode image bytes to uint8 pixels, within limits.
 
 libjpeg-turbo decodes JPEG (simplejpeg: full decode, accurate DCT, smooth upsampling), and its pixels are the
-same in every library built on it; Pillow decodes everything else. EXIF orientation is ignored, as in
-torchvision's ImageFolder and so in timm. Grey becomes three equal channels; alpha is dropped.
+same in every library built on it; Pillow decodes everything else, and JPEG that libjpeg-turbo decodes with a
+warning. EXIF orientation is ignored, as in torchvision's ImageFolder and so in timm. Grey becomes three equal
+channels, 16-bit grey its high bytes (as Pillow does with 16-bit colour); alpha is dropped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
 import warnings
 from collections.abc import Callable
 
@@ -22,7 +25,24 @@ EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (Image.MAX_IMAGE_PIXELS): above it a small file may be a decompression bomb."""
 
+MAX_PIXELS_TO_SHRINK = 2 * MAX_PIXELS
+"""Limit of images that are shrunk before anything else is done; above it Pillow raises an error."""
+HEAD_BYTES = 32
+"""Bytes at the beginning of a file that `format_of` needs."""
+
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_UNREAD_MAGIC = (
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "PSD"),
+)
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis", b"avif", b"avis")
 _TURBO_COLORSPACES = ("YCbCr", "RGB", "Gray")
 
 
@@ -58,22 +78,40 @@ def decode(
     """
     try:
         if bytes(data[:3]) == _JPEG_MAGIC:
-            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-            check_size(name, height, width, max_pixels)
-            if colorspace in _TURBO_COLORSPACES:
-                buffer = empty(height * width * 3) if empty else None
-                return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+            with contextlib.suppress(ValueError):  # warnings of libjpeg-turbo are errors here; Pillow decides
+                height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+                check_size(name, height, width, max_pixels)
+                if colorspace in _TURBO_COLORSPACES:
+                    buffer = empty(height * width * 3) if empty else None
+                    return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
                 check_size(name, image.height, image.width, max_pixels)
-                return np.array(image.convert("RGB"))
-    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+                return _rgb(image)
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError, struct.error) as error:
         raise ImageError(
             f"image {name!r} cannot be decoded: {error}",
             "A teacher or a student that met it would stop.",
             "replace the file, or leave it out",
         ) from error
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return RGB pixels; Pillow's own conversion would clip 16-bit grey at 255 instead of scaling it."""
+    if image.mode.startswith("I"):
+        high_HW = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(high_HW[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def format_of(head: bytes) -> str | None:
+    """Return jpg, png or webp, another format's name in capitals, or None if no image begins like this."""
+    if head.startswith(_JPEG_MAGIC) or head.startswith(b"\x89PNG\r\n") or head[8:12] == b"WEBP":
+        return extension_of(head)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return "AVIF" if head[8:11] == b"avi" else "HEIF"
+    return next((name for magic, name in _UNREAD_MAGIC if head.startswith(magic)), None)
 
 
 def extension_of(data: bytes) -> str:

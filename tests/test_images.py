@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -78,3 +79,43 @@ def test_shrinking_keeps_the_shape_and_never_enlarges() -> None:
     pixels = np.asarray(IMAGE)
     assert images.shrink(pixels, 32).shape == (24, 32, 3)
     assert images.shrink(pixels, 64) is pixels
+
+
+def test_16_bit_grey_keeps_its_high_bytes() -> None:
+    ramp_HW = np.linspace(0, 65535, 256 * 3).astype(np.uint16).reshape(3, 256)
+    data = encoded(Image.fromarray(ramp_HW), "PNG")
+    pixels_HWC = images.decode(data, "ramp")
+    assert (pixels_HWC == (ramp_HW >> 8)[:, :, None]).all()
+    assert pixels_HWC.mean() == pytest.approx(127.5, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-2] + b"\x11\x22\x33" * 40 + b"\xff\xd9",
+        lambda data: data.replace(b"JFIF\0\x01\x01", b"JFIF\0\x00\x00", 1),
+        lambda data: data.replace(b"\xff\xdb", b"\0\0\xff\xdb", 1),
+        lambda data: data + b"trailing" * 50,
+    ],
+)
+def test_what_pillow_decodes_with_a_warning_has_pillows_pixels(change: Callable[[bytes], bytes]) -> None:
+    data = change(encoded(picture(3, 120, 160), "JPEG"))
+    expected_HWC = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(images.decode(data, "odd"), expected_HWC)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_a_jpeg_that_is_cut_off_is_refused(share: float) -> None:
+    data = encoded(picture(3, 120, 160), "JPEG")
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        images.decode(data[: int(len(data) * share)], "cut")
+
+
+def test_formats_are_told_by_content() -> None:
+    for kind, name in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("GIF", "GIF"), ("BMP", "BMP")):
+        assert images.format_of(encoded(picture(1, 8, 8), kind)[: images.HEAD_BYTES]) == name
+    assert images.format_of(encoded(picture(1, 8, 8), "TIFF")) == "TIFF"
+    assert images.format_of(b"\0\0\0\x18ftypheic") == "HEIF"
+    assert images.format_of(b"\0\0\0\x1cftypavif") == "AVIF"
+    for other in (b"", b"x" * 100, b"\0\0\0\x18ftypmp42", b"%PDF-1.4"):
+        assert images.format_of(other) is None

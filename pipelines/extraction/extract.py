@@ -125,7 +125,8 @@ def _describe(worker: Worker, _: Advance) -> Description:
 def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe]]:
     """Check everything that needs no teacher, then lend an engine whose workers load one."""
     dataset = PackedDataset(config.data).info
-    check_topk(config.topk, len(dataset.classes))
+    if dataset.classes:
+        check_topk(config.topk, len(dataset.classes))
     recipe = recipes.load(config.recipe, config.img_size)
     new_worker = functools.partial(make_worker, WorkOrder(config, recipe))
     engine: Engine = pkgutil.resolve_name(ENGINES[config.engine]).of(new_worker, config)

@@ -16,6 +16,7 @@ from teacher_cache.archive.write import ArchiveWriter, extension
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError
 from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
+from teacher_cache.labels.arrays import check_topk
 from teacher_cache.program.flags import parse_views
 from teacher_cache.storage.store import Store
 from teacher_cache.views.recipe import Recipe
@@ -52,6 +53,8 @@ def archive_spec(
 ) -> ArchiveSpec:
     """Return the spec of the requested archive, from everything that determines the labels."""
     views = parse_views(request.views)
+    num_classes = worker.teacher["num_classes"]
+    check_topk(request.topk, num_classes)
     base = read_manifest(Store(request.extends)).spec.views_per_unit if request.extends else None
     return ArchiveSpec(
         dataset={
@@ -62,9 +65,9 @@ def archive_spec(
         teacher=worker.teacher,
         labels=LabelSpec(
             request.topk,
-            len(dataset.classes),
+            num_classes,
             dataset.class_list.sha256,
-            affinity=affinity_rule(request.topk, len(dataset.classes)),
+            affinity=affinity_rule(request.topk, num_classes),
             values=request.values,
         ),
         probe_sha256=worker.probe_sha256,

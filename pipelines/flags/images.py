@@ -34,11 +34,23 @@ class PackConfig(Flags, JsonFlag):
     extends: str | None = None
     """Packed dataset to extend: its full shards are kept, and samples with its keys are not packed again."""
     split: str | None = None
-    """Split to take (train, val, test), where the names of parquet files or tars contain several."""
+    """Split to take, such as train, where names of folders, parquet files or tars show several."""
+    splits: bool = True
+    """Take words such as train in names for splits; --no-splits takes such folders for classes."""
+    classes: str | None = None
+    """File of the class names in order: text, a name a line; a JSON list; or a packed dataset."""
+    unlabelled: bool = False
+    """Pack images without labels, even where there are some."""
     image_column: str | None = None
-    """Parquet column of the images, if the types do not determine it."""
+    """Parquet column of the images, if no name or feature tells."""
     label_column: str | None = None
-    """Parquet column of the labels, if the types do not determine it."""
+    """Parquet column of the labels, if no name or feature tells."""
+    image_key: str | None = None
+    """Extension of a tar's images, such as input.jpg; WebDataset's "a;b" takes the one that is there."""
+    label_key: str | None = None
+    """Extension of a tar's labels: cls by default, txt, or json:FIELD for a field of a JSON member."""
+    shuffle: bool = True
+    """Shuffle the samples; --no-shuffle keeps the source's order."""
     workers: Annotated[int, Meta(ge=1)] = os.cpu_count() or 1
     """Threads that read and decode images."""
 

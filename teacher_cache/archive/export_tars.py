@@ -35,7 +35,7 @@ from teacher_cache.dataset.index import (
     Shard,
     index_bytes,
 )
-from teacher_cache.dataset.pack import index_tar
+from teacher_cache.dataset.index_tar import index_tar
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.exact.canonical import file_sha256, seal, sha256_hex
 from teacher_cache.labels.arrays import LabelArrays

@@ -12,7 +12,7 @@ from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.tars import LABELS_EXTENSION, META, arrays_of
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.index import DATASET_FILE
-from teacher_cache.dataset.source_tars import samples_of
+from teacher_cache.dataset.tar_members import samples_of
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import file_sha256
 from teacher_cache.program.progress import Track

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
 
+from teacher_cache.errors import DatasetError
 from teacher_cache.labels.topk import Labels
 from teacher_cache.views.finish import Finishing, finish, normalize
 from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
@@ -29,7 +30,7 @@ class Targets(NamedTuple):
     """True labels of B views.
 
     Attributes:
-        own_B: int64, class ids of the views' own samples.
+        own_B: int64, class ids of the views' own samples; -1 for samples without a label.
         partner_B: int64, class ids of the samples they are mixed with.
         weight_B: float32, weight of the own label; the partner's has the rest. None where nothing is mixed.
     """
@@ -50,7 +51,16 @@ class Targets(NamedTuple):
         Args:
             logits_BC: Student logits, float32, on the targets' device.
             smoothing: Label smoothing.
+
+        Raises:
+            DatasetError: A sample has no label; checked only on a CPU, where it costs nothing.
         """
+        if self.own_B.device.type == "cpu" and (self.own_B < 0).any():
+            raise DatasetError(
+                "a sample of the batch has no label",
+                "There is no cross-entropy of true labels.",
+                "train on the teacher's labels alone, or pack the dataset with labels",
+            )
         own_B = F.cross_entropy(logits_BC, self.own_B, label_smoothing=smoothing, reduction="none")
         if self.weight_B is None:
             return own_B.mean()

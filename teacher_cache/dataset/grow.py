@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from teacher_cache.dataset.index import Shard
+from teacher_cache.dataset.sample import Sample
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import Members, Source
-from teacher_cache.dataset.source_tars import TarSource
+from teacher_cache.dataset.source import Source, SourceOptions
+from teacher_cache.dataset.source_tars import tar_source
 from teacher_cache.errors import DatasetError
 from teacher_cache.exact.canonical import file_sha256
 
@@ -16,60 +17,35 @@ class Growth:
     These are the samples of the last shard, if that is not full, and those of another source whose keys the
     dataset does not have.
 
+    Classes are matched by name; the dataset's order stays.
+
     Attributes:
         full_shards: Shards that stay.
+        samples: Samples of the shards that follow; the first `num_packed` are the dataset's own.
 
     Raises:
         DatasetError: The classes are not the dataset's, or the source has no new sample.
     """
 
     def __init__(self, base: PackedDataset, source: Source) -> None:
-        if tuple(source.classes) != base.info.classes:
-            raise DatasetError(
-                f"the source has {len(source.classes):,} classes, {base.url} has {len(base.info.classes):,}, "
-                "or the same number of others",
-                "Class ids would mean other classes.",
-                "give a source with the same classes, or pack a dataset of its own",
-            )
-        known = set(base.index.keys.to_pylist())
-        self._new = [number for number, key in enumerate(source.keys) if key not in known]
-        if not self._new:
-            raise DatasetError(
-                f"every sample of the source is in {base.url} already", "There is nothing to add."
-            )
+        self.base, self.kind = base, source.kind
+        self.left_out, self.notes = source.left_out, source.notes
+        self.classes = base.info.classes
+        new = _new_samples(base, source)
         size = base.info.samples_per_shard
-        self.base, self._source = base, source
         self.full_shards: list[Shard] = [shard for shard in base.info.shards if shard.num_samples == size]
-        rest = base.info.shards[len(self.full_shards) :]
-        for shard in rest:
-            if file_sha256(base.shard_path(shard)) != shard.sha256:
+        packed: list[Sample] = []
+        for shard in base.info.shards[len(self.full_shards) :]:
+            path = base.shard_path(shard)
+            if file_sha256(path) != shard.sha256:
                 raise DatasetError(
-                    f"{base.shard_path(shard)} does not have the sha256 in dataset.json",
+                    f"{path} does not have the sha256 in dataset.json",
                     "Damaged images would be packed as good ones.",
                     "copy the shard again",
                 )
-        self._rest = [TarSource([base.shard_path(shard)]) for shard in rest]
-        self._num_rest = sum(len(part.keys) for part in self._rest)
-        self.kind = source.kind
-        self.classes = list(source.classes)
-        self.keys = [key for part in self._rest for key in part.keys]
-        self.keys += [source.keys[number] for number in self._new]
-        self.labels = [label for part in self._rest for label in part.labels]
-        self.labels += [source.labels[number] for number in self._new]
-
-    def location(self, number: int) -> str:
-        """Return the origin of sample `number`, for messages."""
-        part, position = self._part(number)
-        return part.location(position)
-
-    def read(self, number: int) -> Members:
-        """Return the image and other members of sample `number`."""
-        part, position = self._part(number)
-        return part.read(position)
-
-    def is_packed(self, number: int) -> bool:
-        """Return whether sample `number` is one of the dataset's own."""
-        return number < self._num_rest
+            packed += tar_source([path], SourceOptions(classes=self.classes or None), is_packed=True).samples
+        self.num_packed = len(packed)
+        self.samples = [*packed, *new]
 
     def check_reencoding(self, max_side_px: int | None, quality: int | None) -> None:
         """Refuse to re-encode new images in another way than the dataset's. Raises DatasetError."""
@@ -92,7 +68,25 @@ class Growth:
                 f"give --shard-size {self.base.info.samples_per_shard}",
             )
 
-    def _part(self, number: int) -> tuple[Source, int]:
-        if number < self._num_rest:
-            return self._rest[0], number
-        return self._source, self._new[number - self._num_rest]
+
+def _new_samples(base: PackedDataset, source: Source) -> list[Sample]:
+    """Return the samples of a source that a dataset does not have, with the dataset's class ids."""
+    position = {name: number for number, name in enumerate(base.info.classes)}
+    unknown = [name for name in source.classes if name not in position]
+    is_labelled = [bool(part.classes) for part in (source, base.info)]
+    if unknown or is_labelled[0] != is_labelled[1]:
+        raise DatasetError(
+            f"the source has {len(source.classes):,} classes, {base.url} has {len(base.info.classes):,}; "
+            f"not in the dataset: {', '.join(unknown[:3]) or 'none'}",
+            "Class ids would mean other classes.",
+            "give a source with the same classes, or pack a dataset of its own",
+        )
+    known = set(base.index.keys.to_pylist())
+    new = [
+        sample if sample.label is None else sample._replace(label=position[source.classes[sample.label]])
+        for sample in source.samples
+        if sample.key not in known
+    ]
+    if not new:
+        raise DatasetError(f"every sample of the source is in {base.url} already", "There is nothing to add.")
+    return new

@@ -51,11 +51,12 @@ class DatasetInfo:
     """Content of dataset.json.
 
     Attributes:
-        classes: Class names; a label is a position in this list.
+        classes: Class names; a label is a position in this list. Empty if nothing names the classes of a
+            dataset without labels.
         shards: Shards in order; all but the last hold the same number of samples.
         index_sha256: sha256 of index.parquet.
         source: Origin of the dataset and settings of its packing: kind, seed, max_side_px, quality, skipped
-            samples.
+            samples, and what was left out by reason.
     """
 
     classes: tuple[str, ...]
@@ -114,18 +115,23 @@ class Index:
     Attributes:
         keys: Sample keys, unique.
         offsets_N, sizes_N: Position and size of each image's bytes in its tar, int64 and int32.
-        labels_N: Class ids of the samples, int32.
+        labels_N: Class ids of the samples, int32; -1 for a sample without a label.
     """
 
     def __init__(self, table: pa.Table) -> None:
         self.keys: pa.Array = table["key"].combine_chunks()
         self.offsets_N: npt.NDArray[np.int64] = table["offset"].to_numpy()
         self.sizes_N: npt.NDArray[np.int32] = table["size"].to_numpy()
-        self.labels_N: npt.NDArray[np.int32] = table["label"].to_numpy()
+        self.labels_N: npt.NDArray[np.int32] = table["label"].fill_null(-1).to_numpy()
         self._sha256: pa.Array = table["sha256"].combine_chunks()
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @functools.cached_property
+    def is_labelled(self) -> bool:
+        """Whether every sample has a label."""
+        return bool((self.labels_N >= 0).all())
 
     def key(self, row: int) -> str:
         """Return the key of a row."""

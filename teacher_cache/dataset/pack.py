@@ -1,21 +1,16 @@
-"""Pack a source into a dataset: the same source and options give the same bytes."""
+"""Pack a source into a dataset: the same source and options give the same bytes, also after a kill."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
-import webdataset
 
-from teacher_cache import images
 from teacher_cache.dataset.grow import Growth
 from teacher_cache.dataset.index import (
     DATASET_FILE,
@@ -25,34 +20,21 @@ from teacher_cache.dataset.index import (
     Shard,
     index_bytes,
 )
-from teacher_cache.dataset.source import Members, Source, pread
-from teacher_cache.dataset.source_tars import samples_of
-from teacher_cache.errors import DatasetError, ImageError
-from teacher_cache.exact.canonical import file_sha256, sha256_hex
+from teacher_cache.dataset.index_tar import index_tar
+from teacher_cache.dataset.journal import Done, Journal
+from teacher_cache.dataset.prepare import Prepared, Reencode, Work, prepare_all
+from teacher_cache.dataset.sample import Sample
+from teacher_cache.dataset.source import Source
+from teacher_cache.dataset.tar_bytes import end_bytes
+from teacher_cache.errors import DatasetError, ImageError, InputError
+from teacher_cache.exact.canonical import canonical_json, file_sha256, sha256_hex
 from teacher_cache.exact.streams import Purpose, RandomStream, permutation
-from teacher_cache.program.progress import Track
+from teacher_cache.program.progress import Advance, Track
 from teacher_cache.storage.store import Store
-
-_READ_AHEAD = 256
-META = re.compile("__[^/]*__(/|$)")
-"""Names of members that belong to no sample; WebDataset skips them (tariterators.py)."""
-
-
-class Reencode(NamedTuple):
-    """Re-encoding of a dataset's images to smaller ones."""
-
-    max_side_px: int
-    quality: int
-
-
-class _Ready(NamedTuple):
-    number: int
-    members: Members | None
-    reason: str
 
 
 def pack(
-    source: Source,
+    source: Source | Growth,
     destination: Store,
     *,
     shard_size: int,
@@ -61,225 +43,229 @@ def pack(
     skip_corrupt: bool,
     workers: int,
     track: Track,
+    shuffle: bool = True,
 ) -> DatasetInfo:
     """Pack a source into WebDataset tars with an index, decoding every image once to check it.
 
+    A pack that was killed goes on behind its last whole shard when it is asked for again.
+
     Args:
         source: Source of the samples; a Growth begins with the full shards of another dataset.
-        destination: Folder of the dataset, empty or new.
+        destination: Folder of the dataset: empty, new, or with an unfinished pack of the same request.
         shard_size: Samples in every shard but the last.
         seed: Seed of the shuffle.
         reencode: Re-encoding to smaller images; None keeps the images' bytes.
         skip_corrupt: Leave out and record images that cannot be decoded, instead of refusing them.
         workers: Number of threads that read and decode.
         track: Progress display.
+        shuffle: Shuffle the samples; without it they keep the source's order.
 
     Raises:
-        DatasetError: Keys are duplicate, labels have no class, or the destination is not empty.
+        DatasetError: Keys are duplicate, a class is empty, or the destination holds something else.
         ImageError: An image cannot be decoded; the message names it.
     """
-    _check_source(source)
+    check_keys(source.samples)
     if isinstance(source, Growth):
         source.check_reencoding(*(reencode or (None, None)))
         source.check_shard_size(shard_size)
-    if destination.list():
-        raise DatasetError(
-            f"destination {destination.url} is not empty",
-            "What lies there could be taken for part of the dataset.",
-            "choose a new folder, or empty this one",
+    samples = source.samples
+    if shuffle:
+        order = permutation(len(samples), RandomStream((seed, 0), Purpose.PACK))
+        samples = [samples[number] for number in order.tolist()]
+    options = [shard_size, seed, shuffle, reencode, skip_corrupt]
+    journal = Journal(destination, _plan_sha256(source, options))
+    with track("pack", len(samples), "images") as advance, _removed_on_refusal(destination, journal):
+        done = journal.done()
+        if isinstance(source, Growth) and len(done) < len(source.full_shards):
+            done = _copy_shards(source, destination, journal)
+        position = done[-1].position if done else 0
+        advance(position)
+        packed = source.num_packed if isinstance(source, Growth) else 0
+        kept = {sample.key for sample in source.samples[:packed]}
+        work = (Work(each, None if each.key in kept else reencode) for each in samples[position:])
+        done += _write_shards(
+            Counted(prepare_all(work, workers), done, skip_corrupt, advance),
+            destination,
+            journal,
+            shard_size,
+            len(done),
         )
-    order = permutation(len(source.keys), RandomStream((seed, 0), Purpose.PACK))
-    skipped: list[dict[str, str]] = []
-    columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
-    shards: list[Shard] = []
-    with track("pack", len(order), "images") as advance, _removed_on_error(destination, shards):
-        if isinstance(source, Growth):
-            _copy_shards(source, destination, shards, columns)
-        read = _prepare(source, order.tolist(), reencode, workers)
-        samples = _good(read, source, skip_corrupt, skipped, advance)
-        _write_shards(samples, source, destination, shard_size, shards, columns)
-    if not shards:
-        raise DatasetError("no image of the source can be decoded", "The dataset would be empty.")
-
-    index = index_bytes(pa.table(columns, schema=INDEX_SCHEMA))
-    info = DatasetInfo(
-        classes=tuple(source.classes),
-        shards=tuple(shards),
-        index_sha256=sha256_hex(index),
-        source={
-            "kind": source.kind,
-            "seed": seed,
-            "max_side_px": reencode.max_side_px if reencode else None,
-            "quality": reencode.quality if reencode else None,
-            "skipped": skipped,
-        },
-    )
+        info, index = described(source, done, reencode, seed, shuffle=shuffle)
     destination.put(INDEX_FILE, index)
     destination.put(DATASET_FILE, info.to_bytes())
+    journal.clear()
     return info
 
 
+class Counted:
+    """Good samples among prepared ones, with counts of what was read and a list of what was skipped.
+
+    Args:
+        prepared: Prepared samples, in order.
+        done: Shards that are finished, whose counts are continued.
+        skip_corrupt: Skip samples that cannot be used, instead of refusing them.
+        advance: Called for every sample.
+
+    Attributes:
+        position: Number of samples read so far, over all runs.
+        skipped: Samples skipped so far, as key and reason.
+    """
+
+    def __init__(
+        self, prepared: Iterable[Prepared], done: Sequence[Done], skip_corrupt: bool, advance: Advance
+    ) -> None:
+        self.position = done[-1].position if done else 0
+        self.skipped: list[dict[str, str]] = list(done[-1].skipped) if done else []
+        self._num_bytes = sum(each.shard.num_bytes for each in done)
+        self._samples = self._good(prepared, skip_corrupt, advance)
+
+    def __iter__(self) -> Iterator[Prepared]:
+        return self._samples
+
+    def _good(self, prepared: Iterable[Prepared], skip: bool, advance: Advance) -> Iterator[Prepared]:
+        for sample in prepared:
+            self.position += 1
+            self._num_bytes += len(sample.data)
+            advance(1, f"{self._num_bytes / 1e6:,.0f} MB")
+            if sample.error is None:
+                yield sample
+            elif skip:
+                reason = f"{sample.error.value}. {sample.error.consequence}"
+                self.skipped.append({"key": sample.sample.key, "reason": reason})
+            else:
+                raise ImageError(
+                    sample.error.value,
+                    f"{sample.error.consequence} Nothing was packed.",
+                    f"{sample.error.remedy}; --skip-corrupt leaves such images out",
+                )
+
+
 def _write_shards(
-    samples: Iterator[tuple[int, Members]],
-    source: Source,
-    destination: Store,
-    shard_size: int,
-    shards: list[Shard],
-    columns: dict[str, list[Any]],
-) -> None:
-    """Write tars of `shard_size` samples, and append them to the shards and the index's columns."""
-    while (first := next(samples, None)) is not None:
-        name = f"shard-{len(shards):06d}.tar"
-        with destination.put_file(name) as path:
-            num_samples = _write_tar(path, source, first, samples, shard_size)
-            index_tar(path, len(shards), columns)
-            digest = file_sha256(path)
-            shards.append(Shard(name, digest, path.stat().st_size, num_samples))
+    samples: Counted, destination: Store, journal: Journal, shard_size: int, number: int
+) -> list[Done]:
+    """Write tars of `shard_size` samples, each recorded when it is whole."""
+    done: list[Done] = []
+    good = iter(samples)
+    while (first := next(good, None)) is not None:
+        name = shard_name(number + len(done))
+        columns: dict[str, list[Any]] = {column: [] for column in INDEX_SCHEMA.names}
+        digest, num_bytes = hashlib.sha256(), 0
+        with destination.put_file(name) as path, path.open("wb") as file:
+            sample: Prepared | None = first
+            while sample is not None:
+                add_row(columns, sample, number + len(done), num_bytes + sample.image[0])
+                file.write(sample.data)
+                digest.update(sample.data)
+                num_bytes += len(sample.data)
+                sample = next(good, None) if len(columns["key"]) < shard_size else None
+            end = end_bytes(num_bytes)
+            file.write(end)
+            digest.update(end)
+        shard = Shard(name, digest.hexdigest(), num_bytes + len(end), len(columns["key"]))
+        done.append(
+            Done(shard, samples.position, list(samples.skipped), pa.table(columns, schema=INDEX_SCHEMA))
+        )
+        journal.add(done[-1], number + len(done) - 1)
+    return done
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard."""
+    return f"shard-{number:06d}.tar"
+
+
+def add_row(columns: dict[str, list[Any]], sample: Prepared, shard: int, offset: int) -> None:
+    """Append a sample to the index's columns."""
+    columns["key"].append(sample.sample.key)
+    columns["shard"].append(shard)
+    columns["offset"].append(offset)
+    columns["size"].append(sample.image[1])
+    columns["label"].append(sample.sample.label)
+    columns["sha256"].append(sample.sha256)
+
+
+def described(
+    source: Source | Growth, done: Sequence[Done], reencode: Reencode | None, seed: int, *, shuffle: bool
+) -> tuple[DatasetInfo, bytes]:
+    """Return dataset.json's content and the index's bytes.
+
+    Raises:
+        DatasetError: No image was good, or none of a class that the source has.
+    """
+    if not done:
+        raise DatasetError("no image of the source can be decoded", "The dataset would be empty.")
+    table = pa.concat_tables([each.index for each in done])
+    there = set(table["label"].to_pylist())
+    emptied = {sample.label for sample in source.samples} - there
+    if emptied:
+        names = [source.classes[number] for number in sorted(label for label in emptied if label is not None)]
+        raise DatasetError(
+            f"no image of class {', '.join(names[:5])} can be decoded",
+            "It would be a class that nothing belongs to.",
+            "mend its images, or take the class out of the source",
+        )
+    index = index_bytes(table)
+    about: dict[str, Any] = {
+        "kind": source.kind,
+        "seed": seed,
+        "max_side_px": reencode.max_side_px if reencode else None,
+        "quality": reencode.quality if reencode else None,
+        "skipped": done[-1].skipped,
+    }
+    if source.left_out:
+        about["left_out"] = source.left_out.to_json()
+    if not shuffle:
+        about["shuffled"] = False
+    shards = tuple(each.shard for each in done)
+    return DatasetInfo(tuple(source.classes), shards, sha256_hex(index), about), index
 
 
 @contextlib.contextmanager
-def _removed_on_error(destination: Store, shards: list[Shard]) -> Iterator[None]:
+def _removed_on_refusal(destination: Store, journal: Journal) -> Iterator[None]:
+    """Remove what was written if the source is refused; after a kill or a full disk it stays."""
     try:
         yield
-    except BaseException:
-        for shard in shards:
-            destination.delete(shard.name)
+    except InputError:
+        for name in destination.list():
+            if name.endswith(".tar"):
+                destination.delete(name)
+        journal.clear()
         raise
 
 
-def _copy_shards(
-    growth: Growth, destination: Store, shards: list[Shard], columns: dict[str, list[Any]]
-) -> None:
+def _copy_shards(growth: Growth, destination: Store, journal: Journal) -> list[Done]:
     """Copy the full shards of a growing dataset, and index them again."""
+    done: list[Done] = []
     for shard in growth.full_shards:
+        columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
         with destination.put_file(shard.name) as path:
             shutil.copyfile(growth.base.shard_path(shard), path)
-            index_tar(path, len(shards), columns)
+            index_tar(path, len(done), columns)
             if file_sha256(path) != shard.sha256:
                 raise DatasetError(
                     f"{growth.base.shard_path(shard)} does not have the sha256 in dataset.json",
                     "Nothing was packed.",
                     "copy the shard again",
                 )
-        shards.append(shard)
+        done.append(Done(shard, 0, [], pa.table(columns, schema=INDEX_SCHEMA)))
+        journal.add(done[-1], len(done) - 1)
+    return done
 
 
-def _check_source(source: Source) -> None:
-    key, count = Counter(source.keys).most_common(1)[0]
+def check_keys(samples: Sequence[Sample]) -> None:
+    """Refuse samples that share a key. Raises DatasetError."""
+    key, count = Counter(sample.key for sample in samples).most_common(1)[0]
     if count > 1:
-        places = [source.location(number) for number, other in enumerate(source.keys) if other == key]
+        places = [str(sample.place) for sample in samples if sample.key == key]
         raise DatasetError(
             f"key {key!r} is there {count} times: {', '.join(places[:3])}",
             "A label could not be told apart from another's.",
-            "rename or remove all but one",
+            "rename or remove all but one; in a tar, members of one sample are neighbours",
         )
-    odd = next((number for number, other in enumerate(source.keys) if META.match(other)), None)
-    if odd is not None:
-        raise DatasetError(
-            f"key {source.keys[odd]!r} of {source.location(odd)}",
-            "WebDataset passes over names that begin like __this__/.",
-            "rename its folder",
-        )
-    for number, label in enumerate(source.labels):
-        if not 0 <= label < len(source.classes):
-            raise DatasetError(
-                f"{source.location(number)} has label {label}, but there are {len(source.classes)} classes",
-                "It has no class name.",
-                "correct the label",
-            )
 
 
-def _prepare(source: Source, order: list[int], reencode: Reencode | None, workers: int) -> Iterator[_Ready]:
-    """Read, check and re-encode samples in threads, yielding them in order, a bounded number ahead."""
-
-    def prepare(number: int) -> _Ready:
-        try:
-            members = source.read(number)
-        except OSError as error:
-            raise DatasetError(
-                f"{source.location(number)} cannot be read: {error}",
-                "Nothing was packed.",
-                "check the source",
-            ) from error
-        try:
-            pixels_HWC = images.decode(members.image, source.location(number))
-        except ImageError as error:
-            return _Ready(number, None, error.value)
-        if reencode and not (isinstance(source, Growth) and source.is_packed(number)):
-            small_HWC = images.shrink(pixels_HWC, reencode.max_side_px)
-            members = Members(images.encode_jpeg(small_HWC, reencode.quality), members.others)
-        return _Ready(number, members, "")
-
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(order), _READ_AHEAD):
-            yield from pool.map(prepare, order[start : start + _READ_AHEAD])
-
-
-def _good(
-    samples: Iterator[_Ready], source: Source, skip_corrupt: bool, skipped: list[dict[str, str]], advance: Any
-) -> Iterator[tuple[int, Members]]:
-    for sample in samples:
-        advance(1)
-        if sample.members is not None:
-            yield sample.number, sample.members
-        elif skip_corrupt:
-            skipped.append({"key": source.keys[sample.number], "reason": sample.reason})
-        else:
-            raise ImageError(
-                sample.reason,
-                "Nothing was packed: a teacher or a student that met this image would stop.",
-                "replace or remove the file, or leave such images out with --skip-corrupt",
-            )
-
-
-def _write_tar(
-    path: Path, source: Source, first: tuple[int, Members], rest: Iterator[tuple[int, Members]], limit: int
-) -> int:
-    """Write up to `limit` samples, and return the number written."""
-    count = 0
-    with (
-        path.open("wb") as file,
-        webdataset.TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar,
-    ):
-        sample: tuple[int, Members] | None = first
-        while sample is not None:
-            number, members = sample
-            tar.write(
-                {
-                    "__key__": source.keys[number],
-                    images.extension_of(members.image): members.image,
-                    "cls": str(source.labels[number]).encode(),
-                    **members.others,
-                }
-            )
-            count += 1
-            sample = next(rest, None) if count < limit else None
-    return count
-
-
-def index_tar(
-    path: Path, shard: int, columns: dict[str, list[Any]], offsets_of: Mapping[str, str] | None = None
-) -> None:
-    """Append the position, label and digest of every sample of a tar, in its order, to the index's columns.
-
-    Args:
-        path: Tar of the samples.
-        shard: Number of the tar.
-        columns: Columns by name; see INDEX_SCHEMA.
-        offsets_of: Further columns of offsets, by the extension of the located members.
-    """
-    with path.open("rb") as file:
-        for key, members in samples_of(path):
-            if META.match(key):
-                continue
-            columns["key"].append(key)
-            columns["shard"].append(shard)
-            for extension, (offset, size) in members.items():
-                if extension == "cls":
-                    columns["label"].append(int(pread(file.fileno(), offset, size)))
-                elif extension in images.EXTENSIONS:
-                    columns["offset"].append(offset)
-                    columns["size"].append(size)
-                    columns["sha256"].append(hashlib.sha256(pread(file.fileno(), offset, size)).digest())
-                elif offsets_of and extension in offsets_of:
-                    columns[offsets_of[extension]].append(offset)
+def _plan_sha256(source: Source | Growth, options: Sequence[Any]) -> str:
+    digest = hashlib.sha256(canonical_json([source.kind, list(source.classes), options]))
+    for sample in source.samples:
+        digest.update(f"{sample.key}\0{sample.label}\0{sample.place.num_bytes}\n".encode())
+    return digest.hexdigest()

@@ -1,64 +1,98 @@
-"""Protocol of image sources, and helpers that all kinds of source share."""
+"""Source of images as all kinds give it, and the refusal of files that a library cannot read."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
+import dataclasses
+import gzip
+import lzma
 import tarfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any
 
 import pyarrow as pa
 
+from teacher_cache.dataset.left_out import LeftOut
+from teacher_cache.dataset.sample import Sample
 from teacher_cache.errors import DatasetError
 
-_KEY_CHARACTERS = "A-Za-z0-9_/-"
-KEY = re.compile(f"[{_KEY_CHARACTERS}]+")
-"""Pattern of sample keys: WebDataset ends a key at a dot, and a key cannot leave its folder."""
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """Choices of what to take from a path; each None or default takes what is certain, or refuses.
+
+    Attributes:
+        split: Split to take, where names of files or folders show several.
+        splits: Whether names may stand for splits; without it they are classes.
+        classes: Class names in order of class id.
+        unlabelled: Take images without labels, even where there are some.
+        image_column, label_column: Columns of parquet files.
+        image_key, label_key: Members of a tar's samples, by extension; label_key "json:FIELD" takes a field.
+    """
+
+    split: str | None = None
+    splits: bool = True
+    classes: Sequence[str] | None = None
+    unlabelled: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
+    image_key: str | None = None
+    label_key: str | None = None
 
 
-class Members(NamedTuple):
-    """Members of one sample: its image, and all others by extension."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Images with their labels, in an order that depends on their names alone.
 
-    image: bytes
-    others: Mapping[str, bytes]
-
-
-class Source(Protocol):
-    """Source of labelled images, numbered from 0 in an order that depends on their names alone."""
+    Attributes:
+        kind: Kind of the source: folders, parquet or webdataset.
+        classes: Class names in order of class id; empty if nothing names them.
+        samples: Samples.
+        left_out: Files and members other than samples.
+        notes: Assumptions, as text.
+        keep: Object that must live as long as the samples are read, such as a temporary file.
+    """
 
     kind: str
-    classes: list[str]
-    keys: list[str]
-    labels: list[int]
+    classes: Sequence[str]
+    samples: Sequence[Sample]
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    notes: Sequence[str] = ()
+    keep: Any = None
 
-    def location(self, number: int) -> str:
-        """Return the origin of sample `number`, for messages."""
-        ...
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the samples."""
+        return [sample.key for sample in self.samples]
 
-    def read(self, number: int) -> Members:
-        """Return the image and other members of sample `number`. Several threads call this."""
-        ...
+    @property
+    def labels(self) -> list[int | None]:
+        """Class ids of the samples."""
+        return [sample.label for sample in self.samples]
 
 
 @contextlib.contextmanager
-def readable(file: Path) -> Iterator[None]:
+def readable(file: Path | str) -> Iterator[None]:
     """Turn errors of the libraries that read a file into a DatasetError that names it."""
     try:
         yield
-    except (pa.ArrowException, tarfile.TarError) as error:
+    except DatasetError:
+        raise
+    except (
+        *(pa.ArrowException, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
+        *(OSError, EOFError, ValueError, OverflowError),
+    ) as error:
+        is_pointer = _begins_with(file, b"version https://git-lfs")
         raise DatasetError(
-            f"{file} cannot be read: {error}", "Nothing was packed.", "check that it is complete"
+            f"{file} cannot be read: {'it is a pointer of Git LFS' if is_pointer else error}",
+            "Nothing was packed.",
+            "fetch the file itself: git lfs pull" if is_pointer else "check that it is complete",
         ) from error
 
 
-def pread(handle: int, offset: int, size: int) -> bytes:
-    """Return `size` bytes at `offset`, without moving the file's position, so that threads can share it."""
-    return os.pread(handle, size, offset)
-
-
-def clean_key(text: str) -> str:
-    """Replace characters that a key may not contain by underscores."""
-    return re.sub(f"[^{_KEY_CHARACTERS}]", "_", text)
+def _begins_with(file: Path | str, head: bytes) -> bool:
+    with contextlib.suppress(OSError), Path(file).open("rb") as stream:
+        return stream.read(len(head)) == head
+    return False

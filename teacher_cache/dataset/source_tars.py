@@ -1,87 +1,115 @@
-"""Source of images in WebDataset tars, read strictly: odd names, links and duplicates are refused."""
+"""Source of images in WebDataset tars, plain or compressed, one tar open at a time."""
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Iterator, Sequence
+import bz2
+import gzip
+import lzma
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any, NamedTuple
 
-from teacher_cache.dataset.source import KEY, Members, pread, readable
+from teacher_cache.dataset.class_names import RawLabel, classes_of
+from teacher_cache.dataset.keys import META, key_of
+from teacher_cache.dataset.left_out import NO_SAMPLE, LeftOut
+from teacher_cache.dataset.sample import Sample, SpanPlace
+from teacher_cache.dataset.source import Source, SourceOptions, readable
+from teacher_cache.dataset.tar_labels import is_label, parts_of
+from teacher_cache.dataset.tar_members import tar_samples
 from teacher_cache.errors import DatasetError
-from teacher_cache.images import EXTENSIONS
+
+_COMPRESSED: Mapping[str, Callable[[Path], IO[bytes]]] = {
+    ".tar.gz": gzip.open,  # type: ignore[dict-item]
+    ".tgz": gzip.open,  # type: ignore[dict-item]
+    ".tar.bz2": bz2.open,
+    ".tar.xz": lzma.open,
+}
+SUFFIXES = (".tar", *_COMPRESSED)
+"""Suffixes of tars that can be packed."""
 
 
-class TarSource:
-    """Source of tars with an image and a `cls` (class number) per sample; other members are kept."""
+class _Labelled(NamedTuple):
+    """A sample whose label is not yet a class id."""
 
-    kind = "webdataset"
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = [file.open("rb") for file in files]
-        self._members: list[tuple[int, dict[str, tuple[int, int]]]] = []
-        self.keys: list[str] = []
-        self.labels: list[int] = []
-        for number, file in enumerate(files):
-            for key, members in samples_of(file):
-                self._append(number, file, key, members)
-        if not self.keys:
-            raise DatasetError(f"{files[0]} has no samples", "There is nothing to pack.", "check the path")
-        self.classes = [str(number) for number in range(max(self.labels) + 1)]
-
-    def _append(self, number: int, file: Path, key: str, members: dict[str, tuple[int, int]]) -> None:
-        image = [extension for extension in members if extension.lower() in EXTENSIONS]
-        if len(image) != 1 or "cls" not in members:
-            raise DatasetError(
-                f"sample {key!r} in {file} has members {', '.join(sorted(members))}",
-                f"A sample needs one image ({', '.join(EXTENSIONS)}) and a cls.",
-                "leave the sample out, or repack the source",
-            )
-        text = pread(self._files[number].fileno(), *members["cls"])
-        if not text.strip().isdigit():
-            raise DatasetError(f"sample {key!r} in {file} has cls {text[:20]!r}", "A cls is a class number.")
-        self.keys.append(key)
-        self.labels.append(int(text))
-        self._members.append((number, members))
-
-    def location(self, number: int) -> str:
-        return f"sample {self.keys[number]} in {self._files[self._members[number][0]].name}"
-
-    def read(self, number: int) -> Members:
-        file, members = self._members[number]
-        data = {extension: pread(self._files[file].fileno(), *span) for extension, span in members.items()}
-        del data["cls"]
-        extension = next(extension for extension in data if extension.lower() in EXTENSIONS)
-        return Members(data.pop(extension), data)
+    tar: str
+    name: str
+    label: RawLabel
+    place: SpanPlace
 
 
-def samples_of(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Yield (key, extension -> (offset, size)) of a tar's samples; neighbours with one key are a sample."""
-    key: str | None = None
-    members: dict[str, tuple[int, int]] = {}
-    with readable(file), tarfile.open(file, "r:") as tar:
-        for member in tar:
-            if member.isdir():
-                continue
-            stem, dot, extension = _split(member.name)
-            if not member.isreg() or not dot or not KEY.fullmatch(stem) or stem.startswith("/"):
-                raise DatasetError(
-                    f"member {member.name!r} of {file}",
-                    "Only regular files named key.extension, of letters, digits, _, - and /, are read.",
-                    "repack the source without it",
-                )
-            if stem != key:
-                if key is not None:
-                    yield key, members
-                key, members = stem, {}
-            if extension in members:
-                raise DatasetError(f"member {member.name!r} is twice in {file}", "One would hide the other.")
-            members[extension] = (member.offset_data, member.size)
-    if key is not None:
-        yield key, members
+def tar_source(files: Sequence[Path], options: SourceOptions, *, is_packed: bool = False) -> Source:
+    """Read tars with one image per sample, its label in a `cls` or the member asked for; others are kept.
+
+    Args:
+        files: Tars in order.
+        options: Choices; see SourceOptions.
+        is_packed: Whether the tars are a packed dataset's, whose names are keys already.
+
+    Raises:
+        DatasetError: A tar is damaged, or the image or label of a sample is not certain.
+    """
+    left_out = LeftOut()
+    found: list[_Labelled] = []
+    temporary: list[Any] = []
+    for file in files:
+        plain = _uncompressed(file, temporary)
+        with plain.open("rb") as stream:
+            samples = tar_samples(stream, str(file), left_out, lambda name: is_label(name, options))
+            for sample in samples:
+                where = f"sample {sample.name!r} in {file}"
+                if META.match(sample.name):
+                    left_out.add(where, NO_SAMPLE)
+                    continue
+                parts = parts_of(sample, where, options)
+                place = SpanPlace(str(plain), where, sample.spans[parts.image], parts.others)
+                found.append(_Labelled(file.name, sample.name, parts.label, place))
+    if not found:
+        raise DatasetError(f"{files[0]} has no samples", "There is nothing to pack.", "check the path")
+    classes = classes_of(
+        [sample.label for sample in found], lambda number: str(found[number].place), options.classes
+    )
+    keys, notes = (
+        ([sample.name for sample in found], [])
+        if is_packed
+        else unique_keys([(sample.tar, sample.name) for sample in found])
+    )
+    rows = zip(keys, classes.labels, (sample.place for sample in found), strict=True)
+    samples_out = [Sample(*row) for row in rows]
+    return Source("webdataset", classes.names, samples_out, left_out, [*classes.notes, *notes], temporary)
 
 
-def _split(name: str) -> tuple[str, str, str]:
-    """Split a member's name at the first dot of its last part, as WebDataset does."""
-    folder, slash, base = name.rpartition("/")
-    stem, dot, extension = base.partition(".")
-    return folder + slash + stem, dot, extension
+def unique_keys(names: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Return a key for each (tar, name of a sample), and what was done, as text.
+
+    Keys are the names, unless tars number their samples anew: then the tar's name comes before each.
+    """
+    repeated = Counter(name for _, name in names)
+    if len(repeated) == len(names) or len(set(names)) < len(names):  # a key twice in one tar is an error
+        return [key_of(name) for _, name in names], []
+    note = "tars number their samples anew; the tar's name is put before each key"
+    return [key_of(f"{_stem(tar)}/{name}") for tar, name in names], [note]
+
+
+def _stem(name: str) -> str:
+    suffix = next(
+        suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)
+    )
+    return name[: -len(suffix)]
+
+
+def _uncompressed(file: Path, temporary: list[Any]) -> Path:
+    """Return a tar, or a temporary file with its content if it is compressed."""
+    opener = next(
+        (opener for suffix, opener in _COMPRESSED.items() if file.name.lower().endswith(suffix)), None
+    )
+    if opener is None:
+        return file
+    copy = tempfile.NamedTemporaryFile(prefix="teacher-cache-pack-", suffix=".tar")
+    with readable(file), opener(file) as stream:
+        shutil.copyfileobj(stream, copy)
+    copy.flush()
+    temporary.append(copy)
+    return Path(copy.name)

@@ -2,75 +2,149 @@
 
 from __future__ import annotations
 
-import re
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from teacher_cache.dataset.source import Source
-from teacher_cache.dataset.source_folders import FolderSource, class_folders
-from teacher_cache.dataset.source_parquet import ParquetSource
-from teacher_cache.dataset.source_tars import TarSource
+from teacher_cache import images
+from teacher_cache.dataset.index import DATASET_FILE, read_info
+from teacher_cache.dataset.left_out import is_system
+from teacher_cache.dataset.parts import check_complete
+from teacher_cache.dataset.source import Source, SourceOptions
+from teacher_cache.dataset.source_folders import class_folders, folder_source
+from teacher_cache.dataset.source_parquet import parquet_source
+from teacher_cache.dataset.source_tars import SUFFIXES, tar_source
+from teacher_cache.dataset.splits import choose, has_splits
 from teacher_cache.errors import DatasetError
+from teacher_cache.storage.store import Store
 
-_SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
-"""Pattern of split names in file names such as train-00000-of-00002.parquet and val.tar."""
+_OPTIONS = SourceOptions()
 
 
-def open_source(
-    path: str, *, split: str | None = None, image_column: str | None = None, label_column: str | None = None
-) -> Source:
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Folders or files of a source, inside the chosen split.
+
+    Attributes:
+        root: Folder of the class folders or files.
+        parquet, tars: Files of one kind; both are empty where there are class folders.
+        notes: Assumptions, as text.
+        is_packed: Whether the folder is a packed dataset.
+    """
+
+    root: Path
+    parquet: list[Path]
+    tars: list[Path]
+    notes: list[str]
+    is_packed: bool = False
+
+
+def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
     """Open a folder or file as a source of the kind it holds.
 
     Args:
-        path: Folder of class folders, of *.parquet or of *.tar; or one .parquet or .tar file.
-        split: Split to take, where folders or the names of parquet files or tars show several.
-        image_column: Image column of parquet files; None finds it by type.
-        label_column: Label column of parquet files; None finds it by type.
+        path: Folder of class folders, of *.parquet or of *.tar, perhaps inside folders of splits; one such
+            file; or a packed dataset.
+        options: Choices; see SourceOptions.
 
     Raises:
-        DatasetError: The path does not exist, or holds no known kind of source.
+        DatasetError: The path does not exist, holds no known kind of source, or what to take is not certain.
     """
-    root = Path(path)
+    found = find(path, options)
+    if found.parquet:
+        source = parquet_source(found.parquet, options)
+    elif found.tars:
+        if found.is_packed and options.classes is None:
+            options = dataclasses.replace(options, classes=read_info(Store(found.root)).classes or None)
+        source = tar_source(found.tars, options, is_packed=found.is_packed)
+    else:
+        source = folder_source(found.root, options)
+    return dataclasses.replace(source, notes=[*found.notes, *source.notes])
+
+
+def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
+    """Find the class folders or files of the chosen split at a path. Raises DatasetError."""
+    root, split = Path(path), options.split
+    notes: list[str] = []
     if not root.exists():
         raise DatasetError(f"source {path!r} does not exist", "There is nothing to pack.", "check the path")
-    files = sorted(root.iterdir()) if root.is_dir() else [root]
-    parquet = [file for file in files if file.suffix == ".parquet"]
-    tars = [file for file in files if file.suffix == ".tar"]
-    if parquet:
-        return ParquetSource(_of_split(parquet, split), image_column, label_column)
-    if tars:
-        return TarSource(_of_split(tars, split))
-    return FolderSource(_split_folder(root, split))
-
-
-def _split_folder(root: Path, split: str | None) -> Path:
-    """Return the folder of one split, if the folders in `root` are splits and not classes."""
-    folders = class_folders(root)
-    splits = [folder.name for folder in folders if _SPLIT.fullmatch(folder.name)]
-    if not splits or len(splits) < len(folders):
-        return root
-    if split not in splits:
-        raise DatasetError(
-            f"{root} holds the splits {', '.join(splits)}, not classes",
-            "Packed together, a student would be trained on what it is tested on.",
-            f"choose one: --split {splits[-1]}",
+    while True:
+        entries = (
+            [root] if root.is_file() else [entry for entry in root.iterdir() if not is_system(entry.name)]
         )
-    return root / split
-
-
-def _of_split(files: list[Path], split: str | None) -> list[Path]:
-    """Return the files of one split; refuse to mix splits, which would train on the test set."""
-    splits = {file: match[0] if (match := _SPLIT.match(file.stem)) else "" for file in files}
-    found = sorted(set(splits.values()))
-    if split is None and len(found) > 1:
+        parquet = sorted(entry for entry in entries if entry.name.lower().endswith(".parquet"))
+        tars = sorted(entry for entry in entries if entry.name.lower().endswith(SUFFIXES))
+        folders = class_folders(root)
+        if (root / DATASET_FILE).is_file():
+            shards = read_info(Store(root)).shards
+            return Found(root, [], [root / shard.name for shard in shards], notes, is_packed=True)
+        if parquet or tars:
+            files = _files(root, parquet, tars, folders, dataclasses.replace(options, split=split))
+            if len(files) < len(parquet or tars):
+                notes.append(f"{len(files):,} of {len(parquet or tars):,} files are of split {split}")
+            notes += _beside(root, folders)
+            return Found(root, [file for file in files if file in parquet], files if tars else [], notes)
+        if root.is_file():
+            raise DatasetError(
+                f"source {path!r} is a file of an unknown kind",
+                "There is nothing to pack.",
+                f"give a folder, or a file with the suffix .parquet, {', '.join(SUFFIXES)}",
+            )
+        if options.splits and has_splits(folders):
+            chosen = choose(folders, split, str(root))
+            others = ", ".join(folder.name for folder in folders if folder != chosen[0])
+            notes.append(f"the split is {chosen[0]}" + (f"; not taken: {others}" if others else ""))
+            root, split = chosen[0], None
+        elif len(folders) == 1 and _is_wrapper(folders[0], root):
+            notes.append(f"everything is taken from {folders[0]}")
+            root = folders[0]
+        else:
+            break
+    if split is not None:
+        listed = ", ".join(folder.name for folder in folders[:8]) or "no folder"
         raise DatasetError(
-            f"{files[0].parent} holds several splits: {', '.join(name or 'unnamed' for name in found)}",
-            "Packed together, a student would be trained on what it is tested on.",
-            f"choose one: --split {found[-1]}",
-        )
-    if split is not None and split not in found:
-        raise DatasetError(
-            f"{files[0].parent} has no split {split!r}",
+            f"{root} has no split {split!r}",
             "There is nothing to pack.",
-            f"found: {', '.join(found)}",
+            f"found: {listed}; leave --split out, or give the folder that holds the splits",
         )
-    return [file for file in files if split in (None, splits[file])]
+    return Found(root, [], [], notes)
+
+
+def _files(
+    root: Path, parquet: list[Path], tars: list[Path], folders: Sequence[Path], options: SourceOptions
+) -> list[Path]:
+    """Return the files of one split and kind, all of their parts."""
+    splits_beside = [folder.name for folder in folders if options.splits and has_splits([folder])]
+    if (parquet and tars) or splits_beside:
+        raise DatasetError(
+            f"{root} holds {len(parquet)} parquet files, {len(tars)} tars and the folders "
+            f"{', '.join(splits_beside) or 'none'}",
+            "It is not certain which of these are the images; together they could be of several splits.",
+            "give one of the folders, or move the others away",
+        )
+    files = parquet or tars
+    if options.splits:
+        where = str(root if root.is_dir() else root.parent)
+        files = choose(files, options.split, where)
+    if root.is_dir():
+        check_complete(files)
+    return files
+
+
+def _beside(root: Path, folders: Sequence[Path]) -> list[str]:
+    if root.is_file() or not folders:
+        return []
+    return [f"folders beside the files are left out: {', '.join(folder.name for folder in folders[:5])}"]
+
+
+def _is_wrapper(folder: Path, root: Path) -> bool:
+    """Return whether a folder that is alone holds folders or files of a source, rather than images."""
+    if any(entry.is_file() and not is_system(entry.name) and _is_image(entry) for entry in root.iterdir()):
+        return False
+    inner = [entry for entry in folder.iterdir() if not is_system(entry.name)]
+    return any(entry.is_dir() or entry.name.lower().endswith((".parquet", *SUFFIXES)) for entry in inner)
+
+
+def _is_image(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return images.format_of(stream.read(images.HEAD_BYTES)) is not None

@@ -64,6 +64,18 @@ def read_checkpoint(file: str) -> Checkpoint:
         ) from error
 
 
+def num_outputs(model_name: str, file: str) -> int | None:
+    """Return the number of classes of a file's weights, from the bias of timm's classifier; None if unknown.
+
+    Raises:
+        ModelError: The weights cannot be read.
+    """
+    weights = read_checkpoint(file).weights
+    config = timm.models.get_pretrained_cfg(model_name) if timm.models.is_model(model_name) else None
+    found = weights.get(f"{config.classifier}.bias") if config is not None else None
+    return None if found is None else len(found)
+
+
 def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Load weights into a model, in place.
 

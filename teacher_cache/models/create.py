@@ -45,7 +45,7 @@ def _check_name(name: str) -> None:
 def create_model(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None,
     img_size: int,
     pretrained: bool = False,
     new_head: bool = False,
@@ -56,7 +56,7 @@ def create_model(
 
     Args:
         name: Name in timm, with or without a tag of pretrained weights, or hf-hub:owner/model.
-        num_classes: Number of classes of the output.
+        num_classes: Number of classes of the output; None takes the model's own.
         img_size: Side of the input in pixels; passed on to models of fixed input size.
         pretrained: Load weights from the hub.
         new_head: Give pretrained weights of other classes a new head, to be trained. Without it such weights
@@ -76,7 +76,7 @@ def create_model(
             "The dataset says how many classes there are; a head replaced by hand would be random.",
             "leave it out",
         )
-    if new_head or not pretrained:
+    if num_classes is not None and (new_head or not pretrained):
         kwargs["num_classes"] = num_classes
     config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
     if config is not None and config.fixed_input_size:
@@ -95,7 +95,7 @@ def create_model(
                 "Its weights come from the hub.",
                 "check the network, give --checkpoint FILE, or --no-pretrained for random weights",
             ) from error
-    if model.num_classes != num_classes:
+    if num_classes is not None and model.num_classes != num_classes:
         raise ModelError(
             f"the weights of {name} know {model.num_classes} classes, the dataset has {num_classes}",
             "A replaced head would be random, and so would its labels.",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from teacher_cache.labels.class_list import ClassList
-from teacher_cache.models.checkpoint import load_weights
+from teacher_cache.models.checkpoint import load_weights, num_outputs
 from teacher_cache.models.create import create_model, normalization, weights_sha256
 from teacher_cache.views.finish import normalize
 
@@ -102,7 +102,7 @@ def build_teacher(
 
     Args:
         name: MODEL in timm, or KIND:MODEL for a kind in KINDS.
-        classes: Classes of the dataset.
+        classes: Classes of the dataset; an empty list takes the teacher's own.
         img_size: Side of the input in pixels.
         device: Device that runs the teacher.
         pretrained: Load weights from the hub, unless a checkpoint is given; with neither, they are random.
@@ -119,7 +119,7 @@ def build_teacher(
     create, model_name = (KINDS[kind], rest) if kind in KINDS else (create_model, name)
     model = create(
         model_name,
-        num_classes=len(classes),
+        num_classes=len(classes) or (None if checkpoint is None else num_outputs(model_name, checkpoint)),
         img_size=img_size,
         pretrained=pretrained and checkpoint is None,
         model_kwargs=model_kwargs,
@@ -133,7 +133,7 @@ def build_teacher(
         model=name,
         model_kwargs=dict(model_kwargs or {}),
         weights_sha256=weights_sha256(model),
-        num_classes=len(classes),
+        num_classes=len(classes) or int(model.num_classes),  # type: ignore[arg-type]
         mean=mean,
         std=std,
         precision=precision,

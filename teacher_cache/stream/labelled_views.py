@@ -99,8 +99,9 @@ class LabelledViews:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the dataset."""
-        return len(self.dataset.info.classes)
+        """Number of classes of the dataset, or of the labels if the dataset does not name them."""
+        named = len(self.dataset.info.classes)
+        return named if named or self.labels is None else self.labels.spec.labels.num_classes
 
     @property
     def affinity(self) -> Labels | None:

@@ -1,0 +1,110 @@
+"""Pack a dataset as the flags ask for it, and tell what was taken, assumed and left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pipelines.flags.images import PackConfig
+from teacher_cache.dataset.class_names import read_class_list
+from teacher_cache.dataset.grow import Growth
+from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.prepare import Reencode
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.dataset.source import Source, SourceOptions
+from teacher_cache.dataset.sources import open_source
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store, local_file, local_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class PackReport:
+    """Result of a pack.
+
+    Attributes:
+        sha256: Identity of the dataset.
+        samples, classes, shards: Number of each; 0 classes where no image has a label.
+        skipped: Samples whose images could not be used, as key and reason.
+        left_out: Files and members other than samples, by reason.
+        notes: Assumptions, as text.
+    """
+
+    sha256: str
+    samples: int
+    classes: int
+    shards: int
+    skipped: list[dict[str, str]]
+    left_out: list[dict[str, Any]]
+    notes: list[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """Report as text."""
+        of_classes = f"of {self.classes:,} classes" if self.classes else "without labels"
+        return [
+            *self.notes,
+            *(
+                f"left out {reason['count']:,} ({reason['reason']}): {', '.join(reason['names'][:3])}"
+                f"{', ...' if reason['count'] > 3 else ''}"
+                for reason in self.left_out
+            ),
+            *(f"left out {sample['key']}: {sample['reason']}" for sample in self.skipped),
+            f"packed {self.samples:,} images {of_classes} into {self.shards:,} shards: "
+            f"dataset {self.sha256[:12]}",
+        ]
+
+
+def run_pack(config: PackConfig, track: Track) -> PackReport:
+    """Pack a dataset.
+
+    Raises:
+        InputError: The source or the flags are wrong; see `open_source` and `pack`.
+    """
+    reencode = Reencode(config.max_side, config.quality) if config.max_side and config.quality else None
+    options = source_options(config)
+    with local_folder(config.src) as src:
+        source = open_source(src, options)
+        info = pack(
+            Growth(PackedDataset(config.extends), source) if config.extends else source,
+            Store(config.dst),
+            shard_size=config.shard_size,
+            seed=config.seed,
+            reencode=reencode,
+            skip_corrupt=config.skip_corrupt,
+            workers=config.workers,
+            track=track,
+            shuffle=config.shuffle,
+        )
+    return _report(info, source)
+
+
+def source_options(config: PackConfig) -> SourceOptions:
+    """Return the choices that the flags make."""
+    classes = None
+    if config.classes is not None:
+        with local_file(config.classes) as file:
+            classes = read_class_list(file)
+    return SourceOptions(
+        split=config.split,
+        splits=config.splits,
+        classes=classes,
+        unlabelled=config.unlabelled,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        image_key=config.image_key,
+        label_key=config.label_key,
+    )
+
+
+def _report(info: DatasetInfo, source: Source) -> PackReport:
+    is_labelled = any(sample.label is not None for sample in source.samples)
+    return PackReport(
+        sha256=info.sha256,
+        samples=info.num_samples,
+        classes=len(info.classes) if is_labelled else 0,
+        shards=len(info.shards),
+        skipped=info.source["skipped"],
+        left_out=source.left_out.to_json(),
+        notes=list(source.notes),
+    )
