@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import ray.cloudpickle
@@ -23,11 +23,12 @@ import pipelines.extraction.extract  # noqa: F401  a driver has this module in m
 from pipelines.extraction.engines.engine import UnitDone, UnitResult
 from pipelines.extraction.engines.ray.engine import RayEngine
 from pipelines.extraction.missing import MissingUnits
-from pipelines.extraction.order import Description, Rate
-from pipelines.extraction.queue import UnitQueue
+from pipelines.extraction.order import Description, Rate, Trial
+from pipelines.extraction.queue import Task, UnitQueue
 from pipelines.extraction.record import RunRecord
 from pipelines.flags.extract import ActorFlags
 from teacher_cache.archive.layout import Layout, Unit
+from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.storage.store import Store
 
@@ -56,15 +57,19 @@ class Idle:
         del layout, unit
         return Rate(num_views, 0.0, 0.0, 0.0)
 
-    def freeze_affinity(self, advance: Callable[[int], None]) -> None:
-        """Do nothing; there is no class affinity."""
+    def try_calibration(self, num_views: int) -> Trial:
+        """Return a rate without measuring."""
+        return Trial(Rate(num_views, 0.0, 0.0, 0.0), None)
 
-    def compute(self, unit: Unit, advance: Callable[[int], None]) -> Unit:
+    def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> None:
+        """Do nothing; there is no calibration."""
+
+    def compute(self, task: Task, advance: Callable[[int], None]) -> Task:
         """Count a unit as done."""
         advance(1)
-        return unit
+        return task
 
-    def write(self, unit: Unit) -> UnitResult:
+    def write(self, unit: Task) -> UnitResult:
         """Return an empty result without writing."""
         del unit
         return UnitResult(1, 1, 0.0, 0.0, 0.0)

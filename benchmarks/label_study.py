@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from teacher_cache.labels import tails
-from teacher_cache.labels.affinity import AffinitySum
+from teacher_cache.labels.affinity import affinity_rows, probabilities_of
 from teacher_cache.labels.codec import decode, encode
 from teacher_cache.labels.topk import Labels, labels_from_logits
 
@@ -67,10 +67,10 @@ def _affinities(
 
 
 def _rows(logits_BC: torch.Tensor, entries: int, *, root: bool = False) -> Labels:
-    total = AffinitySum()
-    total.add(logits_BC.log_softmax(1) / 2 if root else logits_BC)
     num_classes = logits_BC.shape[1]
-    return decode(encode(total.rows(min(entries, num_classes)), num_classes, "q8"), num_classes, "q8")
+    views = probabilities_of(logits_BC.log_softmax(1) / 2 if root else logits_BC)
+    rows = affinity_rows(views, num_classes, min(entries, num_classes))
+    return decode(encode(rows, num_classes, "q8"), num_classes, "q8")
 
 
 def _stored(logits_BC: torch.Tensor, k: int) -> Labels:

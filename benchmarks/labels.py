@@ -41,8 +41,8 @@ from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labelling.unit import unit_loads
-from teacher_cache.labels.affinity import AffinitySum
-from teacher_cache.labels.affinity_rule import affinity_rule, calibration_rows_views
+from teacher_cache.labels.affinity import affinity_rows, probabilities_of
+from teacher_cache.labels.affinity_rule import calibration_rows_views, num_calibration_views
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits
@@ -120,12 +120,12 @@ def _write_ours(
         spec, dataset={**spec.dataset, "shards": [(dataset.info.shards[0].sha256, num_rows)]}
     )
     writer = ArchiveWriter.open(Store(url), spec)
-    rule = affinity_rule(k, num_classes)
+    rule = spec.labels.affinity
     assert rule is not None
-    rows_N, views_N = calibration_rows_views(num_rows, rule["views_per_class"] * num_classes)
-    total = AffinitySum()
-    total.add(logits_RVC[rows_N, views_N])
-    writer.freeze_affinity(encode(total.rows(rule["entries"]), num_classes, "q8"))
+    num_views = num_calibration_views(rule, num_classes, num_rows)
+    rows_N, views_N = calibration_rows_views(num_rows, num_views)
+    rows = affinity_rows(probabilities_of(logits_RVC[rows_N, views_N]), num_classes, rule["entries"])
+    writer.freeze_affinity(encode(rows, num_classes, "q8"))
     (unit,) = spec.layout.units(0, config.views)
     arrays = encode(labels_from_logits(logits_RVC.flatten(0, 1), k), num_classes, "q8")
     shaped = type(arrays)(*(part.reshape(num_rows, config.views, *part.shape[1:]) for part in arrays))

@@ -82,7 +82,9 @@ CASES = {
 
 
 def _spec(shards: list[tuple[str, int]], classes: int, k: int, views_per_unit: int) -> ArchiveSpec:
-    labels = LabelSpec(k, classes, _DIGEST, affinity=affinity_rule(k, classes))
+    labels = LabelSpec(
+        k, classes, _DIGEST, affinity=affinity_rule(k, classes, sum(count for _, count in shards))
+    )
     dataset: Any = {"sha256": _DIGEST, "shards": shards}
     teacher = TeacherSpec("fake", {}, _DIGEST, classes, (0.5,) * 3, (0.5,) * 3, "float32").to_dict()
     return ArchiveSpec(dataset, {}, teacher, labels, _DIGEST, views_per_unit, {})

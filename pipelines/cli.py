@@ -41,6 +41,7 @@ def _extract(config: ExtractConfig) -> int:
     if report.run is not None:
         rate = report.views / max(report.seconds, 1e-9)
         lines = [
+            *([str(report.agreement)] if report.agreement else []),
             f"labelled {report.views:,} views in {report.seconds:,.1f} s, {rate:,.1f} views/s",
             f"events and report: {report.run}",
         ]
@@ -70,11 +71,12 @@ def _plan(config: PlanConfig) -> int:
         return 0
     lines = [
         f"units     {found.units:,} to do, {found.units_done:,} done",
-        f"views     {found.views:,}",
+        f"views     {found.views:,}, and {found.calibration_views:,} to calibrate on",
         f"objects   {found.objects:,}, {found.label_bytes:,} bytes of labels",
         f"rate      {found.views_per_s:,.1f} views/s a teacher, {found.render_share:.0%} waiting for views",
         f"teacher   {found.gpu_hours:,.3g} hours in all, {found.hours:,.3g} with {found.num_workers} at once",
         *([f"cost      {found.cost:,.2f}"] if found.cost is not None else []),
+        *([f"classes   on a sample, {found.agreement}"] if found.agreement else []),
         f"pays off  after {found.break_even_runs:,.3g} student runs of {found.epochs:,} epochs, "
         f"each against a live teacher",
     ]
@@ -138,6 +140,8 @@ def _status(config: StatusConfig) -> int:
     console = Console(highlight=False)
     for line in picture(found, console.width):
         console.print(line)
+    if found.agreement is not None:
+        console.print(str(found.agreement))
     state = "finished" if found.finished else "not finished: run the same extract again"
     console.print(
         f"{config.archive}: {state}, {found.label_bytes:,} bytes, fingerprint {found.fingerprint[:12]}"

@@ -122,6 +122,14 @@ def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: LabelSou
             "There is nothing to compare the student's classes with.",
             "learn from the teacher alone: --distillation hard or soft with --distillation-alpha 1",
         )
+    if archive is not None and config.distillation == "soft" and config.tail == "affinity":
+        labels = archive.spec.labels
+        if labels.affinity is None and labels.k < labels.num_classes:
+            raise InputError(
+                f"--tail affinity, but archive {config.labels} was made with --affinity none",
+                "The mass outside its top classes cannot be spread as the teacher would.",
+                "choose another tail: --tail uniform",
+            )
     if archive is None and not dataset.info.classes:
         raise InputError(
             f"--data {config.data} names no classes, and there is no archive",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pipelines.extraction.labeller import Labeller, labeller_of
 from pipelines.flags.archives import RepairConfig
+from teacher_cache.archive.calibration import delete_parts, drop_damaged_agreement
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import documents_of, read_manifest, zarr_documents
 from teacher_cache.archive.read import ArchiveReader
@@ -15,7 +16,8 @@ from teacher_cache.archive.spec_file import existing_spec
 from teacher_cache.archive.verify import Problem, verify
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.errors import DamagedError, InputError
-from teacher_cache.labels.affinity_rule import num_calibration_views
+from teacher_cache.labelling.calibrate import affinity_arrays, joined
+from teacher_cache.labels.affinity_rule import calibration_parts, num_calibration_views
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 
@@ -51,6 +53,8 @@ def repair(config: RepairConfig, track: Track) -> RepairReport:
     problems = verify(config.archive, "full", track)
     found += [f"unit {unit.name} is missing" for unit in missing] + [problem.what for problem in problems]
     _rewrite_documents(store)
+    drop_damaged_agreement(store, read_manifest(store).spec)
+    delete_parts(store)
     damaged = {problem.receipt.unit: None for problem in problems if problem.receipt is not None}
     units = [*missing, *damaged]
     needs_affinity = any(problem.affinity for problem in problems)
@@ -123,8 +127,11 @@ def _compute(
     spec, done = before.spec, _Done([], [])
     writer, rule = ArchiveWriter(store, spec), spec.labels.affinity
     if needs_affinity and rule is not None:
-        with track("calibrate", num_calibration_views(rule, spec.labels.num_classes), "views") as advance:
-            writer.freeze_affinity(labeller.affinity(rule, advance), replace=True)
+        num_views = num_calibration_views(rule, spec.labels.num_classes, len(labeller.dataset))
+        with track("calibrate", num_views, "views") as advance:
+            parts = [labeller.calibrate(part, advance).views for part in calibration_parts(num_views)]
+        affinity = affinity_arrays(joined(parts), rule, spec.labels.num_classes)
+        writer.freeze_affinity(affinity, replace=True)
         done.computed.append("affinity")
         if writer.affinity != before.affinity:
             done.changed.append("affinity")

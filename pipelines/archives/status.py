@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from rich.text import Text
 
+from teacher_cache.archive.calibration import get_agreement
 from teacher_cache.archive.layout import MAX_VIEW
 from teacher_cache.archive.manifest import MANIFEST_FILE
 from teacher_cache.archive.receipts import RECEIPTS, Receipt
@@ -16,6 +17,7 @@ from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.spec_file import existing_spec
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.errors import ArchiveError
+from teacher_cache.labels.agreement import Agreement
 from teacher_cache.storage.store import Store
 
 _RECEIPT = re.compile(RECEIPTS + r"/([0-9]{5,10})-([0-9]{3,7})\.json")
@@ -36,6 +38,7 @@ class Status:
         stops: End of each block: the first view after it.
         states: State of each shard's unit, per block; "damaged" is a receipt without its objects.
         label_bytes: Bytes of all objects of units that are done.
+        agreement: Agreement of the teacher with the true labels; None where it was not measured.
     """
 
     fingerprint: str
@@ -44,6 +47,7 @@ class Status:
     stops: list[int]
     states: list[list[State]]
     label_bytes: int
+    agreement: Agreement | None
 
     def count(self, state: State) -> int:
         """Return the number of units in a state."""
@@ -80,6 +84,7 @@ def status(url: str) -> Status:
         ],
         states=[[unit.state for unit in row] for row in found],
         label_bytes=sum(receipt.num_bytes for receipt in receipts),
+        agreement=get_agreement(store, writer.spec),
     )
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from pipelines.extraction.missing import MissingUnits
-from pipelines.extraction.order import Rate
+from pipelines.extraction.order import Rate, Trial
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.errors import InputError
+from teacher_cache.labels.affinity_rule import CalibrationPart
+from teacher_cache.labels.agreement import Agreement
 
+LEAST_TRIAL_VIEWS = 64
+"""Calibration views that are tried at least: enough to time a batch."""
 OBJECTS_PER_UNIT = 4
 """Objects of a unit: three arrays and a receipt."""
 
@@ -23,6 +28,7 @@ class Estimate:
         units_done: Requested units that exist already.
         objects: Files or objects to write.
         label_bytes: Bytes of the labels to write.
+        calibration_views: Views to calibrate on before the first unit, not stored as labels.
         views_per_s: Measured views a second of one teacher, rendering included.
         render_share: Share of a teacher's time spent waiting for views.
         gpu_hours: Hours of all teachers together, on any device.
@@ -31,6 +37,7 @@ class Estimate:
         break_even_runs: Student runs until stored labels took less teacher time than a live teacher would.
         epochs: Epochs of such a run.
         cost: Price of the gpu_hours, if a price per hour is given.
+        agreement: Agreement of the teacher with true labels on a sample; None where nothing is labelled.
     """
 
     units: int
@@ -38,6 +45,7 @@ class Estimate:
     units_done: int
     objects: int
     label_bytes: int
+    calibration_views: int
     views_per_s: float
     render_share: float
     gpu_hours: float
@@ -46,6 +54,7 @@ class Estimate:
     break_even_runs: float
     epochs: int
     cost: float | None
+    agreement: Agreement | None
 
 
 def num_missing_views(spec: ArchiveSpec, missing: MissingUnits) -> int:
@@ -58,13 +67,20 @@ def estimate(
     missing: MissingUnits,
     rate: Rate,
     *,
+    calibration: Sequence[CalibrationPart] = (),
+    trial: Trial | None = None,
     num_workers: int,
     epochs: int,
     price_per_gpu_hour: float | None = None,
 ) -> Estimate:
-    """Return the cost of an archive's missing units at a measured rate."""
+    """Return the cost of an archive's missing units and calibration at measured rates."""
     views = num_missing_views(spec, missing)
-    gpu_s = views / rate.views_per_s
+    calibration_views = sum(part.stop - part.start for part in calibration)
+    calibration_s = calibration_views / (trial.rate if trial else rate).views_per_s
+    units_s = views / rate.views_per_s
+    gpu_s = units_s + calibration_s
+    wall_s = units_s / max(1, min(num_workers, len(missing)))
+    wall_s += calibration_s / max(1, min(num_workers, len(calibration)))
     samples = sum(count for _, count in spec.dataset["shards"])
     live_s_per_run = samples * epochs * rate.teacher_s_per_view
     return Estimate(
@@ -73,14 +89,16 @@ def estimate(
         units_done=missing.num_asked - len(missing),
         objects=len(missing) * OBJECTS_PER_UNIT,
         label_bytes=math.ceil(views * rate.bytes_per_label),
+        calibration_views=calibration_views,
         views_per_s=round(rate.views_per_s, 3),
         render_share=round(rate.render_s / max(rate.seconds, 1e-9), 4),
         gpu_hours=gpu_s / 3600,
-        hours=gpu_s / 3600 / max(1, min(num_workers, len(missing))),
+        hours=wall_s / 3600,
         num_workers=num_workers,
         break_even_runs=gpu_s / live_s_per_run if live_s_per_run else 0.0,
         epochs=epochs,
         cost=None if price_per_gpu_hour is None else gpu_s / 3600 * price_per_gpu_hour,
+        agreement=trial.agreement if trial else None,
     )
 
 
@@ -88,10 +106,11 @@ def check_gpu_hours(found: Estimate, max_gpu_hours: float | None) -> None:
     """Refuse a run that would take longer than allowed. Raises InputError."""
     if max_gpu_hours is not None and found.gpu_hours > max_gpu_hours:
         raise InputError(
-            f"--max-gpu-hours {max_gpu_hours:g}, but the {found.views:,} views asked for take about "
-            f"{found.gpu_hours:,.3g} hours at {found.views_per_s:,.1f} views/s",
+            f"--max-gpu-hours {max_gpu_hours:g}, but the {found.views:,} views asked for, and "
+            f"{found.calibration_views:,} to calibrate on, take about {found.gpu_hours:,.3g} hours "
+            f"at {found.views_per_s:,.1f} views/s",
             "Nothing was computed.",
-            "ask for fewer --views, or allow more",
+            "ask for fewer --views, leave the class affinity out with --affinity none, or allow more",
         )
 
 

@@ -14,28 +14,24 @@ import logging
 import pkgutil
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.extraction.engines.engine import ENDS_THE_RUN, Advance, Engine, Worker, first_line
-from pipelines.extraction.estimate import (
-    Estimate,
-    check_gpu_hours,
-    estimate,
-    measured_views,
-    num_missing_views,
-)
-from pipelines.extraction.order import Description, Rate, WorkOrder
+from pipelines.extraction.calibration import calibrate, check_agreement
+from pipelines.extraction.engines.engine import Advance, Engine, Worker
+from pipelines.extraction.estimate import Estimate, check_gpu_hours
+from pipelines.extraction.measure import measured_estimate
+from pipelines.extraction.order import Description, WorkOrder
 from pipelines.extraction.prepare import Prepared, archive_spec, begin, prepare
 from pipelines.extraction.queue import UnitQueue
 from pipelines.extraction.record import RunRecord
 from pipelines.flags.engines import ENGINES
 from pipelines.flags.extract import ExtractConfig, PlanConfig
-from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.archive.calibration import delete_parts
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import DatasetError, ImageError, InputError, StoreError, TeacherCacheError
+from teacher_cache.errors import InputError, StoreError, TeacherCacheError
+from teacher_cache.labels.agreement import Agreement
 from teacher_cache.labels.arrays import check_topk
 from teacher_cache.program.flags import with_absolute_paths
 from teacher_cache.program.progress import Track
@@ -58,6 +54,8 @@ class ExtractReport:
         fingerprint: Fingerprint of the archive.
         quarantined: Reason of each unit that was given up; any such unit leaves the archive unfinished.
         run: URL of the run's record; None if there was nothing to do.
+        calibration_views: Views that this run calibrated on.
+        agreement: Agreement of the teacher with the true labels; None where it was not measured.
     """
 
     units: int
@@ -68,6 +66,8 @@ class ExtractReport:
     fingerprint: str
     quarantined: dict[str, str]
     run: str | None
+    calibration_views: int
+    agreement: Agreement | None
 
 
 def extract(config: ExtractConfig, track: Track) -> ExtractReport:
@@ -82,16 +82,16 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     config = with_absolute_paths(config)
     with _engine(config) as (engine, dataset, recipe):
         worker = engine.ask(_describe)
-        asked = archive_spec(config, dataset, recipe, worker)
-        prepared = prepare(config, asked)
+        asked = archive_spec(config, dataset.info, recipe, worker)
+        prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
         found = None
         if prepared.missing:
-            found = _estimate(engine, prepared, PlanConfig.epochs)
+            found = measured_estimate(engine, prepared, PlanConfig.epochs)
             check_gpu_hours(found, config.max_gpu_hours)
         prepared = begin(config, asked, prepared)
-        if not prepared.missing and not prepared.needs_affinity:
-            return _close(prepared, None, 0.0, {})
-        return _run(config, engine, prepared, worker, found, track)
+        if not prepared.missing and not prepared.calibration:
+            return _close(prepared, None, 0.0, {}, None)
+        return _run(config, engine, prepared, worker, found, dataset.info.classes, track)
 
 
 def plan(config: PlanConfig) -> Estimate | None:
@@ -102,10 +102,11 @@ def plan(config: PlanConfig) -> Estimate | None:
     """
     config = with_absolute_paths(config)
     with _engine(config) as (engine, dataset, recipe):
-        prepared = prepare(config, archive_spec(config, dataset, recipe, engine.ask(_describe)))
+        asked = archive_spec(config, dataset.info, recipe, engine.ask(_describe))
+        prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
         if not prepared.missing:
             return None
-        found = _estimate(engine, prepared, config.epochs, config.price_per_gpu_hour)
+        found = measured_estimate(engine, prepared, config.epochs, config.price_per_gpu_hour)
     check_gpu_hours(found, config.max_gpu_hours)
     return found
 
@@ -122,11 +123,11 @@ def _describe(worker: Worker, _: Advance) -> Description:
 
 
 @contextlib.contextmanager
-def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe]]:
+def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, PackedDataset, Recipe]]:
     """Check everything that needs no teacher, then lend an engine whose workers load one."""
-    dataset = PackedDataset(config.data).info
-    if dataset.classes:
-        check_topk(config.topk, len(dataset.classes))
+    dataset = PackedDataset(config.data)
+    if dataset.info.classes:
+        check_topk(config.topk, len(dataset.info.classes))
     recipe = recipes.load(config.recipe, config.img_size)
     new_worker = functools.partial(make_worker, WorkOrder(config, recipe))
     engine: Engine = pkgutil.resolve_name(ENGINES[config.engine]).of(new_worker, config)
@@ -136,46 +137,18 @@ def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, DatasetInfo, Recipe
         engine.close()
 
 
-def _measure(layout: Layout, unit: Unit, num_views: int, worker: Worker, _: Advance) -> Rate:
-    return worker.measure(layout, unit, num_views)
-
-
-def _estimate(engine: Engine, prepared: Prepared, epochs: int, price: float | None = None) -> Estimate:
-    spec, missing = prepared.writer.spec, prepared.missing
-    some = measured_views(num_missing_views(spec, missing))
-    last_error: Exception | None = None
-    for unit in missing:
-        try:
-            rate = engine.ask(functools.partial(_measure, spec.layout, unit, some))
-            break
-        except (ImageError, DatasetError) as error:  # the run itself will meet and name a bad image
-            last_error = error
-        except TeacherCacheError:
-            raise
-        except Exception as error:
-            raise TeacherCacheError(
-                f"the teacher does not run: {first_line(error)}",
-                "Nothing was computed.",
-                "choose a smaller --batch-size where memory is short, or another --device",
-            ) from error
-    else:
-        assert last_error is not None
-        raise last_error
-    return estimate(
-        spec, missing, rate, num_workers=engine.num_workers, epochs=epochs, price_per_gpu_hour=price
-    )
-
-
 def _run(
     config: ExtractConfig,
     engine: Engine,
     prepared: Prepared,
     worker: Description,
     found: Estimate | None,
+    classes: Sequence[str],
     track: Track,
 ) -> ExtractReport:
     """Run the missing units, and record the run beside the archive."""
-    record = RunRecord(Store(config.run_dir or _new_run(config.out, _utc_now())), _utc_now)
+    run = Store(config.run_dir or _new_run(config.out, _utc_now()))
+    record = RunRecord(run, _utc_now, config.max_gpu_hours)
     fingerprint = prepared.writer.spec.fingerprint
     record.tell(
         "run_started",
@@ -193,17 +166,22 @@ def _run(
         "estimate": found and dataclasses.asdict(found),
     }
     given_up: dict[str, str] = {}
-    state, start_s = "failed", time.monotonic()
+    state, begun_s = "failed", time.monotonic()
     try:
-        if prepared.needs_affinity:
-            given_up |= _calibrate(engine, prepared.num_calibration_views, track)
-            record.tell("affinity_frozen" if not given_up else "affinity_failed", **given_up)
+        calibration = calibrate(config, engine, prepared, record, track)
+        given_up |= calibration.given_up
+        agreement = about["agreement"] = calibration.agreement and dataclasses.asdict(calibration.agreement)
+        if prepared.calibration:
+            record.tell("calibration_failed" if given_up else "calibrated", **given_up, agreement=agreement)
+        check_agreement(config, calibration.agreement, worker, classes)
         start_s = time.monotonic()
         queue = UnitQueue(prepared.missing, retries=config.retries, max_quarantined=config.max_quarantined)
-        _do_units(engine, queue, record, found.views if found else 0, track)
+        if not record.is_over_limit:
+            _do_units(engine, queue, record, found.views if found else 0, track)
+        _check_limit(record, config.max_gpu_hours)
         given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}
         _check_all_done(prepared, record, given_up)
-        report = _close(prepared, record, time.monotonic() - start_s, given_up)
+        report = _close(prepared, record, time.monotonic() - start_s, given_up, calibration.agreement)
         state = "incomplete" if given_up else "finished"
         return report
     except KeyboardInterrupt:
@@ -214,7 +192,7 @@ def _run(
         raise
     finally:
         try:
-            record.close(state, time.monotonic() - start_s, given_up, about)
+            record.close(state, time.monotonic() - begun_s, given_up, about)
         except (StoreError, OSError) as error:  # a lost record must not fail a run, or hide why it failed
             _LOG.warning("the record of this run is not whole: %s", error)
 
@@ -223,6 +201,16 @@ def _do_units(engine: Engine, queue: UnitQueue, record: RunRecord, num_views: in
     with track("extract", num_views, "views") as advance:
         for event in engine.run(queue, lambda views: advance(views, record.note(len(queue.quarantined)))):
             record.add(event)
+            record.check_limit(queue, engine.num_workers)
+
+
+def _check_limit(record: RunRecord, max_gpu_hours: float | None) -> None:
+    if record.is_over_limit:
+        raise TeacherCacheError(
+            f"--max-gpu-hours {max_gpu_hours:g} would be passed: {record.gpu_s / 3600:.3g} hours are used up",
+            "The run stopped; what is finished stays.",
+            "run the same command again for as many hours more, or with a higher limit",
+        )
 
 
 def _check_all_done(prepared: Prepared, record: RunRecord, given_up: Mapping[str, str]) -> None:
@@ -234,30 +222,17 @@ def _check_all_done(prepared: Prepared, record: RunRecord, given_up: Mapping[str
         )
 
 
-def _freeze_affinity(worker: Worker, advance: Advance) -> None:
-    worker.freeze_affinity(advance)
-
-
-def _calibrate(engine: Engine, num_views: int, track: Track) -> dict[str, str]:
-    """Freeze the class affinity; on failure return the reason, in the form of a unit that was given up.
-
-    No unit needs the affinity: the units are run all the same, and the next run calibrates again.
-    """
-    with track("calibrate", num_views, "views") as advance:
-        try:
-            engine.ask(_freeze_affinity, advance)
-        except ENDS_THE_RUN:
-            raise
-        except Exception as error:
-            return {"affinity": first_line(error)}
-    return {}
-
-
 def _close(
-    prepared: Prepared, record: RunRecord | None, seconds: float, quarantined: dict[str, str]
+    prepared: Prepared,
+    record: RunRecord | None,
+    seconds: float,
+    quarantined: dict[str, str],
+    agreement: Agreement | None,
 ) -> ExtractReport:
     """Finish the archive, unless units were given up, and return the report."""
     writer = prepared.writer
+    if not quarantined:
+        delete_parts(writer.store)  # of a calibration that another driver had finished
     receipts = writer.receipts() if quarantined else writer.finish(prepared.extends).all_receipts
     return ExtractReport(
         units=record.units if record else 0,
@@ -268,6 +243,8 @@ def _close(
         fingerprint=writer.spec.fingerprint,
         quarantined=quarantined,
         run=record.url if record else None,
+        calibration_views=record.calibration.views if record else 0,
+        agreement=agreement,
     )
 
 

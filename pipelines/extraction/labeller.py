@@ -1,4 +1,4 @@
-"""Images and a teacher in one process: labels of units, the class affinity, and how long a view takes."""
+"""Images and a teacher in one process: labels of units, calibration views, and how long a view takes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from teacher_cache.batches.pool import Load, RenderPool
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
-from teacher_cache.labelling.calibrate import calibrate
+from teacher_cache.labelling.calibrate import Calibrated, calibrate_part
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labelling.unit import extract_unit, unit_loads
-from teacher_cache.labels.affinity_rule import AffinityRule
+from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.labels.codec import encode
@@ -41,6 +41,14 @@ class TimedLabels(NamedTuple):
     """Labels of a unit, and the seconds that the teacher waited for views and computed."""
 
     labels: LabelArrays
+    render_s: float
+    teacher_s: float
+
+
+class TimedViews(NamedTuple):
+    """The teacher's classes of calibration views, and the seconds that it waited for views and computed."""
+
+    views: Calibrated
     render_s: float
     teacher_s: float
 
@@ -79,10 +87,15 @@ class Labeller:
             seconds, render_s = time.perf_counter() - start_s, self._pool.waited_s - waited_s
         return TimedLabels(arrays, render_s, seconds - render_s)
 
-    def affinity(self, rule: AffinityRule, advance: Advance) -> LabelArrays:
-        """Return the class affinity; see `calibrate`."""
+    def calibrate(self, part: CalibrationPart, advance: Advance) -> TimedViews:
+        """Return the teacher's classes of a part of the calibration views; see `calibrate_part`."""
         with self._pool_renewed_on_error():
-            return calibrate(self._pool, self.teacher, rule, batch_size=self.batch_size, advance=advance)
+            waited_s, start_s = self._pool.waited_s, time.perf_counter()
+            views = calibrate_part(
+                self._pool, self.teacher, part, batch_size=self.batch_size, advance=advance
+            )
+            seconds, render_s = time.perf_counter() - start_s, self._pool.waited_s - waited_s
+        return TimedViews(views, render_s, seconds - render_s)
 
     def logits(self, loads: Sequence[Load], what: str) -> Iterator[tuple[ViewBatch, torch.Tensor]]:
         """Yield each batch of some loads with the teacher's logits; see `teacher_logits`."""
@@ -146,6 +159,8 @@ def load_teacher(
     img_size: int,
     model_kwargs: dict[str, Any],
     precision: Precision,
+    *,
+    compare_names: bool,
 ) -> Teacher:
     """Load a teacher as the flags ask for it.
 
@@ -163,6 +178,7 @@ def load_teacher(
         precision=precision,
         channels_last=flags.channels_last,
         compiled=flags.compile,
+        compare_names=compare_names,
     )
 
 
@@ -191,6 +207,7 @@ def labeller_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Labelle
         recipe.img_size,
         theirs["model_kwargs"],
         theirs["precision"],
+        compare_names=False,  # whoever made the archive answered for it
     )
     if teacher.spec.to_dict() != theirs:
         raise ArchiveError(

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from pipelines.flags.extract import LabelRequest
+from teacher_cache.labels.agreement import Agreement
 from teacher_cache.views.recipe import Recipe
 
 
@@ -31,12 +32,14 @@ class Description:
         probe_sha256: Digest of the recipe's probe views as the worker's libraries render them.
         made_with: Versions of these libraries.
         device: Name of the teacher's device.
+        classes_are_known: Whether the teacher's weights tell that its classes are the dataset's.
     """
 
     teacher: dict[str, Any]
     probe_sha256: str
     made_with: dict[str, str]
     device: str
+    classes_are_known: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,3 +67,16 @@ class Rate:
     def teacher_s_per_view(self) -> float:
         """Seconds that a live teacher adds to a step, per view."""
         return max(self.seconds - self.render_s, 0.0) / self.views
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Result of a worker's short measurement on some calibration views.
+
+    Attributes:
+        rate: Views and seconds; nothing is stored.
+        agreement: Agreement of the teacher with the true labels; None where nothing is labelled.
+    """
+
+    rate: Rate
+    agreement: Agreement | None

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 
 from pipelines.extraction.missing import MissingUnits, default_views_per_unit
 from pipelines.extraction.order import Description
 from pipelines.flags.extract import LabelRequest
+from teacher_cache.archive.calibration import missing_parts
 from teacher_cache.archive.manifest import read_manifest
-from teacher_cache.archive.receipts import Receipt
+from teacher_cache.archive.receipts import AGREEMENT_FILE, Receipt
 from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.write import ArchiveWriter, extension
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError
-from teacher_cache.labels.affinity_rule import affinity_rule, num_calibration_views
+from teacher_cache.labels.affinity_rule import (
+    CalibrationPart,
+    affinity_rule,
+    calibration_parts,
+    num_calibration_views,
+)
 from teacher_cache.labels.arrays import check_topk
 from teacher_cache.program.flags import parse_views
 from teacher_cache.storage.store import Store
@@ -30,22 +37,36 @@ class Prepared:
         writer: Writer of the archive; its spec has the archive's own layout.
         extends: Receipts of units in other archives that replace requested units, by relative URL.
         missing: Units to compute.
+        is_labelled: Whether the images have true labels.
     """
 
     writer: ArchiveWriter
     extends: Mapping[str, tuple[Receipt, ...]]
     missing: MissingUnits
+    is_labelled: bool
 
-    @property
-    def needs_affinity(self) -> bool:
-        """Whether the class affinity must still be calibrated."""
-        return self.writer.spec.labels.affinity is not None and self.writer.affinity is None
+    @functools.cached_property
+    def calibration(self) -> list[CalibrationPart]:
+        """All parts of a calibration that is not frozen yet; none where it is, or tells nothing.
 
-    @property
-    def num_calibration_views(self) -> int:
-        """Number of views to calibrate the class affinity on; 0 without one."""
-        labels = self.writer.spec.labels
-        return num_calibration_views(labels.affinity, labels.num_classes) if labels.affinity else 0
+        Views are calibrated for the class affinity, and to compare the teacher with the true labels before
+        units are computed.
+        """
+        spec = self.writer.spec
+        needs_affinity = spec.labels.affinity is not None and self.writer.affinity is None
+        needs_agreement = (
+            bool(len(self.missing)) and self.is_labelled and self.writer.store.stat(AGREEMENT_FILE) is None
+        )
+        if not needs_affinity and not needs_agreement:
+            return []
+        rule = spec.labels.affinity if needs_affinity else None
+        num_rows = sum(count for _, count in spec.dataset["shards"])
+        return calibration_parts(num_calibration_views(rule, spec.labels.num_classes, num_rows))
+
+    @functools.cached_property
+    def missing_calibration(self) -> list[CalibrationPart]:
+        """Parts of the calibration that must be computed."""
+        return missing_parts(self.writer.store, self.calibration)
 
 
 def archive_spec(
@@ -67,7 +88,9 @@ def archive_spec(
             request.topk,
             num_classes,
             dataset.class_list.sha256,
-            affinity=affinity_rule(request.topk, num_classes),
+            affinity=None
+            if request.affinity == "none"
+            else affinity_rule(request.topk, num_classes, dataset.num_samples),
             values=request.values,
         ),
         probe_sha256=worker.probe_sha256,
@@ -76,7 +99,7 @@ def archive_spec(
     )
 
 
-def prepare(request: LabelRequest, asked: ArchiveSpec) -> Prepared:
+def prepare(request: LabelRequest, asked: ArchiveSpec, *, is_labelled: bool) -> Prepared:
     """Find the missing units; nothing is written.
 
     Raises:
@@ -84,7 +107,7 @@ def prepare(request: LabelRequest, asked: ArchiveSpec) -> Prepared:
         InputError: The requested units do not fit the archive's layout.
     """
     store = Store(request.out)
-    return _prepared(request, store, ArchiveWriter.open(store, asked, create=False))
+    return _prepared(request, store, ArchiveWriter.open(store, asked, create=False), is_labelled)
 
 
 def begin(request: LabelRequest, asked: ArchiveSpec, before: Prepared) -> Prepared:
@@ -99,10 +122,10 @@ def begin(request: LabelRequest, asked: ArchiveSpec, before: Prepared) -> Prepar
     writer = ArchiveWriter.open(store, asked, create=True)
     if before.writer.spec.layout == writer.spec.layout:
         return dataclasses.replace(before, writer=writer)
-    return _prepared(request, store, writer)
+    return _prepared(request, store, writer, before.is_labelled)
 
 
-def _prepared(request: LabelRequest, store: Store, writer: ArchiveWriter) -> Prepared:
+def _prepared(request: LabelRequest, store: Store, writer: ArchiveWriter, is_labelled: bool) -> Prepared:
     layout = writer.spec.layout
     if request.views_per_unit not in (None, layout.views_per_unit):
         raise InputError(
@@ -114,4 +137,4 @@ def _prepared(request: LabelRequest, store: Store, writer: ArchiveWriter) -> Pre
     extends = extension(store, writer.spec, Store(request.extends)) if request.extends else {}
     elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *extends.values()])
     finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
-    return Prepared(writer, extends, MissingUnits(layout, parse_views(request.views), finished))
+    return Prepared(writer, extends, MissingUnits(layout, parse_views(request.views), finished), is_labelled)

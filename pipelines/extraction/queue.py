@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Set
+from typing import TypeAlias
 
 from teacher_cache.archive.layout import Unit
+from teacher_cache.labels.affinity_rule import CalibrationPart
+
+Task: TypeAlias = Unit | CalibrationPart
+"""Unit of labels, or part of the calibration: both are computed, written and retried whole."""
 
 
 class UnitQueue:
     """Units to run: fresh ones in order, then those that failed, until each is done or given up.
 
     Args:
-        units: Units in the order to run; read lazily.
+        units: Units, or parts of the calibration, in the order to run; read lazily.
         retries: Times that a failed unit is tried again.
         max_quarantined: Units that may be given up; after one more, no unit is handed out.
 
@@ -20,16 +25,16 @@ class UnitQueue:
         quarantined: Units that were given up, with the reason of the last failure of each.
     """
 
-    def __init__(self, units: Iterable[Unit], *, retries: int, max_quarantined: int) -> None:
-        self.quarantined: dict[Unit, str] = {}
+    def __init__(self, units: Iterable[Task], *, retries: int, max_quarantined: int) -> None:
+        self.quarantined: dict[Task, str] = {}
         self._fresh = iter(units)
-        self._returned: collections.deque[Unit] = collections.deque()
-        self._failed: collections.deque[Unit] = collections.deque()
-        self._failed_at: dict[Unit, list[str]] = {}
+        self._returned: collections.deque[Task] = collections.deque()
+        self._failed: collections.deque[Task] = collections.deque()
+        self._failed_at: dict[Task, list[str]] = {}
         self._retries, self._max_quarantined = retries, max_quarantined
         self._is_stopped = False
 
-    def take(self, node: str, nodes: Set[str]) -> Unit | None:
+    def take(self, node: str, nodes: Set[str]) -> Task | None:
         """Return a unit to run on a node, or None if there is none for that node now.
 
         A unit that failed on a node is run on another, unless it has failed on all nodes.
@@ -55,11 +60,11 @@ class UnitQueue:
             self._returned.append(unit)
         return bool(self._returned or self._failed)
 
-    def give_back(self, unit: Unit) -> None:
+    def give_back(self, unit: Task) -> None:
         """Take back a unit that was not begun; it is the next to hand out."""
         self._returned.append(unit)
 
-    def fail(self, unit: Unit, node: str, reason: str) -> bool:
+    def fail(self, unit: Task, node: str, reason: str) -> bool:
         """Take back a unit that failed on a node, and return whether it will be tried again."""
         failed_at = self._failed_at.setdefault(unit, [])
         failed_at.append(node)
@@ -69,7 +74,7 @@ class UnitQueue:
         self.quarantined[unit] = reason
         return False
 
-    def attempts(self, unit: Unit) -> int:
+    def attempts(self, unit: Task) -> int:
         """Return the number of failures of a unit."""
         return len(self._failed_at.get(unit, ()))
 

@@ -13,11 +13,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipelines.extraction.engines.engine import Event, UnitDone, UnitFailed, UnitResult
+from pipelines.extraction.queue import UnitQueue
+from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.storage.line_log import LineLog
 from teacher_cache.storage.store import Store
 
 EVENTS_FILE = "events.jsonl"
 REPORT_FILE = "report.json"
+_TASKS_UNDER_WAY = 2
+"""Units that a worker has at a time: one is computed, another is written or waits."""
 _NAMES = {
     "WorkerStarted": "worker_started",
     "WorkerLost": "worker_lost",
@@ -32,18 +36,25 @@ class RunRecord:
     Args:
         store: Store in a new folder of the run's own.
         now: Function that returns the time.
+        max_gpu_hours: Limit of the hours of all teachers together.
 
     Attributes:
         units: Units done by this run.
         total: Sum of these units' figures, over all workers.
+        calibration: Sum of the figures of parts of the calibration.
         retries: Failures of units that were tried again.
+        is_over_limit: Whether the limit of teacher hours stopped the run.
     """
 
-    def __init__(self, store: Store, now: Callable[[], datetime.datetime]) -> None:
+    def __init__(
+        self, store: Store, now: Callable[[], datetime.datetime], max_gpu_hours: float | None = None
+    ) -> None:
         self._store, self._now = store, now
         self._events = LineLog(store, EVENTS_FILE)
-        self.units = self.retries = 0
-        self.total = UnitResult()
+        self._max_gpu_s = None if max_gpu_hours is None else max_gpu_hours * 3600
+        self.units = self.retries = self._parts = 0
+        self.total = self.calibration = UnitResult()
+        self.is_over_limit = False
 
     @property
     def url(self) -> str:
@@ -56,12 +67,34 @@ class RunRecord:
 
     def add(self, event: Event) -> None:
         """Write an event of an engine."""
-        if isinstance(event, UnitDone):
+        if isinstance(event, UnitDone) and isinstance(event.unit, CalibrationPart):
+            self._parts += 1
+            self.calibration += event.result
+        elif isinstance(event, UnitDone):
             self.units += 1
             self.total += event.result
         elif isinstance(event, UnitFailed):
             self.retries += event.will_retry
-        self.tell(_NAMES[type(event).__name__], **_plain(event))
+        is_part = isinstance(event, (UnitDone, UnitFailed)) and isinstance(event.unit, CalibrationPart)
+        name = _NAMES[type(event).__name__]
+        self.tell(name.replace("unit", "calibration") if is_part else name, **_plain(event))
+
+    @property
+    def gpu_s(self) -> float:
+        """Seconds of all teachers together, waiting for views included."""
+        parts = (self.total, self.calibration)
+        return sum(part.render_s + part.teacher_s for part in parts)
+
+    def check_limit(self, queue: UnitQueue, num_workers: int) -> None:
+        """Stop a queue before the units that are under way could pass the limit of teacher hours."""
+        tasks = self.units or self._parts
+        if self._max_gpu_s is None or not tasks:
+            return
+        of_kind = self.total if self.units else self.calibration
+        mean_s = (of_kind.render_s + of_kind.teacher_s) / tasks
+        if self.gpu_s + (_TASKS_UNDER_WAY * num_workers + 1) * mean_s > self._max_gpu_s and queue.has_more:
+            self.is_over_limit = True
+            queue.stop()
 
     def note(self, num_quarantined: int) -> str:
         """Return a short text of the time by stage, retries and units given up."""
@@ -97,7 +130,8 @@ class RunRecord:
                 **figures,
                 "label_bytes": label_bytes,
                 "hours": seconds / 3600,
-                "gpu_hours": (self.total.render_s + self.total.teacher_s) / 3600,
+                "calibration_views": self.calibration.views,
+                "gpu_hours": self.gpu_s / 3600,
                 "retries": self.retries,
             },
             "quarantined": dict(quarantined),

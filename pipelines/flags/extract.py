@@ -46,6 +46,8 @@ class LabelRequest(TeacherFlags):
     """View indices A:B, from A up to and without B."""
     topk: Annotated[int, Meta(ge=1), LABELS] = 10
     """Classes kept of each label."""
+    affinity: Annotated[Literal["calibrated", "none"], LABELS] = "calibrated"
+    """Class affinity, which sharpens the tails of soft labels; none saves its calibration views."""
     values: Annotated[Values, LABELS] = "q8"
     """Format of stored logits: eight bits each (q8), or exact, for research."""
     views_per_unit: Annotated[int | None, Meta(ge=1), LABELS] = None
@@ -59,7 +61,9 @@ class LabelRequest(TeacherFlags):
     max_quarantined: Annotated[int, Meta(ge=0)] = 10
     """Units that may be given up before the run stops."""
     max_gpu_hours: Annotated[float | None, Meta(gt=0)] = None
-    """Refuse to start if the teacher would run longer than this, on all devices together."""
+    """Limit of the teacher's time on all devices together; a run is refused or stops before it is passed."""
+    allow_disagreement: bool = False
+    """Label even if the teacher's classes seem to be others than the dataset's, or in another order."""
     run_dir: Annotated[str | None, PATH] = None
     """Folder for events.jsonl and report.json of this run; a new folder in OUT.runs by default."""
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import webdataset
 
 from teacher_cache import images
+from teacher_cache.archive.calibration import copy_agreement
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.source import check_export
 from teacher_cache.archive.tars import (
@@ -62,6 +63,7 @@ def export_tars(
     if affinity_npy is not None:
         meta["affinity.npy"] = affinity_npy
         destination.put(AFFINITY_FILE, affinity_npy)
+    copy_agreement(reader.store, destination, reader.spec)
     columns: dict[str, list[Any]] = {name: [] for name in _EXPORT_SCHEMA.names}
     shards: list[Shard] = []
     digests: list[str] = []

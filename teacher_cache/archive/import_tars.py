@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from teacher_cache import images
+from teacher_cache.archive.calibration import copy_agreement
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.tars import LABELS_EXTENSION, META, arrays_of
@@ -41,6 +42,7 @@ def import_tars(export: ExportReader, destination: Store, track: Track) -> Archi
     affinity = export.affinity_arrays()
     if affinity is not None:
         writer.freeze_affinity(affinity)
+    copy_agreement(export.store, destination, spec)
     with track("import", len(export.info.shards), "shards") as advance:
         for number, shard in enumerate(export.info.shards):
             with export.store.local_copy(shard.name) as path:

@@ -1,6 +1,7 @@
 """Manifest of a finished archive, and the list of all documents that an archive holds.
 
     receipts/affinity.json  the class affinity, frozen before the first unit
+    receipts/agreement.json agreement with the true labels, measured before the first unit
     receipts/extends.json   units that lie in other archives, if there are any
     receipts/00012-003.json written after a unit's objects: marks the unit as finished
     manifest.json           written last: the spec, every unit with its hashes, and the views covered

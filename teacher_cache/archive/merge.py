@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from teacher_cache.archive.calibration import copy_agreement
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.receipts import Receipt
 from teacher_cache.archive.write import ArchiveWriter
@@ -39,6 +40,7 @@ def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) ->
     affinity = sources[0].affinity_arrays()
     if affinity is not None:
         writer.freeze_affinity(affinity)
+    copy_agreement(sources[0].store, destination, writer.spec)
     differ = []
     with track("merge", sum(len(source.receipts) for source in sources), "units") as advance:
         for source in sources:

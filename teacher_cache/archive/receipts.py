@@ -1,6 +1,7 @@
 """Receipts: small documents, each written after the objects it names to mark them as finished.
 
 receipts/affinity.json  the class affinity, frozen before the first unit
+receipts/agreement.json agreement of the teacher with the true labels (calibration.py)
 receipts/extends.json   units that lie in other archives, if there are any
 receipts/00012-003.json a unit, written after its objects
 """
@@ -33,9 +34,10 @@ RECEIPTS = "receipts"
 
 
 AFFINITY_FILE = f"{RECEIPTS}/affinity.json"
-
-
+AGREEMENT_FILE = f"{RECEIPTS}/agreement.json"
 EXTENDS_FILE = f"{RECEIPTS}/extends.json"
+NOT_UNITS = (AFFINITY_FILE, AGREEMENT_FILE, EXTENDS_FILE)
+"""Documents among the receipts that are not receipts of units."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +133,7 @@ def read_extends(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, tuple[R
     Raises:
         ArchiveError: The receipt is damaged, or belongs to another archive.
     """
-    document = _of_archive(data, what, spec)
+    document = document_of_archive(data, what, spec)
     return extensions_from_json(converted(document.get("extends"), list[Extension], what))
 
 
@@ -178,7 +180,7 @@ def affinity_bytes(objects: Mapping[str, Digest], fingerprint: str) -> bytes:
 
 def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
     """Read a unit's receipt. Raises ArchiveError if it is damaged, or belongs to another archive."""
-    document = _of_archive(data, what, spec)
+    document = document_of_archive(data, what, spec)
     receipt = Receipt.from_dict(document.get("unit", {}))
     check_receipt(spec, receipt)
     return receipt
@@ -186,14 +188,15 @@ def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
 
 def read_affinity_receipt(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Digest]:
     """Read the affinity's receipt. Raises ArchiveError if it is damaged, or belongs to another archive."""
-    document = _of_archive(data, what, spec)
+    document = document_of_archive(data, what, spec)
     objects = converted(document.get("affinity"), dict[str, Digest], what)
     if set(objects) != set(AFFINITY_ARRAYS):
         raise ArchiveError(f"{what} names the arrays {', '.join(objects)}", "An affinity has other arrays.")
     return objects
 
 
-def _of_archive(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Any]:
+def document_of_archive(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Any]:
+    """Open a document of an archive. Raises ArchiveError if it is damaged, or belongs to another archive."""
     document = open_document(data, what)
     if document.get("fingerprint") != spec.fingerprint:
         raise ArchiveError(f"{what} belongs to another archive", "The objects it names are not here.")

@@ -78,10 +78,10 @@ class LabelSpec:
                 f"k = {self.k}, {self.affinity_entries} entries, of {self.num_classes} classes",
                 "A label cannot name more classes than there are.",
             )
-        if (self.affinity is None) != (self.k == self.num_classes):
+        if self.affinity is not None and self.k == self.num_classes:
             raise ArchiveError(
                 f"k = {self.k} of {self.num_classes} classes, with affinity {self.affinity}",
-                "There is an affinity where, and only where, a label has a tail.",
+                "An affinity spreads tails, and these labels have none.",
             )
 
     @property

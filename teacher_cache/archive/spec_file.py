@@ -7,12 +7,7 @@ from typing import Any
 
 from teacher_cache.archive.documents import get_document, open_document
 from teacher_cache.archive.manifest import MANIFEST_FILE, read_manifest
-from teacher_cache.archive.receipts import (
-    AFFINITY_FILE,
-    EXTENDS_FILE,
-    RECEIPTS,
-    read_receipt,
-)
+from teacher_cache.archive.receipts import NOT_UNITS, RECEIPTS, read_receipt
 from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
 from teacher_cache.errors import DamagedError
 from teacher_cache.storage.store import Store
@@ -29,7 +24,7 @@ def is_spec_lost(store: Store, asked: ArchiveSpec) -> bool:
     try:
         open_document(get_document(store, SPEC_FILE), SPEC_FILE)
     except DamagedError:
-        names = [name for name in store.list(RECEIPTS) if name not in (AFFINITY_FILE, EXTENDS_FILE)]
+        names = [name for name in store.list(RECEIPTS) if name not in NOT_UNITS]
         for name in names:
             read_receipt(get_document(store, name), store.path(name), asked)
         return True

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from teacher_cache.archive.calibration import get_agreement
 from teacher_cache.archive.documents import get_document
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
 from teacher_cache.archive.manifest import MANIFEST_FILE, documents_of, zarr_documents
@@ -74,6 +75,10 @@ def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
     for name, data in expected.items():
         if _get(store, name) != data:
             yield Problem(f"{name} is not the one in the manifest")
+    try:
+        get_agreement(store, spec)
+    except ArchiveError as error:
+        yield Problem(error.value)
     documents = zarr_documents(spec, reader.receipts)
     for name, data in documents.items():
         if _get(store, name) != data:

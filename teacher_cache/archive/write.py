@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from teacher_cache.archive.documents import MAX_DOCUMENT_BYTES, Digest, get_document
 from teacher_cache.archive.layout import Unit
@@ -10,6 +11,7 @@ from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, read_manifes
 from teacher_cache.archive.receipts import (
     AFFINITY_FILE,
     EXTENDS_FILE,
+    NOT_UNITS,
     RECEIPTS,
     Receipt,
     affinity_bytes,
@@ -44,8 +46,7 @@ class ArchiveWriter:
     """
 
     def __init__(self, store: Store, spec: ArchiveSpec) -> None:
-        self.spec = spec
-        self._store = store
+        self.spec, self.store = spec, store
         self._layout = spec.layout
 
     @classmethod
@@ -83,18 +84,16 @@ class ArchiveWriter:
 
     def receipts(self) -> list[Receipt]:
         """Return the receipts of finished units whose objects exist in full size."""
-        sizes = self._store.sizes()
+        sizes = self.store.sizes()
         names = [
             name
             for name, size in sizes.items()
-            if name.startswith(f"{RECEIPTS}/")
-            and name not in (AFFINITY_FILE, EXTENDS_FILE)
-            and size <= MAX_DOCUMENT_BYTES
+            if name.startswith(f"{RECEIPTS}/") and name not in NOT_UNITS and size <= MAX_DOCUMENT_BYTES
         ]
         found = []
         for start in range(0, len(names), _TOGETHER):
             some = names[start : start + _TOGETHER]
-            pairs = zip(some, self._store.get_many(some), strict=True)
+            pairs = zip(some, self.store.get_many(some), strict=True)
             found += [self._counting(name, data, sizes.get) for name, data in pairs]
         return sorted((receipt for receipt in found if receipt is not None), key=lambda each: each.unit)
 
@@ -102,7 +101,7 @@ class ArchiveWriter:
         """Return a unit's receipt; None if it has no valid one."""
         name = receipt_name(unit)
         try:
-            return self._counting(name, get_document(self._store, name), self._store.stat)
+            return self._counting(name, get_document(self.store, name), self.store.stat)
         except (ArchiveError, FileNotFoundError):
             return None
 
@@ -135,7 +134,7 @@ class ArchiveWriter:
         self, unit: Unit, objects: Mapping[str, bytes], rows: int, keys_sha256: str, *, replace: bool = False
     ) -> Receipt:
         """Write a unit from its objects; with `replace` also a unit that has a receipt."""
-        with self._store.exclusive():
+        with self.store.exclusive():
             there = None if replace else self._receipt(unit)
             if there is not None and there.unit.stop_view >= unit.stop_view:
                 return there
@@ -147,35 +146,32 @@ class ArchiveWriter:
                     "let one run at a time choose how far a block reaches",
                 )
             for array, data in objects.items():
-                self._store.put(self._layout.object_name(array, unit), data)
+                self.store.put(self._layout.object_name(array, unit), data)
             receipt = Receipt(unit, rows, keys_sha256, _digests(objects))
-            self._store.put(receipt_name(unit), receipt_bytes(receipt, self.spec.fingerprint))
+            self.store.put(receipt_name(unit), receipt_bytes(receipt, self.spec.fingerprint))
         return receipt
 
     @property
     def affinity(self) -> dict[str, Digest] | None:
         """sha256 and size of each object of the frozen affinity; None if an object is missing."""
         try:
-            objects = read_affinity_receipt(
-                get_document(self._store, AFFINITY_FILE), AFFINITY_FILE, self.spec
-            )
-        except (ArchiveError, FileNotFoundError):
+            objects = read_affinity_receipt(get_document(self.store, AFFINITY_FILE), AFFINITY_FILE, self.spec)
+        except (ArchiveError, FileNotFoundError, NotADirectoryError):
             return None
         is_whole = all(
-            self._store.stat(self._layout.affinity_name(array)) == size
-            for array, (_, size) in objects.items()
+            self.store.stat(self._layout.affinity_name(array)) == size for array, (_, size) in objects.items()
         )
         return objects if is_whole else None
 
     def freeze_affinity(self, rows: LabelArrays, *, replace: bool = False) -> None:
         """Write the class affinity and its receipt, unless it exists; with `replace` even then."""
         objects = self._layout.encode_affinity(rows)
-        with self._store.exclusive():
+        with self.store.exclusive():
             if self.affinity is not None and not replace:
                 return
             for array, data in objects.items():
-                self._store.put(self._layout.affinity_name(array), data)
-            self._store.put(AFFINITY_FILE, affinity_bytes(_digests(objects), self.spec.fingerprint))
+                self.store.put(self._layout.affinity_name(array), data)
+            self.store.put(AFFINITY_FILE, affinity_bytes(_digests(objects), self.spec.fingerprint))
 
     def finish(self, extends: Mapping[str, tuple[Receipt, ...]] | None = None) -> Manifest:
         """Write the Zarr documents and, last, the manifest of all finished units, and return it.
@@ -184,15 +180,15 @@ class ArchiveWriter:
             extends: Receipts of units that lie in other archives, by the relative URLs of those archives;
                 archives that this one extends already are kept.
         """
-        with self._store.exclusive():
+        with self.store.exclusive():
             manifest = self._manifest({**self.extends, **(extends or {})})
             documents = dict(zarr_documents(self.spec, manifest.all_receipts))
             if manifest.extends:
                 documents[EXTENDS_FILE] = extends_bytes(manifest.extends, self.spec.fingerprint)
             documents[MANIFEST_FILE] = manifest.to_bytes()  # last: it marks the archive as finished
             for name, data in documents.items():
-                if self._store.stat(name) != len(data) or self._store.get(name) != data:
-                    self._store.put(name, data)
+                if self.store.stat(name) != len(data) or self.store.get(name) != data:
+                    self.store.put(name, data)
         return manifest
 
     def _manifest(self, extends: Mapping[str, tuple[Receipt, ...]]) -> Manifest:
@@ -213,7 +209,7 @@ class ArchiveWriter:
     def _known(self) -> tuple[Receipt, ...]:
         """Return the receipts in the manifest; none if there is no readable manifest."""
         try:
-            return read_manifest(self._store).receipts
+            return read_manifest(self.store).receipts
         except ArchiveError:
             return ()
 
@@ -224,12 +220,12 @@ class ArchiveWriter:
         Raises:
             ArchiveError: The receipt is damaged, and so is the manifest that repeats it.
         """
-        if self._store.stat(EXTENDS_FILE) is None:
+        if self.store.stat(EXTENDS_FILE) is None:
             return {}
         try:
-            return read_extends(get_document(self._store, EXTENDS_FILE), EXTENDS_FILE, self.spec)
+            return read_extends(get_document(self.store, EXTENDS_FILE), EXTENDS_FILE, self.spec)
         except ArchiveError:
-            return read_manifest(self._store).extends
+            return read_manifest(self.store).extends
 
 
 def _refuse_anything_else(store: Store) -> None:
@@ -265,7 +261,7 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
     """
     manifest = read_manifest(base)
     there = manifest.spec
-    ours, theirs = ({**part.identity, "dataset": None} for part in (spec, there))
+    ours, theirs = (_identity_of_units(part) for part in (spec, there))
     if sha256_of(ours) != sha256_of(theirs) or spec.views_per_unit != there.views_per_unit:
         what = differing_fields("", theirs, ours) or [
             f"views_per_unit {there.views_per_unit}, not {spec.views_per_unit}"
@@ -286,6 +282,12 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
         if kept and where != ".":
             found[where] = kept
     return found
+
+
+def _identity_of_units(spec: ArchiveSpec) -> dict[str, Any]:
+    """Return what two archives that share units must have in common: neither affinity nor dataset size."""
+    labels = {**spec.identity["labels"], "affinity": spec.labels.affinity is not None}
+    return {**spec.identity, "dataset": None, "labels": labels}
 
 
 def _digests(objects: Mapping[str, bytes]) -> dict[str, Digest]:

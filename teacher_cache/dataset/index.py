@@ -122,7 +122,8 @@ class Index:
         self.keys: pa.Array = table["key"].combine_chunks()
         self.offsets_N: npt.NDArray[np.int64] = table["offset"].to_numpy()
         self.sizes_N: npt.NDArray[np.int32] = table["size"].to_numpy()
-        self.labels_N: npt.NDArray[np.int32] = table["label"].fill_null(-1).to_numpy()
+        labels_N = table["label"].to_numpy()  # with NaN for null, where there is one
+        self.labels_N: npt.NDArray[np.int32] = np.nan_to_num(labels_N, nan=-1).astype(np.int32)
         self._sha256: pa.Array = table["sha256"].combine_chunks()
 
     def __len__(self) -> int:

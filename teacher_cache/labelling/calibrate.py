@@ -1,54 +1,110 @@
-"""Calibrate the class affinity from a teacher's logits of a fixed set of views."""
+"""Calibrate in parts: the teacher's most probable classes of some calibration views, beside true labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from teacher_cache.batches.batch import ViewIds
+from teacher_cache.batches.batch import Targets, ViewIds
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.labelling.logits import teacher_logits
-from teacher_cache.labels.affinity import AffinitySum
-from teacher_cache.labels.affinity_rule import (
-    AffinityRule,
-    calibration_rows_views,
-    num_calibration_views,
-)
+from teacher_cache.labels.affinity import Probabilities, affinity_rows, probabilities_of
+from teacher_cache.labels.affinity_rule import AffinityRule, CalibrationPart, calibration_rows_views
+from teacher_cache.labels.agreement import Agreement, agreement_of
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.encodings import AFFINITY_VALUES
 from teacher_cache.models.teacher import Teacher
 
+_DIGEST_BYTES = 32
 
-def calibrate(
+
+class Calibrated(NamedTuple):
+    """Result of a part, or of several joined: N views.
+
+    Attributes:
+        probabilities: The teacher's most probable classes.
+        labels_N: int32, class ids of the true labels, of mixed views the one with more weight; or -1.
+    """
+
+    probabilities: Probabilities
+    labels_N: npt.NDArray[np.int32]
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """Agreement of the teacher with the true labels; None where nothing is labelled."""
+        top_N = self.probabilities.class_ids_NM[:, 0].astype(np.int64)
+        return agreement_of(top_N, self.labels_N.astype(np.int64))
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a part's object: a digest, then the arrays."""
+        content = io.BytesIO()
+        np.savez(content, ids=self.probabilities[0], values=self.probabilities[1], labels=self.labels_N)
+        return hashlib.sha256(content.getvalue()).digest() + content.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Calibrated:
+        """Read the result of `to_bytes`. Raises ValueError if it is damaged."""
+        digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("it is damaged")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return cls(Probabilities(arrays["ids"], arrays["values"]), arrays["labels"])
+
+
+def calibrate_part(
     pool: RenderPool,
     teacher: Teacher,
-    rule: AffinityRule,
+    part: CalibrationPart,
     *,
     batch_size: int,
     advance: Callable[[int], None],
-) -> LabelArrays:
-    """Return the class affinity of a teacher as it is stored: (C + 1, entries) twice, (C + 1,).
+) -> Calibrated:
+    """Return the teacher's most probable classes of a part's views.
 
     Args:
         pool: Processes that render views of the dataset.
-        teacher: Teacher whose affinity is calibrated.
-        rule: Rule of the calibration; see labels/affinity_rule.py.
+        teacher: Teacher whose classes are taken.
+        part: Part of the calibration views.
         batch_size: Number of views in one forward pass.
         advance: Called with the number of views used since the last call.
 
     Raises:
         TeacherCacheError: Views cannot be rendered or labelled; see `teacher_logits`.
     """
-    num_classes = teacher.spec.num_classes
-    num_rows, num_views = len(pool.renderer.dataset), num_calibration_views(rule, num_classes)
-    rows_N, views_N = calibration_rows_views(num_rows, num_views)
+    rows_N, views_N = calibration_rows_views(len(pool.renderer.dataset), part.num_views)
+    rows_N, views_N = rows_N[part.start : part.stop], views_N[part.start : part.stop]
     stops = range(batch_size, len(rows_N), batch_size)
-    parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
-    total = AffinitySum()
-    loads = [[ViewIds(rows_B, views_B)] for rows_B, views_B in parts]
+    batches = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)
+    loads = [[ViewIds(rows_B, views_B)] for rows_B, views_B in batches]
+    found = []
     for batch, logits_BC in teacher_logits(pool, teacher, loads, what="the calibration views"):
-        total.add(logits_BC)
+        found.append(Calibrated(probabilities_of(logits_BC), _heavier(batch.targets)))
         advance(len(batch.rows_B))
-    return encode(total.rows(rule["entries"]), num_classes, AFFINITY_VALUES)
+    return joined(found)
+
+
+def joined(parts: Sequence[Calibrated]) -> Calibrated:
+    """Return several parts as one."""
+    ids, values = zip(*(part.probabilities for part in parts), strict=True)
+    labels = np.concatenate([part.labels_N for part in parts])
+    return Calibrated(Probabilities(np.concatenate(ids), np.concatenate(values)), labels)
+
+
+def affinity_arrays(views: Calibrated, rule: AffinityRule, num_classes: int) -> LabelArrays:
+    """Return the class affinity as it is stored: (C + 1, entries) twice, (C + 1,)."""
+    rows = affinity_rows(views.probabilities, num_classes, rule["entries"])
+    return encode(rows, num_classes, AFFINITY_VALUES)
+
+
+def _heavier(targets: Targets) -> npt.NDArray[np.int32]:
+    """Return the true labels of views, of mixed ones the label with more weight."""
+    labels_B = targets.own_B
+    if targets.weight_B is not None:
+        labels_B = labels_B.where(targets.weight_B >= 0.5, targets.partner_B)
+    return labels_B.cpu().numpy().astype(np.int32)

@@ -1,8 +1,9 @@
-"""Rule of a class affinity's calibration, in integers: the views used, and the classes kept of a row."""
+"""Rule of the calibration, in integers: the views used, the parts they are cut into, the classes kept."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+import dataclasses
+from typing import Annotated, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,14 @@ ENTRIES = 128
 """Number of classes kept of a row: fewer cost fidelity, more gain none (docs/labels.md)."""
 VIEWS_PER_CLASS = 20
 """Number of calibration views per class: more gain little (docs/labels.md)."""
+_MOST_VIEWS = 2**18
+"""Number of calibration views that are held in memory at most: half a gigabyte."""
+_MOST_ENTRIES = 2**24
+"""Number of entries of all rows together at most, so that an array of them is a chunk that readers accept."""
+_AGREEMENT_VIEWS = 1024
+"""Number of calibration views where no affinity is made, for the agreement with true labels alone."""
+VIEWS_PER_PART = 256
+"""Number of calibration views that are computed, kept and retried together."""
 
 
 class AffinityRule(TypedDict):
@@ -20,17 +29,25 @@ class AffinityRule(TypedDict):
     Attributes:
         entries: Number of classes kept of a row.
         views_per_class: Number of calibration views per class.
+        max_views: Number of calibration views at most; absent where the other two say fewer.
     """
 
     entries: Annotated[int, Meta(ge=1, le=2**16)]
     views_per_class: Annotated[int, Meta(ge=1, le=2**16)]
+    max_views: NotRequired[Annotated[int, Meta(ge=1)]]
 
 
-def affinity_rule(k: int, num_classes: int) -> AffinityRule | None:
-    """Return the calibration rule for an archive's spec; None where no label has a tail."""
+def affinity_rule(k: int, num_classes: int, num_rows: int) -> AffinityRule | None:
+    """Return the calibration rule for an archive's spec; None where no label has a tail.
+
+    No image is used twice: a set with fewer images than 20 a class is calibrated on one view of each.
+    """
     if k == num_classes:
         return None
-    return {"entries": min(ENTRIES, num_classes), "views_per_class": VIEWS_PER_CLASS}
+    entries = min(ENTRIES, num_classes, max(1, _MOST_ENTRIES // (num_classes + 1)))
+    rule: AffinityRule = {"entries": entries, "views_per_class": VIEWS_PER_CLASS}
+    most = min(num_rows, _MOST_VIEWS)
+    return rule if most >= VIEWS_PER_CLASS * num_classes else {**rule, "max_views": most}
 
 
 def calibration_rows_views(
@@ -47,6 +64,29 @@ def calibration_rows_views(
     return numbers_N % num_rows, numbers_N // num_rows
 
 
-def num_calibration_views(rule: AffinityRule, num_classes: int) -> int:
-    """Return the number of views that an affinity is calibrated on."""
-    return rule["views_per_class"] * num_classes
+def num_calibration_views(rule: AffinityRule | None, num_classes: int, num_rows: int) -> int:
+    """Return the number of calibration views: the affinity's, or enough to tell the agreement with labels."""
+    if rule is None:
+        return min(num_rows, _AGREEMENT_VIEWS)
+    views = rule["views_per_class"] * num_classes
+    return min(views, rule.get("max_views", views))
+
+
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
+class CalibrationPart:
+    """Calibration views [start, stop) of all `num_views`, which are computed, kept and retried together."""
+
+    start: int
+    stop: int
+    num_views: int
+
+    @property
+    def name(self) -> str:
+        """Name of the part in messages and of its object."""
+        return f"calibration-{self.start // VIEWS_PER_PART:05d}"
+
+
+def calibration_parts(num_views: int) -> list[CalibrationPart]:
+    """Return the parts of a number of calibration views."""
+    starts = range(0, num_views, VIEWS_PER_PART)
+    return [CalibrationPart(start, min(start + VIEWS_PER_PART, num_views), num_views) for start in starts]

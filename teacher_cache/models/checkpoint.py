@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import codecs
 import json
+import pathlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy
 import safetensors
+import safetensors.torch
 import timm.models
 import torch
 
@@ -49,7 +56,12 @@ def read_checkpoint(file: str) -> Checkpoint:
         with local_file(file) as path:
             if not Path(path).is_file():
                 raise FileNotFoundError
-            return Checkpoint(file, timm.models.load_state_dict(path, weights_only=True), _about(path))
+            if is_safetensors(path):
+                weights = timm.models.clean_state_dict(safetensors.torch.load_file(path))
+            else:
+                with torch.serialization.safe_globals(safe_types()):
+                    weights = timm.models.load_state_dict(path, weights_only=True)
+            return Checkpoint(file, weights, _about(path))
     except StoreError:
         raise
     except FileNotFoundError as error:
@@ -58,9 +70,9 @@ def read_checkpoint(file: str) -> Checkpoint:
         ) from error
     except Exception as error:  # pickle, safetensors and torch each raise errors of their own
         raise ModelError(
-            f"checkpoint {file!r} cannot be read: {error}",
+            f"checkpoint {file!r} cannot be read: {_reason(error)}",
             "No weights were loaded.",
-            "give a safetensors file, or a torch file that holds weights alone",
+            "give a safetensors file, or save the weights alone: torch.save(model.state_dict(), FILE)",
         ) from error
 
 
@@ -83,7 +95,7 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         ModelError: Names or shapes of the weights differ from the model's.
     """
     try:
-        model.load_state_dict(checkpoint.weights)
+        model.load_state_dict(_without_prefix(checkpoint.weights, model.state_dict()))
     except RuntimeError as error:
         raise ModelError(
             f"checkpoint {checkpoint.file!r} does not fit {type(model).__name__}: {error}",
@@ -92,8 +104,39 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def load_weights(model: torch.nn.Module, file: str, classes: ClassList) -> None:
-    """Load a file's weights into a model, in place.
+def is_safetensors(path: str) -> bool:
+    """Return the first line of an error, without torch's advice to unpickle anything."""
+    with Path(path).open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**27
+
+
+def safe_types() -> list[Any]:
+    """Return the types, beside tensors, that training scripts leave in checkpoints and that run no code."""
+    numbers = [type(numpy.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
+    scalar: Any = numpy.float64(0).__reduce__()[0]
+    return [scalar, numpy.dtype, *numbers, pathlib.PosixPath, argparse.Namespace, codecs.encode]
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error: torch advises to unpickle anything, which this program does not."""
+    text = str(error).strip().partition("\n")[0]
+    found = re.search(r"Unsupported (?:global|class|operand)[^.\n]*(?:\.\w+)*", str(error))
+    return f"it holds more than weights ({found[0]})" if found else text or type(error).__name__
+
+
+def _without_prefix(weights: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return weights under a model's own names, if they all have one prefix, such as Lightning's "model."."""
+    first = next(iter(own), "")
+    prefixes = [name.removesuffix(first) for name in weights if name.endswith(f".{first}")]
+    for prefix in prefixes:
+        if first not in weights and all(f"{prefix}{name}" in weights for name in own):
+            return {name: weights[f"{prefix}{name}"] for name in own}
+    return weights
+
+
+def load_weights(model: torch.nn.Module, file: str, classes: ClassList) -> bool:
+    """Load a file's weights into a model, in place; return whether the file names these very classes.
 
     Args:
         model: Model that gets the weights.
@@ -111,10 +154,11 @@ def load_weights(model: torch.nn.Module, file: str, classes: ClassList) -> None:
             "Its class ids would mean other classes.",
             "use the dataset it was trained on, or one packed with the same classes",
         )
+    return checkpoint.about.get("classes_sha256") == classes.sha256
 
 
 def _about(path: str) -> dict[str, Any]:
-    if not path.endswith(".safetensors"):
+    if not is_safetensors(path):
         return {}
     with safetensors.safe_open(path, framework="pt") as tensors:
         text = (tensors.metadata() or {}).get(HEADER)

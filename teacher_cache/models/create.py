@@ -85,6 +85,8 @@ def create_model(
         torch.manual_seed(seed)
         try:
             model = timm.create_model(name, pretrained=pretrained, **kwargs)
+            if config is None and _has_fixed_size(model) and "img_size" not in kwargs:
+                model = timm.create_model(name, pretrained=pretrained, img_size=img_size, **kwargs)
         except (TypeError, AssertionError) as error:
             raise ModelError(
                 f"{name} does not take {kwargs}: {error}", "It was not built.", "correct --model-kwargs"
@@ -102,6 +104,11 @@ def create_model(
             "train a model on this dataset, and give its weights with --checkpoint FILE",
         )
     return model.eval()
+
+
+def _has_fixed_size(model: torch.nn.Module) -> bool:
+    config: Any = model.pretrained_cfg
+    return bool(config.get("fixed_input_size"))
 
 
 def normalization(model: torch.nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 
+from teacher_cache.errors import ModelError
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.checkpoint import load_weights, num_outputs
+from teacher_cache.models.class_knowledge import check_names, names_of_file, names_of_hub
 from teacher_cache.models.create import create_model, normalization, weights_sha256
+from teacher_cache.storage.store import local_file
 from teacher_cache.views.finish import normalize
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -56,6 +60,7 @@ class Teacher:
         device: Device that runs the model.
         channels_last: Lay the weights out as the pixels are, which makes convolutions faster.
         compiled: Compile the model with torch.compile, which changes the last bits of the logits.
+        classes_are_known: Whether the weights tell that the classes are the dataset's, in its order.
     """
 
     def __init__(
@@ -66,8 +71,9 @@ class Teacher:
         *,
         channels_last: bool = True,
         compiled: bool = False,
+        classes_are_known: bool = False,
     ) -> None:
-        self.spec, self.device = spec, device
+        self.spec, self.device, self.classes_are_known = spec, device, classes_are_known
         model = model.to(device).eval().requires_grad_(False)
         if channels_last:
             model = model.to(memory_format=torch.channels_last)
@@ -97,6 +103,7 @@ def build_teacher(
     precision: Precision = "auto",
     channels_last: bool = True,
     compiled: bool = False,
+    compare_names: bool = True,
 ) -> Teacher:
     """Build a teacher with its weights.
 
@@ -111,9 +118,11 @@ def build_teacher(
         precision: Precision of the computation; "auto" is bfloat16 autocast on CUDA, float32 elsewhere.
         channels_last: Lay the weights out with channels last; see `Teacher`.
         compiled: Compile the model; see `Teacher`.
+        compare_names: Compare the class names that the weights are known by with the dataset's.
 
     Raises:
-        ModelError: The model cannot be built or its weights loaded: see `create_model` and `load_weights`.
+        ModelError: The model cannot be built or its weights loaded: see `create_model` and `load_weights`;
+            or its classes are known to be in another order: see `check_names`.
     """
     kind, _, rest = name.partition(":")
     create, model_name = (KINDS[kind], rest) if kind in KINDS else (create_model, name)
@@ -124,18 +133,44 @@ def build_teacher(
         pretrained=pretrained and checkpoint is None,
         model_kwargs=model_kwargs,
     )
-    if checkpoint is not None:
-        load_weights(model, checkpoint, classes)
+    is_known = checkpoint is not None and load_weights(model, checkpoint, classes)
+    if compare_names and classes.names and not is_known:
+        known = []
+        if checkpoint is not None:
+            with local_file(checkpoint) as path:
+                known = names_of_file(path)
+        elif pretrained:
+            known = names_of_hub(model)
+        is_known = check_names(known, classes, checkpoint or name)
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
     mean, std = normalization(model)
     spec = TeacherSpec(
         model=name,
-        model_kwargs=dict(model_kwargs or {}),
+        model_kwargs=_as_json(model_kwargs or {}),
         weights_sha256=weights_sha256(model),
         num_classes=len(classes) or int(model.num_classes),  # type: ignore[arg-type]
         mean=mean,
         std=std,
         precision=precision,
     )
-    return Teacher(model, spec, device, channels_last=channels_last, compiled=compiled)
+    return Teacher(
+        model,
+        spec,
+        device,
+        channels_last=channels_last,
+        compiled=compiled,
+        classes_are_known=is_known,
+    )
+
+
+def _as_json(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as a document gives them back: tuples as lists. Raises ModelError."""
+    try:
+        return json.loads(json.dumps(dict(model_kwargs)))
+    except TypeError as error:
+        raise ModelError(
+            f"--model-kwargs {dict(model_kwargs)}: {error}",
+            "They are part of the archive's description, and could not be read back.",
+            "give numbers, text, lists and True, False or None",
+        ) from error

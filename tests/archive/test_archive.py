@@ -66,7 +66,7 @@ def test_the_layout_on_disk_is_pinned(labels: str) -> None:
     affinity = {f"labels.zarr/affinity_{array}" for array in ("idx/c/0/0", "dq/c/0/0", "tail/c/0")}
     arrays = ("idx", "dq", "tail", "affinity_idx", "affinity_dq", "affinity_tail")
     zarr_documents = {f"labels.zarr/{array}zarr.json" for array in ("", *(f"{name}/" for name in arrays))}
-    documents = {"spec.json", "manifest.json", "receipts/affinity.json"}
+    documents = {"spec.json", "manifest.json", "receipts/affinity.json", "receipts/agreement.json"}
     assert set(tree(labels)) == objects | affinity | receipts | zarr_documents | documents
 
 

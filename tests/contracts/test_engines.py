@@ -33,6 +33,7 @@ from teacher_cache.archive.manifest import read_manifest
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import TeacherCacheError, UnfitError
+from teacher_cache.labels.affinity_rule import calibration_parts, num_calibration_views
 from teacher_cache.storage.store import Store
 
 Capture = pytest.CaptureFixture[str]
@@ -117,7 +118,7 @@ def test_any_order_of_units_gives_the_same_bytes(
     name: str, request: pytest.FixtureRequest, data: str, labels: str, tmp_path: Path
 ) -> None:
     spec = read_manifest(Store(labels)).spec
-    words = extract_flags(data, tmp_path / "out")[1:]
+    words = [word for word in extract_flags(data, tmp_path / "out") if "=" in word]
     flags = {word.split("=")[0].lstrip("-").replace("-", "_"): word.split("=", 1)[1] for word in words}
     numbers = {name: int(flags[name]) for name in ("topk", "img_size", "views_per_unit")}
     config = ExtractConfig(**{**flags, **numbers})
@@ -126,7 +127,9 @@ def test_any_order_of_units_gives_the_same_bytes(
     writer = ArchiveWriter.open(Store(tmp_path / "out"), spec)
     order = WorkOrder(config, recipes.from_dict(spec.recipe))
     with opened(name, functools.partial(make_worker, order), request) as engine:
-        engine.ask(lambda worker, advance: worker.freeze_affinity(advance))
+        parts = calibration_parts(num_calibration_views(spec.labels.affinity, 3, 33))
+        list(engine.run(UnitQueue(parts, retries=0, max_quarantined=0), lambda views: None))
+        engine.ask(lambda worker, advance: worker.freeze_calibration(parts))
         units = list(spec.layout.units(0, 3))[::-1]
         list(engine.run(UnitQueue(units, retries=0, max_quarantined=0), lambda views: None))
     writer.finish()
@@ -146,14 +149,17 @@ def test_a_poisoned_image_is_named_its_units_are_given_up_and_the_rest_is_done(
     missing = set(tree(labels)) - set(tree(out))
     assert {name for name in missing if name.startswith("receipts/")} == {
         *("receipts/00001-000.json", "receipts/00001-001.json"),
-        "receipts/affinity.json",  # the image is one of those it is calibrated on
+        *(
+            "receipts/affinity.json",
+            "receipts/agreement.json",
+        ),  # the image is one of those it is calibrated on
     }
     assert all(tree(labels)[name] == data for name, data in tree(out).items())
     events = events_of(out)
     failures = [event for event in events if event["event"] == "unit_failed"]
     assert [event["attempt"] for event in failures if event["unit"] == "00001-001"] == [1, 2, 3]
     assert events[-1]["event"] == "run_incomplete"
-    assert set(report_of(out)["quarantined"]) == {"00001-000", "00001-001", "affinity"}
+    assert set(report_of(out)["quarantined"]) == {*("00001-000", "00001-001", "calibration-00000")}
     shutil.copy(Path(data) / "shard-000001.tar", damaged)
     assert main(extract_flags(str(damaged), out, **engine)) == 0
     assert tree(out) == tree(labels)
@@ -182,7 +188,7 @@ def test_a_missing_affinity_is_calibrated_also_where_no_unit_is_missing(
         (out / name).unlink()
     assert main(extract_flags(data, out, **engine)) == 0
     assert tree(out) == tree(labels)
-    assert "affinity_frozen" in [event["event"] for event in events_of(out)]
+    assert "calibrated" in [event["event"] for event in events_of(out)]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher_cache.labels.affinity import AffinitySum
+from teacher_cache.labels.affinity import affinity_rows, probabilities_of
 from teacher_cache.labels.losses import hard_loss, soft_loss
 from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits
@@ -82,9 +82,8 @@ def test_hard_is_the_cross_entropy_of_the_teachers_top_class() -> None:
 
 
 def affinity_of(seed: int) -> Labels:
-    total = AffinitySum()
-    total.add(torch.cat([logits(seed + n) for n in range(20)]))
-    return total.rows(5)
+    calibration_BC = torch.cat([logits(seed + n) for n in range(20)])
+    return affinity_rows(probabilities_of(calibration_BC), calibration_BC.shape[1], 5)
 
 
 def tail_reference(student_BC: torch.Tensor, labels: Labels, tau: float, tail: str) -> torch.Tensor:

@@ -2,13 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher_cache.labels.affinity import AffinitySum
-from teacher_cache.labels.affinity_rule import affinity_rule, calibration_rows_views
+from teacher_cache.labels import affinity as affinity_module
+from teacher_cache.labels.affinity import Probabilities, affinity_rows, probabilities_of
+from teacher_cache.labels.affinity_rule import (
+    affinity_rule,
+    calibration_parts,
+    calibration_rows_views,
+    num_calibration_views,
+)
 from teacher_cache.labels.codec import decode, encode
 from teacher_cache.labels.tails import dense_probabilities, sharpening
 from teacher_cache.labels.topk import Labels, labels_from_logits
@@ -21,10 +28,7 @@ def logits(seed: int, count: int = B, scale: float = 2.0) -> torch.Tensor:
 
 
 def affinity_of(seed: int, entries: int) -> Labels:
-    total = AffinitySum()
-    for part in logits(seed, 200).split(64):
-        total.add(part)
-    return total.rows(entries)
+    return affinity_rows(probabilities_of(logits(seed, 200)), C, entries)
 
 
 def dense_rows(affinity: Labels) -> list[list[float]]:
@@ -98,29 +102,43 @@ def test_an_affinity_tells_the_teachers_habits() -> None:
     views_BC = torch.full((2 * C, C), -9.0)
     for view in range(2 * C):
         views_BC[view, view % C], views_BC[view, (view % C) ^ 1] = 3.0, 2.0
-    total = AffinitySum()
-    total.add(views_BC)
+    rows = affinity_rows(probabilities_of(views_BC), C, 8)
     label = labels_from_logits(views_BC[:C], 1)
-    dense = dense_probabilities(label, C, decode(encode(total.rows(8), C, "q8"), C, "q8"))
+    dense = dense_probabilities(label, C, decode(encode(rows, C, "q8"), C, "q8"))
     partners = torch.arange(C) ^ 1
     assert (dense[torch.arange(C), partners] > 0.8 * label.tail_B).all()
 
 
-def test_the_sum_does_not_depend_on_how_views_are_batched() -> None:
-    whole, parts = AffinitySum(), AffinitySum()
-    whole.add(logits(0, 100))
-    for part in logits(0, 100).split(7):
-        parts.add(part)
-    for one, other in zip(whole.rows(8), parts.rows(8), strict=True):
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_rows_are_the_formula_in_float64(is_whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A[c] = (sum of p_c p + half the mean p) / its sum, with p whole or cut to the most probable classes."""
+    monkeypatch.setattr(affinity_module, "_MOST_WHOLE", C if is_whole else 4)
+    monkeypatch.setattr(affinity_module, "_KEPT", 12)
+    views = probabilities_of(logits(3, 100))
+    assert views.class_ids_NM.shape == (100, C if is_whole else 12)
+    p_NC = np.zeros((100, C))
+    np.put_along_axis(p_NC, views.class_ids_NM.astype(int), views.values_NM, 1)
+    expected_RC = np.concatenate([p_NC.T @ p_NC + 0.5 * p_NC.mean(0), p_NC.mean(0, keepdims=True)])
+    expected_RC /= expected_RC.sum(1, keepdims=True)
+    rows = affinity_rows(views, C, 9)
+    kept_RE = (1 - rows.tail_B[:, None]) * rows.relative_logits_BK.softmax(1)
+    order_RE = np.argsort(-expected_RC, axis=1, kind="stable")[:, :9]
+    np.testing.assert_array_equal(rows.class_ids_BK, order_RE)
+    np.testing.assert_allclose(kept_RE, np.take_along_axis(expected_RC, order_RE, 1), rtol=1e-5)
+
+
+def test_the_rows_do_not_depend_on_how_views_are_batched() -> None:
+    whole = affinity_rows(probabilities_of(logits(0, 100)), C, 8)
+    parts = [probabilities_of(part) for part in logits(0, 100).split(7)]
+    joined = Probabilities(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    for one, other in zip(whole, affinity_rows(joined, C, 8), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_class_never_thought_of_has_the_mean_as_its_row() -> None:
     views_BC = logits(0, 50)
     views_BC[:, 7] = -200.0
-    total = AffinitySum()
-    total.add(views_BC)
-    rows = dense_probabilities(total.rows(C), C, None)
+    rows = dense_probabilities(affinity_rows(probabilities_of(views_BC), C, C), C, None)
     torch.testing.assert_close(rows[7], rows[C])
 
 
@@ -132,12 +150,27 @@ def test_calibration_views_are_fixed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "num_classes", "rule"),
+    ("k", "num_classes", "num_rows", "rule", "num_views"),
     [
-        (10, 1000, {"entries": 128, "views_per_class": 20}),
-        (2, 3, {"entries": 3, "views_per_class": 20}),
-        (3, 3, None),
+        (10, 1000, 1_281_167, {"entries": 128, "views_per_class": 20}, 20_000),
+        (2, 3, 60, {"entries": 3, "views_per_class": 20}, 60),
+        (2, 3, 59, {"entries": 3, "views_per_class": 20, "max_views": 59}, 59),
+        (10, 200, 200, {"entries": 128, "views_per_class": 20, "max_views": 200}, 200),
+        (10, 21_841, 14_000_000, {"entries": 128, "views_per_class": 20, "max_views": 2**18}, 2**18),
+        (10, 200_000, 1000, {"entries": 83, "views_per_class": 20, "max_views": 1000}, 1000),
+        (3, 3, 5000, None, 1024),
     ],
 )
-def test_the_rule_of_an_affinity_is_part_of_the_request(k: int, num_classes: int, rule: dict | None) -> None:
-    assert affinity_rule(k, num_classes) == rule
+def test_the_rule_of_an_affinity_is_part_of_the_request(
+    k: int, num_classes: int, num_rows: int, rule: dict | None, num_views: int
+) -> None:
+    found = affinity_rule(k, num_classes, num_rows)
+    assert found == rule
+    assert num_calibration_views(found, num_classes, num_rows) == num_views
+
+
+@given(st.integers(0, 5000))
+def test_parts_hold_every_calibration_view_once(num_views: int) -> None:
+    parts = calibration_parts(num_views)
+    assert [view for part in parts for view in range(part.start, part.stop)] == list(range(num_views))
+    assert len({part.name for part in parts}) == len(parts)

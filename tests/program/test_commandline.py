@@ -30,8 +30,8 @@ def run(*argv: str) -> tuple[int, list[Flags]]:
 CACHE = "cache_dir cache_gib"
 TEACHER = f"{CACHE} checkpoint pretrained device batch_size workers channels_last compile"
 REQUEST = (
-    f"{TEACHER} data teacher out model_kwargs recipe img_size views topk values views_per_unit extends "
-    "precision retries max_quarantined max_gpu_hours run_dir"
+    f"{TEACHER} data teacher out model_kwargs recipe img_size views topk affinity values views_per_unit "
+    "extends precision retries max_quarantined max_gpu_hours allow_disagreement run_dir"
 )
 ACTORS = "num_actors gpus_per_actor cpus_per_actor unit_timeout_s drain_s"
 EXTRACT = f"json {REQUEST} {ACTORS} engine address"

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pipelines.extraction.order import Description, Rate
-from pipelines.extraction.queue import UnitQueue
+from pipelines.extraction.order import Description, Rate, Trial
+from pipelines.extraction.queue import Task, UnitQueue
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.errors import DeniedError, FullError, TeacherCacheError, UnfitError
+from teacher_cache.labels.affinity_rule import CalibrationPart
+from teacher_cache.labels.agreement import Agreement
 
 Advance = Callable[[int], None]
 """Called with the number of views just labelled; a negative number if a unit that had begun is lost."""
@@ -94,11 +96,19 @@ class Worker(Protocol):
         """Label about the first `num_views` views of a unit, write nothing, and return the rate."""
         ...
 
-    def freeze_affinity(self, advance: Advance) -> None:
-        """Calibrate the class affinity and write it."""
+    def try_calibration(self, num_views: int) -> Trial:
+        """Time some calibration views, spread over the dataset; write nothing."""
         ...
 
-    def compute(self, unit: Unit, advance: Advance) -> Any:
+    def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:
+        """Write what all parts of the calibration tell: the class affinity, and the agreement with labels.
+
+        Returns:
+            The agreement; None where nothing is labelled.
+        """
+        ...
+
+    def compute(self, task: Task, advance: Advance) -> Any:
         """Return the input of `write`. An error concerns this unit alone, unless it is in ENDS_THE_RUN."""
         ...
 
@@ -133,7 +143,7 @@ class WorkerLost:
 class UnitDone:
     """A unit lies in the archive."""
 
-    unit: Unit
+    unit: Task
     worker: str
     result: UnitResult
 
@@ -149,7 +159,7 @@ class UnitFailed:
         will_retry: Whether the unit is tried again; if not, it is quarantined: given up, named at the end.
     """
 
-    unit: Unit
+    unit: Task
     worker: str
     attempt: int
     reason: str
@@ -186,7 +196,7 @@ class Engine(Protocol):
         ...
 
 
-def failed(queue: UnitQueue, unit: Unit, worker: str, node: str, error: BaseException | str) -> UnitFailed:
+def failed(queue: UnitQueue, unit: Task, worker: str, node: str, error: BaseException | str) -> UnitFailed:
     """Give a unit back to the queue because of an error, and return the event."""
     if isinstance(error, str):
         reason, details = error, ""

@@ -22,9 +22,8 @@ from pipelines.extraction.engines.engine import (
     first_line,
     ignore,
 )
-from pipelines.extraction.queue import UnitQueue
+from pipelines.extraction.queue import Task, UnitQueue
 from pipelines.flags.extract import ExtractConfig
-from teacher_cache.archive.layout import Unit
 from teacher_cache.errors import TeacherCacheError
 
 _NAME = "local"
@@ -86,7 +85,7 @@ class LocalEngine:
         except Exception as error:
             return self._failed(queue, under_way.unit, under_way.views, error)
 
-    def _failed(self, queue: UnitQueue, unit: Unit, views: Tally, error: Exception) -> Event:
+    def _failed(self, queue: UnitQueue, unit: Task, views: Tally, error: Exception) -> Event:
         if isinstance(error, ENDS_THE_RUN):
             raise error
         views.take_back()
@@ -107,6 +106,6 @@ class LocalEngine:
 class _Written(NamedTuple):
     """A unit that is being written."""
 
-    unit: Unit
+    unit: Task
     views: Tally
     result: Future[UnitResult]

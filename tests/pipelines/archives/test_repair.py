@@ -177,7 +177,7 @@ def test_status_of_many_shards_fits_a_line() -> None:
     from pipelines.archives.status import Status, picture
 
     states = [["done"] * 900 + ["missing"] * 100]
-    lines = list(picture(Status("0" * 64, False, 4, [4], states, 0), width=80))
+    lines = list(picture(Status("0" * 64, False, 4, [4], states, 0, None), width=80))
     assert len(lines[0]) <= 80
     assert {"█", "·"} <= set(lines[0].plain)
 

@@ -31,12 +31,20 @@ def test_a_plan_says_what_there_is_to_do_and_writes_nothing(
     assert main([*plan_flags(data, tmp_path / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["units"], found["units_done"], found["views"], found["objects"]) == (10, 0, 99, 40)
-    assert found["gpu_hours"] == pytest.approx(99 / found["views_per_s"] / 3600, rel=1e-3)
+    assert found["calibration_views"] == found["agreement"]["views"] == 33
+    assert found["gpu_hours"] > 99 / found["views_per_s"] / 3600
     assert found["cost"] is None
     assert tree(tmp_path) == {}
     assert main(plan_flags(data, tmp_path / "out", price_per_gpu_hour=1000, epochs=30)) == 0
     said = capsys.readouterr().out
-    for words in ("10 to do, 0 done", "99\n", "40, ", "cost ", "student runs of 30 epochs"):
+    for words in (
+        "10 to do, 0 done",
+        "99, and 33 to calibrate on\n",
+        "40, ",
+        "the teacher's top class is the label in ",
+        "cost ",
+        "student runs of 30 epochs",
+    ):
         assert words in said
 
 
@@ -68,7 +76,10 @@ def test_more_hours_than_are_allowed_are_refused(
 ) -> None:
     words = extract_flags(data, tmp_path / "out", max_gpu_hours=1e-9)
     assert main([command, *words[1:]]) == 2
-    assert "--max-gpu-hours 1e-09, but the 99 views asked for take about" in capsys.readouterr().err
+    assert (
+        "--max-gpu-hours 1e-09, but the 99 views asked for, and 33 to calibrate on, take"
+        in capsys.readouterr().err
+    )
     assert tree(tmp_path) == {}
 
 

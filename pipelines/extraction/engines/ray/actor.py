@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from pipelines.extraction.engines.engine import Advance, Tally, UnitResult, Worker
-from teacher_cache.archive.layout import Unit
+from pipelines.extraction.queue import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Actor:
             value = task(self._worker, self._count)
         return value, self._views
 
-    def run(self, unit: Unit) -> tuple[UnitResult, int]:
+    def run(self, unit: Task) -> tuple[UnitResult, int]:
         """Compute and write a unit; return the result, and `views`."""
         views = Tally(self._count)
         try:

@@ -28,8 +28,7 @@ from pipelines.extraction.engines.engine import (
 from pipelines.extraction.engines.ray.cluster import is_gone, kill_on, reason_of, result_of, what_is_free
 from pipelines.extraction.engines.ray.fleet import UNITS_PER_ACTOR, Fleet
 from pipelines.extraction.engines.ray.slot import Call, Slot
-from pipelines.extraction.queue import UnitQueue
-from teacher_cache.archive.layout import Unit
+from pipelines.extraction.queue import Task, UnitQueue
 from teacher_cache.errors import TeacherCacheError, UnfitError
 from teacher_cache.program.signals import StopSignals
 
@@ -175,7 +174,7 @@ class RayRun:
             self._fleet.metrics.done(result)
             yield UnitDone(call.unit, slot.name, result)
 
-    def _failed_unit(self, slot: Slot, unit: Unit, error: Exception) -> Iterator[Event]:
+    def _failed_unit(self, slot: Slot, unit: Task, error: Exception) -> Iterator[Event]:
         slot.units.remove(unit)
         slot.since_s = self._fleet.clock()
         self._count(slot, slot.views_done)

@@ -6,7 +6,7 @@ import dataclasses
 from collections import deque
 from typing import Any, Literal
 
-from teacher_cache.archive.layout import Unit
+from pipelines.extraction.queue import Task
 
 
 class Slot:
@@ -27,7 +27,7 @@ class Slot:
         self.name = f"actor-{number}"
         self.actor: Any = None
         self.node, self.pid = "", 0
-        self.units: deque[Unit] = deque()
+        self.units: deque[Task] = deque()
         self.since_s = self.asked_s = 0.0
         self.views = self.views_done = self.failures = self.failed_starts = 0
 
@@ -44,4 +44,4 @@ class Call:
     slot: Slot
     actor: Any
     what: Literal["start", "run", "views"]
-    unit: Unit | None = None
+    unit: Task | None = None

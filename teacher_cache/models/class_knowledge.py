@@ -1,0 +1,136 @@
+"""Class names that a model's weights are known by, and their comparison with a dataset's classes.
+
+Names come from the hub's label names, timm's ImageNet synsets, a list inside a checkpoint (class_to_idx,
+classes, id2label ...), or a config.json beside it, as timm and Hugging Face write it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset
+
+from teacher_cache.errors import ModelError
+from teacher_cache.labels.class_list import ClassList
+from teacher_cache.models.checkpoint import is_safetensors, safe_types
+
+_LISTS = ("class_to_idx", "classes", "class_names", "label_names", "id2label", "label2id", "names", "labels")
+_INSIDE = ("hyper_parameters", "args", "meta", "config", "hparams", "pretrained_cfg", "default_cfg")
+
+Names = tuple[str, ...]
+
+
+def names_of_hub(model: torch.nn.Module) -> list[Names]:
+    """Return the lists of class names that the hub, or timm for ImageNet, gives for a model's weights."""
+    config: Any = getattr(model, "pretrained_cfg", {})
+    found = []
+    names = _as_names(config.get("label_names"))
+    if names is not None:
+        found.append(names)
+        descriptions = config.get("label_descriptions")
+        if isinstance(descriptions, Mapping):
+            found.append(tuple(str(descriptions.get(name, name)) for name in names))
+    with contextlib.suppress(AssertionError, KeyError, ValueError):
+        subset = infer_imagenet_subset(model)
+        if subset is not None:
+            info = ImageNetInfo(subset)
+            found.append(tuple(info.label_names()))
+            found.append(tuple(info.index_to_description(number) for number in range(info.num_classes())))
+    return found
+
+
+def names_of_file(file: str) -> list[Names]:
+    """Return the lists of class names in a local file of weights, or in a config.json beside it."""
+    found = list(_names_in(_beside(Path(file))))
+    if not Path(file).is_file() or is_safetensors(file):
+        return found
+    with contextlib.suppress(Exception), torch.serialization.safe_globals(safe_types()):
+        # a file that cannot be read is refused where its weights are loaded
+        found += _names_in(torch.load(file, map_location="cpu", weights_only=True))
+    return found
+
+
+def check_names(known: Sequence[Names], classes: ClassList, model: str) -> bool:
+    """Refuse a model whose class names are the dataset's, in another order; return whether they are the same.
+
+    Lists that share less than half of their names with the dataset, such as those of another language, and
+    datasets whose classes are mere numbers, tell nothing; the agreement with labels is measured instead.
+
+    Raises:
+        ModelError: A class of the dataset has another class id in the model.
+    """
+    if all(name.isdigit() for name in classes.names):
+        return False
+    for names in known:
+        if len(names) != len(classes):
+            continue
+        for plain in (_plain, _first_synonym):
+            theirs = {plain(name): number for number, name in enumerate(names)}
+            ours = [theirs.get(plain(name)) for name in classes.names]
+            shared = [number for number in ours if number is not None]
+            if len(theirs) < len(names) or 2 * len(shared) < len(ours):
+                continue
+            moved = [(number, other) for number, other in enumerate(ours) if other not in (None, number)]
+            if moved:
+                number, other = moved[0]
+                raise ModelError(
+                    f"{model} has {len(moved):,} of the dataset's {len(classes):,} classes at other places: "
+                    f"{classes.names[number]!r} is its class {other}, the dataset's {number}",
+                    "Its labels would mean other classes.",
+                    "pack the dataset in the order of the model's classes: pack --classes FILE; "
+                    "or go on with --allow-disagreement",
+                )
+            return len(shared) == len(ours)
+    return False
+
+
+def _names_in(value: Any) -> Iterator[Names]:
+    """Yield the lists of class names in a document or checkpoint."""
+    fields = vars(value) if isinstance(value, argparse.Namespace) else value
+    if not isinstance(fields, Mapping):
+        return
+    for name in _LISTS:
+        names = _as_names(fields.get(name))
+        if names is not None:
+            yield names
+    for name in _INSIDE:
+        yield from _names_in(fields.get(name))
+
+
+def _as_names(value: Any) -> Names | None:
+    """Return names in order of class id, from a list, or a mapping between names and class ids."""
+    if isinstance(value, Mapping):
+        pairs = dict(value)
+        if all(isinstance(key, str) and isinstance(number, int) for key, number in pairs.items()):
+            pairs = {number: key for key, number in pairs.items()}
+        if not all(isinstance(name, str) and str(key).isdigit() for key, name in pairs.items()):
+            return None
+        by_id = {int(key): name for key, name in pairs.items()}
+        value = (
+            [by_id[number] for number in sorted(by_id)] if sorted(by_id) == list(range(len(by_id))) else None
+        )
+    if isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    return None
+
+
+def _beside(file: Path) -> Any:
+    try:
+        return json.loads((file.parent / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _first_synonym(name: str) -> str:
+    return _plain(name.partition(",")[0])
