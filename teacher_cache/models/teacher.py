@@ -124,6 +124,7 @@ def build_teacher(
         ModelError: The model cannot be built or its weights loaded: see `create_model` and `load_weights`;
             or its classes are known to be in another order: see `check_names`.
     """
+    model_kwargs = _as_json(model_kwargs or {})
     kind, _, rest = name.partition(":")
     create, model_name = (KINDS[kind], rest) if kind in KINDS else (create_model, name)
     model = create(
@@ -147,7 +148,7 @@ def build_teacher(
     mean, std = normalization(model)
     spec = TeacherSpec(
         model=name,
-        model_kwargs=_as_json(model_kwargs or {}),
+        model_kwargs=model_kwargs,
         weights_sha256=weights_sha256(model),
         num_classes=len(classes) or int(model.num_classes),  # type: ignore[arg-type]
         mean=mean,
