@@ -49,6 +49,8 @@ class PackConfig(Flags, JsonFlag):
     """Extension of a tar's images, such as input.jpg; WebDataset's "a;b" takes the one that is there."""
     label_key: str | None = None
     """Extension of a tar's labels: cls by default, txt, or json:FIELD for a field of a JSON member."""
+    in_place: bool = False
+    """Index .tar or .parquet files where they lie, on a disk or in a bucket; nothing is copied."""
     shuffle: bool = True
     """Shuffle the samples; --no-shuffle keeps the source's order."""
     workers: Annotated[int, Meta(ge=1)] = os.cpu_count() or 1
@@ -56,6 +58,12 @@ class PackConfig(Flags, JsonFlag):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.in_place and (self.max_side is not None or self.extends is not None):
+            raise InputError(
+                "--in-place with --max-side or --extends",
+                "Images that stay where they are cannot be re-encoded or joined to shards.",
+                "pack a copy, or leave these flags out",
+            )
         if (self.max_side is None) != (self.quality is None):
             raise InputError(
                 "one of --max-side and --quality without the other",

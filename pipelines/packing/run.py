@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pipelines.flags.images import PackConfig
 from teacher_cache.dataset.class_names import read_class_list
 from teacher_cache.dataset.grow import Growth
+from teacher_cache.dataset.in_place import files_in, index_in_place
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.prepare import Reencode
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import Source, SourceOptions
+from teacher_cache.dataset.source import SourceOptions
 from teacher_cache.dataset.sources import open_source
+from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store, local_file, local_folder
 
@@ -24,7 +28,7 @@ class PackReport:
 
     Attributes:
         sha256: Identity of the dataset.
-        samples, classes, shards: Number of each; 0 classes where no image has a label.
+        samples, classes, shards: Number of each; 0 classes where nothing names them.
         skipped: Samples whose images could not be used, as key and reason.
         left_out: Files and members other than samples, by reason.
         notes: Assumptions, as text.
@@ -41,7 +45,7 @@ class PackReport:
     @property
     def lines(self) -> list[str]:
         """Report as text."""
-        of_classes = f"of {self.classes:,} classes" if self.classes else "without labels"
+        of_classes = f"of {self.classes:,} classes" if self.classes else "without classes"
         return [
             *self.notes,
             *(
@@ -61,6 +65,8 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
     Raises:
         InputError: The source or the flags are wrong; see `open_source` and `pack`.
     """
+    if config.in_place:
+        return _run_in_place(config, track)
     reencode = Reencode(config.max_side, config.quality) if config.max_side and config.quality else None
     options = source_options(config)
     with local_folder(config.src) as src:
@@ -76,7 +82,30 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
             track=track,
             shuffle=config.shuffle,
         )
-    return _report(info, source)
+    return _report(info, source.notes)
+
+
+def _run_in_place(config: PackConfig, track: Track) -> PackReport:
+    src = config.src if "://" in config.src else str(Path(config.src).resolve())
+    options = source_options(config)
+    folder, _, name = src.rpartition("/")
+    is_file = name.endswith((".tar", ".parquet"))
+    source = Store(folder if is_file else src)
+    if is_file and source.stat(name) is None:
+        raise DatasetError(
+            f"source {config.src!r} does not exist", "There is nothing to index.", "check the path"
+        )
+    info, notes = index_in_place(
+        source,
+        [name] if is_file else files_in(source, options),
+        Store(config.dst),
+        options,
+        shard_size=config.shard_size,
+        skip_corrupt=config.skip_corrupt,
+        workers=config.workers,
+        track=track,
+    )
+    return _report(info, notes)
 
 
 def source_options(config: PackConfig) -> SourceOptions:
@@ -97,14 +126,13 @@ def source_options(config: PackConfig) -> SourceOptions:
     )
 
 
-def _report(info: DatasetInfo, source: Source) -> PackReport:
-    is_labelled = any(sample.label is not None for sample in source.samples)
+def _report(info: DatasetInfo, notes: Sequence[str]) -> PackReport:
     return PackReport(
         sha256=info.sha256,
         samples=info.num_samples,
-        classes=len(info.classes) if is_labelled else 0,
+        classes=len(info.classes),
         shards=len(info.shards),
         skipped=info.source["skipped"],
-        left_out=source.left_out.to_json(),
-        notes=list(source.notes),
+        left_out=info.source.get("left_out", []),
+        notes=list(notes),
     )

@@ -28,6 +28,8 @@ class Growth:
     """
 
     def __init__(self, base: PackedDataset, source: Source) -> None:
+        if base.info.in_place is not None:
+            base.shard_path(base.info.shards[0])  # raises: there are no shards to keep
         self.base, self.kind = base, source.kind
         self.left_out, self.notes = source.left_out, source.notes
         self.classes = base.info.classes

@@ -20,6 +20,8 @@ from teacher_cache.labels.class_list import ClassList
 from teacher_cache.storage.store import Store
 
 VERSION = 1
+IN_PLACE_VERSION = 2
+"""Version of a dataset whose images stay in the files of its source."""
 DATASET_FILE = "dataset.json"
 INDEX_FILE = "index.parquet"
 
@@ -46,6 +48,34 @@ class Shard:
     num_samples: Annotated[int, Meta(ge=1, le=2**32)]
 
 
+IN_PLACE_SCHEMA = INDEX_SCHEMA.append(pa.field("file", pa.int32()))
+"""Columns of an index in place: offset is that in the file, of parquet the row in the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A tar or parquet file of the source, whose images are read in place."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    num_bytes: Annotated[int, Meta(ge=0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class InPlace:
+    """Files that hold the images of a dataset in place.
+
+    Attributes:
+        root: Folder or URL of the files.
+        files: Files in order.
+        image_column: Column of the images in parquet files; None for tars.
+    """
+
+    root: str
+    files: tuple[SourceFile, ...]
+    image_column: str | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """Content of dataset.json.
@@ -57,12 +87,15 @@ class DatasetInfo:
         index_sha256: sha256 of index.parquet.
         source: Origin of the dataset and settings of its packing: kind, seed, max_side_px, quality, skipped
             samples, and what was left out by reason.
+        in_place: Files that hold the images; None if the shards do. The shards of a dataset in place are
+            those that packing its samples in order would write, so that both have one identity.
     """
 
     classes: tuple[str, ...]
     shards: tuple[Shard, ...]
     index_sha256: str
     source: dict[str, Any]
+    in_place: InPlace | None = None
 
     def __post_init__(self) -> None:
         sizes = [shard.num_samples for shard in self.shards]
@@ -96,10 +129,12 @@ class DatasetInfo:
 
     def to_bytes(self) -> bytes:
         """Return the content of dataset.json."""
+        place = {} if self.in_place is None else {"in_place": dataclasses.asdict(self.in_place)}
         return seal(
             {
                 "format": "teacher-cache-dataset",
-                "version": VERSION,
+                "version": VERSION if self.in_place is None else IN_PLACE_VERSION,
+                **place,
                 "classes": list(self.classes),
                 "num_samples": self.num_samples,
                 "shards": [dataclasses.asdict(shard) for shard in self.shards],
@@ -115,6 +150,7 @@ class Index:
     Attributes:
         keys: Sample keys, unique.
         offsets_N, sizes_N: Position and size of each image's bytes in its tar, int64 and int32.
+        files_N: Number of the file that holds each image, of a dataset in place; else None.
         labels_N: Class ids of the samples, int32; -1 for a sample without a label.
     """
 
@@ -124,6 +160,9 @@ class Index:
         self.sizes_N: npt.NDArray[np.int32] = table["size"].to_numpy()
         labels_N = table["label"].to_numpy()  # with NaN for null, where there is one
         self.labels_N: npt.NDArray[np.int32] = np.nan_to_num(labels_N, nan=-1).astype(np.int32)
+        self.files_N: npt.NDArray[np.int32] | None = None
+        if "file" in table.column_names:
+            self.files_N = table["file"].to_numpy()
         self._sha256: pa.Array = table["sha256"].combine_chunks()
 
     def __len__(self) -> int:
@@ -172,7 +211,8 @@ def read_info(store: Store) -> DatasetInfo:
         raise DatasetError(
             f"{store.path(DATASET_FILE)} is damaged: {error}", "The dataset is not certain.", "pack it again"
         ) from error
-    if document.get("format") != "teacher-cache-dataset" or document.get("version") != VERSION:
+    known = IN_PLACE_VERSION if "in_place" in document else VERSION
+    if document.get("format") != "teacher-cache-dataset" or document.get("version") != known:
         raise DatasetError(
             f"{store.path(DATASET_FILE)} has format {document.get('format')!r}, "
             f"version {document.get('version')!r}",

@@ -33,12 +33,14 @@ class Done:
         position: Number of samples of the source's order that it and the shards before it have used up.
         skipped: Samples skipped so far, as key and reason.
         index: Index of the shard's samples.
+        progress: Finished files and samples of the next one, for a source that is read file by file.
     """
 
     shard: Shard
     position: int
     skipped: list[dict[str, str]]
     index: pa.Table
+    progress: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Journal:
@@ -88,7 +90,8 @@ class Journal:
             shard = Shard(**document["shard"])
             if document["is_stored"] and sizes.get(shard.name) != shard.num_bytes:
                 return found
-            found.append(Done(shard, document["position"], document["skipped"], index))
+            skipped, progress = document["skipped"], document["progress"]
+            found.append(Done(shard, document["position"], skipped, index, progress))
 
     def add(self, done: Done, number: int, *, is_stored: bool = True) -> None:
         """Record a finished shard; `is_stored` tells whether it is an object of the store."""
@@ -97,6 +100,7 @@ class Journal:
             "shard": dataclasses.asdict(done.shard),
             "position": done.position,
             "skipped": done.skipped,
+            "progress": done.progress,
             "is_stored": is_stored,
         }
         self._store.put(f"{_name(number)}.json", seal(fields))

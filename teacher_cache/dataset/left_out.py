@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _MOST_LISTED = 10_000
@@ -33,6 +33,21 @@ class LeftOut:
         names = self._names.setdefault(reason, [])
         if len(names) < _MOST_LISTED:
             names.append(name)
+
+    @classmethod
+    def from_json(cls, reasons: Sequence[Mapping[str, Any]]) -> LeftOut:
+        """Read the result of `to_json`."""
+        found = cls()
+        for reason in reasons:
+            found._counts[reason["reason"]] += reason["count"]
+            names = found._names.setdefault(reason["reason"], [])
+            names += reason["names"][: _MOST_LISTED - len(names)]
+        return found
+
+    @classmethod
+    def joined(cls, parts: Iterable[LeftOut]) -> LeftOut:
+        """Return several collections as one."""
+        return cls.from_json([reason for part in parts for reason in part.to_json()])
 
     def __len__(self) -> int:
         return self._counts.total()

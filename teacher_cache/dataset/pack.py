@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import pyarrow as pa
@@ -17,15 +17,15 @@ from teacher_cache.dataset.index import (
     INDEX_FILE,
     INDEX_SCHEMA,
     DatasetInfo,
-    Shard,
     index_bytes,
 )
 from teacher_cache.dataset.index_tar import index_tar
 from teacher_cache.dataset.journal import Done, Journal
+from teacher_cache.dataset.left_out import LeftOut
 from teacher_cache.dataset.prepare import Prepared, Reencode, Work, prepare_all
 from teacher_cache.dataset.sample import Sample
+from teacher_cache.dataset.shard_draft import ShardDraft, shard_name
 from teacher_cache.dataset.source import Source
-from teacher_cache.dataset.tar_bytes import end_bytes
 from teacher_cache.errors import DatasetError, ImageError, InputError
 from teacher_cache.exact.canonical import canonical_json, file_sha256, sha256_hex
 from teacher_cache.exact.streams import Purpose, RandomStream, permutation
@@ -74,7 +74,7 @@ def pack(
         samples = [samples[number] for number in order.tolist()]
     options = [shard_size, seed, shuffle, reencode, skip_corrupt]
     journal = Journal(destination, _plan_sha256(source, options))
-    with track("pack", len(samples), "images") as advance, _removed_on_refusal(destination, journal):
+    with track("pack", len(samples), "images") as advance, removed_on_refusal(destination, journal):
         done = journal.done()
         if isinstance(source, Growth) and len(done) < len(source.full_shards):
             done = _copy_shards(source, destination, journal)
@@ -90,7 +90,11 @@ def pack(
             shard_size,
             len(done),
         )
-        info, index = described(source, done, reencode, seed, shuffle=shuffle)
+        settings: dict[str, Any] = {"seed": seed, **({} if shuffle else {"shuffled": False})}
+        if reencode:
+            settings |= {"max_side_px": reencode.max_side_px, "quality": reencode.quality}
+        labels = {sample.label for sample in source.samples}
+        info, index = described(source.kind, source.classes, labels, source.left_out, done, settings)
     destination.put(INDEX_FILE, index)
     destination.put(DATASET_FILE, info.to_bytes())
     journal.clear()
@@ -147,47 +151,36 @@ def _write_shards(
     done: list[Done] = []
     good = iter(samples)
     while (first := next(good, None)) is not None:
-        name = shard_name(number + len(done))
-        columns: dict[str, list[Any]] = {column: [] for column in INDEX_SCHEMA.names}
-        digest, num_bytes = hashlib.sha256(), 0
-        with destination.put_file(name) as path, path.open("wb") as file:
+        place = number + len(done)
+        with destination.put_file(shard_name(place)) as path, path.open("wb") as file:
+            draft = ShardDraft(place, INDEX_SCHEMA, file)
             sample: Prepared | None = first
             while sample is not None:
-                add_row(columns, sample, number + len(done), num_bytes + sample.image[0])
-                file.write(sample.data)
-                digest.update(sample.data)
-                num_bytes += len(sample.data)
-                sample = next(good, None) if len(columns["key"]) < shard_size else None
-            end = end_bytes(num_bytes)
-            file.write(end)
-            digest.update(end)
-        shard = Shard(name, digest.hexdigest(), num_bytes + len(end), len(columns["key"]))
-        done.append(
-            Done(shard, samples.position, list(samples.skipped), pa.table(columns, schema=INDEX_SCHEMA))
-        )
-        journal.add(done[-1], number + len(done) - 1)
+                draft.add(sample)
+                sample = next(good, None) if len(draft) < shard_size else None
+            shard, index = draft.finish()
+        done.append(Done(shard, samples.position, list(samples.skipped), index))
+        journal.add(done[-1], place)
     return done
 
 
-def shard_name(number: int) -> str:
-    """Return the name of a shard."""
-    return f"shard-{number:06d}.tar"
-
-
-def add_row(columns: dict[str, list[Any]], sample: Prepared, shard: int, offset: int) -> None:
-    """Append a sample to the index's columns."""
-    columns["key"].append(sample.sample.key)
-    columns["shard"].append(shard)
-    columns["offset"].append(offset)
-    columns["size"].append(sample.image[1])
-    columns["label"].append(sample.sample.label)
-    columns["sha256"].append(sample.sha256)
-
-
 def described(
-    source: Source | Growth, done: Sequence[Done], reencode: Reencode | None, seed: int, *, shuffle: bool
+    kind: str,
+    classes: Sequence[str],
+    labels: Set[int | None],
+    left_out: LeftOut,
+    done: Sequence[Done],
+    options: Mapping[str, Any],
 ) -> tuple[DatasetInfo, bytes]:
     """Return dataset.json's content and the index's bytes.
+
+    Args:
+        kind: Kind of the source.
+        classes: Class names in order of class id.
+        labels: Labels that the source has.
+        left_out: Files and members other than samples.
+        done: All shards.
+        options: Settings of the packing.
 
     Raises:
         DatasetError: No image was good, or none of a class that the source has.
@@ -195,10 +188,9 @@ def described(
     if not done:
         raise DatasetError("no image of the source can be decoded", "The dataset would be empty.")
     table = pa.concat_tables([each.index for each in done])
-    there = set(table["label"].to_pylist())
-    emptied = {sample.label for sample in source.samples} - there
+    emptied = {label for label in labels if label is not None} - set(table["label"].to_pylist())
     if emptied:
-        names = [source.classes[number] for number in sorted(label for label in emptied if label is not None)]
+        names = [classes[number] for number in sorted(emptied)]
         raise DatasetError(
             f"no image of class {', '.join(names[:5])} can be decoded",
             "It would be a class that nothing belongs to.",
@@ -206,22 +198,20 @@ def described(
         )
     index = index_bytes(table)
     about: dict[str, Any] = {
-        "kind": source.kind,
-        "seed": seed,
-        "max_side_px": reencode.max_side_px if reencode else None,
-        "quality": reencode.quality if reencode else None,
+        "kind": kind,
+        "max_side_px": None,
+        "quality": None,
         "skipped": done[-1].skipped,
+        **options,
     }
-    if source.left_out:
-        about["left_out"] = source.left_out.to_json()
-    if not shuffle:
-        about["shuffled"] = False
+    if left_out:
+        about["left_out"] = left_out.to_json()
     shards = tuple(each.shard for each in done)
-    return DatasetInfo(tuple(source.classes), shards, sha256_hex(index), about), index
+    return DatasetInfo(tuple(classes), shards, sha256_hex(index), about), index
 
 
 @contextlib.contextmanager
-def _removed_on_refusal(destination: Store, journal: Journal) -> Iterator[None]:
+def removed_on_refusal(destination: Store, journal: Journal) -> Iterator[None]:
     """Remove what was written if the source is refused; after a kill or a full disk it stays."""
     try:
         yield

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
-from teacher_cache.dataset.index import DatasetInfo, Index, Shard, read_index_table, read_info
+from teacher_cache.dataset.index import (
+    DatasetInfo,
+    Index,
+    Shard,
+    SourceFile,
+    read_index_table,
+    read_info,
+)
+from teacher_cache.dataset.parquet_rows import ParquetRows
 from teacher_cache.errors import DamagedError, DatasetError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
@@ -34,18 +44,24 @@ class PackedDataset:
         self._store = Store(url)
         self.info: DatasetInfo = read_info(self._store)
         self.index: Index = Index(read_index_table(self._store, self.info))
-        sizes = self._store.sizes()
-        for shard in self.info.shards:
-            size = sizes.get(shard.name)
-            if size != shard.num_bytes:
+        place = self.info.in_place
+        self._files: Sequence[Shard | SourceFile] = self.info.shards if place is None else place.files
+        self._images = self._store if place is None else Store(place.root)
+        sizes = self._images.sizes()
+        for file in self._files:
+            size = sizes.get(file.name)
+            if size != file.num_bytes:
                 raise DatasetError(
-                    f"shard {self._store.path(shard.name)} has {size or 0:,} of {shard.num_bytes:,} bytes",
+                    f"shard {self._images.path(file.name)} has {size or 0:,} of {file.num_bytes:,} bytes",
                     "It is truncated or of another dataset; its samples cannot be trusted.",
                     "copy the shard again, or pack the dataset again",
                 )
         self._is_hashed_N = np.zeros(len(self.index), bool)
         self._cache = ReadThroughCache(room)
         self._maps: dict[int, _Map] = {}
+        self._rows: ParquetRows | None = None
+        if place is not None and place.image_column is not None:
+            self._rows = ParquetRows(place.image_column, lambda number: self._local_path(self._files[number]))
 
     def __reduce__(self) -> tuple[type[PackedDataset], tuple[str, CacheRoom]]:
         return PackedDataset, (self.url, self._room)
@@ -57,17 +73,26 @@ class PackedDataset:
         """Return the local path of a shard, or of a copy of it.
 
         Raises:
-            DatasetError: There is no room for a copy.
+            DatasetError: There is no room for a copy, or the dataset is in place, without shards of its own.
         """
-        file = self._open(shard)
-        if file is None:
+        if self.info.in_place is not None:
             raise DatasetError(
-                f"there is no room for a copy of {self._store.path(shard.name)}",
-                "It must be read whole, from a local disk.",
-                "copy the dataset to one first",
+                f"{self.url} is an index of images in {self.info.in_place.root}",
+                "It has no shards of its own.",
+                "pack a copy of the images",
             )
-        with file:
-            return Path(file.name)
+        return self._local_path(shard)
+
+    def _local_path(self, file: Shard | SourceFile) -> Path:
+        opened = self._open(file)
+        if opened is None:
+            raise DatasetError(
+                f"there is no room for a copy of {self._images.path(file.name)}",
+                "It must be read whole, from a local disk.",
+                "copy the dataset to one first, or give more room with --cache-gib",
+            )
+        with opened:
+            return Path(opened.name)
 
     def rows_of(self, shard: int) -> range:
         """Return the rows of a shard."""
@@ -80,14 +105,9 @@ class PackedDataset:
         Raises:
             DatasetError: The image's bytes are not those that were packed.
         """
-        number = row // self.info.samples_per_shard
-        start = int(self.index.offsets_N[row])
-        stop = start + int(self.index.sizes_N[row])
-        found = self._map(number)
-        if found is not None:
-            data = found.map[start:stop]
-        else:
-            data = self._store.get_range(self.info.shards[number].name, start, stop)
+        files_N = self.index.files_N
+        number = row // self.info.samples_per_shard if files_N is None else int(files_N[row])
+        data = self._bytes_in(number, row)
         if not self._is_hashed_N[row]:
             if sha256_hex(data) != self.index.image_sha256(row):
                 raise DatasetError(
@@ -98,12 +118,29 @@ class PackedDataset:
             self._is_hashed_N[row] = True
         return data
 
+    def _bytes_in(self, number: int, row: int) -> bytes:
+        """Return the bytes of a row's image in a file, unchecked."""
+        start = int(self.index.offsets_N[row])
+        if self._rows is not None:
+            try:
+                return self._rows.read(number, start)
+            except (ValueError, pa.ArrowException) as error:
+                raise DatasetError(
+                    f"{self._images.path(self._files[number].name)} cannot be read: {error}",
+                    "It is not the file that was indexed.",
+                    "copy the file again, or index the dataset again",
+                ) from error
+        stop = start + int(self.index.sizes_N[row])
+        found = self._map(number)
+        if found is not None:
+            return found.map[start:stop]
+        return self._images.get_range(self._files[number].name, start, stop)
+
     def _map(self, number: int) -> _Map | None:
         """Map a shard or a local copy into memory; None if there is no room for a copy."""
         found = self._maps.pop(number, None)
         if found is None:
-            shard = self.info.shards[number]
-            file = self._open(shard)
+            file = self._open(self._files[number])
             if file is None:
                 return None
             with file:
@@ -114,11 +151,11 @@ class PackedDataset:
         self._maps[number] = found  # last in the dict: used last
         return found
 
-    def _open(self, shard: Shard) -> BinaryIO | None:
-        if self._store.is_local:
-            return Path(self._store.path(shard.name)).open("rb")
+    def _open(self, file: Shard | SourceFile) -> BinaryIO | None:
+        if self._images.is_local:
+            return Path(self._images.path(file.name)).open("rb")
         try:
-            return self._cache.open(self._store, shard.name, shard.sha256, shard.num_bytes)
+            return self._cache.open(self._images, file.name, file.sha256, file.num_bytes)
         except DamagedError as error:
             raise DatasetError(error.value, error.consequence, error.remedy) from error
 

@@ -36,7 +36,8 @@ def parquet_source(files: Sequence[Path], options: SourceOptions) -> Source:
     Raises:
         DatasetError: A file cannot be read, its columns are not certain, or its labels do not fit.
     """
-    columns, listed, names_notes = named_columns(files, options)
+    schemas = [read_schema(str(file), str(file)) for file in files]
+    columns, listed, names_notes = named_columns(files, schemas, options)
     spool: Any = tempfile.NamedTemporaryFile(prefix="teacher-cache-pack-")
     raw: list[RawLabel] = []
     places: list[SpanPlace] = []
@@ -56,8 +57,14 @@ def parquet_source(files: Sequence[Path], options: SourceOptions) -> Source:
     return Source("parquet", classes.names, samples, LeftOut(), [*names_notes, *classes.notes], keep=spool)
 
 
+def read_schema(file: Any, name: str) -> pa.Schema:
+    """Return the schema of a parquet file, given as a path or an open file. Raises DatasetError."""
+    with readable(name):
+        return pq.read_schema(file)
+
+
 def named_columns(
-    files: Sequence[Path], options: SourceOptions
+    files: Sequence[Path], schemas: Sequence[pa.Schema], options: SourceOptions
 ) -> tuple[list[Columns], Sequence[str] | None, list[str]]:
     """Return the columns of each file, the class names in order, and what was assumed.
 
@@ -67,10 +74,6 @@ def named_columns(
     Raises:
         DatasetError: See `find_columns`; or numbers could mean several orders.
     """
-    schemas = []
-    for file in files:
-        with readable(file):
-            schemas.append(pq.read_schema(file))
     columns = find_columns(files, schemas, options)
     lists = {tuple(found.names) for found in columns if found.names is not None}
     listed = list(options.classes) if options.classes is not None else None
@@ -103,21 +106,32 @@ def row_key(file: Path, number: int) -> str:
     return key_of(f"{file.name.removesuffix('.parquet')}-{number:08d}")
 
 
-def rows_of(file: Path, columns: Columns) -> Iterator[Row]:
+def rows_of(
+    file: Path, columns: Columns, *, named: Path | None = None, takes_paths: bool = True
+) -> Iterator[Row]:
     """Yield the rows of a file.
+
+    Args:
+        file: File to read.
+        columns: Columns of the images and labels.
+        named: Name of the file in messages, if it is a copy.
+        takes_paths: Whether a row without bytes may name an image file beside the table.
 
     Raises:
         DatasetError: The file is damaged, or a row has no image or label.
     """
-    with readable(file):
+    with readable(named or file):
         names = [name for name in (columns.image, columns.label) if name is not None]
         first = 0
         for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=names):
-            yield from rows_of_batch(file, columns, batch, first)
+            beside = file.parent if takes_paths else None
+            yield from _rows_of_batch(named or file, columns, batch, first, beside)
             first += batch.num_rows
 
 
-def rows_of_batch(file: Path, columns: Columns, batch: pa.RecordBatch, first: int) -> Iterator[Row]:
+def _rows_of_batch(
+    file: Path, columns: Columns, batch: pa.RecordBatch, first: int, beside: Path | None
+) -> Iterator[Row]:
     """Yield the rows of a batch that begins at row `first` of a file."""
     images = _decoded(batch.column(columns.image))
     label_of = _label_of(columns)
@@ -126,7 +140,7 @@ def rows_of_batch(file: Path, columns: Columns, batch: pa.RecordBatch, first: in
         labels = _decoded(batch.column(columns.label)).to_pylist()
     for number, (image, label) in enumerate(zip(images, labels, strict=True), first):
         try:
-            yield Row(_bytes_of(image.as_py(), file), label_of(label))
+            yield Row(_bytes_of(image.as_py(), beside), label_of(label))
         except ValueError as error:
             raise DatasetError(
                 f"row {number} of {file} {error}",
@@ -158,7 +172,7 @@ def _label_of(columns: Columns) -> Callable[[Any], RawLabel]:
     return label_of
 
 
-def _bytes_of(value: Any, file: Path) -> bytes:
+def _bytes_of(value: Any, beside: Path | None) -> bytes:
     """Return the bytes of an image value, from the file that it names if it holds none itself."""
     if isinstance(value, bytes):
         return value
@@ -167,9 +181,9 @@ def _bytes_of(value: Any, file: Path) -> bytes:
         return data
     if not path:
         raise ValueError("has no image: neither bytes nor a path")
-    named = file.parent / path
-    if not named.is_file():
-        raise ValueError(f"has no image bytes, only the path {path!r}, and no such file is there")
+    named = None if beside is None else beside / path
+    if named is None or not named.is_file():
+        raise ValueError(f"has no image bytes, only the path {path!r}, and no such file is taken")
     return named.read_bytes()
 
 

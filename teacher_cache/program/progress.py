@@ -40,7 +40,8 @@ class Track(Protocol):
         ...
 
 
-def _ignore(count: int, note: str = "") -> None:
+def ignore(count: int, note: str = "") -> None:
+    """Do nothing; an `Advance` without a display."""
     del count, note
 
 
@@ -54,7 +55,7 @@ class _Rate(ProgressColumn):
 def silent(what: str, total: int, unit: str) -> Iterator[Advance]:
     """Open a `Track` that shows nothing."""
     del what, total, unit
-    yield _ignore
+    yield ignore
 
 
 @contextlib.contextmanager

@@ -1,0 +1,62 @@
+"""Shard under construction: its bytes are hashed and, unless it is indexed in place, written."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from teacher_cache.dataset.index import Shard
+from teacher_cache.dataset.prepare import Prepared
+from teacher_cache.dataset.tar_bytes import end_bytes
+
+
+class ShardDraft:
+    """Tar of samples with their index.
+
+    Args:
+        number: Number of the shard.
+        schema: Columns of the index.
+        file: File that the tar is written to; None only hashes it.
+    """
+
+    def __init__(self, number: int, schema: pa.Schema, file: BinaryIO | None) -> None:
+        self._number, self._schema, self._file = number, schema, file
+        self._columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+        self._digest, self._num_bytes = hashlib.sha256(), 0
+
+    def __len__(self) -> int:
+        return len(self._columns["key"])
+
+    def add(self, sample: Prepared, **elsewhere: int) -> None:
+        """Append a sample; `elsewhere` replaces the offset in the tar, and fills further columns."""
+        values = {
+            "key": sample.sample.key,
+            "shard": self._number,
+            "offset": self._num_bytes + sample.image[0],
+            "size": sample.image[1],
+            "label": sample.sample.label,
+            "sha256": sample.sha256,
+            **elsewhere,
+        }
+        for name, column in self._columns.items():
+            column.append(values[name])
+        self._write(sample.data)
+
+    def finish(self) -> tuple[Shard, pa.Table]:
+        """End the tar, and return its description and its index."""
+        self._write(end_bytes(self._num_bytes))
+        shard = Shard(shard_name(self._number), self._digest.hexdigest(), self._num_bytes, len(self))
+        return shard, pa.table(self._columns, schema=self._schema)
+
+    def _write(self, data: bytes) -> None:
+        if self._file is not None:
+            self._file.write(data)
+        self._digest.update(data)
+        self._num_bytes += len(data)
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard."""
+    return f"shard-{number:06d}.tar"
