@@ -126,7 +126,7 @@ def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: LabelSou
         labels = archive.spec.labels
         if labels.affinity is None and labels.k < labels.num_classes:
             raise InputError(
-                f"--tail affinity, but archive {config.labels} was made with --affinity none",
+                f"--tail affinity, but archive {config.labels} has no class affinity",
                 "The mass outside its top classes cannot be spread as the teacher would.",
                 "choose another tail: --tail uniform",
             )

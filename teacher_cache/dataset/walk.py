@@ -1,4 +1,4 @@
-"""Walk through tars or parquet files, on a disk or in a bucket, from sample to sample, each byte read once."""
+"""Walk through tars or parquet files, on a disk or in a bucket, each byte read once."""
 
 from __future__ import annotations
 
