@@ -56,7 +56,7 @@ def tar_source(files: Sequence[Path], options: SourceOptions, *, is_packed: bool
     temporary: list[Any] = []
     for file in files:
         plain = _uncompressed(file, temporary)
-        with plain.open("rb") as stream:
+        with readable(file), plain.open("rb") as stream:
             samples = tar_samples(stream, str(file), left_out, lambda name: is_label(name, options))
             for sample in samples:
                 where = f"sample {sample.name!r} in {file}"

@@ -72,8 +72,9 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
         entries = (
             [root] if root.is_file() else [entry for entry in root.iterdir() if not is_system(entry.name)]
         )
-        parquet = sorted(entry for entry in entries if entry.name.lower().endswith(".parquet"))
-        tars = sorted(entry for entry in entries if entry.name.lower().endswith(SUFFIXES))
+        files = [entry for entry in entries if not entry.is_dir()]
+        parquet = sorted(entry for entry in files if entry.name.lower().endswith(".parquet"))
+        tars = sorted(entry for entry in files if entry.name.lower().endswith(SUFFIXES))
         folders = class_folders(root)
         if (root / DATASET_FILE).is_file():
             shards = read_info(Store(root)).shards

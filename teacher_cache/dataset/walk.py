@@ -14,7 +14,7 @@ from teacher_cache.dataset.keys import META, key_of
 from teacher_cache.dataset.left_out import NO_SAMPLE, LeftOut
 from teacher_cache.dataset.parquet_columns import Columns
 from teacher_cache.dataset.sample import Members, Sample
-from teacher_cache.dataset.source import SourceOptions
+from teacher_cache.dataset.source import SourceOptions, readable
 from teacher_cache.dataset.source_parquet import named_columns, read_schema, row_key, rows_of
 from teacher_cache.dataset.tar_labels import parts_of
 from teacher_cache.dataset.tar_members import tar_samples
@@ -82,7 +82,10 @@ class Walk:
         self._file_of_key: dict[str, int] = {}
         if names[0].endswith(".parquet"):
             paths = [Path(name) for name in names]
-            schemas = [read_schema(RangeFile(source, name), name) for name in names]
+            schemas = []
+            for name in names:
+                with readable(name):
+                    schemas.append(read_schema(RangeFile(source, name), name))
             self._columns, self.listed, self.notes = named_columns(paths, schemas, options)
             self.image_column = self._columns[0].image
         if prefixed:
@@ -120,7 +123,8 @@ class Walk:
 
     def _tar(self, number: int, left_out: LeftOut) -> Iterator[Sample]:
         name = self.names[number]
-        stream = StreamedFile(self.source, name)
+        with readable(name):
+            stream = StreamedFile(self.source, name)
         prefix = f"{Path(name).stem}/" if self.prefixed else ""
         count = 0
         for found in tar_samples(stream, name, left_out, lambda _: True):  # type: ignore[arg-type]
@@ -134,13 +138,14 @@ class Walk:
             place = ReadPlace(members, what, number, found.spans[parts.image][0], count)
             yield Sample(key_of(prefix + found.name), self._class_id(parts.label, what), place)
             count += 1
-        file = SourceFile(name, stream.sha256(), stream.num_bytes)
+        with readable(name):
+            file = SourceFile(name, stream.sha256(), stream.num_bytes)
         self.files[number:] = [(file, left_out)]
 
     def _parquet(self, number: int) -> Iterator[Sample]:
         assert self._columns is not None
         name = Path(self.names[number])
-        with self.source.local_copy(self.names[number]) as path:
+        with readable(name), self.source.local_copy(self.names[number]) as path:
             file = SourceFile(self.names[number], file_sha256(path), path.stat().st_size)
             rows = rows_of(path, self._columns[number], named=name, takes_paths=False)
             for row, (image, label) in enumerate(rows):
