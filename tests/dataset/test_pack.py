@@ -18,7 +18,7 @@ from teacher_cache.dataset.index import DatasetInfo, read_info
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.prepare import Reencode
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import Source
+from teacher_cache.dataset.source import Source, SourceOptions
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.program.progress import silent
@@ -258,3 +258,44 @@ def test_growth_is_of_one_kind(data: str, folders: Path, tmp_path: Path) -> None
         packed(growth, tmp_path / "out", shard_size=5)
     with pytest.raises(DatasetError, match="already"):
         Growth(PackedDataset(data), open_source(str(folders)))
+
+
+def test_an_image_above_the_limit_is_packed_if_it_is_shrunk_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS_TO_SHRINK", 2000)
+    source = tmp_path / "in"
+    for name, side in (("ant", 30), ("bee", 40)):
+        (source / name).mkdir(parents=True)
+        (source / name / "0.png").write_bytes(encoded(picture(1, side, side), "PNG"))
+    with pytest.raises(
+        ImageError, match=r"is 40 x 40, 1,600 pixels\nMore than 1,000 .*bomb(.|\n)*--skip-corrupt"
+    ):
+        packed(open_source(str(source)), tmp_path / "out")
+    packed(open_source(str(source)), tmp_path / "out", reencode=Reencode(20, 90))
+    for image, _ in contents(PackedDataset(str(tmp_path / "out"))).values():
+        assert images.decode(image, "key").shape == (20, 20, 3)
+
+
+def test_the_reason_of_what_is_skipped_is_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    source = write_class_folders(tmp_path / "in", per_class=2)
+    (source / "ant" / "big.png").write_bytes(encoded(picture(1, 40, 40), "PNG"))
+    for file in source.rglob("*.jpg"):
+        file.write_bytes(encoded(picture(1, 20, 20), "JPEG"))
+    info = packed(open_source(str(source)), tmp_path / "out", skip_corrupt=True)
+    (skipped,) = info.source["skipped"]
+    assert "is 40 x 40, 1,600 pixels" in skipped["reason"]
+    assert "decompression bomb" in skipped["reason"]
+
+
+def test_growth_maps_classes_by_name(data: str, tmp_path: Path) -> None:
+    more = write_class_folders(tmp_path / "more", per_class=12)
+    for name in ("ant", "cat"):
+        shutil.rmtree(more / name)
+    source = open_source(str(more), SourceOptions(classes=["bee"]))
+    info = packed(Growth(PackedDataset(data), source), tmp_path / "out")
+    assert info.classes == CLASSES
+    labels = {key: label for key, (_, label) in contents(PackedDataset(str(tmp_path / "out"))).items()}
+    assert labels["bee/bee11"] == 1
