@@ -97,11 +97,7 @@ def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:
         **changes,
     }
     words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None]
-    return [
-        "extract",
-        "--allow-disagreement",
-        *words,
-    ]  # the teacher tells images apart, but not these classes
+    return ["extract", *words]
 
 
 def tree(folder: str | Path) -> dict[str, bytes]:

@@ -4,8 +4,10 @@ With N views, of which the teacher's top class is the label in a share a, and th
 
     p = sum over classes of (share of the label) (share of the top class),
 
-agreement is near chance if a <= p + min(p, (1 - p) / 10), or if chance alone gives a or more with a
-probability above 1 % (Chernoff's bound, exp(-N KL(a || p))). Classes are in another order if a one-to-one
+a teacher fits if a > p + min(p, (1 - p) / 10), and chance alone gives a or more with a probability of at
+most 1 % (Chernoff's bound, exp(-N KL(a || p))). Else agreement is near chance if a teacher that is right in a
+tenth of what chance leaves, s = p + (1 - p) / 10, would give a or less with a probability of at most 1 %; if
+not, N is too small to tell. Classes are in another order if a one-to-one
 map from labels to top classes, made of one half of the views, is right in 1.5 times as many of the other half
 as no map, and by more than three standard deviations.
 """
@@ -24,10 +26,8 @@ from msgspec import Meta
 Verdict = Literal["fits", "too few views", "near chance", "another order"]
 
 _SIGNIFICANT = 0.01
-_DECIDABLE = 0.001
-"""Probability that chance alone gives whole agreement, above which nothing is judged."""
-_LEAST_VIEWS = 16
-"""Number of views below which a teacher of 30 % accuracy may well agree in none."""
+_LEAST_SKILL = 0.1
+"""Share of what chance leaves that a teacher worth distilling is right in, mixed views included."""
 _Ints = npt.NDArray[np.int64]
 
 
@@ -89,11 +89,12 @@ def _judged(views: int, agreed: int, chance: float, mapped: int) -> Verdict:
     spread = math.sqrt(views * max(share * (1 - share), 1 / views))
     if mapped > 1.5 * agreed and mapped - agreed > 3 * spread:
         return "another order"
-    is_high = share > chance + min(chance, (1 - chance) / 10)
-    if is_high and _chance_gives(share, chance, views) <= _SIGNIFICANT:
+    is_high = share > chance + min(chance, _LEAST_SKILL * (1 - chance))
+    if is_high and _tail(share, chance, views) <= _SIGNIFICANT:
         return "fits"
-    is_decidable = chance**views <= _DECIDABLE and views >= _LEAST_VIEWS
-    return "near chance" if is_decidable else "too few views"
+    skilled = chance + _LEAST_SKILL * (1 - chance)
+    is_low = share < skilled and _tail(share, skilled, views) <= _SIGNIFICANT
+    return "near chance" if is_low else "too few views"
 
 
 def _best_map(top_N: _Ints, labels_N: _Ints) -> dict[int, int]:
@@ -110,9 +111,8 @@ def _best_map(top_N: _Ints, labels_N: _Ints) -> dict[int, int]:
     return best
 
 
-def _chance_gives(share: float, chance: float, views: int) -> float:
-    """Return Chernoff's bound of the probability that chance alone gives a share or more."""
-    if share <= chance:
-        return 1.0
-    rest = 0.0 if share == 1 else (1 - share) * math.log((1 - share) / (1 - chance))
-    return math.exp(-views * (share * math.log(share / max(chance, 1e-12)) + rest))
+def _tail(share: float, expected: float, views: int) -> float:
+    """Return Chernoff's bound of the probability of a share at least as far from the expected one."""
+    parts = ((share, expected), (1 - share, 1 - expected))
+    divergence = sum(a * math.log(a / max(p, 1e-12)) for a, p in parts if a > 0)
+    return math.exp(-views * divergence)
