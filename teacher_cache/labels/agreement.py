@@ -7,9 +7,9 @@ With N views, of which the teacher's top class is the label in a share a, and th
 a teacher fits if a > p + min(p, (1 - p) / 10), and chance alone gives a or more with a probability of at
 most 1 % (Chernoff's bound, exp(-N KL(a || p))). Else agreement is near chance if a teacher that is right in a
 tenth of what chance leaves, s = p + (1 - p) / 10, would give a or less with a probability of at most 1 %; if
-not, N is too small to tell. Classes are in another order if a one-to-one
-map from labels to top classes, made of one half of the views, is right in 1.5 times as many of the other half
-as no map, and by more than three standard deviations.
+not, N is too small to tell. Classes are in another order if a one-to-one map from labels to top classes, made
+of one half of the views, is right in 1.5 times as many of the other half as no map, and by more than three
+standard deviations.
 """
 
 from __future__ import annotations
