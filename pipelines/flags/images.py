@@ -58,6 +58,10 @@ class PackConfig(Flags, JsonFlag):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.split is not None and not self.splits:
+            raise InputError(
+                f"--split {self.split} with --no-splits", "One of them would be ignored.", "give one of them"
+            )
         if self.in_place and (self.max_side is not None or self.extends is not None):
             raise InputError(
                 "--in-place with --max-side or --extends",

@@ -11,7 +11,7 @@ from pipelines.flags.images import PackConfig
 from teacher_cache.dataset.class_names import read_class_list
 from teacher_cache.dataset.grow import Growth
 from teacher_cache.dataset.in_place import files_in, index_in_place
-from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, read_info
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.prepare import Reencode
 from teacher_cache.dataset.shards import PackedDataset
@@ -111,9 +111,18 @@ def _run_in_place(config: PackConfig, track: Track) -> PackReport:
 def source_options(config: PackConfig) -> SourceOptions:
     """Return the choices that the flags make."""
     classes = None
-    if config.classes is not None:
-        with local_file(config.classes) as file:
-            classes = read_class_list(file)
+    if config.classes is not None and Store(config.classes).stat(DATASET_FILE) is not None:
+        classes = list(read_info(Store(config.classes)).classes)
+    elif config.classes is not None:
+        try:
+            with local_file(config.classes) as file:
+                classes = read_class_list(file)
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"--classes {config.classes} does not exist",
+                "The order of the classes is not known.",
+                "check it",
+            ) from error
     return SourceOptions(
         split=config.split,
         splits=config.splits,

@@ -6,6 +6,7 @@ same identity, and its archives the same labels, as a packed copy.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from teacher_cache.dataset.parts import check_complete
 from teacher_cache.dataset.prepare import Prepared, Work, prepare_all
 from teacher_cache.dataset.shard_draft import ShardDraft
 from teacher_cache.dataset.source import SourceOptions
+from teacher_cache.dataset.sources import check_members
 from teacher_cache.dataset.splits import choose
 from teacher_cache.dataset.walk import ReadPlace, RepeatedKeysError, Walk
 from teacher_cache.errors import DatasetError
@@ -74,8 +76,9 @@ def index_in_place(
             ):
                 advance(sum(each.shard.num_bytes for each in done))
                 work = (Work(sample, None) for sample in walk)
-                counted = Counted(prepare_all(work, workers), done, skip_corrupt, ignore)
-                done += _hashed(counted, walk, journal, shard_size, len(done), advance)
+                with contextlib.closing(prepare_all(work, workers)) as prepared:
+                    counted = Counted(prepared, done, skip_corrupt, ignore)
+                    done += _hashed(counted, walk, journal, shard_size, len(done), advance)
                 classes = _classes(done, walk)
                 info, index = described(
                     "parquet" if walk.image_column else "webdataset",
@@ -93,7 +96,10 @@ def index_in_place(
         destination.put(INDEX_FILE, index)
         destination.put(DATASET_FILE, info.to_bytes())
         journal.clear()
-        return info, [*walk.notes, *classes.notes]
+        notes = [*walk.notes, *classes.notes]
+        if not options.unlabelled and set(classes.labels) == {None}:
+            notes.append("no sample has a label: the images are without labels")
+        return info, notes
     raise AssertionError  # keys that have their tar's name cannot repeat over tars
 
 
@@ -152,6 +158,7 @@ def files_in(source: Store, options: SourceOptions) -> list[str]:
             "Images are indexed in place in files of one kind.",
             "give a folder of .tar or of .parquet files; other sources are packed, without --in-place",
         )
+    check_members(options, is_parquet=bool(parquet), is_tars=bool(tars))
     found = {Path(name.replace("/", "-")): name for name in tars or parquet}
     files = choose(list(found), options.split, source.url) if options.splits else list(found)
     check_complete(files)

@@ -83,13 +83,9 @@ def pack(
         packed = source.num_packed if isinstance(source, Growth) else 0
         kept = {sample.key for sample in source.samples[:packed]}
         work = (Work(each, None if each.key in kept else reencode) for each in samples[position:])
-        done += _write_shards(
-            Counted(prepare_all(work, workers), done, skip_corrupt, advance),
-            destination,
-            journal,
-            shard_size,
-            len(done),
-        )
+        with contextlib.closing(prepare_all(work, workers)) as prepared:
+            counted = Counted(prepared, done, skip_corrupt, advance)
+            done += _write_shards(counted, destination, journal, shard_size, len(done))
         settings: dict[str, Any] = {"seed": seed, **({} if shuffle else {"shuffled": False})}
         if reencode:
             settings |= {"max_side_px": reencode.max_side_px, "quality": reencode.quality}

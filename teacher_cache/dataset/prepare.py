@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -58,8 +58,10 @@ class Prepared(NamedTuple):
     error: ImageError | None
 
 
-def prepare_all(work: Iterable[Work], threads: int) -> Iterator[Prepared]:
+def prepare_all(work: Iterable[Work], threads: int) -> Generator[Prepared, None, None]:
     """Yield prepared samples in order, a bounded number ahead.
+
+    Close the generator: left to garbage collection, it may wait for its threads in one of them.
 
     Raises:
         DatasetError: A sample cannot be read.

@@ -52,6 +52,8 @@ def parquet_source(files: Sequence[Path], options: SourceOptions) -> Source:
         raise DatasetError(f"{files[0]} has no rows", "There is nothing to pack.", "check the path")
     spool.flush()
     classes = classes_of(raw, lambda number: str(places[number]), listed)
+    if not options.unlabelled and all(label is None for label in raw):
+        names_notes = [*names_notes, "no row has a label: the images are without labels"]
     rows = zip(keys, classes.labels, places, strict=True)
     samples = [Sample(*row) for row in rows]
     return Source("parquet", classes.names, samples, LeftOut(), [*names_notes, *classes.notes], keep=spool)

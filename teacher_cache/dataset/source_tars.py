@@ -76,6 +76,8 @@ def tar_source(files: Sequence[Path], options: SourceOptions, *, is_packed: bool
         if is_packed
         else unique_keys([(sample.tar, sample.name) for sample in found])
     )
+    if not options.unlabelled and all(sample.label is None for sample in found):
+        notes = [*notes, "no sample has a label: the images are without labels"]
     rows = zip(keys, classes.labels, (sample.place for sample in found), strict=True)
     samples_out = [Sample(*row) for row in rows]
     return Source("webdataset", classes.names, samples_out, left_out, [*classes.notes, *notes], temporary)

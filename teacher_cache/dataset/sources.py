@@ -51,6 +51,7 @@ def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
         DatasetError: The path does not exist, holds no known kind of source, or what to take is not certain.
     """
     found = find(path, options)
+    check_members(options, is_parquet=bool(found.parquet), is_tars=bool(found.tars))
     if found.parquet:
         source = parquet_source(found.parquet, options)
     elif found.tars:
@@ -60,6 +61,20 @@ def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
     else:
         source = folder_source(found.root, options)
     return dataclasses.replace(source, notes=[*found.notes, *source.notes])
+
+
+def check_members(options: SourceOptions, *, is_parquet: bool, is_tars: bool) -> None:
+    """Refuse columns for what is not parquet, and members for what is not tars. Raises DatasetError."""
+    of_parquet = {"--image-column": options.image_column, "--label-column": options.label_column}
+    of_tars = {"--image-key": options.image_key, "--label-key": options.label_key}
+    for fits, flags, kind in ((is_parquet, of_parquet, "parquet files"), (is_tars, of_tars, "tars")):
+        given = [flag for flag, value in flags.items() if value is not None]
+        if given and not fits:
+            raise DatasetError(
+                f"{', '.join(given)} for a source without {kind}",
+                "There is nothing that it could name.",
+                "leave it out, or give the source that it is for",
+            )
 
 
 def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
@@ -76,6 +91,12 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
         parquet = sorted(entry for entry in files if entry.name.lower().endswith(".parquet"))
         tars = sorted(entry for entry in files if entry.name.lower().endswith(SUFFIXES))
         folders = class_folders(root)
+        if (root / DATASET_FILE).is_file() and split is not None:
+            raise DatasetError(
+                f"{root} is a packed dataset, which has no splits, not even {split!r}",
+                "All of it would be taken.",
+                "leave --split out",
+            )
         if (root / DATASET_FILE).is_file():
             shards = read_info(Store(root)).shards
             return Found(root, [], [root / shard.name for shard in shards], notes, is_packed=True)

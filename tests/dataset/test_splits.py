@@ -118,6 +118,13 @@ def test_an_explicit_split_is_never_ignored(tmp_path: Path) -> None:
             pack_to(source, tmp_path / "out", SourceOptions(split="train"))
 
 
+def test_a_packed_dataset_has_no_split(tmp_path: Path) -> None:
+    tar_of(tmp_path / "in.tar", {"x": b"0"})
+    pack_to(tmp_path / "in.tar", tmp_path / "packed")
+    with pytest.raises(DatasetError, match="is a packed dataset, which has no splits"):
+        pack_to(tmp_path / "packed", tmp_path / "out", SourceOptions(split="train"))
+
+
 def test_words_of_one_split_side_by_side_must_be_told_apart(tmp_path: Path) -> None:
     for name in ("val", "dev", "test", "test-fruits"):
         write_files(tmp_path / name, ["a/0.jpg", "b/1.jpg"])

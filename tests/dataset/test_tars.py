@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from layouts import IMAGES, PNG, images_of, labels_of, pack_to, tar_of, write_tar
+from layouts import IMAGES, PNG, images_of, labels_of, pack_to, tar_of, write_files, write_tar
 
 from teacher_cache.dataset.source import SourceOptions
 from teacher_cache.dataset.sources import open_source
@@ -153,3 +153,31 @@ def test_a_packed_dataset_is_packed_again_with_its_keys_and_names(tmp_path: Path
     again = pack_to(tmp_path / "first", tmp_path / "again")
     assert labels_of(tmp_path / "again") == labels_of(tmp_path / "first") == {"my%20cat": "bee", "x": "ant"}
     assert again.classes == first.classes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SourceOptions(image_column="image"),
+        SourceOptions(label_column="label"),
+        SourceOptions(image_key="jpg"),
+        SourceOptions(label_key="cls"),
+    ],
+)
+def test_a_choice_that_names_nothing_of_the_source_is_refused(options: SourceOptions, tmp_path: Path) -> None:
+    write_files(tmp_path / "folders", ["a/0.jpg", "b/0.jpg"])
+    tar_of(tmp_path / "in.tar", {"x": b"0"})
+    is_of_tars = bool(options.image_key or options.label_key)
+    for source, fits in (("folders", False), ("in.tar", is_of_tars)):
+        if fits:
+            assert open_source(str(tmp_path / source), options).keys == ["x"]
+        else:
+            with pytest.raises(DatasetError, match="There is nothing that it could name"):
+                open_source(str(tmp_path / source), options)
+
+
+def test_tars_without_labels_are_said_to_be(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"x.jpg": IMAGES[0], "y.jpg": IMAGES[1]})
+    source = open_source(str(tmp_path / "a.tar"))
+    assert (source.classes, source.labels) == ([], [None, None])
+    assert source.notes == ["no sample has a label: the images are without labels"]
