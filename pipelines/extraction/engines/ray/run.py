@@ -29,6 +29,7 @@ from pipelines.extraction.engines.ray.cluster import is_gone, kill_on, reason_of
 from pipelines.extraction.engines.ray.fleet import UNITS_PER_ACTOR, Fleet
 from pipelines.extraction.engines.ray.slot import Call, Slot
 from pipelines.extraction.queue import Task, UnitQueue
+from teacher_cache.archive.layout import Unit
 from teacher_cache.errors import TeacherCacheError, UnfitError
 from teacher_cache.program.signals import StopSignals
 
@@ -171,7 +172,8 @@ class RayRun:
             slot.views_done += result.views
             slot.units.remove(call.unit)
             slot.since_s, slot.failures = self._fleet.clock(), 0
-            self._fleet.metrics.done(result)
+            if isinstance(call.unit, Unit):  # the figures are of labels; report.json has the calibration's
+                self._fleet.metrics.done(result)
             yield UnitDone(call.unit, slot.name, result)
 
     def _failed_unit(self, slot: Slot, unit: Task, error: Exception) -> Iterator[Event]:
