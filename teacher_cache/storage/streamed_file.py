@@ -13,7 +13,54 @@ _CHUNKS_KEPT = 2
 """Chunks kept behind the newest one's beginning: readers of tars step back by a few bytes."""
 
 
-class StreamedFile(io.RawIOBase):
+class RangeFile(io.RawIOBase):
+    """File that asks its store for every part that is read: for few reads at far places.
+
+    Args:
+        store: Store of the object.
+        name: Name of the object.
+
+    Attributes:
+        num_bytes: Size of the object in bytes.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        size = store.stat(name)
+        if size is None:
+            raise FileNotFoundError(store.path(name))
+        self.num_bytes: int = size
+        self._store, self._name, self._position = store, name, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.num_bytes}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes from the position on; all that follow if it is negative."""
+        stop = self.num_bytes if size < 0 else min(self._position + size, self.num_bytes)
+        data = b"" if stop <= self._position else self._store.get_range(self._name, self._position, stop)
+        self._position += len(data)
+        return data
+
+
+class StreamedFile(RangeFile):
     """File that is read forward in chunks; a step back must stay within the last chunks.
 
     Args:
@@ -25,32 +72,14 @@ class StreamedFile(io.RawIOBase):
     """
 
     def __init__(self, store: Store, name: str) -> None:
-        size = store.stat(name)
-        if size is None:
-            raise FileNotFoundError(store.path(name))
-        self.num_bytes: int = size
-        self._store, self._name = store, name
+        super().__init__(store, name)
         self._digest = hashlib.sha256()
         self._chunks: collections.deque[bytes] = collections.deque()
-        self._read_bytes = self._position = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True, for steps forward and short steps back."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
+        self._read_bytes = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move the position. Raises ValueError for a step back behind what is kept."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.num_bytes}[whence]
-        self._position = max(0, base + offset)
-        if self._position < self._first_kept:
+        if super().seek(offset, whence) < self._first_kept:
             raise ValueError(f"{self._name} is read forward, and {self._position} is behind")
         return self._position
 
@@ -90,46 +119,3 @@ class StreamedFile(io.RawIOBase):
         self._chunks.append(chunk)
         while len(self._chunks) > _CHUNKS_KEPT:
             self._chunks.popleft()
-
-
-class RangeFile(io.RawIOBase):
-    """File that asks its store for every part that is read: for few reads at far places.
-
-    Args:
-        store: Store of the object.
-        name: Name of the object.
-
-    Raises:
-        FileNotFoundError: There is no such object.
-    """
-
-    def __init__(self, store: Store, name: str) -> None:
-        size = store.stat(name)
-        if size is None:
-            raise FileNotFoundError(store.path(name))
-        self._store, self._name, self._size, self._position = store, name, size, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes from the position on; all that follow if it is negative."""
-        stop = self._size if size < 0 else min(self._position + size, self._size)
-        data = self._store.get_range(self._name, self._position, stop) if stop > self._position else b""
-        self._position += len(data)
-        return data
