@@ -97,7 +97,7 @@ def _run_in_place(config: PackConfig, track: Track) -> PackReport:
         )
     info, notes = index_in_place(
         source,
-        [name] if is_file else files_in(source, options),
+        files_in(source, options, name if is_file else None),
         Store(config.dst),
         options,
         shard_size=config.shard_size,

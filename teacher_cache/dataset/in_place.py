@@ -140,8 +140,13 @@ def _classes(done: Sequence[Done], walk: Walk) -> Classes:
     return classes_of(labels, lambda number: f"sample {keys[number]}", walk.listed)
 
 
-def files_in(source: Store, options: SourceOptions) -> list[str]:
+def files_in(source: Store, options: SourceOptions, only: str | None = None) -> list[str]:
     """Return the tars or parquet files of the chosen split, below a folder or bucket.
+
+    Args:
+        source: Store of the files.
+        options: Choices; see SourceOptions.
+        only: Name of the only file to take.
 
     Raises:
         DatasetError: There are none, or files of both kinds or of several splits.
@@ -150,7 +155,7 @@ def files_in(source: Store, options: SourceOptions) -> list[str]:
         raise DatasetError(
             f"{source.url} is a packed dataset already", "It has an index.", "use it as it is: --data"
         )
-    names = [name for name in source.list() if not any(map(is_system, name.split("/")))]
+    names = [only] if only else [n for n in source.list() if not any(map(is_system, n.split("/")))]
     tars, parquet = ([name for name in names if name.endswith(end)] for end in (".tar", ".parquet"))
     if bool(tars) == bool(parquet):
         raise DatasetError(
@@ -161,5 +166,6 @@ def files_in(source: Store, options: SourceOptions) -> list[str]:
     check_members(options, is_parquet=bool(parquet), is_tars=bool(tars))
     found = {Path(name.replace("/", "-")): name for name in tars or parquet}
     files = choose(list(found), options.split, source.url) if options.splits else list(found)
-    check_complete(files)
+    if only is None:
+        check_complete(files)
     return [found[file] for file in files]

@@ -149,6 +149,14 @@ def test_what_an_index_cannot_be_made_of_is_refused(tmp_path: Path) -> None:
         index(Store(tmp_path / "out3"), tmp_path / "out4", SourceOptions())
 
 
+@pytest.mark.parametrize("flag", ["--split=train", "--image-column=image"])
+def test_a_choice_is_not_ignored_for_one_file(flag: str, tmp_path: Path) -> None:
+    tars(tmp_path / "in")
+    words = ["pack", str(tmp_path / "in" / "wds-0.tar"), str(tmp_path / "out"), "--in-place"]
+    assert main([*words, flag]) == 2
+    assert main(words) == 0
+
+
 def test_a_changed_file_is_found(tmp_path: Path) -> None:
     source = tars(tmp_path / "in")
     index(Store(source), tmp_path / "out")
