@@ -78,8 +78,13 @@ def test_an_actor_killed_in_the_middle_of_a_unit(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
     run = Run(data, tmp_path / "out", ray_address)
+    run.wait_for(lambda: len(run.pids()) == 2)
     run.wait_for_units(2)
-    os.kill(run.pids()[0], signal.SIGKILL)
+    killed, other = run.pids()
+    os.kill(other, signal.SIGSTOP)  # or it may finish the archive before the replacement starts
+    os.kill(killed, signal.SIGKILL)
+    run.wait_for(lambda: len(run.pids()) == 3)
+    os.kill(other, signal.SIGCONT)
     assert run.end() == 0, run.output
     assert tree(tmp_path / "out") == undisturbed
     assert [event["is_replaced"] for event in run.events("worker_lost")] == [True]
