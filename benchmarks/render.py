@@ -15,7 +15,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,9 @@ from benchmarks.render_peers import Render, peers
 from pipelines.machine import environment
 from teacher_cache import images
 from teacher_cache.errors import InputError
+from teacher_cache.jpeg.cut import cut
+from teacher_cache.jpeg.header import Header, read_header, read_segments
+from teacher_cache.jpeg.rewrite import rewrite
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.views.ops import draw_view
 from teacher_cache.views.recipe import NAMED, Recipe
@@ -76,6 +79,10 @@ def _ours(recipe: Recipe, num_views: int) -> Render:
     return lambda data: render_views(data, recipe, f"{next(numbers):08d}", range(num_views), out_VHWC)
 
 
+def _for_crops(data: bytes) -> bytes:
+    return rewrite(data) or data
+
+
 def _reencoded(data: bytes) -> bytes:
     small = images.shrink(images.decode(data, "benchmark"), _MAX_SIDE_PX)
     return images.encode_jpeg(small, _QUALITY)
@@ -92,7 +99,8 @@ class _Method:
 
 
 def _methods(config: RenderConfig, originals: list[bytes]) -> dict[str, _Method]:
-    small = [_reencoded(data) for data in originals]
+    cuttable = [_for_crops(data) for data in originals]
+    small = [_for_crops(_reencoded(data)) for data in originals]
     methods = {}
     for recipe_name in ("rrc", "deit"):
         base = f"timm {recipe_name}"
@@ -101,9 +109,10 @@ def _methods(config: RenderConfig, originals: list[bytes]) -> dict[str, _Method]
             methods[f"{name} {recipe_name}"] = _Method(render, originals, 1, base)
         recipe = NAMED[recipe_name](config.img_size)
         ours = f"teacher-cache {recipe_name}"
-        methods[ours] = _Method(_ours(recipe, 1), originals, 1, base)
+        methods[f"{ours}, --no-crops"] = _Method(_ours(recipe, 1), originals, 1, base)
+        methods[ours] = _Method(_ours(recipe, 1), cuttable, 1, base)
         methods[f"{ours}, max side {_MAX_SIDE_PX}"] = _Method(_ours(recipe, 1), small, 1, base)
-        methods[f"{ours}, {_VIEWS} views a decode"] = _Method(_ours(recipe, _VIEWS), originals, _VIEWS, base)
+        methods[f"{ours}, {_VIEWS} views a decode"] = _Method(_ours(recipe, _VIEWS), cuttable, _VIEWS, base)
     return methods
 
 
@@ -124,48 +133,68 @@ def _seconds_a_view(methods: dict[str, _Method], repeats: int) -> dict[str, list
     return times
 
 
-def _stages(recipe: Recipe, originals: list[bytes], repeats: int) -> dict[str, float]:
+def _stages(recipe: Recipe, cuttable: list[bytes], repeats: int) -> dict[str, float]:
     """Return the median microseconds of each stage of a view, each stage on all images at once."""
     size = recipe.img_size
     out_HWC = np.empty((size, size, 3), np.uint8)
-    keys = [f"{number:08d}" for number in range(len(originals))]
-    pixels_N = [images.decode(data, key) for data, key in zip(originals, keys, strict=True)]
-    params_N = [
-        sample_view(recipe, key, 0, *pixels.shape[:2]) for key, pixels in zip(keys, pixels_N, strict=True)
+    named = [(f"{number:08d}", data) for number, data in enumerate(cuttable)]
+    sizes_N = [(key, picture.height, picture.width) for key, picture in _pictures(named)]
+    params_N = [sample_view(recipe, key, 0, height, width) for key, height, width in sizes_N]
+    boxes_N = [(params.top, params.left, params.height, params.width) for params in params_N]
+    crops_N = [picture.crop(*box) for (_, picture), box in zip(_pictures(named), boxes_N, strict=True)]
+    inside_N = [
+        params._replace(top=params.top - crop.top, left=params.left - crop.left)
+        for params, crop in zip(params_N, crops_N, strict=True)
     ]
     views_N = [
-        resized_window(pixels, params, size) for pixels, params in zip(pixels_N, params_N, strict=True)
+        resized_window(crop.pixels_HWC, params, size) for crop, params in zip(crops_N, inside_N, strict=True)
     ]
+    headers_N = [_header_of(data) for data in cuttable]
+
+    def cut_out() -> None:
+        for data, header, box in zip(cuttable, headers_N, boxes_N, strict=True):
+            if header is not None:
+                cut(data, header, *box)
 
     def decode() -> None:
-        for data, key in zip(originals, keys, strict=True):
-            images.decode(data, key)
+        for (_, picture), box in zip(_pictures(named), boxes_N, strict=True):
+            picture.crop(*box)
 
     def sample() -> None:
-        for key, pixels in zip(keys, pixels_N, strict=True):
-            sample_view(recipe, key, 0, *pixels.shape[:2])
+        for key, height, width in sizes_N:
+            sample_view(recipe, key, 0, height, width)
 
     def resize() -> None:
-        for pixels, params in zip(pixels_N, params_N, strict=True):
-            resized_window(pixels, params, size)
+        for crop, params in zip(crops_N, inside_N, strict=True):
+            resized_window(crop.pixels_HWC, params, size)
 
     def draw() -> None:
         for view, params in zip(views_N, params_N, strict=True):
             draw_view(view, params.ops, recipe.fill, out_HWC)
 
     def whole() -> None:
-        for data, key in zip(originals, keys, strict=True):
+        for key, data in named:
             render_views(data, recipe, key, [0], [out_HWC])
 
     stages = {
-        "decode": decode,
+        "cut": cut_out,
+        "header, cut, decode": decode,
         "sample": sample,
         "crop, resize, flip": resize,
         "ops, write": draw,
         "the whole, with erasing": whole,
     }
     seconds = interleaved({name: _cpu_time(stage) for name, stage in stages.items()}, repeats)
-    return {name: statistics.median(spent) / len(originals) * 1e6 for name, spent in seconds.items()}
+    return {name: statistics.median(spent) / len(cuttable) * 1e6 for name, spent in seconds.items()}
+
+
+def _header_of(data: bytes) -> Header | None:
+    segments = read_segments(data)
+    return read_header(data, segments) if segments else None
+
+
+def _pictures(named: Sequence[tuple[str, bytes]]) -> Iterator[tuple[str, images.Picture]]:
+    return ((key, images.Picture(data, key)) for key, data in named)
 
 
 def _cpu_time(work: Callable[[], None]) -> Callable[[], float]:
@@ -197,8 +226,9 @@ def _benchmark(config: RenderConfig) -> int:
         rate = 1 / statistics.median(times[name])
         table.add_row(name, f"{rate:,.0f}", *(f"{value:.2f}" for value in ratios[name]))
     console.print(table)
+    cuttable = [_for_crops(data) for data in originals]
     stages = {
-        name: _stages(NAMED[name](config.img_size), originals, config.repeats) for name in ("rrc", "deit")
+        name: _stages(NAMED[name](config.img_size), cuttable, config.repeats) for name in ("rrc", "deit")
     }
     stage_table = Table(title="microseconds of CPU time a view, by stage")
     for header in ("recipe", *stages["rrc"]):

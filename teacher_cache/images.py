@@ -1,4 +1,4 @@
-"""Decode image bytes to uint8 pixels, within limits.
+"""Decode image bytes to uint8 pixels, whole or the part that is wanted, within limits.
 
 libjpeg-turbo decodes JPEG (simplejpeg: full decode, accurate DCT, smooth upsampling), and its pixels are the
 same in every library built on it; Pillow decodes everything else, and JPEG that libjpeg-turbo decodes with a
@@ -13,6 +13,7 @@ import io
 import struct
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +21,19 @@ import simplejpeg
 from PIL import Image
 
 from teacher_cache.errors import ImageError
+from teacher_cache.jpeg.cut import cut
+from teacher_cache.jpeg.header import Header, read_header, read_segments
 
+Pixels = npt.NDArray[np.uint8]
+Empty = Callable[[int], Pixels]
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (Image.MAX_IMAGE_PIXELS): above it a small file may be a decompression bomb."""
 
 MAX_PIXELS_TO_SHRINK = 2 * MAX_PIXELS
 """Limit of images that are shrunk before anything else is done; above it Pillow raises an error."""
+_LARGEST_SHARE = 0.9
+"""Share of an image above which cutting costs more time than it saves (benchmarks.render)."""
 HEAD_BYTES = 32
 """Bytes at the beginning of a file that `format_of` needs."""
 
@@ -60,8 +67,8 @@ def decode(
     data: bytes | memoryview,
     name: str,
     max_pixels: int = MAX_PIXELS,
-    empty: Callable[[int], npt.NDArray[np.uint8]] | None = None,
-) -> npt.NDArray[np.uint8]:
+    empty: Empty | None = None,
+) -> Pixels:
     """Decode an image to RGB pixels.
 
     Args:
@@ -97,7 +104,68 @@ def decode(
         ) from error
 
 
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+class Crop(NamedTuple):
+    """Pixels of a part of an image, uint8 (height, width, 3), and the place of the first one in the image."""
+
+    pixels_HWC: Pixels
+    top: int
+    left: int
+
+
+class Picture:
+    """Encoded image of known size; only the wanted part is decoded, where it can be cut out as bytes.
+
+    JPEGs with restart markers in every row can be cut (teacher_cache/jpeg/); all others are decoded at once.
+
+    Args:
+        data: Encoded JPEG, PNG or WebP image.
+        name: Name of the image in errors: its key or path.
+        empty: Function that returns uint8 memory of a number of bytes to decode into; None allocates it.
+
+    Attributes:
+        height, width: Size of the image in pixels.
+
+    Raises:
+        ImageError: The image is broken, truncated, of another format, or has too many pixels.
+    """
+
+    def __init__(self, data: bytes | memoryview, name: str, empty: Empty | None = None) -> None:
+        self._data, self._name, self._empty = bytes(data), name, empty
+        self._pixels_HWC: Pixels | None = None
+        self._header: Header | None = None
+        segments = read_segments(self._data)
+        if segments is not None and segments.restart_interval:
+            self._header = read_header(self._data, segments)
+        if self._header is not None:
+            self.height, self.width = self._header.height, self._header.width
+            check_size(name, self.height, self.width)
+        else:
+            self.height, self.width = self._whole().shape[:2]
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Crop:
+        """Decode a box, or more of the image than the box.
+
+        The pixels are those that `decode` gives, bit for bit.
+
+        Raises:
+            ImageError: The image is broken or truncated.
+        """
+        if self._pixels_HWC is None and self._header is not None:
+            found = cut(self._data, self._header, top, left, height, width, _LARGEST_SHARE)
+            if found is not None:
+                with contextlib.suppress(ValueError):  # a warning: the whole decides
+                    buffer = self._empty(found.height * found.width * 3) if self._empty else None
+                    pixels_HWC = simplejpeg.decode_jpeg(found.data, "RGB", buffer=buffer)
+                    return Crop(pixels_HWC, found.top, found.left)
+        return Crop(self._whole(), 0, 0)
+
+    def _whole(self) -> Pixels:
+        if self._pixels_HWC is None:
+            self._pixels_HWC = decode(self._data, self._name, empty=self._empty)
+        return self._pixels_HWC
+
+
+def _rgb(image: Image.Image) -> Pixels:
     """Return RGB pixels; Pillow's own conversion would clip 16-bit grey at 255 instead of scaling it."""
     if image.mode.startswith("I"):
         high_HW = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
@@ -121,12 +189,12 @@ def extension_of(data: bytes) -> str:
     return "webp" if data[8:12] == b"WEBP" else "jpg"
 
 
-def encode_jpeg(pixels_HWC: npt.NDArray[np.uint8], quality: int) -> bytes:
+def encode_jpeg(pixels_HWC: Pixels, quality: int) -> bytes:
     """Encode RGB pixels as a 4:2:0 JPEG."""
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels_HWC), quality, "RGB", "420")
 
 
-def shrink(pixels_HWC: npt.NDArray[np.uint8], max_side_px: int) -> npt.NDArray[np.uint8]:
+def shrink(pixels_HWC: Pixels, max_side_px: int) -> Pixels:
     """Resize RGB pixels with Lanczos so that no side exceeds `max_side_px`; smaller images are unchanged."""
     height, width = pixels_HWC.shape[:2]
     scale = max_side_px / max(height, width)

@@ -80,7 +80,7 @@ def archive_spec(
     return ArchiveSpec(
         dataset={
             "sha256": dataset.sha256,
-            "shards": [(shard.sha256, shard.num_samples) for shard in dataset.shards],
+            "shards": [(shard.identity, shard.num_samples) for shard in dataset.shards],
         },
         recipe=recipe.to_dict(),
         teacher=worker.teacher,

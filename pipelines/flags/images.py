@@ -21,10 +21,10 @@ class PackConfig(Flags, JsonFlag):
     """Class folders, Hugging Face style parquet, or WebDataset tars; a remote source is copied here first."""
     dst: Positional[str]
     """New folder for the packed dataset."""
-    shard_size: Annotated[int, Meta(ge=1)] = 5000
-    """Samples in a shard."""
-    seed: Annotated[int, Meta(ge=0)] = 0
-    """Seed of the shuffle."""
+    shard_size: Annotated[int, Meta(ge=1)] | None = None
+    """Samples in a shard; those of a packed dataset that is copied or extended, else 5000, by default."""
+    seed: Annotated[int, Meta(ge=0)] | None = None
+    """Seed of the shuffle, 0 by default; a packed dataset is shuffled again only where a seed is given."""
     max_side: Annotated[int | None, Meta(ge=1)] = None
     """Largest side in pixels; every image is re-encoded as JPEG, and the dataset records it."""
     quality: Annotated[int | None, Meta(ge=1, le=100)] = None
@@ -53,6 +53,8 @@ class PackConfig(Flags, JsonFlag):
     """Index .tar or .parquet files where they lie, on a disk or in a bucket; nothing is copied."""
     shuffle: bool = True
     """Shuffle the samples; --no-shuffle keeps the source's order."""
+    crops: bool = True
+    """Rewrite JPEGs losslessly, so that views decode only their crop; --no-crops keeps the images' bytes."""
     workers: Annotated[int, Meta(ge=1)] = os.cpu_count() or 1
     """Threads that read and decode images."""
 

@@ -21,6 +21,8 @@ from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store, local_file, local_folder
 
+_SHARD_SIZE = 5000
+
 
 @dataclasses.dataclass(frozen=True)
 class PackReport:
@@ -71,18 +73,31 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
     options = source_options(config)
     with local_folder(config.src) as src:
         source = open_source(src, options)
+        growth = Growth(PackedDataset(config.extends), source) if config.extends else None
+        packed = growth.base.info if growth else source.packed
+        keeps_order = growth is None and packed is not None and config.seed is None
+        notes = [*source.notes]
+        if keeps_order:
+            notes.append("the source is a packed dataset: its order is kept")
         info = pack(
-            Growth(PackedDataset(config.extends), source) if config.extends else source,
+            growth or source,
             Store(config.dst),
-            shard_size=config.shard_size,
-            seed=config.seed,
+            shard_size=config.shard_size or (packed.samples_per_shard if packed else _SHARD_SIZE),
+            seed=config.seed or 0,
             reencode=reencode,
             skip_corrupt=config.skip_corrupt,
             workers=config.workers,
             track=track,
-            shuffle=config.shuffle,
+            shuffle=config.shuffle and not keeps_order,
+            crops=config.crops,
         )
-    return _report(info, source.notes)
+    if "cuttable" in info.source and config.crops:
+        whole = info.num_samples - info.source["cuttable"]
+        notes.append(
+            f"crops can be cut out of {info.source['cuttable']:,} images"
+            + (f"; {whole:,} others, not baseline JPEGs, are decoded whole" if whole else "")
+        )
+    return _report(info, notes)
 
 
 def _run_in_place(config: PackConfig, track: Track) -> PackReport:
@@ -100,7 +115,7 @@ def _run_in_place(config: PackConfig, track: Track) -> PackReport:
         files_in(source, options, name if is_file else None),
         Store(config.dst),
         options,
-        shard_size=config.shard_size,
+        shard_size=config.shard_size or _SHARD_SIZE,
         skip_corrupt=config.skip_corrupt,
         workers=config.workers,
         track=track,

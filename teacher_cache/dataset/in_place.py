@@ -75,7 +75,7 @@ def index_in_place(
                 track("index", sum(sizes[n] for n in names), "bytes") as advance,
             ):
                 advance(sum(each.shard.num_bytes for each in done))
-                work = (Work(sample, None) for sample in walk)
+                work = (Work(sample, None, crops=False) for sample in walk)
                 with contextlib.closing(prepare_all(work, workers)) as prepared:
                     counted = Counted(prepared, done, skip_corrupt, ignore)
                     done += _hashed(counted, walk, journal, shard_size, len(done), advance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -22,6 +23,8 @@ from teacher_cache.storage.store import Store
 VERSION = 1
 IN_PLACE_VERSION = 2
 """Version of a dataset whose images stay in the files of its source."""
+REWRITTEN_VERSION = 3
+"""Version of a dataset with JPEGs that were rewritten for crops."""
 DATASET_FILE = "dataset.json"
 INDEX_FILE = "index.parquet"
 
@@ -40,12 +43,30 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One tar of the dataset."""
+    """One tar of the dataset.
+
+    Attributes:
+        name: File name.
+        sha256: Digest of the tar.
+        num_bytes: Size of the tar.
+        num_samples: Number of samples in it.
+        original_sha256: Digest that the tar would have with the images' original bytes; None if it has them.
+    """
 
     name: Annotated[str, Meta(pattern="^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     num_bytes: Annotated[int, Meta(ge=0)]
     num_samples: Annotated[int, Meta(ge=1, le=2**32)]
+    original_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+
+    @property
+    def identity(self) -> str:
+        """Digest that stands for the keys, labels and pixels: a lossless rewriting of images keeps it."""
+        return self.original_sha256 or self.sha256
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, without original_sha256 where there is none."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 IN_PLACE_SCHEMA = INDEX_SCHEMA.append(pa.field("file", pa.int32()))
@@ -123,25 +144,33 @@ class DatasetInfo:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Identity of the dataset: its class list and its shards' contents, in order."""
-        shards = [[shard.sha256, shard.num_samples] for shard in self.shards]
+        """Identity of the dataset: its class list and its shards' identities, in order."""
+        shards = [[shard.identity, shard.num_samples] for shard in self.shards]
         return sha256_of({"classes": list(self.classes), "shards": shards})
 
     def to_bytes(self) -> bytes:
         """Return the content of dataset.json."""
         place = {} if self.in_place is None else {"in_place": dataclasses.asdict(self.in_place)}
-        return seal(
-            {
-                "format": "teacher-cache-dataset",
-                "version": VERSION if self.in_place is None else IN_PLACE_VERSION,
-                **place,
-                "classes": list(self.classes),
-                "num_samples": self.num_samples,
-                "shards": [dataclasses.asdict(shard) for shard in self.shards],
-                "index_sha256": self.index_sha256,
-                "source": self.source,
-            }
-        )
+        shards = [shard.to_dict() for shard in self.shards]
+        fields = {
+            "format": "teacher-cache-dataset",
+            **place,
+            "classes": list(self.classes),
+            "num_samples": self.num_samples,
+            "shards": shards,
+            "index_sha256": self.index_sha256,
+            "source": self.source,
+        }
+        return seal({**fields, "version": _version(fields)})
+
+
+def _version(document: Mapping[str, Any]) -> int:
+    """Return the version that a dataset.json with these fields has."""
+    if "in_place" in document:
+        return IN_PLACE_VERSION
+    shards = document.get("shards")
+    names = [set(shard) for shard in shards if isinstance(shard, dict)] if isinstance(shards, list) else []
+    return REWRITTEN_VERSION if any("original_sha256" in each for each in names) else VERSION
 
 
 class Index:
@@ -211,12 +240,12 @@ def read_info(store: Store) -> DatasetInfo:
         raise DatasetError(
             f"{store.path(DATASET_FILE)} is damaged: {error}", "The dataset is not certain.", "pack it again"
         ) from error
-    known = IN_PLACE_VERSION if "in_place" in document else VERSION
+    known = _version(document)
     if document.get("format") != "teacher-cache-dataset" or document.get("version") != known:
         raise DatasetError(
             f"{store.path(DATASET_FILE)} has format {document.get('format')!r}, "
             f"version {document.get('version')!r}",
-            f"This program reads teacher-cache-dataset version {VERSION}.",
+            f"This program reads teacher-cache-dataset versions {VERSION} to {REWRITTEN_VERSION}.",
             "use the release that packed it, or pack it again",
         )
     try:

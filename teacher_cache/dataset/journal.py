@@ -34,6 +34,7 @@ class Done:
         skipped: Samples skipped so far, as key and reason.
         index: Index of the shard's samples.
         progress: Finished files and samples of the next one, for a source that is read file by file.
+        cuttable: Number of images so far of which crops can be cut out.
     """
 
     shard: Shard
@@ -41,6 +42,7 @@ class Done:
     skipped: list[dict[str, str]]
     index: pa.Table
     progress: dict[str, Any] = dataclasses.field(default_factory=dict)
+    cuttable: int = 0
 
 
 class Journal:
@@ -91,16 +93,17 @@ class Journal:
             if document["is_stored"] and sizes.get(shard.name) != shard.num_bytes:
                 return found
             skipped, progress = document["skipped"], document["progress"]
-            found.append(Done(shard, document["position"], skipped, index, progress))
+            found.append(Done(shard, document["position"], skipped, index, progress, document["cuttable"]))
 
     def add(self, done: Done, number: int, *, is_stored: bool = True) -> None:
         """Record a finished shard; `is_stored` tells whether it is an object of the store."""
         self._store.put(f"{_name(number)}.parquet", index_bytes(done.index))
         fields: dict[str, Any] = {
-            "shard": dataclasses.asdict(done.shard),
+            "shard": done.shard.to_dict(),
             "position": done.position,
             "skipped": done.skipped,
             "progress": done.progress,
+            "cuttable": done.cuttable,
             "is_stored": is_stored,
         }
         self._store.put(f"{_name(number)}.json", seal(fields))

@@ -44,6 +44,7 @@ def pack(
     workers: int,
     track: Track,
     shuffle: bool = True,
+    crops: bool = False,
 ) -> DatasetInfo:
     """Pack a source into WebDataset tars with an index, decoding every image once to check it.
 
@@ -59,6 +60,7 @@ def pack(
         workers: Number of threads that read and decode.
         track: Progress display.
         shuffle: Shuffle the samples; without it they keep the source's order.
+        crops: Rewrite baseline JPEGs, losslessly, so that crops can be cut out of them.
 
     Raises:
         DatasetError: Keys are duplicate, a class is empty, or the destination holds something else.
@@ -72,7 +74,7 @@ def pack(
     if shuffle:
         order = permutation(len(samples), RandomStream((seed, 0), Purpose.PACK))
         samples = [samples[number] for number in order.tolist()]
-    options = [shard_size, seed, shuffle, reencode, skip_corrupt]
+    options = [shard_size, seed, shuffle, reencode, skip_corrupt, crops]
     journal = Journal(destination, _plan_sha256(source, options))
     with track("pack", len(samples), "images") as advance, removed_on_refusal(destination, journal):
         done = journal.done()
@@ -82,11 +84,16 @@ def pack(
         advance(position)
         packed = source.num_packed if isinstance(source, Growth) else 0
         kept = {sample.key for sample in source.samples[:packed]}
-        work = (Work(each, None if each.key in kept else reencode) for each in samples[position:])
+        work = (Work(each, None if each.key in kept else reencode, crops) for each in samples[position:])
         with contextlib.closing(prepare_all(work, workers)) as prepared:
             counted = Counted(prepared, done, skip_corrupt, advance)
-            done += _write_shards(counted, destination, journal, shard_size, len(done))
+            done += _write_shards(counted, destination, journal, shard_size, len(done), _identities(source))
         settings: dict[str, Any] = {"seed": seed, **({} if shuffle else {"shuffled": False})}
+        packed_before = source.packed if isinstance(source, Source) and not shuffle else None
+        if packed_before is not None:
+            settings = {**packed_before.source, "skipped": done[-1].skipped if done else []}
+        if crops and isinstance(source, Source):
+            settings["cuttable"] = done[-1].cuttable if done else 0
         if reencode:
             settings |= {"max_side_px": reencode.max_side_px, "quality": reencode.quality}
         labels = {sample.label for sample in source.samples}
@@ -109,6 +116,7 @@ class Counted:
     Attributes:
         position: Number of samples read so far, over all runs.
         skipped: Samples skipped so far, as key and reason.
+        cuttable: Number of good images so far of which crops can be cut out.
     """
 
     def __init__(
@@ -116,6 +124,7 @@ class Counted:
     ) -> None:
         self.position = done[-1].position if done else 0
         self.skipped: list[dict[str, str]] = list(done[-1].skipped) if done else []
+        self.cuttable = done[-1].cuttable if done else 0
         self._num_bytes = sum(each.shard.num_bytes for each in done)
         self._samples = self._good(prepared, skip_corrupt, advance)
 
@@ -128,6 +137,7 @@ class Counted:
             self._num_bytes += len(sample.data)
             advance(1, f"{self._num_bytes / 1e6:,.0f} MB")
             if sample.error is None:
+                self.cuttable += sample.is_cuttable
                 yield sample
             elif skip:
                 reason = f"{sample.error.value}. {sample.error.consequence}"
@@ -141,7 +151,12 @@ class Counted:
 
 
 def _write_shards(
-    samples: Counted, destination: Store, journal: Journal, shard_size: int, number: int
+    samples: Counted,
+    destination: Store,
+    journal: Journal,
+    shard_size: int,
+    number: int,
+    identities: Mapping[str, str],
 ) -> list[Done]:
     """Write tars of `shard_size` samples, each recorded when it is whole."""
     done: list[Done] = []
@@ -149,13 +164,14 @@ def _write_shards(
     while (first := next(good, None)) is not None:
         place = number + len(done)
         with destination.put_file(shard_name(place)) as path, path.open("wb") as file:
-            draft = ShardDraft(place, INDEX_SCHEMA, file)
+            draft = ShardDraft(place, INDEX_SCHEMA, file, identities)
             sample: Prepared | None = first
             while sample is not None:
                 draft.add(sample)
                 sample = next(good, None) if len(draft) < shard_size else None
             shard, index = draft.finish()
-        done.append(Done(shard, samples.position, list(samples.skipped), index))
+        skipped = list(samples.skipped)
+        done.append(Done(shard, samples.position, skipped, index, cuttable=samples.cuttable))
         journal.add(done[-1], place)
     return done
 
@@ -248,6 +264,13 @@ def check_keys(samples: Sequence[Sample]) -> None:
             "A label could not be told apart from another's.",
             "rename or remove all but one; in a tar, members of one sample are neighbours",
         )
+
+
+def _identities(source: Source | Growth) -> dict[str, str]:
+    """Return the identities of rewritten tars that the samples may come from unchanged, by their sha256."""
+    if not isinstance(source, Source) or source.packed is None:
+        return {}
+    return {shard.sha256: shard.identity for shard in source.packed.shards}
 
 
 def _plan_sha256(source: Source | Growth, options: Sequence[Any]) -> str:

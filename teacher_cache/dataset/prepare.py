@@ -1,4 +1,4 @@
-"""Prepare samples for packing in threads: read, decode to check, re-encode, and lay out as part of a tar."""
+"""Prepare samples for packing in threads: read, decode to check, re-encode, rewrite, and lay out in a tar."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+
 from teacher_cache import images
 from teacher_cache.dataset.sample import Members, Sample, Span
 from teacher_cache.dataset.tar_bytes import sample_bytes
 from teacher_cache.dataset.tar_labels import CLASS_EXTENSION
 from teacher_cache.errors import DatasetError, ImageError
+from teacher_cache.jpeg.rewrite import rewrite
 
 _TOGETHER = 16
 """Samples prepared by one call of a thread."""
@@ -34,10 +37,12 @@ class Work(NamedTuple):
     Attributes:
         sample: Sample.
         reencode: Re-encoding; None keeps the image's bytes.
+        crops: Rewrite a JPEG so that crops can be cut out of it.
     """
 
     sample: Sample
     reencode: Reencode | None
+    crops: bool
 
 
 class Prepared(NamedTuple):
@@ -49,6 +54,8 @@ class Prepared(NamedTuple):
         image: Span of the image in `data`.
         sha256: Digest of the image's bytes.
         error: Reason why the image cannot be used; `data` is empty then.
+        original: Part of a tar with the image as it was; None if rewriting changed nothing.
+        is_cuttable: Whether the image was rewritten so that crops can be cut out of it.
     """
 
     sample: Sample
@@ -56,6 +63,8 @@ class Prepared(NamedTuple):
     image: Span
     sha256: bytes
     error: ImageError | None
+    original: bytes | None = None
+    is_cuttable: bool = False
 
 
 def prepare_all(work: Iterable[Work], threads: int) -> Generator[Prepared, None, None]:
@@ -91,7 +100,7 @@ def prepare(work: Work) -> Prepared:
     Raises:
         DatasetError: The sample cannot be read, or two of its members would have one name.
     """
-    sample, reencode = work
+    sample = work.sample
     try:
         members = sample.place.read()
     except OSError as error:
@@ -99,7 +108,7 @@ def prepare(work: Work) -> Prepared:
             f"{sample.place} cannot be read: {error}", "Nothing was packed.", "check the source"
         ) from error
     try:
-        members = _checked(members, str(sample.place), reencode)
+        members, rewritten = _checked(members, str(sample.place), work)
     except ImageError as error:
         return Prepared(sample, b"", (0, 0), b"", error)
     extension = images.extension_of(members.image)
@@ -111,15 +120,36 @@ def prepare(work: Work) -> Prepared:
             "One would replace the other.",
             "leave the other member out of the source",
         )
-    data, spans = sample_bytes(sample.key, {extension: members.image, **label, **members.others})
-    return Prepared(sample, data, spans[extension], hashlib.sha256(members.image).digest(), None)
+    image = members.image if rewritten is None else rewritten
+    others = {**label, **members.others}
+    data, spans = sample_bytes(sample.key, {extension: image, **others})
+    original = None
+    if image != members.image:
+        original = sample_bytes(sample.key, {extension: members.image, **others})[0]
+    digest = hashlib.sha256(image).digest()
+    return Prepared(sample, data, spans[extension], digest, None, original, rewritten is not None)
 
 
-def _checked(members: Members, name: str, reencode: Reencode | None) -> Members:
+def _checked(members: Members, name: str, work: Work) -> tuple[Members, bytes | None]:
+    """Return the members, their image checked and perhaps re-encoded, and that image rewritten or None."""
+    reencode = work.reencode
     limit = images.MAX_PIXELS_TO_SHRINK if reencode else images.MAX_PIXELS
     pixels_HWC = images.decode(members.image, name, limit)
-    if reencode is None:
-        return members
-    small_HWC = images.shrink(pixels_HWC, reencode.max_side_px)
-    images.check_size(name, *small_HWC.shape[:2])
-    return members._replace(image=images.encode_jpeg(small_HWC, reencode.quality))
+    if reencode is not None:
+        small_HWC = images.shrink(pixels_HWC, reencode.max_side_px)
+        images.check_size(name, *small_HWC.shape[:2])
+        members = members._replace(image=images.encode_jpeg(small_HWC, reencode.quality))
+        pixels_HWC = images.decode(members.image, name)
+    return members, _rewritten(members.image, name, pixels_HWC) if work.crops else None
+
+
+def _rewritten(image: bytes, name: str, pixels_HWC: images.Pixels) -> bytes | None:
+    """Return a JPEG rewritten for crops, if it can be, and decodes to the same pixels."""
+    rewritten = rewrite(image)
+    if rewritten is None:
+        return None
+    try:
+        is_same = np.array_equal(images.decode(rewritten, name), pixels_HWC)
+    except ImageError:
+        return None
+    return rewritten if is_same else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.left_out import LeftOut
 from teacher_cache.dataset.sample import Sample
 from teacher_cache.errors import DatasetError
@@ -53,6 +54,7 @@ class Source:
         left_out: Files and members other than samples.
         notes: Assumptions, as text.
         keep: Object that must live as long as the samples are read, such as a temporary file.
+        packed: Description of the packed dataset that the samples are read from; None for other sources.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class Source:
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
     notes: Sequence[str] = ()
     keep: Any = None
+    packed: DatasetInfo | None = None
 
     @property
     def keys(self) -> list[str]:

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from teacher_cache import images
-from teacher_cache.dataset.index import DATASET_FILE, read_info
+from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, read_info
 from teacher_cache.dataset.left_out import is_system
 from teacher_cache.dataset.parts import check_complete
-from teacher_cache.dataset.source import Source, SourceOptions
+from teacher_cache.dataset.source import Source, SourceOptions, readable
 from teacher_cache.dataset.source_folders import class_folders, folder_source
 from teacher_cache.dataset.source_parquet import parquet_source
 from teacher_cache.dataset.source_tars import SUFFIXES, tar_source
 from teacher_cache.dataset.splits import choose, has_splits
 from teacher_cache.errors import DatasetError
+from teacher_cache.exact.canonical import file_sha256
 from teacher_cache.storage.store import Store
 
 _OPTIONS = SourceOptions()
@@ -29,14 +30,14 @@ class Found:
         root: Folder of the class folders or files.
         parquet, tars: Files of one kind; both are empty where there are class folders.
         notes: Assumptions, as text.
-        is_packed: Whether the folder is a packed dataset.
+        packed: Description of a packed dataset; None for other folders.
     """
 
     root: Path
     parquet: list[Path]
     tars: list[Path]
     notes: list[str]
-    is_packed: bool = False
+    packed: DatasetInfo | None = None
 
 
 def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
@@ -55,12 +56,28 @@ def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
     if found.parquet:
         source = parquet_source(found.parquet, options)
     elif found.tars:
-        if found.is_packed and options.classes is None:
-            options = dataclasses.replace(options, classes=read_info(Store(found.root)).classes or None)
-        source = tar_source(found.tars, options, is_packed=found.is_packed)
+        if found.packed is not None:
+            _check_shards(found.tars, found.packed)
+        if found.packed is not None and options.classes is None:
+            options = dataclasses.replace(options, classes=found.packed.classes or None)
+        source = tar_source(found.tars, options, is_packed=found.packed is not None)
+        source = dataclasses.replace(source, packed=found.packed)
     else:
         source = folder_source(found.root, options)
     return dataclasses.replace(source, notes=[*found.notes, *source.notes])
+
+
+def _check_shards(files: Sequence[Path], info: DatasetInfo) -> None:
+    """Refuse shards that are not those of the description. Raises DatasetError."""
+    for file, shard in zip(files, info.shards, strict=True):
+        with readable(file):
+            digest = file_sha256(file)
+        if digest != shard.sha256:
+            raise DatasetError(
+                f"{file} does not have the sha256 in {DATASET_FILE}",
+                "Damaged images would be packed as good ones.",
+                "copy the shard again",
+            )
 
 
 def check_members(options: SourceOptions, *, is_parquet: bool, is_tars: bool) -> None:
@@ -98,8 +115,8 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
                 "leave --split out",
             )
         if (root / DATASET_FILE).is_file():
-            shards = read_info(Store(root)).shards
-            return Found(root, [], [root / shard.name for shard in shards], notes, is_packed=True)
+            packed = read_info(Store(root))
+            return Found(root, [], [root / shard.name for shard in packed.shards], notes, packed)
         if parquet or tars:
             files = _files(root, parquet, tars, folders, dataclasses.replace(options, split=split))
             if len(files) < len(parquet or tars):

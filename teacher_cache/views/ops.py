@@ -155,7 +155,7 @@ def _q16(factor: float) -> int:
 
 
 def _color(canvas: Canvas, factor: float) -> None:
-    canvas.redraw(lambda pixels, out: kernels.blend_with_luma(pixels, _q16(factor), out))
+    canvas.redraw(lambda pixels, out: kernels.blend_with_luma(_flat(pixels), _q16(factor), _flat(out)))
 
 
 def _sharpness(canvas: Canvas, factor: float) -> None:
@@ -194,7 +194,8 @@ def _shear_x(canvas: Canvas, slope: float) -> None:
 
 
 def _shear_y(canvas: Canvas, slope: float) -> None:
-    _shift_columns(canvas, slope * (np.arange(canvas.size) + 0.5))
+    offsets = _fixed(slope * (np.arange(canvas.size) + 0.5))
+    canvas.redraw(lambda pixels, out: warps.shift_columns(_flat(pixels), offsets, canvas.fill_C, _flat(out)))
 
 
 def _translate_x(canvas: Canvas, share: float) -> None:
@@ -202,17 +203,15 @@ def _translate_x(canvas: Canvas, share: float) -> None:
 
 
 def _translate_y(canvas: Canvas, share: float) -> None:
-    _shift_columns(canvas, np.full(canvas.size, share * canvas.size))
+    offset = int(_fixed(np.array(share * canvas.size)))
+    canvas.redraw(
+        lambda pixels, out: warps.translate_columns(_flat(pixels), offset, canvas.fill_C, _flat(out))
+    )
 
 
 def _shift_rows(canvas: Canvas, offsets_px: npt.NDArray[np.floating[Any]]) -> None:
     offsets = _fixed(offsets_px)
     canvas.redraw(lambda pixels, out: warps.shift_rows(_flat(pixels), offsets, canvas.fill_C, _flat(out)))
-
-
-def _shift_columns(canvas: Canvas, offsets_px: npt.NDArray[np.floating[Any]]) -> None:
-    offsets = _fixed(offsets_px)
-    canvas.redraw(lambda pixels, out: warps.shift_columns(_flat(pixels), offsets, canvas.fill_C, _flat(out)))
 
 
 def _fixed(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ from teacher_cache import images
 from teacher_cache.views.kernels import Pixels
 from teacher_cache.views.ops import draw_view
 from teacher_cache.views.recipe import Recipe
-from teacher_cache.views.sampling import ViewParams, erasing_noise, sample_view
+from teacher_cache.views.sampling import Box, ViewParams, erasing_noise, sample_view
 
 
 def render_views(
@@ -28,9 +28,10 @@ def render_views(
     views: Sequence[int],
     out_VHWC: Iterable[Pixels],
 ) -> list[ViewParams]:
-    """Decode an image once and render views of it into `out_VHWC`, uint8, each (img_size, img_size, 3).
+    """Decode what views of an image need, once, and render them into `out_VHWC`.
 
-    The replay contract is that the pixels are a function of the arguments alone, bit for bit.
+    The replay contract is that the pixels are a function of the arguments alone, bit for bit. Each view is
+    uint8 (img_size, img_size, 3).
 
     Returns:
         Parameters of each view.
@@ -38,13 +39,23 @@ def render_views(
     Raises:
         ImageError: The image cannot be decoded, or is so long and thin that its short side cannot be resized.
     """
-    pixels_HWC = images.decode(image_bytes, key, empty=_scratch.empty)
-    height, width = pixels_HWC.shape[:2]
-    params_V = [sample_view(recipe, key, view, height, width) for view in views]
-    for params, out_HWC in zip(params_V, out_VHWC, strict=True):
+    picture = images.Picture(image_bytes, key, empty=_scratch.empty)
+    params_V = [sample_view(recipe, key, view, picture.height, picture.width) for view in views]
+    for params in params_V:
         images.check_size(key, params.resize_height, params.resize_width)
-        render(pixels_HWC, recipe, params, out_HWC)
+    crop = picture.crop(*_union(params_V))
+    for params, out_HWC in zip(params_V, out_VHWC, strict=True):
+        box = params._replace(top=params.top - crop.top, left=params.left - crop.left)
+        render(crop.pixels_HWC, recipe, box, out_HWC)
     return params_V
+
+
+def _union(params_V: Sequence[ViewParams]) -> Box:
+    """Return the smallest box that holds the source boxes of all views."""
+    top, left = min(params.top for params in params_V), min(params.left for params in params_V)
+    bottom = max(params.top + params.height for params in params_V)
+    right = max(params.left + params.width for params in params_V)
+    return Box(top, left, bottom - top, right - left)
 
 
 class _Scratch(threading.local):

@@ -102,7 +102,7 @@ def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, o
 
 @compiled
 def shift_columns(flat: Pixels, offsets_W: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
-    """Move pixel (y + offsets[x], x) to (y, x), offsets in 2^-24 pixels: shear or translation in y.
+    """Move pixel (y + offsets[x], x) to (y, x), offsets in 2^-24 pixels: shear in y.
 
     Columns move first by whole pixels, neighbours with the same offset together; then each row by the
     fractions.
@@ -140,6 +140,33 @@ def shift_columns(flat: Pixels, offsets_W: npt.NDArray[np.int64], fill_C: Pixels
             for y in outside:
                 for c in range(3):
                     out_flat[y, 3 * x + c] = fill_C[c]
+
+
+@compiled
+def translate_columns(flat: Pixels, offset: int, fill_C: Pixels, out_flat: Pixels) -> None:
+    """Move pixel (y + offset, x) to (y, x), the offset in 2^-24 pixels; see `shift_columns`."""
+    height, width_3 = flat.shape
+    first, stop = _inside(offset, height)
+    top = (offset >> FRACTION_BITS) - 1
+    weights = _WEIGHTS_F32[(offset >> _TABLE_SHIFT) & _TABLE_MASK]
+    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
+    for y in range(height):
+        out = out_flat[y]
+        if not first <= y < stop:
+            for x in range(width_3 // 3):
+                for c in range(3):
+                    out[3 * x + c] = fill_C[c]
+            continue
+        r0, r1 = flat[min(max(y + top, 0), height - 1)], flat[min(max(y + top + 1, 0), height - 1)]
+        r2, r3 = flat[min(max(y + top + 2, 0), height - 1)], flat[min(max(y + top + 3, 0), height - 1)]
+        for i in range(width_3):
+            total = (
+                w0 * np.float32(r0[i])
+                + w1 * np.float32(r1[i])
+                + w2 * np.float32(r2[i])
+                + w3 * np.float32(r3[i])
+            )
+            out[i] = np.uint8(np.int32(min(max(total * _UNIT, np.float32(0)), np.float32(255))))
 
 
 @compiled

@@ -81,7 +81,7 @@ def test_an_unfinished_pack_of_another_request_is_left_alone(tmp_path: Path) -> 
 def test_sigkill_at_random_moments_changes_no_byte(tmp_path: Path) -> None:
     names = [f"{number % 3}/{number}.jpg" for number in range(4000)]
     source = write_files(tmp_path / "in", names)
-    pack_to(source, tmp_path / "whole", shard_size=200)
+    pack_to(source, tmp_path / "whole", shard_size=200, crops=True)
     words = [*PACK, str(source), str(tmp_path / "out"), "--shard-size=200"]
     moments, kills = random.Random(0), 0
     for _ in range(5):

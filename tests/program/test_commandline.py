@@ -38,7 +38,7 @@ EXTRACT = f"json {REQUEST} {ACTORS} engine address"
 FLAGS = {
     "teacher-cache pack": (
         "json src dst shard_size seed max_side quality skip_corrupt extends split splits classes unlabelled "
-        "image_column label_column image_key label_key in_place shuffle workers"
+        "image_column label_column image_key label_key in_place shuffle crops workers"
     ),
     "teacher-cache plan": f"{EXTRACT} price_per_gpu_hour epochs",
     "teacher-cache extract": EXTRACT,
