@@ -23,6 +23,7 @@ from student.prepare import Run
 from student.state import RunProgress, save_state
 from student.step import LiveTeacher, NonFiniteError, Trainer
 from teacher_cache import ViewBatch
+from teacher_cache.batches.transfer import on_device
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.program.progress import Advance, Track
@@ -109,7 +110,7 @@ class TrainingLoop:
         """Yield the batches of each remaining update."""
         run = self._run
         loader = run.stream.loader(run.config.workers, pin_memory=run.ranks.device.type == "cuda")
-        batches = iter(loader)
+        batches = on_device(loader, run.ranks.device)
         for _ in range(run.plan.num_updates - run.first_update):
             start_s = time.monotonic()
             group = list(itertools.islice(batches, run.plan.stream.batches_per_update))

@@ -123,9 +123,14 @@ class LabelLookup:
     Args:
         source: Source of the labels.
         num_kept: Number of pairs of a shard and a view to keep.
+
+    Attributes:
+        num_kept: Number of pairs that are kept.
+        is_local: Whether the labels are read from a local folder.
     """
 
     def __init__(self, source: LabelSource, num_kept: int) -> None:
+        self.num_kept, self.is_local = num_kept, Store(source.url).is_local
         self._labels = functools.lru_cache(maxsize=num_kept)(source.labels)
         self._rows_per_shard = source.spec.layout.rows_per_shard
         self._k = source.spec.labels.k
@@ -145,6 +150,14 @@ class LabelLookup:
             for whole, of_shard in zip(found, self._labels(shard, view), strict=True):
                 whole[members] = of_shard[offsets]
         return found
+
+    def pairs(self, rows_B: Ints, views_B: Ints) -> list[tuple[int, int]]:
+        """Return the pairs of a shard and a view that hold the labels of each (row, view)."""
+        return sorted(set(zip((rows_B // self._rows_per_shard).tolist(), views_B.tolist(), strict=True)))
+
+    def fetch(self, shard: int, view: int) -> None:
+        """Read the labels of a shard and a view, and keep them; any thread may call this."""
+        self._labels(shard, view)
 
 
 def view_ranges(views: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from teacher_cache.dataset.index import (
@@ -117,6 +118,23 @@ class PackedDataset:
                 )
             self._is_hashed_N[row] = True
         return data
+
+    def files_of(self, rows_B: npt.NDArray[np.int64]) -> list[int]:
+        """Return the numbers of the files that hold rows, rising."""
+        files_N = self.index.files_N
+        numbers_B = rows_B // self.info.samples_per_shard if files_N is None else files_N[rows_B]
+        return np.unique(numbers_B).tolist()
+
+    def has_room_for(self, num_files: int) -> bool:
+        """Return whether the dataset is remote, and copies of this many of its files have room together."""
+        largest = max(file.num_bytes for file in self._files)
+        return not self._images.is_local and num_files * largest <= self._room.max_bytes
+
+    def fetch(self, number: int) -> None:
+        """Copy a remote file into the cache, if it is not there; any thread may call this."""
+        opened = self._open(self._files[number])
+        if opened is not None:
+            opened.close()
 
     def _bytes_in(self, number: int, row: int) -> bytes:
         """Return the bytes of a row's image in a file, unchecked."""

@@ -145,6 +145,12 @@ class StreamPlan:
         """Number of batches that are rendered together because they share their images."""
         return 1 if self.views_together else self.views_per_load
 
+    @property
+    def loads_per_window(self) -> int:
+        """Number of loads, at least 1, in which the rows of a window are used up."""
+        images = self.global_batch_size // (self.views_per_load if self.views_together else 1)
+        return -(-min(self.window_shards * self.rows_per_shard, self.num_rows) // images)
+
     def rows(self, batch: int, mixing_groups: MixingGroups | None = None) -> RowViews:
         """Return the rows of batch number `batch` of this rank, and the view slot of each.
 

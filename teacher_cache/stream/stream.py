@@ -28,6 +28,7 @@ from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
+from teacher_cache.stream.read_ahead import reading_ahead
 from teacher_cache.views.recipe import Recipe
 
 
@@ -82,15 +83,22 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         kept = 2 * self._plan.window_shards * self._plan.views_per_load
         lookup = LabelLookup(self._archive, kept) if self._archive else None
+        with reading_ahead(self._renderer.dataset, lookup, self._plan.window_shards) as read_ahead:
+            for load in self._loads[first::step]:
+                if read_ahead is not None:
+                    for view_ids in self._wanted(load + self._plan.loads_per_window):
+                        read_ahead(view_ids)
+                packed = []
+                for batch in self._renderer.render(self._wanted(load)):
+                    labels = lookup(batch.rows_B.numpy(), batch.views_B.numpy()) if lookup else None
+                    packed.append(pack_batch(batch._replace(labels=labels)))
+                yield packed
+
+    def _wanted(self, load: int) -> list[ViewIds]:
+        """Return what the batches of a load hold; nothing behind the end of the run."""
         size = self._plan.batches_per_load
-        for load in self._loads[first::step]:
-            numbers = range(load * size, load * size + size)
-            wanted = [self._view_ids(number) for number in numbers if number in self._batches]
-            packed = []
-            for batch in self._renderer.render(wanted):
-                labels = lookup(batch.rows_B.numpy(), batch.views_B.numpy()) if lookup else None
-                packed.append(pack_batch(batch._replace(labels=labels)))
-            yield packed
+        numbers = range(load * size, load * size + size)
+        return [self._view_ids(number) for number in numbers if number in self._batches]
 
     def loader(self, workers: int, *, pin_memory: bool = False) -> BatchLoader:
         """Return an iterable of whole batches, rendered by `workers` processes."""
