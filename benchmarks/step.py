@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import interleaved, ratio, write_json, write_photographs
+from benchmarks.remote import served, upload
 from pipelines.extraction.extract import extract
 from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
@@ -37,12 +38,14 @@ from teacher_cache.dataset.sources import open_source
 from teacher_cache.models.create import resolve_device
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.progress import silent
+from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 from teacher_cache.stream.stream import ViewStream
 
 MODES = ("no teacher", "cached labels", "live teacher")
 _VIEWS = 2
+_REMOTE_SHARD_SIZE, _REMOTE_WINDOW, _REMOTE_WORKERS = 32, 2, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +74,19 @@ class StepConfig:
     """Device of the models; auto takes CUDA where there is one."""
     torchcompile: str | None = None
     """Torch backend that compiles the student, such as inductor."""
+    delay_ms: float | None = None
+    """Read images and labels from an S3 server that answers this much later, and measure the waiting."""
     json: str | None = None
     """File for the result."""
 
 
-def _prepare(config: StepConfig, folder: Path) -> tuple[PackedDataset, ArchiveReader]:
+def _prepare(config: StepConfig, folder: Path, shard_size: int) -> tuple[PackedDataset, ArchiveReader]:
     source = config.images
     if source is None:
         write_photographs(folder / "images", config.num_images)
         source = str(folder / "images")
     packed = str(folder / "data")
-    options = {"shard_size": 1000, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
+    options = {"shard_size": shard_size, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
     pack(open_source(source), Store(packed), track=silent, **options)  # type: ignore[arg-type]
     dataset = PackedDataset(packed)
     extract(
@@ -149,8 +154,10 @@ def _timed(trainer: Trainer, batches: Iterator[ViewBatch], steps: int) -> Callab
 
 def _benchmark(config: StepConfig) -> int:
     """Run the benchmark, print its table, and return 0."""
+    if config.delay_ms is not None:
+        return _benchmark_remote(config, config.delay_ms)
     with tempfile.TemporaryDirectory() as folder:
-        dataset, archive = _prepare(config, Path(folder))
+        dataset, archive = _prepare(config, Path(folder), 1000)
         runs = {
             mode: _timed(
                 _trainer(config, mode, dataset),
@@ -179,6 +186,53 @@ def _benchmark(config: StepConfig) -> int:
         config.json,
         {"benchmark": "step", **head, "config": settings, "seconds": times, "ratio_min_median_max": ratios},
     )
+    return 0
+
+
+def _benchmark_remote(config: StepConfig, delay_ms: float) -> int:
+    """Train from an S3 server, print the share of waiting in each window of shards, and return 0."""
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder) / "s3", delay_ms) as bucket:
+        dataset, _ = _prepare(config, Path(folder), _REMOTE_SHARD_SIZE)
+        for name in ("data", "labels"):
+            upload(Path(folder) / name, f"{bucket}/{name}")
+        room = CacheRoom(str(Path(folder) / "room"))
+        there, archive = PackedDataset(f"{bucket}/data", room), ArchiveReader(f"{bucket}/labels", room)
+        plan = StreamPlan(
+            len(dataset),
+            dataset.info.samples_per_shard,
+            config.batch_size,
+            seed=0,
+            drop_last=True,
+            window_shards=_REMOTE_WINDOW,
+        )
+        schedule = ViewSchedule(range(_VIEWS))
+        stream = ViewStream(
+            there, archive.recipe, plan, schedule, num_batches=plan.batches_per_epoch, archive=archive
+        )
+        trainer = _trainer(config, "cached labels", dataset)
+        waits: list[float] = []
+        steps: list[float] = []
+        batches = iter(stream.loader(_REMOTE_WORKERS))
+        for _ in range(plan.batches_per_epoch):
+            start_s = time.perf_counter()
+            batch = next(batches)
+            waits.append(time.perf_counter() - start_s)
+            trainer.update([batch]).loss.item()
+            steps.append(time.perf_counter() - start_s)
+    size = plan.loads_per_window
+    table = Table("window", "steps", "seconds", "data wait", title=f"{delay_ms:g} ms added to each request")
+    for start in range(0, len(steps), size):
+        part = slice(start, start + size)
+        share = sum(waits[part]) / sum(steps[part])
+        table.add_row(str(start // size), str(len(steps[part])), f"{sum(steps[part]):.2f}", f"{share:.1%}")
+    Console(width=110).print(table)
+    share = sum(waits[size:]) / sum(steps[size:])
+    print(f"data wait after the first window: {share:.2%}")
+    head = environment(("torch", "timm", "s3fs", "simplejpeg", "numpy"))
+    print(head)
+    settings = {**dataclasses.asdict(config), "json": None, "shards_per_window": _REMOTE_WINDOW}
+    result = {"waits_s": waits, "steps_s": steps, "data_wait_after_first_window": share}
+    write_json(config.json, {"benchmark": "step, remote", **head, "config": settings, **result})
     return 0
 
 

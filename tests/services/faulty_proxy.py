@@ -1,6 +1,8 @@
 """A proxy before an HTTP server that drops, delays, truncates, or answers 503 for a share of the requests.
 
-python faulty_proxy.py PORT UPSTREAM_PORT SHARE SEED     prints "ready", and at its end what it did
+python faulty_proxy.py PORT UPSTREAM_PORT SHARE SEED [DELAY_S]   prints "ready", and at its end what it did
+
+Every request is held up for DELAY_S, which is 0 by default.
 """
 
 import collections
@@ -23,10 +25,12 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     upstream_port: int
     share: float
     rng: random.Random
+    delay_s: float
     did: ClassVar[collections.Counter] = collections.Counter()
     lock = threading.Lock()
 
     def handle_any(self) -> None:
+        time.sleep(self.delay_s)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         with self.lock:
             fault = self.rng.choice(_FAULTS) if self.rng.random() < self.share else "pass on"
@@ -68,8 +72,9 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def main(port: int, upstream_port: int, share: float, seed: int) -> None:
+def main(port: int, upstream_port: int, share: float, seed: int, delay_s: float) -> None:
     Proxy.upstream_port, Proxy.share, Proxy.rng = upstream_port, share, random.Random(seed)
+    Proxy.delay_s = delay_s
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Proxy)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print("ready", flush=True)
@@ -78,4 +83,10 @@ def main(port: int, upstream_port: int, share: float, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    main(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        float(sys.argv[3]),
+        int(sys.argv[4]),
+        float(sys.argv[5]) if len(sys.argv) > 5 else 0.0,
+    )
