@@ -84,6 +84,7 @@ def _prepare(config: StreamConfig, folder: Path) -> tuple[PackedDataset, Archive
         skip_corrupt=False,
         workers=1,
         track=silent,
+        crops=True,
     )
     flags = ExtractConfig(
         data=data,

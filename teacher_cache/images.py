@@ -130,7 +130,7 @@ class Picture:
     """
 
     def __init__(self, data: bytes | memoryview, name: str, empty: Empty | None = None) -> None:
-        self._data, self._name, self._empty = bytes(data), name, empty
+        self._data, self._name, self._empty = data, name, empty
         self._pixels_HWC: Pixels | None = None
         self._header: Header | None = None
         segments = read_segments(self._data)

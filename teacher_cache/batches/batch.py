@@ -5,6 +5,7 @@ Shapes: B views wanted, R views rendered (the B, then partners that are not amon
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -115,7 +116,7 @@ class PackedBatch(NamedTuple):
 
     Attributes:
         images_RCHW: Images, in shared memory where a worker rendered them.
-        is_taken_1: A byte behind the images; the reader sets it to 0 once it has copied them.
+        is_taken_1: A byte behind the images; the reader sets it to 0 once it no longer needs them.
         arrays: The batch without its images, NumPy arrays in place of tensors.
     """
 
@@ -133,14 +134,25 @@ def pack_batch(batch: ViewBatch) -> PackedBatch:
 
 
 def unpack_batch(packed: PackedBatch, *, pin_memory: bool = False) -> ViewBatch:
-    """Return the batch that `pack_batch` was given, and free the worker's buffer for the next batch."""
+    """Return the batch that `pack_batch` was given.
+
+    The worker's buffer is free for another batch once nothing refers to the images, unless they are copied to
+    pinned memory.
+    """
     batch = _map_leaves(torch.from_numpy, packed.arrays)._replace(images_RCHW=packed.images_RCHW)
     if pin_memory:
         batch = _map_leaves(torch.Tensor.pin_memory, batch)
+        packed.is_taken_1.zero_()
     elif packed.images_RCHW.is_shared():
-        batch = batch._replace(images_RCHW=packed.images_RCHW.clone())
-    packed.is_taken_1.zero_()
+        batch = batch._replace(images_RCHW=_lent(packed))
     return batch
+
+
+def _lent(packed: PackedBatch) -> torch.Tensor:
+    """Return the images in the worker's own memory, which is free when the last view of them is gone."""
+    images_RCHW = packed.images_RCHW.numpy()  # every view of the tensor below keeps this array
+    weakref.finalize(images_RCHW, packed.is_taken_1.zero_).atexit = False
+    return torch.from_numpy(images_RCHW)
 
 
 def as_rendered(load: list[PackedBatch]) -> list[PackedBatch]:

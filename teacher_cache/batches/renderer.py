@@ -71,7 +71,7 @@ class BatchRenderer:
         first_slots = [slots[0] for slots in slots_of_views.values()]
         out_VHWC = [rendered[slot.batch].pixels_RHWC[slot.position] for slot in first_slots]
         params_V = render_views(
-            self.dataset.image_bytes(row),
+            self.dataset.image_view(row),
             self.recipe,
             self.dataset.index.key(row),
             list(slots_of_views),

@@ -106,6 +106,10 @@ class PackedDataset:
         Raises:
             DatasetError: The image's bytes are not those that were packed.
         """
+        return bytes(self.image_view(row))
+
+    def image_view(self, row: int) -> memoryview:
+        """Return what `image_bytes` does, without a copy where the file is mapped into memory."""
         files_N = self.index.files_N
         number = row // self.info.samples_per_shard if files_N is None else int(files_N[row])
         data = self._bytes_in(number, row)
@@ -136,12 +140,12 @@ class PackedDataset:
         if opened is not None:
             opened.close()
 
-    def _bytes_in(self, number: int, row: int) -> bytes:
+    def _bytes_in(self, number: int, row: int) -> memoryview:
         """Return the bytes of a row's image in a file, unchecked."""
         start = int(self.index.offsets_N[row])
         if self._rows is not None:
             try:
-                return self._rows.read(number, start)
+                return memoryview(self._rows.read(number, start))
             except (ValueError, pa.ArrowException) as error:
                 raise DatasetError(
                     f"{self._images.path(self._files[number].name)} cannot be read: {error}",
@@ -151,8 +155,8 @@ class PackedDataset:
         stop = start + int(self.index.sizes_N[row])
         found = self._map(number)
         if found is not None:
-            return found.map[start:stop]
-        return self._images.get_range(self._files[number].name, start, stop)
+            return memoryview(found.map)[start:stop]
+        return memoryview(self._images.get_range(self._files[number].name, start, stop))
 
     def _map(self, number: int) -> _Map | None:
         """Map a shard or a local copy into memory; None if there is no room for a copy."""

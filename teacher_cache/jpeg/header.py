@@ -77,7 +77,7 @@ class Header(NamedTuple):
         return -(-self.width // self.mcu_width)
 
 
-def read_segments(data: bytes) -> Segments | None:
+def read_segments(data: bytes | memoryview) -> Segments | None:
     """Read the segments in front of the first scan; None if they are damaged or not all known."""
     if data[:2] != bytes([0xFF, SOI]):
         return None
@@ -106,7 +106,7 @@ def read_segments(data: bytes) -> Segments | None:
         return None
 
 
-def read_header(data: bytes, segments: Segments) -> Header | None:
+def read_header(data: bytes | memoryview, segments: Segments) -> Header | None:
     """Read the header of a JPEG.
 
     Args:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support import IMG_SIZE, SHARD_SIZE, write_class_folders
 
 from pipelines.cli import main
-from teacher_cache.batches.batch import ViewBatch, ViewIds
+from teacher_cache.batches.batch import PackedBatch, Targets, ViewBatch, ViewIds, unpack_batch
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.exact.canonical import sha256_hex
@@ -153,10 +153,30 @@ def test_buffers_that_workers_use_again_change_no_batch_that_was_handed_over(dat
     plan = StreamPlan(len(dataset), SHARD_SIZE, 4, seed=5, drop_last=True)
     stream = ViewStream(dataset, deit(IMG_SIZE), plan, ViewSchedule(VIEWS), num_batches=60)
     kept = list(stream.loader(1))
-    assert all(not batch.images_RCHW.is_shared() for batch in kept)
     for batch, expected in zip(kept, stream.loader(0), strict=True):
         assert torch.equal(batch.images_RCHW, expected.images_RCHW)
         assert batch.images_RCHW.stride() == expected.images_RCHW.stride()
+
+
+def test_a_part_of_a_batch_keeps_its_buffer(dataset: PackedDataset) -> None:
+    plan = StreamPlan(len(dataset), SHARD_SIZE, 4, seed=5, drop_last=True)
+    stream = ViewStream(dataset, deit(IMG_SIZE), plan, ViewSchedule(VIEWS), num_batches=60)
+    kept = [(batch.images_RCHW[1], batch.images_RCHW[2:].numpy()[0, 0]) for batch in stream.loader(1)]
+    for (image, channel), expected in zip(kept, stream.loader(0), strict=True):
+        assert torch.equal(image, expected.images_RCHW[1])
+        assert (channel == expected.images_RCHW[2, 0].numpy()).all()
+
+
+def test_a_buffer_is_free_when_nothing_refers_to_it() -> None:
+    images_RCHW = torch.zeros(1, 3, 4, 4, dtype=torch.uint8).share_memory_()
+    is_taken_1 = torch.ones(1, dtype=torch.uint8)
+    arrays = ViewBatch(None, None, Targets(*[np.zeros(1)] * 2, None), None, np.zeros(1), np.zeros(1))
+    batch = unpack_batch(PackedBatch(images_RCHW, is_taken_1, arrays))
+    part = batch.images_RCHW[0]
+    del batch
+    assert is_taken_1.item() == 1
+    del part
+    assert is_taken_1.item() == 0
 
 
 def test_a_view_wanted_twice_is_given_twice(dataset: PackedDataset) -> None:
@@ -176,7 +196,7 @@ class Counted(PackedDataset):
 
     def image_bytes(self, row: int) -> memoryview:
         self.reads.append(row)
-        return super().image_bytes(row)
+        return super().image_view(row)
 
 
 @pytest.mark.slow
