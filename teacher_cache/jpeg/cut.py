@@ -34,7 +34,13 @@ class Cut(NamedTuple):
 
 
 def cut(
-    data: bytes | memoryview, header: Header, top: int, left: int, height: int, width: int, largest_share: float = 1.0
+    data: bytes | memoryview,
+    header: Header,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    largest_share: float = 1.0,
 ) -> Cut | None:
     """Cut the pieces that a box of a JPEG needs out of it.
 

@@ -194,7 +194,7 @@ class Counted(PackedDataset):
         super().__init__(url)
         self.reads: list[int] = []
 
-    def image_bytes(self, row: int) -> memoryview:
+    def image_view(self, row: int) -> memoryview:
         self.reads.append(row)
         return super().image_view(row)
 
