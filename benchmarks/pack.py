@@ -1,8 +1,9 @@
-"""Images packed a second: this program on one core and on two, beside webdataset's own TarWriter.
+"""Images packed a second, with crops and without, on one core and on two, beside webdataset's TarWriter.
 
     python -m benchmarks.pack --images FOLDER
 
-Packing decodes every image to check it, hashes it and the shard, and writes an index; TarWriter only writes.
+Packing decodes every image to check it, hashes it and the shard, and writes an index; with crops it also
+rewrites each JPEG and decodes it again. TarWriter only writes. Bytes are those of all shards.
 Every arm is a process bound to its cores, so that "one core" is one. The arms take turns; ratios are of the
 same round.
 """
@@ -10,6 +11,7 @@ same round.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import statistics
@@ -53,7 +55,7 @@ class PackBenchmarkConfig(Flags):
     """File for the result."""
 
 
-def _pack(source: Source, folder: Path, workers: int) -> None:
+def _pack(source: Source, folder: Path, workers: int, *, crops: bool = False) -> None:
     pack(
         source,
         Store(folder),
@@ -63,6 +65,7 @@ def _pack(source: Source, folder: Path, workers: int) -> None:
         skip_corrupt=False,
         workers=workers,
         track=silent,
+        crops=crops,
     )
 
 
@@ -77,10 +80,15 @@ def _tar_writer(source: Source, folder: Path, workers: int) -> None:
 
 
 ARMS: dict[str, tuple[Callable[[Source, Path, int], None], int]] = {
-    "pack, 1 core": (_pack, 1),
-    "pack, 2 cores": (_pack, 2),
+    "pack --no-crops, 1 core": (_pack, 1),
+    "pack --no-crops, 2 cores": (_pack, 2),
+    "pack, 1 core": (functools.partial(_pack, crops=True), 1),
+    "pack, 2 cores": (functools.partial(_pack, crops=True), 2),
     "TarWriter, 1 core": (_tar_writer, 1),
 }
+
+
+_PEERS = ("pack --no-crops, 1 core", "pack --no-crops, 2 cores", "TarWriter, 1 core")
 
 
 def _measure(config: PackBenchmarkConfig, arm: str) -> None:
@@ -96,7 +104,8 @@ def _measure(config: PackBenchmarkConfig, arm: str) -> None:
         _warm = [sample.place.read() for sample in source.samples[: len(source.samples) // config.times]]
         start_s = time.perf_counter()
         run(source, Path(folder) / "out", cores)
-        print(len(samples) / (time.perf_counter() - start_s))
+        rate = len(samples) / (time.perf_counter() - start_s)
+        print(rate, sum(file.stat().st_size for file in (Path(folder) / "out").glob("*.tar")))
 
 
 def _benchmark(config: PackBenchmarkConfig) -> int:
@@ -104,6 +113,7 @@ def _benchmark(config: PackBenchmarkConfig) -> int:
         _measure(config, config.arm)
         return 0
     rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    num_bytes: dict[str, int] = {}
     cores = sorted(os.sched_getaffinity(0))
     for _, (arm, (_, count)) in itertools.product(range(config.rounds), ARMS.items()):
         words = [sys.executable, "-m", "benchmarks.pack", "--images", config.images, "--arm", arm]
@@ -113,17 +123,20 @@ def _benchmark(config: PackBenchmarkConfig) -> int:
             text=True,
             check=True,
         )
-        rates[arm].append(float(done.stdout))
-    table = Table("arm", "images/s, median (min to max)", "over one core", "over TarWriter")
+        rate, size = done.stdout.split()
+        rates[arm].append(float(rate))
+        num_bytes[arm] = int(size)
+    headers = ("arm", "images/s, median (min to max)", *(f"over {peer}" for peer in _PEERS), "bytes")
+    table = Table(*headers)
     result = {}
     for arm, found in rates.items():
         ratios = {
-            peer: statistics.median(a / b for a, b in zip(found, rates[peer], strict=True))
-            for peer in ("pack, 1 core", "TarWriter, 1 core")
+            peer: statistics.median(a / b for a, b in zip(found, rates[peer], strict=True)) for peer in _PEERS
         }
         text = f"{statistics.median(found):,.0f} ({min(found):,.0f} to {max(found):,.0f})"
-        table.add_row(arm, text, *(f"{ratio:.2f}" for ratio in ratios.values()))
-        result[arm] = {"images_per_s": found, "over": ratios}
+        share = num_bytes[arm] / num_bytes["TarWriter, 1 core"]
+        table.add_row(arm, text, *(f"{ratio:.2f}" for ratio in ratios.values()), f"{share:.3f}")
+        result[arm] = {"images_per_s": found, "over": ratios, "bytes_over_tar_writer": share}
     Console(width=110).print(table)
     write_json(
         config.json,
