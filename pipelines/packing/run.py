@@ -95,7 +95,7 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
         whole = info.num_samples - info.source["cuttable"]
         notes.append(
             f"crops can be cut out of {info.source['cuttable']:,} images"
-            + (f"; {whole:,} others, not baseline JPEGs, are decoded whole" if whole else "")
+            + (f"; {whole:,} others, small or not baseline JPEGs, are decoded whole" if whole else "")
         )
     return _report(info, notes)
 

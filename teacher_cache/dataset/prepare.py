@@ -22,6 +22,8 @@ _TOGETHER = 16
 """Samples prepared by one call of a thread."""
 _CALLS_PER_THREAD = 4
 """Calls under way for each thread: enough that none waits, and few images in memory."""
+_LEAST_PIXELS = 128 * 128
+"""Pixels of an image below which decoding it whole is quicker than cutting a crop out."""
 
 
 class Reencode(NamedTuple):
@@ -144,8 +146,9 @@ def _checked(members: Members, name: str, work: Work) -> tuple[Members, bytes | 
 
 
 def _rewritten(image: bytes, name: str, pixels_HWC: images.Pixels) -> bytes | None:
-    """Return a JPEG rewritten for crops, if it can be, and decodes to the same pixels."""
-    rewritten = rewrite(image)
+    """Return a JPEG rewritten for crops, if it is large, can be rewritten, and decodes to the same pixels."""
+    large = pixels_HWC.shape[0] * pixels_HWC.shape[1] >= _LEAST_PIXELS
+    rewritten = rewrite(image) if large else None
     if rewritten is None:
         return None
     try:

@@ -16,6 +16,7 @@ from teacher_cache.jpeg.symbols import DAMAGED, read_symbols, write_symbols
 _PIECE_PX, _NARROWEST_PX = 56, 16
 """Width of a piece that is aimed at, and the narrowest: small pieces save pixels, and cost bytes."""
 _KEPT_SYMBOLS = 1 << 22
+_BLOCK_SYMBOLS = 64
 
 
 def rewrite(data: bytes) -> bytes | None:
@@ -32,7 +33,7 @@ def rewrite(data: bytes) -> bytes | None:
     if segments is None or header is None or tables is None:
         return None
     piece, num_mcus = _piece(header), header.mcus_per_row * header.mcu_rows
-    symbols = _scratch.symbols(8 * (len(data) - header.scan_start))
+    symbols = _scratch.symbols(8 * (len(data) - header.scan_start) + _BLOCK_SYMBOLS)
     starts = np.zeros(num_mcus // piece + 1, np.int64)
     counts_TS = np.zeros((huffman.NUM_TABLES, huffman.NUM_SYMBOLS), np.int64)
     end = read_symbols(

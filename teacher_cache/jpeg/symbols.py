@@ -110,7 +110,7 @@ def read_symbols(
         limits_T2L: Limits of longer codes; see huffman.Tables.
         symbols_TS: Symbols of the Huffman tables; see huffman.Tables.
         piece: MCUs in a piece.
-        out: Receives the symbols; room for one per bit of the scan is always enough.
+        out: Receives the symbols; room for one per bit of the scan, and a block, is always enough.
         starts: Receives the number of each piece's first symbol, and at its end that of all symbols.
         counts_TS: Receives the frequencies of the symbols of each table.
 
@@ -132,6 +132,8 @@ def read_symbols(
             shown[:] = 0
             starts[mcu // piece] = written
         for block in range(len(blocks_B3)):
+            if bits < padding:
+                return DAMAGED  # the data is at its end, and the picture is not
             component, table = blocks_B3[block, 0], blocks_B3[block, 1]
             position_in_block = 0
             while position_in_block < 64:

@@ -13,7 +13,7 @@ from student.cli import main as student
 from teacher_cache import images
 from teacher_cache.dataset.shards import PackedDataset
 
-SIZE = (90, 120)
+SIZE = (120, 160)
 STUDENT = (
     "--model=deit_tiny_distilled_patch16_224",
     *("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3"),
@@ -66,7 +66,9 @@ def test_what_cannot_be_cut_is_said(sources: Path, capsys: pytest.CaptureFixture
     flags = ["pack", str(sources / "images"), str(sources / "said"), "--json"]
     assert main(flags) == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
-    assert "crops can be cut out of 24 images; 2 others, not baseline JPEGs, are decoded whole" in notes
+    assert (
+        "crops can be cut out of 24 images; 2 others, small or not baseline JPEGs, are decoded whole" in notes
+    )
 
 
 def test_a_seed_shuffles_a_packed_dataset_again(sources: Path) -> None:
@@ -144,3 +146,11 @@ def test_one_other_pixel_is_another_dataset(
     flags = ["--data", str(tmp_path / "packed"), "--labels", str(archive), "--output", str(tmp_path / "out")]
     assert student(["train", *flags, *TRAINING]) == 2
     assert "another image's label" in capsys.readouterr().err
+
+
+def test_small_images_stay_as_they_are(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "images")
+    assert main(["pack", str(tmp_path / "images"), str(tmp_path / "packed")]) == 0
+    info = PackedDataset(str(tmp_path / "packed")).info
+    assert info.source["cuttable"] == 0
+    assert info.shards[0].original_sha256 is None

@@ -111,6 +111,19 @@ def test_others_are_left_as_they_are(data: bytes) -> None:
     assert rewrite(data) is None
 
 
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(0, 200))
+@settings(max_examples=60, deadline=None)
+def test_a_header_that_lies_about_the_size_is_not_believed(height: int, width: int, cut_bytes: int) -> None:
+    data = bytearray(encoded(IMAGE, "JPEG"))
+    segments = read_segments(bytes(data))
+    assert segments is not None
+    at = segments.frame_at + 5
+    data[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    blocks = tuple(-(-side // 16) for side in (height, width))
+    found = rewrite(bytes(data[: len(data) - cut_bytes]))
+    assert (found is not None) == (blocks == (10, 13) and cut_bytes == 0)
+
+
 def test_the_bytes_are_promised_to_stay() -> None:
     probes = Path(probe.__file__).parent / "probe_images"
     digests = {
