@@ -5,6 +5,7 @@ Shapes: B views wanted, R views rendered (the B, then partners that are not amon
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -111,26 +112,28 @@ class ViewBatch(NamedTuple):
 class PackedBatch(NamedTuple):
     """A batch on its way out of a worker process: images in shared memory, all else pickled by value.
 
-    torch opens a shared file for every tensor that leaves a worker, which costs more than copying a small
-    tensor does; NumPy arrays are pickled.
+    torch sends a file, over a connection of its own, for every tensor that leaves a worker, which costs more
+    than copying a small tensor does; NumPy arrays are pickled.
 
     Attributes:
-        images_RCHW: Images, in shared memory where a worker rendered them.
-        is_taken_1: A byte behind the images; the reader sets it to 0 once it no longer needs them.
+        buffer: uint8, all of the memory that the images lie at the beginning of, shared where a worker
+            rendered them. The reader sets its last byte to 0 once it no longer needs the images.
+        shape_RHWC: Shape of the images in memory.
         arrays: The batch without its images, NumPy arrays in place of tensors.
     """
 
-    images_RCHW: torch.Tensor
-    is_taken_1: torch.Tensor
+    buffer: torch.Tensor
+    shape_RHWC: tuple[int, ...]
     arrays: Any
 
 
 def pack_batch(batch: ViewBatch) -> PackedBatch:
     """Return a batch in the form in which a worker sends it."""
-    buffer = batch.images_RCHW.untyped_storage()
-    is_taken_1 = torch.empty(0, dtype=torch.uint8).set_(buffer, len(buffer) - 1, (1,), (1,))
+    memory = batch.images_RCHW.untyped_storage()
+    buffer = torch.empty(0, dtype=torch.uint8).set_(memory, 0, (len(memory),), (1,))
+    shape_RHWC = tuple(batch.images_RCHW.permute(0, 2, 3, 1).shape)
     without_images = batch._replace(images_RCHW=None)  # type: ignore[arg-type]
-    return PackedBatch(batch.images_RCHW, is_taken_1, _map_leaves(torch.Tensor.numpy, without_images))
+    return PackedBatch(buffer, shape_RHWC, _map_leaves(torch.Tensor.numpy, without_images))
 
 
 def unpack_batch(packed: PackedBatch, *, pin_memory: bool = False) -> ViewBatch:
@@ -139,20 +142,22 @@ def unpack_batch(packed: PackedBatch, *, pin_memory: bool = False) -> ViewBatch:
     The worker's buffer is free for another batch once nothing refers to the images, unless they are copied to
     pinned memory.
     """
-    batch = _map_leaves(torch.from_numpy, packed.arrays)._replace(images_RCHW=packed.images_RCHW)
+    buffer = packed.buffer
+    if buffer.is_shared() and not pin_memory:
+        buffer = _lent(buffer)
+    images_RHWC = buffer[: math.prod(packed.shape_RHWC)].view(packed.shape_RHWC)
+    batch = _map_leaves(torch.from_numpy, packed.arrays)._replace(images_RCHW=images_RHWC.permute(0, 3, 1, 2))
     if pin_memory:
         batch = _map_leaves(torch.Tensor.pin_memory, batch)
-        packed.is_taken_1.zero_()
-    elif packed.images_RCHW.is_shared():
-        batch = batch._replace(images_RCHW=_lent(packed))
+        buffer[-1] = 0
     return batch
 
 
-def _lent(packed: PackedBatch) -> torch.Tensor:
-    """Return the images in the worker's own memory, which is free when the last view of them is gone."""
-    images_RCHW = packed.images_RCHW.numpy()  # every view of the tensor below keeps this array
-    weakref.finalize(images_RCHW, packed.is_taken_1.zero_).atexit = False
-    return torch.from_numpy(images_RCHW)
+def _lent(buffer: torch.Tensor) -> torch.Tensor:
+    """Return a worker's buffer so that it is free for another batch when the last view of it is gone."""
+    lent = buffer.numpy()  # every view of the tensor below keeps this array
+    weakref.finalize(lent, buffer[-1:].zero_).atexit = False
+    return torch.from_numpy(lent)
 
 
 def as_rendered(load: list[PackedBatch]) -> list[PackedBatch]:

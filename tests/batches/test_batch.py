@@ -168,15 +168,14 @@ def test_a_part_of_a_batch_keeps_its_buffer(dataset: PackedDataset) -> None:
 
 
 def test_a_buffer_is_free_when_nothing_refers_to_it() -> None:
-    images_RCHW = torch.zeros(1, 3, 4, 4, dtype=torch.uint8).share_memory_()
-    is_taken_1 = torch.ones(1, dtype=torch.uint8)
+    buffer = torch.ones(50, dtype=torch.uint8).share_memory_()
     arrays = ViewBatch(None, None, Targets(*[np.zeros(1)] * 2, None), None, np.zeros(1), np.zeros(1))
-    batch = unpack_batch(PackedBatch(images_RCHW, is_taken_1, arrays))
+    batch = unpack_batch(PackedBatch(buffer, (1, 4, 4, 3), arrays))
     part = batch.images_RCHW[0]
     del batch
-    assert is_taken_1.item() == 1
+    assert buffer[-1].item() == 1
     del part
-    assert is_taken_1.item() == 0
+    assert buffer[-1].item() == 0
 
 
 def test_a_view_wanted_twice_is_given_twice(dataset: PackedDataset) -> None:
