@@ -103,11 +103,9 @@ def random_box(rng: random.Random, height: int, width: int) -> tuple[int, int, i
 
 def check_crops(data: bytes, rng: random.Random, count: int) -> Iterator[str]:
     """Yield what became of each crop of a JPEG after rewriting; "OTHER PIXELS" is a failure."""
-    try:
-        whole_HWC = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
-        whole_HWC = images.decode(data, "whole")
-    rewritten = rewrite(data) if data.startswith(b"\xff\xd8") else None
+    rewritten = rewrite(data)
+    # what is not rewritten, such as CMYK, simplejpeg may decode in another way than this program
+    whole_HWC = simplejpeg.decode_jpeg(data, "RGB") if rewritten else images.decode(data, "whole")
     picture = images.Picture(rewritten or data, "crop")
     for _ in range(count):
         box = random_box(rng, *whole_HWC.shape[:2])
