@@ -6,9 +6,6 @@ import atexit
 import functools
 import io
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +15,9 @@ import numpy as np
 import safetensors.torch
 from PIL import Image
 
+from benchmarks.remote import S3 as S3
+from benchmarks.remote import free_port as free_port
+from benchmarks.remote import started as started
 from teacher_cache.models.create import create_model
 
 CLASSES = ("ant", "bee", "cat")
@@ -104,32 +104,3 @@ def tree(folder: str | Path) -> dict[str, bytes]:
     """Return every file below a folder with its bytes."""
     root = Path(folder)
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
-
-
-class S3:
-    """A running S3 server with one bucket, and what a client of it needs in its environment."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.process = started("s3_server.py", folder, self.port)
-        self.environment = {
-            "AWS_ACCESS_KEY_ID": "test:tester",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
-        }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def started(script: str, *arguments: object) -> subprocess.Popen:
-    """Start one of tests/services, and return when it is ready."""
-    command = [sys.executable, str(Path(__file__).parent / "services" / script), *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == "ready"
-    return process

@@ -23,7 +23,7 @@ from teacher_cache.views.render import render_views
 _SPARE_IMAGES = 4
 """Images by which a shared buffer exceeds its first batch: later batches may have more partners."""
 _MAX_BUFFERS = 16
-"""Shared buffers kept by a worker: more than a loader holds at once, bounded for readers that never copy."""
+"""Shared buffers kept by a worker: more than a loader holds at once, bounded for readers that keep them."""
 
 
 class BatchRenderer:

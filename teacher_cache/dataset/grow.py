@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from teacher_cache.dataset.index import Shard
 from teacher_cache.dataset.sample import Sample
-from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.dataset.shards import PackedDataset, check_shard
 from teacher_cache.dataset.source import Source, SourceOptions
 from teacher_cache.dataset.source_tars import tar_source
 from teacher_cache.errors import DatasetError
-from teacher_cache.exact.canonical import file_sha256
 
 
 class Growth:
@@ -39,12 +38,7 @@ class Growth:
         packed: list[Sample] = []
         for shard in base.info.shards[len(self.full_shards) :]:
             path = base.shard_path(shard)
-            if file_sha256(path) != shard.sha256:
-                raise DatasetError(
-                    f"{path} does not have the sha256 in dataset.json",
-                    "Damaged images would be packed as good ones.",
-                    "copy the shard again",
-                )
+            check_shard(path, shard, str(path))
             packed += tar_source([path], SourceOptions(classes=self.classes or None), is_packed=True).samples
         self.num_packed = len(packed)
         self.samples = [*packed, *new]

@@ -25,9 +25,10 @@ from teacher_cache.dataset.left_out import LeftOut
 from teacher_cache.dataset.prepare import Prepared, Reencode, Work, prepare_all
 from teacher_cache.dataset.sample import Sample
 from teacher_cache.dataset.shard_draft import ShardDraft, shard_name
+from teacher_cache.dataset.shards import check_shard
 from teacher_cache.dataset.source import Source
 from teacher_cache.errors import DatasetError, ImageError, InputError
-from teacher_cache.exact.canonical import canonical_json, file_sha256, sha256_hex
+from teacher_cache.exact.canonical import canonical_json, sha256_hex
 from teacher_cache.exact.streams import Purpose, RandomStream, permutation
 from teacher_cache.program.progress import Advance, Track
 from teacher_cache.storage.store import Store
@@ -243,12 +244,7 @@ def _copy_shards(growth: Growth, destination: Store, journal: Journal) -> list[D
         with destination.put_file(shard.name) as path:
             shutil.copyfile(growth.base.shard_path(shard), path)
             index_tar(path, len(done), columns)
-            if file_sha256(path) != shard.sha256:
-                raise DatasetError(
-                    f"{growth.base.shard_path(shard)} does not have the sha256 in dataset.json",
-                    "Nothing was packed.",
-                    "copy the shard again",
-                )
+            check_shard(path, shard, str(growth.base.shard_path(shard)))
         done.append(Done(shard, 0, [], pa.table(columns, schema=INDEX_SCHEMA)))
         journal.add(done[-1], len(done) - 1)
     return done

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from teacher_cache.dataset.index import (
+    DATASET_FILE,
     DatasetInfo,
     Index,
     Shard,
@@ -21,7 +22,7 @@ from teacher_cache.dataset.index import (
 )
 from teacher_cache.dataset.parquet_rows import ParquetRows
 from teacher_cache.errors import DamagedError, DatasetError
-from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.exact.canonical import file_sha256, sha256_hex
 from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
 from teacher_cache.storage.store import Store
 
@@ -180,6 +181,16 @@ class PackedDataset:
             return self._cache.open(self._images, file.name, file.sha256, file.num_bytes)
         except DamagedError as error:
             raise DatasetError(error.value, error.consequence, error.remedy) from error
+
+
+def check_shard(file: Path, shard: Shard, name: str) -> None:
+    """Refuse a file, called `name` in the message, that is not the shard. Raises DatasetError."""
+    if file_sha256(file) != shard.sha256:
+        raise DatasetError(
+            f"{name} does not have the sha256 in {DATASET_FILE}",
+            "Damaged images would be packed as good ones.",
+            "copy the shard again",
+        )
 
 
 class _Map(NamedTuple):

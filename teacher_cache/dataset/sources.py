@@ -10,13 +10,13 @@ from teacher_cache import images
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, read_info
 from teacher_cache.dataset.left_out import is_system
 from teacher_cache.dataset.parts import check_complete
+from teacher_cache.dataset.shards import check_shard
 from teacher_cache.dataset.source import Source, SourceOptions, readable
 from teacher_cache.dataset.source_folders import class_folders, folder_source
 from teacher_cache.dataset.source_parquet import parquet_source
 from teacher_cache.dataset.source_tars import SUFFIXES, tar_source
 from teacher_cache.dataset.splits import choose, has_splits
 from teacher_cache.errors import DatasetError
-from teacher_cache.exact.canonical import file_sha256
 from teacher_cache.storage.store import Store
 
 _OPTIONS = SourceOptions()
@@ -57,7 +57,9 @@ def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
         source = parquet_source(found.parquet, options)
     elif found.tars:
         if found.packed is not None:
-            _check_shards(found.tars, found.packed)
+            for file, shard in zip(found.tars, found.packed.shards, strict=True):
+                with readable(file):
+                    check_shard(file, shard, str(file))
         if found.packed is not None and options.classes is None:
             options = dataclasses.replace(options, classes=found.packed.classes or None)
         source = tar_source(found.tars, options, is_packed=found.packed is not None)
@@ -65,19 +67,6 @@ def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
     else:
         source = folder_source(found.root, options)
     return dataclasses.replace(source, notes=[*found.notes, *source.notes])
-
-
-def _check_shards(files: Sequence[Path], info: DatasetInfo) -> None:
-    """Refuse shards that are not those of the description. Raises DatasetError."""
-    for file, shard in zip(files, info.shards, strict=True):
-        with readable(file):
-            digest = file_sha256(file)
-        if digest != shard.sha256:
-            raise DatasetError(
-                f"{file} does not have the sha256 in {DATASET_FILE}",
-                "Damaged images would be packed as good ones.",
-                "copy the shard again",
-            )
 
 
 def check_members(options: SourceOptions, *, is_parquet: bool, is_tars: bool) -> None:

@@ -16,6 +16,7 @@ from teacher_cache.jpeg.symbols import DAMAGED, read_symbols, write_symbols
 _PIECE_PX, _NARROWEST_PX = 56, 16
 """Width of a piece that is aimed at, and the narrowest: small pieces save pixels, and cost bytes."""
 _KEPT_SYMBOLS = 1 << 22
+"""Symbols that a thread keeps room for, 16 MiB; larger images get room of their own."""
 _BLOCK_SYMBOLS = 64
 
 

@@ -59,6 +59,19 @@ def _inside(offset: int, size: int) -> tuple[int, int]:
 
 
 @compiled
+def _weigh(
+    r0: Pixels, r1: Pixels, r2: Pixels, r3: Pixels, weights_4: npt.NDArray[np.float32], out: Pixels
+) -> None:
+    """Fill in the sums of four neighbours, by the weights of one fraction."""
+    w0, w1, w2, w3 = weights_4[0], weights_4[1], weights_4[2], weights_4[3]
+    for i in range(len(out)):
+        total = (
+            w0 * np.float32(r0[i]) + w1 * np.float32(r1[i]) + w2 * np.float32(r2[i]) + w3 * np.float32(r3[i])
+        )
+        out[i] = np.uint8(np.int32(min(max(total * _UNIT, np.float32(0)), np.float32(255))))
+
+
+@compiled
 def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
     """Move pixel (y, x + offsets[y]) to (y, x), offsets in 2^-24 pixels: shear or translation in x."""
     height, width_3 = flat.shape
@@ -78,18 +91,9 @@ def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, o
         count = 3 * (inner_stop - inner)
         if count > 0:
             start = 3 * (inner + whole - 1)
-            w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
             r0, r1 = row[start : start + count], row[start + 3 : start + 3 + count]
             r2, r3 = row[start + 6 : start + 6 + count], row[start + 9 : start + 9 + count]
-            out_inner = out[3 * inner : 3 * inner + count]
-            for i in range(count):
-                total = (
-                    w0 * np.float32(r0[i])
-                    + w1 * np.float32(r1[i])
-                    + w2 * np.float32(r2[i])
-                    + w3 * np.float32(r3[i])
-                )
-                out_inner[i] = np.uint8(np.int32(min(max(total * _UNIT, np.float32(0)), np.float32(255))))
+            _weigh(r0, r1, r2, r3, weights, out[3 * inner : 3 * inner + count])
         for edge in (range(first, inner), range(inner_stop, stop)):
             for x in edge:
                 for c in range(3):
@@ -149,7 +153,6 @@ def translate_columns(flat: Pixels, offset: int, fill_C: Pixels, out_flat: Pixel
     first, stop = _inside(offset, height)
     top = (offset >> FRACTION_BITS) - 1
     weights = _WEIGHTS_F32[(offset >> _TABLE_SHIFT) & _TABLE_MASK]
-    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
     for y in range(height):
         out = out_flat[y]
         if not first <= y < stop:
@@ -159,14 +162,7 @@ def translate_columns(flat: Pixels, offset: int, fill_C: Pixels, out_flat: Pixel
             continue
         r0, r1 = flat[min(max(y + top, 0), height - 1)], flat[min(max(y + top + 1, 0), height - 1)]
         r2, r3 = flat[min(max(y + top + 2, 0), height - 1)], flat[min(max(y + top + 3, 0), height - 1)]
-        for i in range(width_3):
-            total = (
-                w0 * np.float32(r0[i])
-                + w1 * np.float32(r1[i])
-                + w2 * np.float32(r2[i])
-                + w3 * np.float32(r3[i])
-            )
-            out[i] = np.uint8(np.int32(min(max(total * _UNIT, np.float32(0)), np.float32(255))))
+        _weigh(r0, r1, r2, r3, weights, out)
 
 
 @compiled

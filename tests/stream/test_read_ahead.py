@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import tree, wait_until
+from support import wait_until
 
+from benchmarks.remote import upload
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.storage.cache import CacheRoom
@@ -19,9 +20,8 @@ _BATCHES = 8
 @pytest.fixture
 def remote(s3: str, data: str, labels: str) -> tuple[str, str]:
     """URLs of a dataset of five shards and of its archive, in a bucket."""
-    for name, folder in (("data", data), ("labels", labels)):
-        for file, content in tree(folder).items():
-            Store(f"{s3}/{name}").put(file, content)
+    upload(Path(data), f"{s3}/data")
+    upload(Path(labels), f"{s3}/labels")
     return f"{s3}/data", f"{s3}/labels"
 
 

@@ -11,6 +11,7 @@ import fsspec
 import pytest
 from support import S3, extract_flags, free_port, started, tree
 
+from benchmarks.remote import upload
 from teacher_cache.storage.store import Store
 
 _STUDENT = ("embed_dim=48", "depth=1", "num_heads=3", "img_size=32")
@@ -47,13 +48,6 @@ def done(*commands: tuple[str, list[str]], **environment: str) -> str:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
-
-
-def upload(folder: Path, url: str) -> None:
-    store = Store(url)
-    for file in folder.rglob("*"):
-        if file.is_file():
-            store.put(str(file.relative_to(folder)), file.read_bytes())
 
 
 def objects(url: str) -> dict[str, bytes]:
