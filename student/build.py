@@ -242,6 +242,8 @@ def _teaching(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: 
         pretrained=config.teacher_pretrained,
         checkpoint=config.teacher_checkpoint,
         model_kwargs=parse_kwargs(config.teacher_model_kwargs),
+        prompts=config.teacher_prompts,
+        class_map=config.teacher_class_map,
         precision=config.precision,
     )
     return LiveTeacher(teacher)

@@ -15,10 +15,12 @@ from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
 from teacher_cache.program.flags import (
     PATH,
     RESUMABLE,
+    TEACHER,
     CacheFlags,
     Check,
     Flags,
     JsonFlag,
+    flag_of,
     parse_kwargs,
     parse_views,
 )
@@ -68,14 +70,18 @@ class TrainConfig(CacheFlags):
     """Refuse a model without a distillation token; by default its only head learns from the teacher."""
     labels: Annotated[str | None, PATH, RESUMABLE] = None
     """Archive of teacher labels; it brings its own recipe."""
-    teacher: Annotated[str | None, _also("--teacher-model")] = None
-    """Name of a timm model to ask live, in place of an archive."""
+    teacher: Annotated[str | None, TEACHER, _also("--teacher-model")] = None
+    """Teacher to ask live, in place of an archive: a timm name, or hf:, clip: or python: with a name."""
     teacher_checkpoint: Annotated[str | None, PATH, RESUMABLE, _also("--teacher-path")] = None
     """File of the live teacher's weights: safetensors, or a torch file of weights alone."""
     teacher_pretrained: bool = True
     """Load the live teacher's weights from the hub where --teacher-checkpoint is absent."""
     teacher_model_kwargs: Kwargs = ()
-    """Arguments name=value for the live teacher's timm.create_model."""
+    """Arguments name=value for the live teacher's timm.create_model, or its factory."""
+    teacher_prompts: Annotated[str | None, PATH] = None
+    """Prompts of the classes, for a live teacher clip:MODEL/TAG: lines with {} for the class, or JSON."""
+    teacher_class_map: Annotated[str | None, PATH] = None
+    """JSON or YAML file with the live teacher's classes of each of the dataset's: one, or several, summed."""
     distillation_alpha: Share = 0.5
     """Weight of the teacher's term; the true labels' term has the rest. The paper's soft runs take 0.1."""
     distillation_tau: Annotated[float, Meta(gt=0)] = 3.0
@@ -199,10 +205,9 @@ class TrainConfig(CacheFlags):
 
     def _check_teacher(self) -> None:
         has_teacher = self.labels is not None or self.teacher is not None
-        if self.teacher is None and self.teacher_checkpoint is not None:
-            _refuse(
-                "--teacher-checkpoint without --teacher", "Its weights would not be used.", "give --teacher"
-            )
+        for name in ("teacher_checkpoint", "teacher_prompts", "teacher_class_map"):
+            if self.teacher is None and getattr(self, name) is not None:
+                _refuse(f"{flag_of(name)} without --teacher", "It would not be used.", "give --teacher")
         if self.labels is not None and self.teacher is not None:
             _refuse("--labels and --teacher", "A run has one teacher.", "give one of them")
         if self.distillation != "none" and not has_teacher:

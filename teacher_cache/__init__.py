@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from teacher_cache.labels.losses import hard_loss as hard_loss
     from teacher_cache.labels.losses import soft_loss as soft_loss
     from teacher_cache.labels.topk import Labels as Labels
+    from teacher_cache.models.teacher_model import TeacherModel as TeacherModel
     from teacher_cache.stream.labelled_views import LabelledViews as LabelledViews
     from teacher_cache.views.recipe import Recipe as Recipe
     from teacher_cache.views.recipe import load as load_recipe
@@ -29,6 +30,7 @@ _PUBLIC = {
     "PackedDataset": "teacher_cache.dataset.shards:PackedDataset",
     "Recipe": "teacher_cache.views.recipe:Recipe",
     "TeacherCacheError": "teacher_cache.errors:TeacherCacheError",
+    "TeacherModel": "teacher_cache.models.teacher_model:TeacherModel",
     "ViewBatch": "teacher_cache.batches.batch:ViewBatch",
     "hard_loss": "teacher_cache.labels.losses:hard_loss",
     "load_recipe": "teacher_cache.views.recipe:load",
@@ -42,6 +44,7 @@ __all__ = [
     "PackedDataset",
     "Recipe",
     "TeacherCacheError",
+    "TeacherModel",
     "ViewBatch",
     "__version__",
     "hard_loss",

@@ -182,31 +182,33 @@ assert all(same)
 TEACHER = Toy(
     "A teacher",
     {
-        "teacher_cache/models/teacher.py": [
-            ("KINDS: Mapping", "from teacher_cache.models.toy import create_toy\n\n"),
-            ('"timm": create_model', ', "toy": create_toy'),
+        "teacher_cache/models/kinds.py": [
+            (
+                '    "timm": "teacher_cache.models.timm_teacher:build",\n',
+                '    "toy": "teacher_cache.models.toy:build",\n',
+            )
         ]
     },
     {
         "teacher_cache/models/toy.py": """
 import torch
 
+from teacher_cache.models.teacher_model import TeacherModel
+
 
 class MeanColour(torch.nn.Module):
-    pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
     def __init__(self, num_classes):
         super().__init__()
-        self.num_classes = num_classes
         self.head = torch.nn.Linear(3, num_classes)
 
     def forward(self, inputs_BCHW):
         return self.head(inputs_BCHW.mean((2, 3)))
 
 
-def create_toy(name, *, num_classes, img_size, pretrained=False, model_kwargs=None):
+def build(request):
     torch.manual_seed(0)
-    return MeanColour(num_classes).eval()
+    module = MeanColour(len(request.classes))
+    return TeacherModel(name=request.name, module=module, num_classes=len(request.classes))
 """
     },
     program="""

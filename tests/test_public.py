@@ -16,7 +16,16 @@ from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.errors import InputError
 
 PUBLIC = {
-    *("LabelledViews", "Labels", "PackedDataset", "Recipe", "TeacherCacheError", "ViewBatch", "__version__"),
+    *(
+        "LabelledViews",
+        "Labels",
+        "PackedDataset",
+        "Recipe",
+        "TeacherCacheError",
+        "TeacherModel",
+        "ViewBatch",
+        "__version__",
+    ),
     *("hard_loss", "load_recipe", "open_labels", "soft_loss"),
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pipelines.extraction.order import Rate
+from pipelines.flags.archives import ArchiveTeacherFlags
 from pipelines.flags.teacher import TeacherFlags
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.source import LabelSource
@@ -32,6 +33,7 @@ from teacher_cache.labels.codec import encode
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.models.create import resolve_device
 from teacher_cache.models.teacher import Precision, Teacher, build_teacher
+from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.views.recipe import Recipe
 
 Advance = Callable[[int], None]
@@ -175,6 +177,8 @@ def load_teacher(
         pretrained=flags.pretrained,
         checkpoint=flags.checkpoint,
         model_kwargs=model_kwargs,
+        prompts=flags.prompts,
+        class_map=flags.class_map,
         precision=precision,
         channels_last=flags.channels_last,
         compiled=flags.compile,
@@ -182,41 +186,53 @@ def load_teacher(
     )
 
 
-def labeller_of(archive: LabelSource, data: str, flags: TeacherFlags) -> Labeller:
+def labeller_of(archive: LabelSource, data: str, flags: ArchiveTeacherFlags) -> Labeller:
     """Return the labeller that made an archive: its dataset, and its teacher with the very weights.
 
     Raises:
-        ArchiveError: The dataset or the teacher is not the archive's.
+        ArchiveError: The dataset or the teacher is not the archive's, or is not given and not timm's.
         ModelError: See `build_teacher`.
     """
     dataset = PackedDataset(data, flags.room)
     archive.check_replay(dataset.info)
     theirs = archive.spec.teacher
+    name, model_kwargs = flags.teacher, parse_kwargs(flags.model_kwargs)
+    if name is None:
+        name, model_kwargs = _timm_name(archive), theirs["model_kwargs"]
+    recipe = archive.recipe
+    teacher = load_teacher(
+        flags,
+        name,
+        dataset.info.class_list,
+        recipe.img_size,
+        model_kwargs,
+        theirs["precision"],
+        compare_names=False,  # whoever made the archive answered for it
+    )
+    ours = teacher.spec.to_dict()
+    odd = [field for field in ("weights_sha256", *ours, *theirs) if ours.get(field) != theirs.get(field)]
+    if odd:
+        what = "weights are" if odd[0] == "weights_sha256" else f"{odd[0]}:"
+        mine, its = (f"{spec.get(odd[0])!s:.40}" for spec in (ours, theirs))
+        raise ArchiveError(
+            f"the teacher's {what} {mine}, those of {archive.url} {its}",
+            "Another teacher's labels would be compared or mixed with these.",
+            "give the archive's own teacher with --checkpoint, and where it is not timm's with --teacher",
+        )
+    return Labeller(dataset, recipe, teacher, batch_size=flags.batch_size, workers=flags.workers)
+
+
+def _timm_name(archive: LabelSource) -> str:
+    """Return the archive's timm model. Raises ArchiveError if code or files could be loaded by its name."""
+    theirs = archive.spec.teacher
     odd = [name for name in theirs["model_kwargs"] if name.startswith(("pretrained", "checkpoint", "cache"))]
     if odd or ":" in theirs["model"]:
         raise ArchiveError(
             f"{archive.url} names the teacher {theirs['model']!r} with {', '.join(odd) or 'no files'}",
-            "An archive may name a model of timm's, not where to load files from.",
-            "extract again with a timm name and --checkpoint",
+            "An archive may name a model of timm's, not where to load code or files from.",
+            "name the teacher yourself: --teacher",
         )
-    recipe = archive.recipe
-    teacher = load_teacher(
-        flags,
-        theirs["model"],
-        dataset.info.class_list,
-        recipe.img_size,
-        theirs["model_kwargs"],
-        theirs["precision"],
-        compare_names=False,  # whoever made the archive answered for it
-    )
-    if teacher.spec.to_dict() != theirs:
-        raise ArchiveError(
-            f"the teacher's weights are {teacher.spec.weights_sha256[:12]}, "
-            f"those of {archive.url} {theirs['weights_sha256'][:12]}",
-            "Another teacher's labels would be compared or mixed with these.",
-            "give the archive's own teacher with --checkpoint",
-        )
-    return Labeller(dataset, recipe, teacher, batch_size=flags.batch_size, workers=flags.workers)
+    return theirs["model"]
 
 
 def _num_views(load: Sequence[ViewIds]) -> int:

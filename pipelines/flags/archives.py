@@ -11,11 +11,28 @@ from tyro.conf import Positional
 from pipelines.flags.jobs import JobFlags
 from pipelines.flags.teacher import TeacherFlags
 from teacher_cache.errors import InputError
-from teacher_cache.program.flags import Check, Flags, JsonFlag, parse_views
+from teacher_cache.program.flags import TEACHER, Check, Flags, JsonFlag, parse_views
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArchiveTeacherFlags(TeacherFlags):
+    """Teacher of an archive that is labelled again; a timm teacher is known by the archive's own name."""
+
+    teacher: Annotated[str | None, TEACHER] = None
+    """Archive's teacher; needed unless it is timm's, for nothing is loaded by other names in an archive."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_kwargs and self.teacher is None:
+            raise InputError(
+                f"--model-kwargs {' '.join(self.model_kwargs)} without --teacher",
+                "The archive says the arguments of its own timm model.",
+                "give --teacher, or leave them out",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class VerifyConfig(TeacherFlags, JsonFlag):
+class VerifyConfig(ArchiveTeacherFlags, JsonFlag):
     """Check an archive against its manifest, or against its teacher; exit code 1 if anything is wrong."""
 
     archive: Positional[str]
@@ -40,7 +57,7 @@ class VerifyConfig(TeacherFlags, JsonFlag):
 
 
 @dataclasses.dataclass(frozen=True)
-class RepairConfig(TeacherFlags, JsonFlag):
+class RepairConfig(ArchiveTeacherFlags, JsonFlag):
     """Mend an archive: write its documents again, and compute only the damaged or missing units."""
 
     archive: Positional[str]

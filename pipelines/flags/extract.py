@@ -14,11 +14,11 @@ from teacher_cache.labels.encodings import Values
 from teacher_cache.program.flags import (
     LABELS,
     PATH,
+    TEACHER,
     Check,
     Flags,
     JsonFlag,
     flag_of,
-    parse_kwargs,
     parse_views,
 )
 
@@ -32,12 +32,10 @@ class LabelRequest(TeacherFlags):
 
     data: Annotated[str, PATH, LABELS]
     """Packed dataset to label."""
-    teacher: Annotated[str, LABELS]
-    """Name of a timm model, such as regnety_160.deit_in1k."""
+    teacher: Annotated[str, TEACHER, LABELS]
+    """Name of a timm model, such as regnety_160.deit_in1k, or hf:, clip: or python: with a name."""
     out: Annotated[str, PATH, LABELS]
     """Archive to write: a new folder, or an archive of the same request."""
-    model_kwargs: Annotated[tuple[str, ...], Check(parse_kwargs), LABELS] = ()
-    """Arguments name=value for timm.create_model."""
     recipe: str = "deit"
     """Name of a recipe (deit, deit3, rrc, eval), or a YAML file."""
     img_size: Annotated[int | None, Meta(ge=1), LABELS] = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -33,6 +33,8 @@ class _TeacherFields(TypedDict):
     mean: list[float]
     std: list[float]
     precision: Literal["float32", "bfloat16"]
+    settings: NotRequired[dict[str, Any]]
+    class_map_sha256: NotRequired[Sha256]
 
 
 class DatasetRef(TypedDict):

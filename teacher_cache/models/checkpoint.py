@@ -105,7 +105,7 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def is_safetensors(path: str) -> bool:
-    """Return the first line of an error, without torch's advice to unpickle anything."""
+    """Return whether a local file begins as safetensors do."""
     with Path(path).open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < 2**27
@@ -141,14 +141,15 @@ def load_weights(model: torch.nn.Module, file: str, classes: ClassList) -> bool:
     Args:
         model: Model that gets the weights.
         file: Path or URL of the weights.
-        classes: Classes of the model's output; compared with the file's, if the file names them.
+        classes: Classes of the model's output, compared with the file's, if it names them; empty compares
+            nothing.
 
     Raises:
         ModelError: The weights cannot be read or loaded, or were trained on other classes.
     """
     checkpoint = read_checkpoint(file)
     load_into(model, checkpoint)
-    if not checkpoint.fits(classes):
+    if classes.names and not checkpoint.fits(classes):
         raise ModelError(
             f"checkpoint {file!r} was trained on another class list",
             "Its class ids would mean other classes.",

@@ -19,7 +19,8 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from teacher_cache.errors import ModelError
 from teacher_cache.labels.class_list import ClassList
-from teacher_cache.models.checkpoint import is_safetensors, safe_types
+from teacher_cache.models.checkpoint import is_safetensors, load_weights, safe_types
+from teacher_cache.storage.store import local_file
 
 _LISTS = ("class_to_idx", "classes", "class_names", "label_names", "id2label", "label2id", "names", "labels")
 _INSIDE = ("hyper_parameters", "args", "meta", "config", "hparams", "pretrained_cfg", "default_cfg")
@@ -55,6 +56,25 @@ def names_of_file(file: str) -> list[Names]:
         # a file that cannot be read is refused where its weights are loaded
         found += _names_in(torch.load(file, map_location="cpu", weights_only=True))
     return found
+
+
+def load_with_names(model: torch.nn.Module, file: str, classes: ClassList) -> tuple[list[Names], bool]:
+    """Load a file's weights into a model, in place.
+
+    Args:
+        model: Model that gets the weights.
+        file: Path or URL of the weights.
+        classes: Classes of the model's output; empty compares nothing.
+
+    Returns:
+        Lists of class names that the file brings, and whether it says that its classes are these very ones.
+
+    Raises:
+        ModelError: See `load_weights`.
+    """
+    are_known = load_weights(model, file, classes)
+    with local_file(file) as path:
+        return names_of_file(path), are_known
 
 
 def check_names(known: Sequence[Names], classes: ClassList, model: str) -> bool:

@@ -101,7 +101,7 @@ def create_model(
         raise ModelError(
             f"the weights of {name} know {model.num_classes} classes, the dataset has {num_classes}",
             "A replaced head would be random, and so would its labels.",
-            "train a model on this dataset, and give its weights with --checkpoint FILE",
+            "give --checkpoint FILE of a model trained on this dataset, or --class-map FILE",
         )
     return model.eval()
 

@@ -1,27 +1,26 @@
-"""Teacher: a model in evaluation mode, its normalisation, precision, and the digest of its weights."""
+"""Teacher: a model of any kind in evaluation mode, its normalisation, precision, and digest of weights."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 
 from teacher_cache.errors import ModelError
 from teacher_cache.labels.class_list import ClassList
-from teacher_cache.models.checkpoint import load_weights, num_outputs
-from teacher_cache.models.class_knowledge import check_names, names_of_file, names_of_hub
-from teacher_cache.models.create import create_model, normalization, weights_sha256
-from teacher_cache.storage.store import local_file
+from teacher_cache.models.class_knowledge import check_names
+from teacher_cache.models.class_map import MappedModel, read_class_map
+from teacher_cache.models.create import weights_sha256
+from teacher_cache.models.kinds import DEFAULT_KIND, KINDS, kind_and_name
+from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
 from teacher_cache.views.finish import normalize
 
 Precision = Literal["auto", "float32", "bfloat16"]
-
-
-KINDS: Mapping[str, Callable[..., torch.nn.Module]] = {"timm": create_model}
-"""Functions that build a teacher's model, by the kind in KIND:MODEL; a name without a kind is timm's."""
+_ALWAYS = ("model", "model_kwargs", "weights_sha256", "num_classes", "mean", "std", "precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +28,15 @@ class TeacherSpec:
     """Everything except the pixels that determines a teacher's logits.
 
     Attributes:
-        model: Name of the model in timm.
-        model_kwargs: Further arguments of timm.create_model.
+        model: Name of the model, after its kind; a name without a kind is timm's.
+        model_kwargs: Further arguments of timm.create_model; {} for other kinds.
         weights_sha256: Digest of the parameters and buffers.
         num_classes: Length of the output.
         mean: Mean per channel, of pixels scaled to [0, 1]; from the model's pretrained cfg.
         std: Standard deviation per channel, of pixels scaled to [0, 1]; from the model's pretrained cfg.
         precision: Precision of the computation: float32, or bfloat16 autocast.
+        settings: Whatever beside the weights determines the logits; {} for timm.
+        class_map_sha256: Digest of the map to the dataset's classes; None if they are the teacher's own.
     """
 
     model: str
@@ -45,10 +46,13 @@ class TeacherSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     precision: str
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    class_map_sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as plain JSON values."""
-        return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """Return the spec as plain JSON values; settings and class map only where there are any."""
+        document = {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return {name: value for name, value in document.items() if name in _ALWAYS or value}
 
 
 class Teacher:
@@ -100,6 +104,8 @@ def build_teacher(
     pretrained: bool = True,
     checkpoint: str | None = None,
     model_kwargs: dict[str, Any] | None = None,
+    prompts: str | None = None,
+    class_map: str | None = None,
     precision: Precision = "auto",
     channels_last: bool = True,
     compiled: bool = False,
@@ -114,55 +120,98 @@ def build_teacher(
         device: Device that runs the teacher.
         pretrained: Load weights from the hub, unless a checkpoint is given; with neither, they are random.
         checkpoint: Path or URL of a safetensors or torch file with the weights.
-        model_kwargs: Further arguments of timm.create_model.
+        model_kwargs: Further arguments of timm.create_model, or of a factory.
+        prompts: Path or URL of the classes' prompts, for models of images and text; see `read_prompts`.
+        class_map: Path or URL of a map from the teacher's classes to the dataset's; see `read_class_map`.
         precision: Precision of the computation; "auto" is bfloat16 autocast on CUDA, float32 elsewhere.
         channels_last: Lay the weights out with channels last; see `Teacher`.
         compiled: Compile the model; see `Teacher`.
         compare_names: Compare the class names that the weights are known by with the dataset's.
 
     Raises:
-        ModelError: The model cannot be built or its weights loaded: see `create_model` and `load_weights`;
-            or its classes are known to be in another order: see `check_names`.
+        ModelError: The model cannot be built or its weights loaded (see the builder of its kind), its output
+            does not fit the dataset's classes, or its classes are known to be in another order (see
+            `check_names`).
     """
-    model_kwargs = _as_json(model_kwargs or {})
-    kind, _, rest = name.partition(":")
-    create, model_name = (KINDS[kind], rest) if kind in KINDS else (create_model, name)
-    model = create(
-        model_name,
-        num_classes=len(classes) or (None if checkpoint is None else num_outputs(model_name, checkpoint)),
-        img_size=img_size,
-        pretrained=pretrained and checkpoint is None,
-        model_kwargs=model_kwargs,
+    kind, model_name = kind_and_name(name)
+    kwargs = _as_json(model_kwargs or {})
+    if prompts is not None and kind != "clip":
+        raise ModelError(
+            f"--prompts {prompts} with --teacher {name}",
+            "Only a model of images and text reads prompts.",
+            "leave them out, or give --teacher clip:MODEL/TAG",
+        )
+    if class_map is not None and kind == "clip":
+        raise ModelError(
+            f"--class-map {class_map} with --teacher {name}",
+            "Its classes are the dataset's already.",
+            "leave it out; several prompts may stand for one class",
+        )
+    model: TeacherModel = pkgutil.resolve_name(KINDS[kind])(
+        TeacherRequest(
+            name=model_name,
+            classes=classes if class_map is None else ClassList(()),
+            img_size=img_size,
+            pretrained=pretrained,
+            checkpoint=checkpoint,
+            model_kwargs=kwargs,
+            prompts=prompts,
+        )
     )
-    is_known = checkpoint is not None and load_weights(model, checkpoint, classes)
-    if compare_names and classes.names and not is_known:
-        known = []
-        if checkpoint is not None:
-            with local_file(checkpoint) as path:
-                known = names_of_file(path)
-        elif pretrained:
-            known = names_of_hub(model)
-        is_known = check_names(known, classes, checkpoint or name)
+    module, num_classes, is_known, mapped = model.module, model.num_classes, model.classes_are_known, None
+    _check_output(model, name, img_size)
+    if class_map is not None:
+        mapped = read_class_map(class_map, classes, num_classes, model.class_names)
+        module, num_classes = MappedModel(module, mapped), len(classes)
+    elif len(classes) not in (0, num_classes):
+        raise ModelError(
+            f"{name} knows {num_classes:,} classes, the dataset has {len(classes):,}",
+            "A label's class ids would mean other classes.",
+            "give --class-map FILE, which says the teacher's classes of each of the dataset's",
+        )
+    elif compare_names and classes.names and not is_known:
+        is_known = check_names([tuple(names) for names in model.class_names], classes, checkpoint or name)
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
-    mean, std = normalization(model)
     spec = TeacherSpec(
-        model=name,
-        model_kwargs=model_kwargs,
-        weights_sha256=weights_sha256(model),
-        num_classes=len(classes) or int(model.num_classes),  # type: ignore[arg-type]
-        mean=mean,
-        std=std,
+        model=model.name if kind == DEFAULT_KIND else f"{kind}:{model.name}",
+        model_kwargs=kwargs if kind == DEFAULT_KIND else {},
+        weights_sha256=weights_sha256(model.module),
+        num_classes=num_classes,
+        mean=tuple(model.mean),
+        std=tuple(model.std),
         precision=precision,
+        settings=dict(model.settings),
+        class_map_sha256=None if mapped is None else mapped.sha256,
     )
     return Teacher(
-        model,
+        module,
         spec,
         device,
         channels_last=channels_last,
         compiled=compiled,
         classes_are_known=is_known,
     )
+
+
+@torch.inference_mode()
+def _check_output(model: TeacherModel, name: str, img_size: int) -> None:
+    """Refuse a module that does not give logits (1, C) of one grey image. Raises ModelError."""
+    try:
+        logits_BC = model.module.eval()(torch.zeros(1, 3, img_size, img_size))
+    except Exception as error:  # a module of any library, on a size that it may not take
+        raise ModelError(
+            f"{name} fails on an image of {img_size} px: {str(error).strip().partition(chr(10))[0]}",
+            "No view of this size can be labelled.",
+            "give --img-size with the size that it was made for",
+        ) from error
+    shape = tuple(getattr(logits_BC, "shape", ()))
+    if shape != (1, model.num_classes):
+        raise ModelError(
+            f"{name} gives {type(logits_BC).__name__} {shape} for one image, not (1, {model.num_classes})",
+            "Labels are logits of one row an image.",
+            "let it return logits (B, C)",
+        )
 
 
 def _as_json(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Fact:
 
 PATH = Fact("path")
 """Fact of a path or URL, which is made absolute for processes with other working folders."""
+TEACHER = Fact("teacher")
+"""Fact of a teacher's name; a folder in it, after hf: or local-dir:, is made absolute like a path."""
 RESUMABLE = Fact("resumable")
 """Fact of a flag that may change when a run is resumed: a place or speed, or a flag that a digest checks."""
 LABELS = Fact("labels")
@@ -165,4 +167,8 @@ def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
         path = getattr(config, name)
         if path is not None and "://" not in path and not path.startswith("~"):
             changes[name] = str(Path(path).absolute())
+    for name in flags_with(type(config), TEACHER):
+        prefix, _, place = (getattr(config, name) or "").rpartition(":")
+        if prefix.rpartition(":")[2] in ("hf", "local-dir") and Path(place).is_dir():
+            changes[name] = f"{prefix}:{Path(place).absolute()}"
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -386,7 +386,7 @@ def test_an_archive_cannot_say_where_to_load_a_teacher_from(
     for name, expected in zarr_documents(spec, reader.receipts).items():
         (copy / name).write_bytes(expected)
     assert main(["verify", str(copy), "--level", "teacher", "--data", data]) == 2
-    assert "not where to load files from" in capsys.readouterr().err
+    assert "not where to load code or files from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["0-20000000", "00000-99999999", "0-²2", "x"])

@@ -28,9 +28,12 @@ def run(*argv: str) -> tuple[int, list[Flags]]:
 
 
 CACHE = "cache_dir cache_gib"
-TEACHER = f"{CACHE} checkpoint pretrained device batch_size workers channels_last compile"
+TEACHER = (
+    f"{CACHE} checkpoint pretrained device batch_size workers prompts class_map model_kwargs channels_last "
+    "compile"
+)
 REQUEST = (
-    f"{TEACHER} data teacher out model_kwargs recipe img_size views topk affinity values views_per_unit "
+    f"{TEACHER} data teacher out recipe img_size views topk affinity values views_per_unit "
     "extends precision retries max_quarantined max_gpu_hours allow_disagreement run_dir"
 )
 ACTORS = "num_actors gpus_per_actor cpus_per_actor unit_timeout_s drain_s"
@@ -46,8 +49,8 @@ FLAGS = {
     "teacher-cache status": "json dashboard archive job",
     "teacher-cache logs": "dashboard job follow",
     "teacher-cache stop": "dashboard job",
-    "teacher-cache verify": f"json {TEACHER} archive level data num_views seed",
-    "teacher-cache repair": f"json {TEACHER} archive data",
+    "teacher-cache verify": f"json {TEACHER} teacher archive level data num_views seed",
+    "teacher-cache repair": f"json {TEACHER} teacher archive data",
     "teacher-cache inspect": "json archive data row key view recipe img_size image",
     "teacher-cache export": "archive dst data format views",
     "teacher-cache import": "src dst",
@@ -55,6 +58,7 @@ FLAGS = {
     "student train": (
         f"{CACHE} data output resume dry_run model pretrained finetune model_kwargs distillation "
         "distillation_token labels teacher teacher_checkpoint teacher_pretrained teacher_model_kwargs "
+        "teacher_prompts teacher_class_map "
         "distillation_alpha distillation_tau kd_reduction tail recipe img_size views views_per_load "
         "views_together window_shards epochs steps batch_size grad_accum_steps opt lr lr_base min_lr "
         "warmup_epochs warmup_lr weight_decay smoothing drop_path clip_grad model_ema model_ema_decay seed "

@@ -1,0 +1,166 @@
+"""Zero-shot teachers of open_clip: an image tower against one text embedding for each class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from teacher_cache.errors import ModelError
+from teacher_cache.exact.canonical import sha256_of
+from teacher_cache.labels.class_list import ClassList
+from teacher_cache.models.class_knowledge import load_with_names
+from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
+from teacher_cache.storage.store import local_file
+
+_SEED = 0
+_CLASS = "{}"
+"""Place of a class's name in a template, as in open_clip and CLIP's own lists of templates."""
+
+
+class _ZeroShot(torch.nn.Module):
+    """Cosines of images (B, 3, H, W) and class embeddings (C, D), scaled as the model was trained."""
+
+    def __init__(self, visual: torch.nn.Module, text_CD: torch.Tensor, scale: float, bias: float) -> None:
+        super().__init__()
+        self.visual = visual
+        self.register_buffer("text_CD", text_CD)
+        self.register_buffer("scale_bias", torch.tensor([scale, bias], dtype=torch.float32))
+
+    def forward(self, inputs_BCHW: torch.Tensor) -> torch.Tensor:
+        image_BD = torch.nn.functional.normalize(self.visual(inputs_BCHW), dim=-1)
+        scale, bias = self.get_buffer("scale_bias")
+        return scale * (image_BD @ self.get_buffer("text_CD").T) + bias
+
+
+def build(request: TeacherRequest) -> TeacherModel:
+    """Load MODEL/TAG of open_clip, or hf-hub:OWNER/NAME or local-dir:FOLDER, and embed the prompts.
+
+    A class's embedding is the normalised mean of its prompts' normalised embeddings (Radford et al., 2021,
+    section 3.1.4), computed in float64, so that machines agree on its float32 bits.
+
+    Args:
+        request: Request for the model; `prompts` is needed.
+
+    Raises:
+        ModelError: open_clip is not installed, the model does not exist, or the prompts do not fit the
+            classes.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ModelError(
+            f"--teacher clip:{request.name}: {error}",
+            "Nothing can load it.",
+            'pip install "teacher-cache[clip]"',
+        ) from error
+    _check(request)
+    prompts = read_prompts(request.prompts or "", request.classes)
+    is_place = request.name.startswith(("hf-hub:", "local-dir:"))
+    name, _, tag = (request.name, "", "") if is_place else request.name.rpartition("/")
+    loads = request.pretrained and request.checkpoint is None
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(_SEED)
+            model: Any = open_clip.create_model(
+                name or tag,
+                pretrained=tag if name and loads and not is_place else None,
+                load_weights=loads,
+                require_pretrained=loads,
+                force_image_size=request.img_size,
+                precision="fp32",
+            )
+        tokenizer = open_clip.get_tokenizer(name or tag)
+    except (RuntimeError, OSError, ValueError, AssertionError, KeyError) as error:
+        raise ModelError(
+            f"--teacher clip:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
+            "There is nothing to run.",
+            "see open_clip.list_pretrained(): give clip:MODEL/TAG, and check the network",
+        ) from error
+    if request.checkpoint is not None:
+        load_with_names(model, request.checkpoint, ClassList(()))
+    model.eval().requires_grad_(False)
+    visual, bias = model.visual, getattr(model, "logit_bias", None)
+    scale, bias = float(model.logit_scale.exp()), 0.0 if bias is None else float(bias)
+    text_CD = _text_embeddings(model, tokenizer, prompts)
+    return TeacherModel(
+        name=type(visual).__name__ if request.name.startswith("local-dir:") else request.name,
+        module=_ZeroShot(model.float().visual, text_CD, scale, bias).eval(),
+        num_classes=len(prompts),
+        mean=visual.image_mean,
+        std=visual.image_std,
+        class_names=(request.classes.names,),
+        settings={"prompts_sha256": sha256_of([list(texts) for texts in prompts])},
+        classes_are_known=True,
+    )
+
+
+def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:
+    """Return the prompts of each class.
+
+    Args:
+        file: Text file with a template for each line, in which {} stands for the class's name; or a JSON file
+            that maps each class to a list of prompts.
+        classes: Classes of the dataset.
+
+    Raises:
+        ModelError: The file does not exist, a template has no {}, or the file lacks classes or has others.
+    """
+    try:
+        with local_file(file) as path:
+            text = Path(path).read_text(encoding="utf-8")
+        document = json.loads(text) if file.endswith(".json") else None
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"--prompts {file}: {error}", "There are no prompts.", "give a text or JSON file"
+        ) from error
+    if isinstance(document, Mapping):
+        lists = {name: [texts] if isinstance(texts, str) else texts for name, texts in document.items()}
+        odd = sorted(lists.keys() ^ set(classes.names))
+        empty = [name for name, texts in lists.items() if not _are_texts(texts)]
+        if odd or empty:
+            raise ModelError(
+                f"--prompts {file}: {(odd + empty)[0]!r} is "
+                + ("in the file or the dataset alone" if odd else "without prompts"),
+                f"Each of the dataset's {len(classes):,} classes needs one prompt or more.",
+                "name every class as the dataset does, with a list of texts",
+            )
+        return [tuple(lists[name]) for name in classes.names]
+    templates = [line.strip() for line in text.splitlines() if line.strip()]
+    odd = [template for template in templates if template.count(_CLASS) != 1]
+    if document is not None or odd or not templates:
+        raise ModelError(
+            f"--prompts {file}: {odd[0]!r} names no class" if odd else f"--prompts {file} has no templates",
+            "Every class would have the same embedding.",
+            'write lines such as "a photo of a {}.", or a .json file of lists of prompts by class',
+        )
+    return [tuple(template.replace(_CLASS, name) for template in templates) for name in classes.names]
+
+
+def _check(request: TeacherRequest) -> None:
+    wrong = f"--model-kwargs {dict(request.model_kwargs)}" if request.model_kwargs else ""
+    if wrong or request.prompts is None or not request.classes.names:
+        raise ModelError(
+            f"--teacher clip:{request.name} {f'with {wrong}' if wrong else 'without --prompts'}",
+            "Its classes are the texts that stand for the dataset's, and nothing else.",
+            "leave them out" if wrong else "give --prompts FILE",
+        )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+@torch.inference_mode()
+def _text_embeddings(model: Any, tokenizer: Any, prompts: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Return float32 (C, D); the model is in float64 afterwards."""
+    model.double()
+    normalized = torch.nn.functional.normalize
+    means = [
+        normalized(normalized(model.encode_text(tokenizer(list(texts))), dim=-1).mean(0), dim=0)
+        for texts in prompts
+    ]
+    return torch.stack(means).float().clone()

@@ -1,0 +1,65 @@
+"""Teachers of the user's own code, from a factory that is named on the command line and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+
+from teacher_cache.errors import ModelError
+from teacher_cache.models.class_knowledge import load_with_names
+from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
+
+
+def build(request: TeacherRequest) -> TeacherModel:
+    """Call the factory in MODULE:FACTORY with the model_kwargs as its arguments.
+
+    Args:
+        request: Request for the model. `pretrained` is left to the factory.
+
+    Raises:
+        ModelError: The factory cannot be imported or called, its result is not a TeacherModel, or nothing
+            in the result tells it from another teacher.
+    """
+    module_name, _, factory_name = request.name.partition(":")
+    spelled = f"python:{request.name}"
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"--teacher {spelled}: {error}",
+            "There is nothing to call.",
+            "give python:package.module:factory, with its folder on PYTHONPATH of each worker",
+        ) from error
+    try:
+        inspect.signature(factory).bind(**request.model_kwargs)
+    except TypeError as error:
+        raise ModelError(
+            f"--teacher {spelled}: {factory_name}() {error}",
+            "It was not called.",
+            "correct --model-kwargs, which are its arguments",
+        ) from error
+    model = factory(**request.model_kwargs)
+    if not isinstance(model, TeacherModel):
+        raise ModelError(
+            f"--teacher {spelled} returned {type(model).__name__}",
+            "Its statistics and its number of classes are not known.",
+            "return a teacher_cache.TeacherModel",
+        )
+    if not model.module.state_dict() and not model.settings:
+        raise ModelError(
+            f"--teacher {spelled} has no weights and declares no settings",
+            "Labels of any two such teachers would be taken for one another's.",
+            "put what determines its logits into TeacherModel.settings: a version, a digest",
+        )
+    try:
+        json.dumps(dict(model.settings), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"the settings of --teacher {spelled}: {error}",
+            "They are part of the archive's description, and could not be read back.",
+            "give numbers, text, lists, dicts and True, False or None",
+        ) from error
+    if request.checkpoint is not None:
+        load_with_names(model.module, request.checkpoint, request.classes)
+    return model

@@ -1,0 +1,59 @@
+"""Request for a teacher's model of any kind, and the model: a module with all that describes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from teacher_cache.labels.class_list import ClassList
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherRequest:
+    """Request for a teacher's model, as the command line makes it.
+
+    Attributes:
+        name: Name of the model, without its kind.
+        classes: Classes of the dataset, which the model's output has to have; empty takes the model's own.
+        img_size: Side of the views in pixels.
+        pretrained: Load the model's own weights; without them, they are random and seeded.
+        checkpoint: Path or URL of a file with the weights; None takes the model's own.
+        model_kwargs: Arguments of timm.create_model, or of the factory.
+        prompts: File with the prompts of the classes, for a model of images and text.
+    """
+
+    name: str
+    classes: ClassList
+    img_size: int
+    pretrained: bool = True
+    checkpoint: str | None = None
+    model_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prompts: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherModel:
+    """Teacher's model with its weights, and what determines its logits beside them.
+
+    Attributes:
+        name: Name of the model for the archive; a program never loads anything by it.
+        module: Module in evaluation mode, from normalised pixels, float32 (B, 3, H, W), to logits (B, C).
+        num_classes: Number of classes C.
+        mean: Mean per channel, of pixels scaled to [0, 1]. The module gets (pixels / 255 - mean) / std.
+        std: Standard deviation per channel, of pixels scaled to [0, 1].
+        class_names: Lists of names that the classes are known by, each in order of class id.
+        settings: Whatever beside the weights determines the logits, as plain JSON values.
+        classes_are_known: Whether the classes are the dataset's, in its order, for certain.
+    """
+
+    name: str
+    module: torch.nn.Module
+    num_classes: int
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
+    class_names: Sequence[Sequence[str]] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classes_are_known: bool = False
