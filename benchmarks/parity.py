@@ -39,6 +39,7 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.source import SourceOptions
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.labels.losses import soft_loss
+from teacher_cache.labels.topk import Labels
 from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.progress import console, silent
@@ -173,7 +174,7 @@ def _student(config: ParityConfig, folder: Path, kind: str, labels: str) -> Trai
         distillation=kind,
         distillation_alpha=config.alpha,
         distillation_tau=config.tau,
-        labels=None if is_live else str(folder / labels),
+        labels=() if is_live else (str(folder / labels),),
         teacher=TEACHER if is_live else None,
         teacher_checkpoint=str(folder / "teacher" / LAST_FILE) if is_live else None,
         recipe=config.recipe if is_live else None,
@@ -217,7 +218,7 @@ def _held_to_the_bound(config: ParityConfig, folder: Path) -> dict[str, float]:
         for batch in run.stream.loader(0):
             pixels_BCHW = batch.pixels("cpu")
             exact, stored = live(batch, pixels_BCHW), batch.labels
-            assert stored is not None
+            assert isinstance(stored, Labels)
             assert torch.equal(exact.class_ids_BK, stored.class_ids_BK)
             errors.append((exact.relative_logits_BK - stored.relative_logits_BK).abs().max().item())
             with torch.no_grad():

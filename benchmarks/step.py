@@ -111,7 +111,7 @@ def _trainer(config: StepConfig, mode: str, dataset: PackedDataset) -> Trainer:
         model=config.model,
         batch_size=config.batch_size,
         distillation="none" if mode == "no teacher" else "hard",
-        labels="archive" if mode == "cached labels" else None,
+        labels=("archive",) if mode == "cached labels" else (),
         teacher=config.teacher if mode == "live teacher" else None,
         teacher_pretrained=False,
         torchcompile=config.torchcompile,

@@ -19,10 +19,10 @@ from student.model import has_two_heads, train_both_heads
 from student.plan import RunPlan
 from student.ranks import Ranks
 from student.step import LiveTeacher, Teaching, Trainer, stored_labels
-from teacher_cache import Labels
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError, ModelError, nearest
 from teacher_cache.labels.class_list import ClassList
+from teacher_cache.labels.topk import AnyAffinity
 from teacher_cache.models.checkpoint import load_into, read_checkpoint
 from teacher_cache.models.create import create_model, normalization
 from teacher_cache.models.teacher import build_teacher
@@ -39,7 +39,7 @@ def build_trainer(
     plan: RunPlan,
     ranks: Ranks,
     *,
-    affinity: Labels | None = None,
+    affinity: AnyAffinity = None,
     teach: Teaching | None = None,
     num_classes: int | None = None,
     has_true_labels: bool = True,
@@ -52,7 +52,7 @@ def build_trainer(
         img_size: Side of a view in pixels.
         plan: Updates and learning rate.
         ranks: This process and its device.
-        affinity: Class affinity of the archive.
+        affinity: Class affinity of the archive, or of several.
         teach: Source of teacher labels; defaults to the one the flags select.
         num_classes: Number of classes, if the dataset does not name them.
         has_true_labels: Whether the samples have labels of their own.

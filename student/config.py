@@ -68,8 +68,10 @@ class TrainConfig(CacheFlags):
     """Term of the teacher: none, soft (its probabilities), or hard (its top class)."""
     distillation_token: bool = False
     """Refuse a model without a distillation token; by default its only head learns from the teacher."""
-    labels: Annotated[str | None, PATH, RESUMABLE] = None
-    """Archive of teacher labels; it brings its own recipe."""
+    labels: Annotated[tuple[str, ...], PATH, RESUMABLE] = ()
+    """Archive of teacher labels, which brings its own recipe; several teach by their mean probabilities."""
+    label_weights: tuple[float, ...] = ()
+    """Weight of each archive of --labels in the mean; equal by default."""
     teacher: Annotated[str | None, TEACHER, _also("--teacher-model")] = None
     """Teacher to ask live, in place of an archive: a timm name, or hf:, clip: or python: with a name."""
     teacher_checkpoint: Annotated[str | None, PATH, RESUMABLE, _also("--teacher-path")] = None
@@ -188,7 +190,7 @@ class TrainConfig(CacheFlags):
             _refuse(
                 "--val-interval without --val-data", "There is nothing to evaluate on.", "give --val-data too"
             )
-        if self.labels is not None and (self.recipe is not None or self.img_size is not None):
+        if self.labels and (self.recipe is not None or self.img_size is not None):
             _refuse(
                 "--recipe or --img-size with --labels",
                 "The archive brings the recipe whose views it labels, at their size.",
@@ -204,11 +206,11 @@ class TrainConfig(CacheFlags):
             )
 
     def _check_teacher(self) -> None:
-        has_teacher = self.labels is not None or self.teacher is not None
+        has_teacher = bool(self.labels) or self.teacher is not None
         for name in ("teacher_checkpoint", "teacher_prompts", "teacher_class_map"):
             if self.teacher is None and getattr(self, name) is not None:
                 _refuse(f"{flag_of(name)} without --teacher", "It would not be used.", "give --teacher")
-        if self.labels is not None and self.teacher is not None:
+        if self.labels and self.teacher is not None:
             _refuse("--labels and --teacher", "A run has one teacher.", "give one of them")
         if self.distillation != "none" and not has_teacher:
             _refuse(

@@ -24,9 +24,10 @@ import torch
 
 from student.model import Heads
 from student.terms import TERMS, Distillation
-from teacher_cache import Labels, hard_loss, soft_loss
+from teacher_cache import hard_loss, soft_loss
 from teacher_cache.batches.batch import Targets
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
+from teacher_cache.labels.topk import AnyAffinity, AnyLabels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Objective:
         tau: Temperature of the soft term.
         smoothing: Label smoothing of the true labels.
         tail: Rule that spreads a label's tail mass, for the soft term.
-        affinity: Class affinity of the archive, which tail "affinity" needs.
+        affinity: Class affinity of the archive, or of several, which tail "affinity" needs.
         divides_by_classes: Whether the teacher's term is divided by the number of classes, as in DeiT's code.
         has_true_labels: Whether samples have labels of their own; without them that term is 0.
     """
@@ -49,7 +50,7 @@ class Objective:
     tau: float = 3.0
     smoothing: float = 0.0
     tail: Tail = DEFAULT_TAIL
-    affinity: Labels | None = None
+    affinity: AnyAffinity = None
     divides_by_classes: bool = False
     has_true_labels: bool = True
 
@@ -62,7 +63,7 @@ class Loss(NamedTuple):
     distillation: torch.Tensor
 
 
-def distillation_loss(heads: Heads, targets: Targets, labels: Labels | None, objective: Objective) -> Loss:
+def distillation_loss(heads: Heads, targets: Targets, labels: AnyLabels | None, objective: Objective) -> Loss:
     """Return the loss of a batch.
 
     Args:
@@ -86,13 +87,12 @@ def distillation_loss(heads: Heads, targets: Targets, labels: Labels | None, obj
     return Loss((1 - objective.alpha) * label + objective.alpha * term, label, term)
 
 
-def hard_term(logits_BC: torch.Tensor, labels: Labels, objective: Objective) -> torch.Tensor:
+def hard_term(logits_BC: torch.Tensor, labels: AnyLabels, objective: Objective) -> torch.Tensor:
     """Return the teacher's term of eq. 3."""
-    del objective
-    return hard_loss(logits_BC, labels)
+    return hard_loss(logits_BC, labels, tail=objective.tail, affinity=objective.affinity)
 
 
-def soft_term(logits_BC: torch.Tensor, labels: Labels, objective: Objective) -> torch.Tensor:
+def soft_term(logits_BC: torch.Tensor, labels: AnyLabels, objective: Objective) -> torch.Tensor:
     """Return the teacher's term of eq. 2."""
     return soft_loss(
         logits_BC,

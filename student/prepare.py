@@ -10,8 +10,9 @@ from student.config import TrainConfig
 from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
 from student.state import RunProgress, load_progress, refuse_other, saved_updates
-from teacher_cache import PackedDataset, Recipe, load_recipe, open_labels
-from teacher_cache.archive.source import LabelSource, view_ranges
+from teacher_cache import PackedDataset, Recipe, load_recipe
+from teacher_cache.archive.open import AnySource, open_any
+from teacher_cache.archive.source import view_ranges
 from teacher_cache.errors import InputError
 from teacher_cache.program.flags import RESUMABLE, flags_with
 from teacher_cache.storage.store import Store
@@ -40,7 +41,7 @@ class Run:
     ranks: Ranks
     output: Store
     dataset: PackedDataset
-    archive: LabelSource | None
+    archive: AnySource | None
     recipe: Recipe
     validation: PackedDataset | None
     plan: RunPlan
@@ -74,7 +75,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
             "choose a new folder, or go on with that run: --resume auto",
         )
     dataset = PackedDataset(config.data, config.room)
-    archive = open_labels(config.labels, config.room) if config.labels else None
+    archive = open_any(config.labels, config.room, config.label_weights)
     _check_labels(config, dataset, archive)
     recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     plan = plan_run(
@@ -113,7 +114,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
     )
 
 
-def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: LabelSource | None) -> None:
+def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: AnySource | None) -> None:
     """Refuse true labels where there are none. Raises InputError."""
     uses_labels = config.distillation == "none" or config.distillation_alpha < 1
     if uses_labels and not dataset.index.is_labelled:
@@ -122,12 +123,20 @@ def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: LabelSou
             "There is nothing to compare the student's classes with.",
             "learn from the teacher alone: --distillation hard or soft with --distillation-alpha 1",
         )
-    if archive is not None and config.distillation == "soft" and config.tail == "affinity":
-        labels = archive.spec.labels
-        if labels.affinity is None and labels.k < labels.num_classes:
+    members = archive.members if archive else ()
+    for member in members:
+        labels = member.spec.labels
+        is_cut = (config.distillation == "soft" or len(members) > 1) and labels.k < labels.num_classes
+        if is_cut and config.tail == "affinity" and labels.affinity is None:
             raise InputError(
-                f"--tail affinity, but archive {config.labels} has no class affinity",
+                f"--tail affinity, but archive {member.url} has no class affinity",
                 "The mass outside its top classes cannot be spread as the teacher would.",
+                "choose another tail: --tail uniform",
+            )
+        if is_cut and config.tail == "bucket" and len(members) > 1:
+            raise InputError(
+                f"--tail bucket with {len(members)} archives",
+                "Their labels leave out other classes, and buckets of other classes have no mean.",
                 "choose another tail: --tail uniform",
             )
     if archive is None and not dataset.info.classes:
@@ -141,7 +150,7 @@ def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: LabelSou
 def _identity(
     config: TrainConfig,
     dataset: PackedDataset,
-    archive: LabelSource | None,
+    archive: AnySource | None,
     recipe: Recipe,
     plan: RunPlan,
 ) -> dict[str, Any]:
@@ -149,7 +158,7 @@ def _identity(
     facts = {
         **{name: value for name, value in flags.items() if name not in resumable},
         "dataset": dataset.info.sha256,
-        "labels": None if archive is None else archive.spec.fingerprint,
+        "labels": None if archive is None else archive.fingerprint,
         "recipe": recipe.sha256,
         "views": view_ranges(sorted(set(plan.schedule.views))),
         "views of an update": plan.effective_batch,
@@ -176,7 +185,7 @@ def _progress(
 
 
 def _validation(
-    config: TrainConfig, dataset: PackedDataset, archive: LabelSource | None
+    config: TrainConfig, dataset: PackedDataset, archive: AnySource | None
 ) -> PackedDataset | None:
     if config.val_data is None:
         return None

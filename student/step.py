@@ -20,15 +20,16 @@ from student.model import as_heads
 from student.ranks import Ranks
 from teacher_cache import Labels, ViewBatch
 from teacher_cache.exact.streams import Purpose, RandomStream
-from teacher_cache.labels.topk import labels_from_logits
+from teacher_cache.labels.ensemble import top_classes
+from teacher_cache.labels.topk import AnyLabels, labels_from_logits
 from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.finish import normalize
 
-Teaching: TypeAlias = Callable[[ViewBatch, torch.Tensor], Labels | None]
+Teaching: TypeAlias = Callable[[ViewBatch, torch.Tensor], AnyLabels | None]
 """Function (batch, pixels (B, 3, H, W) on the device) -> teacher labels there, or None without a teacher."""
 
 
-def stored_labels(batch: ViewBatch, pixels_BCHW: torch.Tensor) -> Labels | None:
+def stored_labels(batch: ViewBatch, pixels_BCHW: torch.Tensor) -> AnyLabels | None:
     """Return the labels that came with a batch."""
     return None if batch.labels is None else batch.labels.to(pixels_BCHW.device)
 
@@ -164,7 +165,9 @@ class Trainer:
         loss = distillation_loss(heads, batch.targets.to(self.ranks.device), labels, self.objective)
         agreement = torch.zeros_like(loss.total)
         if labels is not None:
-            agreement = (heads.taught_BC.argmax(1) == labels.class_ids_BK[:, 0]).float().mean()
+            tail, affinity = self.objective.tail, self.objective.affinity
+            classes_B = top_classes(labels, heads.taught_BC.shape[1], tail=tail, affinity=affinity)
+            agreement = (heads.taught_BC.argmax(1) == classes_B).float().mean()
         return UpdateReport(*loss, agreement)
 
     def _waits_to_synchronise(self, is_last: bool) -> contextlib.AbstractContextManager[object]:

@@ -134,7 +134,7 @@ def run_demo(out: Path, size: DemoSize, track: Track) -> DemoResult:
             teacher_checkpoint=weights,
         ),
         "cached labels": dataclasses.replace(
-            student, output=str(out / "cached"), distillation="hard", labels=str(out / "labels")
+            student, output=str(out / "cached"), distillation="hard", labels=(str(out / "labels"),)
         ),
     }
     results = {name: train(config, track) for name, config in students.items()}

@@ -160,7 +160,7 @@ def train_student(config: Table3Config, setting: Setting, arm: Arm, seed: int) -
         distillation=arm.distillation,
         distillation_alpha=arm.alpha,
         distillation_tau=arm.tau,
-        labels=str(labels_folder(out, arm.teacher, arm.topk)) if is_stored else None,
+        labels=(str(labels_folder(out, arm.teacher, arm.topk)),) if is_stored else (),
         teacher=None if is_stored or arm.teaching == "none" else teacher.model,
         teacher_model_kwargs=teacher.model_kwargs,
         teacher_checkpoint=None if is_stored or arm.teaching == "none" else weights,

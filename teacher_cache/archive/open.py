@@ -1,19 +1,52 @@
-"""Open labels of either kind by their URL: an archive, or tars that were exported from one."""
+"""Open labels by their URLs: an archive, tars that were exported from one, or several of these together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from teacher_cache.archive.ensemble import LabelEnsemble
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.archive.tars import EXPORT_FILE
+from teacher_cache.errors import InputError
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
 
 _ROOM = CacheRoom()
+AnySource: TypeAlias = LabelSource | LabelEnsemble
+
+
+def open_any(urls: Sequence[str], room: CacheRoom = _ROOM, weights: Sequence[float] = ()) -> AnySource | None:
+    """Open one archive or export, or several as an ensemble; none is None.
+
+    Args:
+        urls: URL of each.
+        room: Bounded folder for copies of remote labels.
+        weights: Weight of each of several teachers; equal by default.
+
+    Raises:
+        ArchiveError: See `open_labels` and `LabelEnsemble`.
+        InputError: The weights do not fit, or there are no several teachers to weigh.
+    """
+    if len(urls) > 1:
+        return LabelEnsemble([open_labels(url, room) for url in urls], weights)
+    if weights:
+        raise InputError(
+            f"--label-weights {' '.join(map(str, weights))} with {len(urls)} archives",
+            "There is nothing to weigh.",
+            "give --labels several archives, or leave the weights out",
+        )
+    return open_labels(urls[0], room) if urls else None
 
 
 def open_labels(url: str, room: CacheRoom = _ROOM) -> LabelSource:
     """Open an archive or an export.
+
+    Args:
+        url: Folder of the labels, or any URL fsspec opens.
+        room: Bounded folder for copies of remote labels.
 
     Raises:
         ArchiveError: The URL holds neither, or the labels are unfinished or damaged.

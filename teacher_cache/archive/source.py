@@ -65,7 +65,21 @@ class LabelSource(abc.ABC):
 
     @functools.cached_property
     def _lookup(self) -> LabelLookup:
-        return LabelLookup(self, _KEPT)
+        return self.keeping(_KEPT)
+
+    def keeping(self, num_kept: int) -> LabelLookup:
+        """Return a lookup of its own that keeps the labels of `num_kept` pairs of a shard and a view."""
+        return LabelLookup(self, num_kept)
+
+    @property
+    def members(self) -> tuple[LabelSource, ...]:
+        """The source itself, where several may stand."""
+        return (self,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the labels."""
+        return self.spec.fingerprint
 
     @abc.abstractmethod
     def affinity_arrays(self) -> LabelArrays | None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
 
 from teacher_cache.errors import DatasetError
-from teacher_cache.labels.topk import Labels
+from teacher_cache.labels.topk import AnyLabels
 from teacher_cache.views.finish import Finishing, finish, normalize
 from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
 
@@ -85,7 +85,7 @@ class ViewBatch(NamedTuple):
     images_RCHW: torch.Tensor
     finishing: Finishing | None
     targets: Targets
-    labels: Labels | None
+    labels: AnyLabels | None
     rows_B: torch.Tensor
     views_B: torch.Tensor
 
@@ -166,7 +166,8 @@ def as_rendered(load: list[PackedBatch]) -> list[PackedBatch]:
 
 
 def _map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
-    """Return nested named tuples with `function` applied to each of their arrays or tensors."""
+    """Return nested tuples, named or not, with `function` applied to each of their arrays or tensors."""
     if isinstance(value, tuple):
-        return type(value)(*(_map_leaves(function, field) for field in value))
+        fields = (_map_leaves(function, field) for field in value)
+        return type(value)(*fields) if hasattr(value, "_fields") else tuple(fields)
     return None if value is None else function(value)

@@ -15,7 +15,8 @@ s = softmax(Z / tau), u = t^(1/tau) / norm, and O the classes that a label does 
                         u in O is taken as uniform
     renormalised        KL = sum over K of u log(u / s), where t is 0 in O, and u sums to 1 over K
 
-With K = C all four are the KL to the teacher itself. Only `affinity` makes t dense, because t differs in
+With K = C all four are the KL to the teacher itself. Labels of several teachers are averaged first
+(labels/ensemble.py). Only `affinity` makes t dense, because t differs in
 each class; the other rules need only sums of the student's probabilities over O.
 
 Shapes: B views, C classes, K classes kept of a label.
@@ -28,30 +29,44 @@ import math
 import torch
 import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
 
+from teacher_cache.labels.ensemble import mean_log_probabilities, top_classes
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
 from teacher_cache.labels.tails import dense_probabilities
-from teacher_cache.labels.topk import Labels
+from teacher_cache.labels.topk import AnyAffinity, AnyLabels, EnsembleLabels, Labels
 
 
-def hard_loss(logits_BC: torch.Tensor, labels: Labels) -> torch.Tensor:
+def hard_loss(
+    logits_BC: torch.Tensor,
+    labels: AnyLabels,
+    *,
+    tail: Tail = DEFAULT_TAIL,
+    affinity: AnyAffinity = None,
+) -> torch.Tensor:
     """Return the mean cross-entropy of the teacher's most probable class, a scalar.
 
-    Rank 0 is always that class, however the values are rounded.
+    Rank 0 is always that class, however the values are rounded. For labels of several teachers it is the
+    class with the largest mean probability, for which their tails are spread.
 
     Args:
         logits_BC: Student logits, float32.
         labels: Teacher labels on the same device.
+        tail: Rule that spreads the tail mass, for several teachers.
+        affinity: Class affinities of the archives, on the same device, for several teachers.
+
+    Raises:
+        ValueError: There are several teachers, the tail is "affinity", K < C, and there is no affinity.
     """
-    return F.cross_entropy(logits_BC, labels.class_ids_BK[:, 0].long())
+    classes_B = top_classes(labels, logits_BC.shape[1], tail=tail, affinity=affinity)
+    return F.cross_entropy(logits_BC, classes_B)
 
 
 def soft_loss(
     logits_BC: torch.Tensor,
-    labels: Labels,
+    labels: AnyLabels,
     *,
     temperature: float,
     tail: Tail = DEFAULT_TAIL,
-    affinity: Labels | None = None,
+    affinity: AnyAffinity = None,
 ) -> torch.Tensor:
     """Return the mean KL divergence from the tempered teacher to the tempered student, times temperature^2.
 
@@ -63,12 +78,19 @@ def soft_loss(
         affinity: Class affinity of the archive, on the same device; tail "affinity" needs it where K < C.
 
     Raises:
-        ValueError: The tail is "affinity", K < C, and there is no affinity.
+        ValueError: The tail is "affinity", K < C, and there is no affinity; or there are several teachers and
+            the tail is "bucket".
     """
-    num_classes, k = logits_BC.shape[1], labels.class_ids_BK.shape[1]
+    num_classes = logits_BC.shape[1]
     student_BC = F.log_softmax(logits_BC / temperature, dim=1)
+    if isinstance(labels, EnsembleLabels):
+        mean_BC = mean_log_probabilities(
+            labels, num_classes, temperature=temperature, tail=tail, affinity=affinity
+        )
+        return temperature**2 * _kl(mean_BC, student_BC).mean()
+    k = labels.class_ids_BK.shape[1]
     if tail == "affinity" and k < num_classes:
-        if affinity is None:
+        if not isinstance(affinity, Labels):
             raise ValueError(
                 f"labels of {k} of {num_classes} classes with tail 'affinity', but without the archive's "
                 "affinity: pass affinity=..., or another tail such as 'uniform'"

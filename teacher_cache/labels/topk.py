@@ -1,11 +1,11 @@
-"""Label: the teacher's sparse output for one view, and the meaning of its numbers.
+"""Label: the teacher's sparse output for one view, or several teachers', and the meaning of its numbers.
 
-Shapes: B views, K classes kept, C classes in all.
+Shapes: B views, K classes kept, C classes in all, A teachers.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -36,6 +36,41 @@ class Labels(NamedTuple):
     def to(self, device: torch.device | str) -> Labels:
         """Return the same labels on `device`, copied without waiting where memory is pinned."""
         return Labels(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class EnsembleLabels(NamedTuple):
+    """Labels of the same B views by several teachers, taught by the mean of their probabilities.
+
+    Attributes:
+        members: Labels of each teacher.
+        weights_A: Weights of the teachers in the mean, float32 of sum 1.
+    """
+
+    members: tuple[Labels, ...]
+    weights_A: torch.Tensor
+
+    def to(self, device: torch.device | str) -> EnsembleLabels:
+        """Return the same labels on `device`, copied without waiting where memory is pinned."""
+        members = tuple(labels.to(device) for labels in self.members)
+        return EnsembleLabels(members, self.weights_A.to(device, non_blocking=True))
+
+
+class EnsembleAffinity(NamedTuple):
+    """Class affinities of several archives.
+
+    Attributes:
+        members: Class affinity of each archive; None for labels without tails.
+    """
+
+    members: tuple[Labels | None, ...]
+
+    def to(self, device: torch.device | str) -> EnsembleAffinity:
+        """Return the same affinities on `device`."""
+        return EnsembleAffinity(tuple(None if one is None else one.to(device) for one in self.members))
+
+
+AnyLabels: TypeAlias = Labels | EnsembleLabels
+AnyAffinity: TypeAlias = Labels | EnsembleAffinity | None
 
 
 @torch.no_grad()

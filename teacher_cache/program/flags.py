@@ -155,6 +155,10 @@ def parse_kwargs(pairs: Iterable[str]) -> dict[str, Any]:
     return kwargs
 
 
+def _absolute(path: str) -> str:
+    return path if "://" in path or path.startswith("~") else str(Path(path).absolute())
+
+
 def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
     """Return flags whose paths mean the same in any working folder.
 
@@ -162,11 +166,12 @@ def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
         config: Flags, an instance of a dataclass.
         also: Further fields that are paths here.
     """
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     for name in (*flags_with(type(config), PATH), *also):
-        path = getattr(config, name)
-        if path is not None and "://" not in path and not path.startswith("~"):
-            changes[name] = str(Path(path).absolute())
+        value = getattr(config, name)
+        if value is not None:
+            is_one = isinstance(value, str)
+            changes[name] = _absolute(value) if is_one else tuple(_absolute(path) for path in value)
     for name in flags_with(type(config), TEACHER):
         prefix, _, place = (getattr(config, name) or "").rpartition(":")
         if prefix.rpartition(":")[2] in ("hf", "local-dir") and Path(place).is_dir():

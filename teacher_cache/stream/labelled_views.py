@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch.distributed as dist
 
-from teacher_cache.archive.open import open_labels
-from teacher_cache.archive.source import LabelSource
+from teacher_cache.archive.open import AnySource, open_any
 from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
-from teacher_cache.labels.topk import Labels
+from teacher_cache.labels.topk import AnyAffinity
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 from teacher_cache.stream.stream import ViewStream
@@ -36,8 +35,10 @@ class LabelledViews:
 
     Args:
         data: Packed dataset, or its URL.
-        labels: Archive or export of labels, or its URL; None gives views without labels.
+        labels: Archive or export of labels, or its URL, or URLs of several whose teachers teach together by
+            the mean of their probabilities; None gives views without labels.
         batch_size: Views in a batch of this process.
+        label_weights: Weight of each of several teachers in the mean; equal by default.
         seed: Seed of the order of samples.
         recipe: Recipe, its name or YAML file, for views without labels; an archive brings its own.
         img_size: Side of a view in pixels, for views without labels.
@@ -50,7 +51,7 @@ class LabelledViews:
 
     Attributes:
         dataset: Images and true labels.
-        labels: Archive of labels, or None.
+        labels: Archive of labels, several, or None.
         recipe: Augmentation of the views.
 
     Raises:
@@ -60,9 +61,10 @@ class LabelledViews:
     def __init__(
         self,
         data: str | PackedDataset,
-        labels: str | LabelSource | None = None,
+        labels: str | Sequence[str] | AnySource | None = None,
         *,
         batch_size: int,
+        label_weights: Sequence[float] = (),
         seed: int = 0,
         recipe: str | Recipe | None = None,
         img_size: int | None = None,
@@ -74,7 +76,8 @@ class LabelledViews:
         room: CacheRoom = _ROOM,
     ) -> None:
         self.dataset = PackedDataset(data, room) if isinstance(data, str) else data
-        self.labels = open_labels(labels, room) if isinstance(labels, str) else labels
+        urls = [labels] if isinstance(labels, str) else labels
+        self.labels = open_any(urls, room, label_weights) if isinstance(urls, Sequence) else urls
         self.recipe = _recipe(self.labels, recipe, img_size)
         if views is None:
             views = range(_NEW_VIEWS) if self.labels is None else self.labels.views
@@ -104,7 +107,7 @@ class LabelledViews:
         return named if named or self.labels is None else self.labels.spec.labels.num_classes
 
     @property
-    def affinity(self) -> Labels | None:
+    def affinity(self) -> AnyAffinity:
         """Class affinity of the archive, for `soft_loss`; None without labels or if they name all classes."""
         return None if self.labels is None else self.labels.affinity
 
@@ -158,7 +161,7 @@ class LabelledViews:
         )
 
 
-def _recipe(labels: LabelSource | None, recipe: str | Recipe | None, img_size: int | None) -> Recipe:
+def _recipe(labels: AnySource | None, recipe: str | Recipe | None, img_size: int | None) -> Recipe:
     if labels is not None:
         if recipe is not None or img_size is not None:
             raise InputError(

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from teacher_cache.archive.ensemble import EnsembleLookup
 from teacher_cache.archive.source import LabelLookup
 from teacher_cache.batches.batch import ViewIds
 from teacher_cache.dataset.shards import PackedDataset
@@ -29,7 +30,7 @@ class ReadAhead:
     def __init__(
         self,
         dataset: PackedDataset | None,
-        lookup: LabelLookup | None,
+        lookup: LabelLookup | EnsembleLookup | None,
         window_shards: int,
         pool: ThreadPoolExecutor,
     ) -> None:
@@ -57,7 +58,7 @@ class ReadAhead:
 
 @contextlib.contextmanager
 def reading_ahead(
-    dataset: PackedDataset, lookup: LabelLookup | None, window_shards: int
+    dataset: PackedDataset, lookup: LabelLookup | EnsembleLookup | None, window_shards: int
 ) -> Iterator[ReadAhead | None]:
     """Yield a ReadAhead whose threads end with the context.
 

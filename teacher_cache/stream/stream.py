@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from teacher_cache.archive.source import LabelLookup, LabelSource, view_ranges
+from teacher_cache.archive.open import AnySource
+from teacher_cache.archive.source import view_ranges
 from teacher_cache.batches.batch import PackedBatch, ViewBatch, ViewIds, as_rendered, pack_batch, unpack_batch
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
@@ -44,7 +45,8 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         schedule: Schedule of the view in each epoch.
         num_batches: Length of the whole run for this rank, over all epochs.
         first_batch: Number of the batch to start at; a resumed run starts at the first batch not seen.
-        archive: Source of the teacher's labels, which must have the same recipe; None yields no labels.
+        archive: Source of the labels of one teacher or several, which must have the same recipe; None yields
+            no labels.
 
     Raises:
         InputError: The plan does not fit the dataset, or a load has more views than the schedule.
@@ -61,7 +63,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         *,
         num_batches: int,
         first_batch: int = 0,
-        archive: LabelSource | None = None,
+        archive: AnySource | None = None,
     ) -> None:
         self._plan, self._schedule, self._archive = plan, schedule, archive
         self._batches = range(first_batch, num_batches)
@@ -82,7 +84,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         kept = 2 * self._plan.window_shards * self._plan.views_per_load
-        lookup = LabelLookup(self._archive, kept) if self._archive else None
+        lookup = self._archive.keeping(kept) if self._archive else None
         with reading_ahead(self._renderer.dataset, lookup, self._plan.window_shards) as read_ahead:
             for load in self._loads[first::step]:
                 if read_ahead is not None:
@@ -159,7 +161,7 @@ def _check_plan(plan: StreamPlan, schedule: ViewSchedule, dataset: PackedDataset
 
 
 def _check_archive(
-    archive: LabelSource, dataset: PackedDataset, recipe: Recipe, schedule: ViewSchedule
+    archive: AnySource, dataset: PackedDataset, recipe: Recipe, schedule: ViewSchedule
 ) -> None:
     if recipe.sha256 != archive.recipe.sha256:
         raise ArchiveError(

@@ -57,8 +57,8 @@ FLAGS = {
     "teacher-cache merge": "dst src",
     "student train": (
         f"{CACHE} data output resume dry_run model pretrained finetune model_kwargs distillation "
-        "distillation_token labels teacher teacher_checkpoint teacher_pretrained teacher_model_kwargs "
-        "teacher_prompts teacher_class_map "
+        "distillation_token labels label_weights teacher teacher_checkpoint teacher_pretrained "
+        "teacher_model_kwargs teacher_prompts teacher_class_map "
         "distillation_alpha distillation_tau kd_reduction tail recipe img_size views views_per_load "
         "views_together window_shards epochs steps batch_size grad_accum_steps opt lr lr_base min_lr "
         "warmup_epochs warmup_lr weight_decay smoothing drop_path clip_grad model_ema model_ema_decay seed "
