@@ -183,7 +183,7 @@ def _stop(config: StopConfig) -> int:
 
 
 def _export(config: ExportConfig) -> int:
-    from teacher_cache.archive.export_parquet import export_parquet
+    from teacher_cache.archive.export_parquet import export_images, export_parquet
     from teacher_cache.archive.export_tars import export_tars
     from teacher_cache.archive.read import ArchiveReader
     from teacher_cache.dataset.shards import PackedDataset
@@ -196,8 +196,16 @@ def _export(config: ExportConfig) -> int:
         Store(config.dst),
     )
     views = parse_views(config.views) if config.views else range(reader.views[0], reader.views[-1] + 1)
-    write = export_tars if config.format == "webdataset" else export_parquet
-    write(reader, dataset, views, destination, console)
+    if config.format == "webdataset":
+        exported = export_tars(reader, dataset, views, destination, console)
+        if exported.num_misnamed:
+            print(
+                f"{exported.num_misnamed:,} images of another format are named .{exported.extension}, like "
+                "the first one: datasets needs one name, and decoders go by content"
+            )
+    else:
+        write = export_parquet if config.format == "parquet" else export_images
+        write(reader, dataset, views, destination, console)
     print(f"exported views {views.start}:{views.stop} of {len(dataset):,} samples to {config.dst}")
     return 0
 

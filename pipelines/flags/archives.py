@@ -95,8 +95,9 @@ class ExportConfig(Flags):
     """New folder for the export."""
     data: str
     """Packed dataset that was labelled."""
-    format: Literal["webdataset", "parquet"] = "webdataset"
-    """Format of the export. webdataset: tars that suffice to train a student; parquet: a table per shard."""
+    format: Literal["webdataset", "parquet", "parquet-images"] = "webdataset"
+    """Format of the export. webdataset: tars that suffice to train a student; parquet: a row per view, no
+    images; parquet-images: a row per image with all its labels, for Hugging Face datasets."""
     views: Annotated[str | None, Check(parse_views)] = None
     """View indices A:B; by default all of the archive's."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import webdataset
 
@@ -19,14 +17,10 @@ from teacher_cache.archive.tars import (
     AFFINITY_FILE,
     EXPORT_FILE,
     FORMAT,
-    LABELS_EXTENSION,
-    META,
-    OFFSETS_COLUMN,
     VERSION,
-    affinity_dtype,
+    affinity_records,
+    members_of,
     npy_bytes,
-    record_dtype,
-    records_of,
 )
 from teacher_cache.dataset.index import (
     DATASET_FILE,
@@ -43,12 +37,24 @@ from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 
-_EXPORT_SCHEMA = INDEX_SCHEMA.append(pa.field(OFFSETS_COLUMN, pa.int64()))
+
+class Exported(NamedTuple):
+    """Result of an export.
+
+    Attributes:
+        info: Tars as a packed dataset.
+        extension: Extension of every image.
+        num_misnamed: Number of images whose own format is another.
+    """
+
+    info: DatasetInfo
+    extension: str
+    num_misnamed: int
 
 
 def export_tars(
     reader: ArchiveReader, dataset: PackedDataset, views: range, destination: Store, track: Track
-) -> DatasetInfo:
+) -> Exported:
     """Write an archive's labels of some views, with the images, as tars.
 
     Raises:
@@ -57,27 +63,29 @@ def export_tars(
     """
     check_export(reader, dataset, views, destination)
     affinity = reader.affinity_arrays()
-    affinity_npy = None if affinity is None else npy_bytes(records_of(affinity, affinity_dtype(reader.spec)))
-    head = {"spec": reader.spec.to_dict(), "views": [views.start, views.stop]}
-    meta = {"spec.json": seal({"format": FORMAT, "version": VERSION, **head})}
+    affinity_npy = None if affinity is None else npy_bytes(affinity_records(affinity, reader.spec))
     if affinity_npy is not None:
-        meta["affinity.npy"] = affinity_npy
         destination.put(AFFINITY_FILE, affinity_npy)
     copy_agreement(reader.store, destination, reader.spec)
-    columns: dict[str, list[Any]] = {name: [] for name in _EXPORT_SCHEMA.names}
+    offsets = {member.extension: member.column for member in members_of(reader.spec.layout)}
+    schema = INDEX_SCHEMA
+    for column in offsets.values():
+        schema = schema.append(pa.field(column, pa.int64()))
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     shards: list[Shard] = []
     digests: list[str] = []
+    extension, num_misnamed = images.extension_of(dataset.image_bytes(0)), 0
     with track("export", len(dataset), "samples") as advance:
         for number, shard in enumerate(dataset.info.shards):
-            records_RV = shard_records(reader, number, views)
-            digests.append(sha256_hex(records_RV.tobytes()))
+            labels = shard_labels(reader, number, views)
+            digests.append(sha256_hex(b"".join(values.tobytes() for values in labels)))
             with destination.put_file(shard.name) as path:
-                _write_tar(path, dataset, number, records_RV, meta)
-                index_tar(path, number, columns, {LABELS_EXTENSION: OFFSETS_COLUMN})
+                num_misnamed += _write_tar(path, dataset, number, labels, list(offsets), extension)
+                index_tar(path, number, columns, offsets)
                 digest = file_sha256(path)
                 shards.append(Shard(shard.name, digest, path.stat().st_size, shard.num_samples))
             advance(shard.num_samples)
-    index = index_bytes(pa.table(columns, schema=_EXPORT_SCHEMA))
+    index = index_bytes(pa.table(columns, schema=schema))
     info = DatasetInfo(
         dataset.info.classes, tuple(shards), sha256_hex(index), {**dataset.info.source, "kind": "export"}
     )
@@ -86,17 +94,18 @@ def export_tars(
     document = {
         "format": FORMAT,
         "version": VERSION,
-        **head,
+        "spec": reader.spec.to_dict(),
+        "views": [views.start, views.stop],
         "dataset_sha256": info.sha256,
         "labels_sha256": digests,
         "affinity_sha256": None if affinity_npy is None else sha256_hex(affinity_npy),
     }
     destination.put(EXPORT_FILE, seal(document))
-    return info
+    return Exported(info, extension, num_misnamed)
 
 
-def shard_records(reader: ArchiveReader, shard: int, views: range) -> npt.NDArray[np.void]:
-    """Return a shard's labels as records (rows, views), every object hashed and decoded once."""
+def shard_labels(reader: ArchiveReader, shard: int, views: range) -> LabelArrays:
+    """Return a shard's labels as stored, (rows, views, ...), every object hashed and decoded once."""
     layout, parts = reader.spec.layout, []
     for receipt in sorted(reader.receipts, key=lambda receipt: receipt.unit):
         unit = receipt.unit
@@ -104,32 +113,33 @@ def shard_records(reader: ArchiveReader, shard: int, views: range) -> npt.NDArra
         if unit.shard == shard and inside:
             whole = layout.decode_unit(reader.objects(receipt))
             wanted = slice(inside.start - unit.first_view, inside.stop - unit.first_view)
-            some = LabelArrays(*(values[: receipt.rows, wanted] for values in whole))
-            parts.append(records_of(some, record_dtype(layout)))
-    return np.concatenate(parts, axis=1)
+            parts.append([values[: receipt.rows, wanted] for values in whole])
+    return LabelArrays(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
 
 def _write_tar(
     path: Path,
     dataset: PackedDataset,
     shard: int,
-    records_RV: npt.NDArray[np.void],
-    meta: Mapping[str, bytes],
-) -> None:
+    labels: LabelArrays,
+    extensions: list[str],
+    image_extension: str,
+) -> int:
+    """Write a tar; return the number of images whose format is not that of their extension."""
+    num_misnamed = 0
     with (
         path.open("wb") as file,
         webdataset.TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar,
     ):
-        for name, data in meta.items():
-            stem, _, extension = name.partition(".")
-            tar.write({"__key__": f"{META}/{stem}", extension: data})
-        for row, records_V in zip(dataset.rows_of(shard), records_RV, strict=True):
+        for row, *values in zip(dataset.rows_of(shard), *labels, strict=True):
             image = dataset.image_bytes(row)
+            num_misnamed += images.extension_of(image) != image_extension
             tar.write(
                 {
                     "__key__": dataset.index.key(row),
-                    images.extension_of(image): image,
+                    image_extension: image,
                     "cls": str(dataset.index.labels_N[row]).encode(),
-                    LABELS_EXTENSION: npy_bytes(records_V),
+                    **{name: npy_bytes(array) for name, array in zip(extensions, values, strict=True)},
                 }
             )
+    return num_misnamed

@@ -10,12 +10,13 @@ from teacher_cache import images
 from teacher_cache.archive.calibration import copy_agreement
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.read_tars import ExportReader
-from teacher_cache.archive.tars import LABELS_EXTENSION, META, arrays_of
+from teacher_cache.archive.tars import META_OF_RECORDS, VERSION_OF_RECORDS, members_of
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.index import DATASET_FILE
 from teacher_cache.dataset.tar_members import samples_of
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import file_sha256
+from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 
@@ -47,12 +48,13 @@ def import_tars(export: ExportReader, destination: Store, track: Track) -> Archi
         for number, shard in enumerate(export.info.shards):
             with export.store.local_copy(shard.name) as path:
                 _check_tar(path, export, number)
-            records_RV = export.records(number)
+            labels = export.records(number)
             first = number * export.info.samples_per_shard
             keys_sha256 = export.index.keys_sha256(first, first + shard.num_samples)
             for unit in units:
                 if unit.shard == number:
-                    writer.commit(unit, arrays_of(records_RV[:, _places(unit, export.views[0])]), keys_sha256)
+                    some = LabelArrays(*(values[:, _places(unit, export.views[0])] for values in labels))
+                    writer.commit(unit, some, keys_sha256)
             advance(1)
     writer.finish()
     return writer
@@ -73,22 +75,28 @@ def _check_tar(path: Path, export: ExportReader, shard: int) -> None:
             "copy the export again",
         )
     first = shard * export.info.samples_per_shard
-    meta = ["spec.json"] if export.spec.labels.affinity is None else ["spec.json", "affinity.npy"]
-    expected: list[tuple[str, tuple[str, ...]]] = [
-        (f"{META}/{name.partition('.')[0]}", (name.partition(".")[2],)) for name in meta
-    ]
-    expected += [
-        (export.index.key(row), ("cls", "image", LABELS_EXTENSION))
-        for row in range(first, first + info.num_samples)
-    ]
+    labels = (member.extension for member in members_of(export.spec.layout, export.version))
+    members = tuple(sorted(["cls", "image", *labels]))
+    rows = range(first, first + info.num_samples)
+    expected = [*_meta(export), *((export.index.key(row), members) for row in rows)]
     found = ((key, _kinds(members)) for key, members in samples_of(path))
     for number, (sample, wanted) in enumerate(itertools.zip_longest(found, expected)):
         if sample != wanted:
             raise ArchiveError(
                 f"sample {number} of {path} is {sample or 'missing'}, not {wanted or 'there'}",
-                "An export holds the image, cls and labels.npy of each sample, in order, and nothing else.",
+                "An export holds the image, cls and labels of each sample, in order, and nothing else.",
                 "export the archive again, with this program",
             )
+
+
+def _meta(export: ExportReader) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what a tar of version 1 holds before its samples."""
+    if export.version != VERSION_OF_RECORDS:
+        return []
+    found: list[tuple[str, tuple[str, ...]]] = [(f"{META_OF_RECORDS}/spec", ("json",))]
+    return (
+        found if export.spec.labels.affinity is None else [*found, (f"{META_OF_RECORDS}/affinity", ("npy",))]
+    )
 
 
 def _kinds(members: Iterable[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,12 @@ from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.tars import (
     AFFINITY_FILE,
     EXPORT_FILE,
-    OFFSETS_COLUMN,
+    Member,
+    affinity_arrays,
     affinity_dtype,
     arrays_of,
-    npy_header,
+    members_of,
     read_export,
-    record_dtype,
 )
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, Index, read_index_table, read_info
 from teacher_cache.errors import ArchiveError, DamagedError
@@ -38,6 +39,9 @@ class ExportReader(LabelSource):
         url: Folder of the export, or any URL fsspec opens.
         room: Room for copies of the tars of an export that is not a local folder.
 
+    Attributes:
+        version: Version of the export.
+
     Raises:
         ArchiveError: The URL does not hold an export, or a document is damaged or of an unknown version.
         DatasetError: The dataset.json or index.parquet is damaged.
@@ -46,27 +50,28 @@ class ExportReader(LabelSource):
     def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
         self.url, self._room = url, room
         self.store, self._cache = Store(url), ReadThroughCache(room)
-        self._fields = read_export(self.store)
+        self._fields, self.version = read_export(self.store)
         self.spec = ArchiveSpec.from_dict(self._fields["spec"])
         self.views = list(range(*self._fields["views"]))
         self.info = read_info(self.store)
         table = read_index_table(self.store, self.info)
         self.index = Index(table)
-        self._dtype = record_dtype(self.spec.layout)
-        self._header = npy_header(self._dtype, len(self.views))
+        self._members = members_of(self.spec.layout, self.version)
         shapes = [shard.num_samples for shard in self.info.shards]
         wanted = [count for _, count in self.spec.dataset["shards"]]
         if (
             self.info.sha256 != self._fields["dataset_sha256"]
             or shapes != wanted
-            or OFFSETS_COLUMN not in table.column_names
+            or not {member.column for member in self._members} <= set(table.column_names)
         ):
             raise DamagedError(
                 f"{url} is damaged: its {DATASET_FILE} does not match its {EXPORT_FILE}",
                 "Labels would be read from other places.",
                 "export the archive again",
             )
-        self._offsets_N: npt.NDArray[np.int64] = table[OFFSETS_COLUMN].to_numpy()
+        self._offsets: list[npt.NDArray[np.int64]] = [
+            table[member.column].to_numpy() for member in self._members
+        ]
         self._hashed: set[int] = set()
 
     def __reduce__(self) -> tuple[type[ExportReader], tuple[str, CacheRoom]]:
@@ -83,7 +88,7 @@ class ExportReader(LabelSource):
         dtype, count = affinity_dtype(self.spec), self.spec.labels.num_classes + 1
         if sha256_hex(data) != self._fields["affinity_sha256"] or len(data) <= count * dtype.itemsize:
             raise self._damaged(f"{AFFINITY_FILE} does not have the sha256 in {EXPORT_FILE}")
-        return arrays_of(np.frombuffer(data[-count * dtype.itemsize :], dtype))
+        return affinity_arrays(np.frombuffer(data[-count * dtype.itemsize :], dtype))
 
     def labels(self, shard: int, view: int) -> Labels:
         """Return the labels of one view of all samples of a shard, in order; see LabelSource."""
@@ -95,39 +100,46 @@ class ExportReader(LabelSource):
             )
         place = view - self.views[0]
         if shard not in self._hashed:
-            records_R = self.records(shard)[:, place]
+            whole = self.records(shard)
+            arrays = LabelArrays(*(values[:, place] for values in whole))
             self._hashed.add(shard)
         else:
-            starts = self._starts(shard) + len(self._header) + place * self._dtype.itemsize
-            records_R = np.frombuffer(self._read(shard, starts, self._dtype.itemsize), self._dtype)
-        if not (records_R["idx"] < self.spec.labels.num_classes).all():
+            bodies = [
+                self._read(shard, starts + len(header) + place * member.dtype.itemsize, member.dtype.itemsize)
+                for member, header, starts in self._files(shard)
+            ]
+            whole = arrays_of(bodies, self._members, 1)
+            arrays = LabelArrays(*(values[:, 0] for values in whole))
+        if not (arrays.idx < self.spec.labels.num_classes).all():
             raise self._damaged(
                 f"a class id in {self.info.shards[shard].name} is not below the number of classes"
             )
-        return decode(arrays_of(records_R), self.spec.labels.num_classes, self.spec.labels.values)
+        return decode(arrays, self.spec.labels.num_classes, self.spec.labels.values)
 
-    def records(self, shard: int) -> npt.NDArray[np.void]:
-        """Return a shard's labels, (rows, views), after checking their sha256.
+    def records(self, shard: int) -> LabelArrays:
+        """Return a shard's labels as stored, (rows, views, ...), after checking their sha256.
 
         Raises:
             DamagedError: The labels are not those that were exported.
         """
-        size = len(self._header) + len(self.views) * self._dtype.itemsize
-        data = self._read(shard, self._starts(shard), size)
-        rows_RN = np.frombuffer(data, np.uint8).reshape(-1, size)
-        header_N = np.frombuffer(self._header, np.uint8)
-        body = np.ascontiguousarray(rows_RN[:, len(header_N) :])
-        if (rows_RN[:, : len(header_N)] != header_N).any() or (
-            sha256_hex(body.data) != self._fields["labels_sha256"][shard]
-        ):
+        bodies, are_headers_right = [], True
+        for member, header, starts in self._files(shard):
+            size = len(header) + len(self.views) * member.dtype.itemsize
+            rows_RN = np.frombuffer(self._read(shard, starts, size), np.uint8).reshape(-1, size)
+            are_headers_right &= bool((rows_RN[:, : len(header)] == np.frombuffer(header, np.uint8)).all())
+            bodies.append(rows_RN[:, len(header) :].tobytes())
+        if not are_headers_right or sha256_hex(b"".join(bodies)) != self._fields["labels_sha256"][shard]:
             raise self._damaged(
                 f"the labels in {self.info.shards[shard].name} do not have the sha256 in {EXPORT_FILE}"
             )
-        return body.view(self._dtype)
+        return arrays_of(bodies, self._members, len(self.views))
 
-    def _starts(self, shard: int) -> npt.NDArray[np.int64]:
+    def _files(self, shard: int) -> Iterator[tuple[Member, bytes, npt.NDArray[np.int64]]]:
+        """Yield each kind of a shard's .npy files, with their header and their offsets in the tar."""
         first = shard * self.info.samples_per_shard
-        return self._offsets_N[first : first + self.info.shards[shard].num_samples]
+        rows = slice(first, first + self.info.shards[shard].num_samples)
+        for member, offsets_N in zip(self._members, self._offsets, strict=True):
+            yield member, member.header(len(self.views)), offsets_N[rows]
 
     def _read(self, shard: int, starts: npt.NDArray[np.int64], size: int) -> bytes:
         spans = list(zip(starts.tolist(), (starts + size).tolist(), strict=True))

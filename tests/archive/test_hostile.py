@@ -309,7 +309,7 @@ def test_a_tar_with_anything_else_is_refused(
 
 def test_a_duplicate_member_is_refused(exported: Path, tmp_path: Path) -> None:
     last = PackedDataset(str(exported)).index.key(7)
-    export = with_member(exported, tmp_path / "export", file_member(f"{last}.labels.npy"))
+    export = with_member(exported, tmp_path / "export", file_member(f"{last}.tail.npy"))
     assert main(["import", str(export), str(tmp_path / "archive")]) == 2
 
 
@@ -334,8 +334,9 @@ def test_a_flipped_byte_of_an_exported_label_is_found_by_the_stream(exported: Pa
     reader = open_labels(str(tmp_path / "export"))
     shard = tmp_path / "export" / "shard-000001.tar"
     whole = bytearray(shard.read_bytes())
-    start = int(reader._starts(1)[3])  # type: ignore[attr-defined]
-    for place in (start + 5, start + 130):
+    starts = [int(starts[3]) for _, _, starts in reader._files(1)]  # type: ignore[attr-defined]
+    assert len(starts) == 3  # idx, dq, tail
+    for place in [start + byte for start in starts for byte in (5, 130)]:
         damaged = bytearray(whole)
         damaged[place] ^= 1
         shard.write_bytes(damaged)
