@@ -19,18 +19,26 @@ if TYPE_CHECKING:
     from teacher_cache.labels.topk import Labels as Labels
     from teacher_cache.models.teacher_model import TeacherModel as TeacherModel
     from teacher_cache.stream.labelled_views import LabelledViews as LabelledViews
+    from teacher_cache.trainers.hf_loader import TrainerLoader as TrainerLoader
+    from teacher_cache.trainers.lightning_data import LabelledDataModule as LabelledDataModule
+    from teacher_cache.trainers.timm_script import StoredDistillationTask as StoredDistillationTask
+    from teacher_cache.trainers.timm_script import TimmLoader as TimmLoader
     from teacher_cache.views.recipe import Recipe as Recipe
     from teacher_cache.views.recipe import load as load_recipe
 
     __version__: str
 
 _PUBLIC = {
+    "LabelledDataModule": "teacher_cache.trainers.lightning_data:LabelledDataModule",
     "LabelledViews": "teacher_cache.stream.labelled_views:LabelledViews",
     "Labels": "teacher_cache.labels.topk:Labels",
     "PackedDataset": "teacher_cache.dataset.shards:PackedDataset",
     "Recipe": "teacher_cache.views.recipe:Recipe",
+    "StoredDistillationTask": "teacher_cache.trainers.timm_script:StoredDistillationTask",
     "TeacherCacheError": "teacher_cache.errors:TeacherCacheError",
     "TeacherModel": "teacher_cache.models.teacher_model:TeacherModel",
+    "TimmLoader": "teacher_cache.trainers.timm_script:TimmLoader",
+    "TrainerLoader": "teacher_cache.trainers.hf_loader:TrainerLoader",
     "ViewBatch": "teacher_cache.batches.batch:ViewBatch",
     "hard_loss": "teacher_cache.labels.losses:hard_loss",
     "load_recipe": "teacher_cache.views.recipe:load",
@@ -39,12 +47,16 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "LabelledDataModule",
     "LabelledViews",
     "Labels",
     "PackedDataset",
     "Recipe",
+    "StoredDistillationTask",
     "TeacherCacheError",
     "TeacherModel",
+    "TimmLoader",
+    "TrainerLoader",
     "ViewBatch",
     "__version__",
     "hard_loss",

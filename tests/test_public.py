@@ -26,6 +26,7 @@ PUBLIC = {
         "ViewBatch",
         "__version__",
     ),
+    *("LabelledDataModule", "StoredDistillationTask", "TimmLoader", "TrainerLoader"),
     *("hard_loss", "load_recipe", "open_labels", "soft_loss"),
 }
 

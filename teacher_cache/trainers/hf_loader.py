@@ -1,0 +1,103 @@
+"""Loader of views with labels for Hugging Face's Trainer, which resumes in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer
+
+from teacher_cache.batches.batch import ViewBatch
+from teacher_cache.errors import InputError
+from teacher_cache.stream.labelled_views import LabelledViews
+from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
+
+
+class Held:
+    """Holder of a batch that Trainer passes on as it is, where it would take a named tuple apart.
+
+    Args:
+        batch: Batch of views.
+
+    Attributes:
+        batch: Argument of the same name.
+    """
+
+    def __init__(self, batch: ViewBatch) -> None:
+        self.batch = batch
+
+
+class TrainerLoader(DataLoader[Any]):
+    """Loader to return from `Trainer.get_train_dataloader`; never give it to `accelerator.prepare`.
+
+    A batch is a dict of `pixel_values`, the model's input on its device, and `views`, which holds the
+    ViewBatch. A resumed run renders nothing of what it has seen.
+
+    Args:
+        trainer: Trainer of the loader; its arguments need remove_unused_columns=False.
+        views: Views with labels, of this process.
+        mean: Mean of the model's input, per channel.
+        std: Standard deviation of the model's input, per channel.
+        workers: Processes that render views; 0 renders in this process.
+
+    Raises:
+        InputError: The trainer would leave the views out, or see some twice.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        views: LabelledViews,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        workers: int = 0,
+    ) -> None:
+        for name, wanted in (("remove_unused_columns", False), ("ignore_data_skip", False)):
+            if getattr(trainer.args, name) != wanted:
+                raise InputError(
+                    f"TrainingArguments({name}={not wanted})",
+                    "Views would be left out, or seen twice after a stop.",
+                    f"give {name}={wanted}",
+                )
+        self._num_batches = len(views)
+        super().__init__(
+            _Epochs(trainer, views, _Input(mean, std), workers), batch_size=None, collate_fn=_same
+        )
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+
+class _Input(NamedTuple):
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+class _Epochs(IterableDataset[Any]):
+    """Batches of the epoch that the trainer's number of updates is in.
+
+    Trainer drops the first batches of a resumed epoch: they are None, and cost nothing.
+    """
+
+    def __init__(self, trainer: Trainer, views: LabelledViews, input_: _Input, workers: int) -> None:
+        self._trainer, self._views, self._input, self._workers = trainer, views, input_, workers
+
+    def __len__(self) -> int:
+        return len(self._views.dataset)
+
+    def __iter__(self) -> Iterator[dict[str, Any] | None]:
+        args, views = self._trainer.args, self._views
+        accumulated = args.gradient_accumulation_steps
+        updates_per_epoch = -(-len(views) // accumulated)
+        epoch, updates = divmod(self._trainer.state.global_step, updates_per_epoch)
+        num_seen = updates * accumulated
+        yield from [None] * num_seen
+        views.load_state_dict({"batches": epoch * len(views) + num_seen})
+        for batch in views.epoch(epoch, workers=self._workers, pin_memory=args.device.type == "cuda"):
+            yield {"pixel_values": batch.inputs(args.device, *self._input), "views": Held(batch)}
+
+
+def _same(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,76 @@
+"""Data module of views with labels for PyTorch Lightning, which resumes in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lightning import LightningDataModule
+
+from teacher_cache.batches.batch import ViewBatch
+from teacher_cache.stream.labelled_views import LabelledViews
+
+
+class LabelledDataModule(LightningDataModule):
+    """Views with labels for `Trainer.fit`; a training step gets a ViewBatch on its device.
+
+    The position is part of Lightning's checkpoints. Give the Trainer use_distributed_sampler=False: the views
+    are shared out among the processes already.
+
+    Args:
+        data: Packed dataset, or its URL.
+        labels: Archive or export of labels, its URL, or several; None gives views without labels.
+        workers: Processes that render views; 0 renders in this process.
+        **options: Further arguments of LabelledViews.
+
+    Attributes:
+        views: Views of this process, from `setup` on.
+    """
+
+    def __init__(
+        self, data: str, labels: str | Sequence[str] | None = None, *, workers: int = 0, **options: Any
+    ) -> None:
+        super().__init__()
+        self._arguments, self._workers = {"data": data, "labels": labels, **options}, workers
+        self.views: LabelledViews | None = None
+
+    def setup(self, stage: str) -> None:
+        """Open the views of this process; Lightning calls this."""
+        del stage
+        if self.views is None:
+            assert self.trainer is not None
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            self.views = LabelledViews(**self._arguments, rank=rank, world_size=world_size)
+
+    def train_dataloader(self) -> Iterator[ViewBatch] | Any:
+        """Return the batches of each epoch; Lightning calls this."""
+        return _Epochs(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, for Lightning's checkpoints."""
+        return {} if self.views is None else dict(self.views.state_dict())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue at a checkpoint's position."""
+        assert self.views is not None, "Lightning sets the module up before it loads a state"
+        self.views.load_state_dict(state_dict)
+
+    def batches(self) -> Iterator[ViewBatch]:
+        """Yield the rest of the trainer's epoch."""
+        assert self.views is not None
+        assert self.trainer is not None
+        yield from self.views.epoch(self.trainer.current_epoch, workers=self._workers)
+
+
+class _Epochs:
+    """Iterable with a length, which Lightning neither shards nor prefetches."""
+
+    def __init__(self, module: LabelledDataModule) -> None:
+        self._module = module
+
+    def __len__(self) -> int:
+        assert self._module.views is not None
+        return len(self._module.views)
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        return self._module.batches()

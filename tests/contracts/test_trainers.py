@@ -1,0 +1,76 @@
+"""Stored labels give the losses of a live teacher in every trainer, also resumed, and on two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from drive_trainers import TRAINERS, Drive
+from support import extract_flags, teacher_checkpoint, write_class_folders
+
+from pipelines.cli import main
+
+pytestmark = pytest.mark.slow
+NUM_IMAGES, NUM_VIEWS, BATCH_SIZE = 48, 3, 8
+BATCHES_PER_EPOCH = NUM_IMAGES // BATCH_SIZE
+EPOCHS = 9  # 54 batches
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Drive:
+    """48 images of three classes, mixed as DeiT mixes them, with the labels of three views."""
+    folder = tmp_path_factory.mktemp("trainers")
+    write_class_folders(folder / "images", per_class=16)
+    assert main(["pack", str(folder / "images"), str(folder / "data"), "--shard-size=16"]) == 0
+    assert main(extract_flags(str(folder / "data"), folder / "labels", topk=2)) == 0
+    return Drive(str(folder / "data"), str(folder / "labels"), teacher_checkpoint())
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_stored_labels_give_the_losses_of_a_live_teacher_also_after_a_stop(
+    name: str, drive: Drive, tmp_path: Path
+) -> None:
+    size = {"epochs": EPOCHS, "batch_size": BATCH_SIZE}
+    stored, seen = drive.run(name, tmp_path / "stored", **size)
+    live, seen_live = drive.run(name, tmp_path / "live", **size, live=True)
+    assert len(stored) == EPOCHS * BATCHES_PER_EPOCH >= 50
+    assert seen == seen_live
+    assert stored == pytest.approx(live, abs=1e-6)
+    assert len(set(stored)) == len(stored)  # it learns something
+
+    stop = 3 * BATCHES_PER_EPOCH + 2
+    first, seen_first = drive.run(name, tmp_path / "parts", **size, stop_after=stop)
+    rest, seen_rest = drive.run(name, tmp_path / "parts", **size, workers=2)
+    assert len(first) == stop
+    assert seen_first + seen_rest == seen
+    assert first + rest == pytest.approx(stored, abs=1e-6)
+
+    per_epoch = [Counter(seen[n * NUM_IMAGES : (n + 1) * NUM_IMAGES]) for n in range(EPOCHS)]
+    for epoch, pairs in enumerate(per_epoch):
+        assert pairs == Counter((row, epoch % NUM_VIEWS) for row in range(NUM_IMAGES))
+
+
+def test_two_ranks_give_the_losses_of_a_live_teacher_and_share_every_view(
+    drive: Drive, tmp_path: Path
+) -> None:
+    root = Path(__file__).parents[2]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += ["tests/drive_trainers.py", drive.data, drive.labels, drive.checkpoint, str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name in TRAINERS:
+        ranks = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
+        for rank in ranks:
+            stored, live, stopped = [rank[kind][0] for kind in ("stored", "live", "stopped")]
+            assert len(stored) == 3 * BATCHES_PER_EPOCH, name
+            assert stored == pytest.approx(live, abs=1e-6), name
+            assert stopped == pytest.approx(stored, abs=1e-6), name
+            assert rank["stopped"][1] == rank["stored"][1], name
+        both = Counter(tuple(pair) for rank in ranks for pair in rank["stored"][1])
+        assert both == Counter((row, view) for row in range(NUM_IMAGES) for view in range(NUM_VIEWS)), name
