@@ -48,28 +48,34 @@ _VIEWS = 2
 _REMOTE_SHARD_SIZE, _REMOTE_WINDOW, _REMOTE_WORKERS = 32, 2, 1
 
 
-@dataclasses.dataclass(frozen=True)
-class StepConfig:
-    """Time the student's step with no teacher, with cached labels, and with a live teacher."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """Images of a benchmark, and the labels that are cached for them."""
 
     images: str | None = None
     """Class folders of JPEGs; by default synthetic photographs of 500 x 375 pixels."""
-    model: str = "deit_tiny_distilled_patch16_224"
-    """Name of the student's timm model."""
-    teacher: str = "regnety_160"
-    """Name of the live teacher's timm model; the weights are random."""
     cached_teacher: str = "regnety_002"
     """Name of the timm model whose labels are cached; reading them costs the same for any teacher."""
     img_size: int = 224
     """Side of a view in pixels."""
+    num_images: int = 128
+    """Largest number of images to use."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig(LabelledImages):
+    """Time the student's step with no teacher, with cached labels, and with a live teacher."""
+
+    model: str = "deit_tiny_distilled_patch16_224"
+    """Name of the student's timm model."""
+    teacher: str = "regnety_160"
+    """Name of the live teacher's timm model; the weights are random."""
     batch_size: int = 16
     """Views in a step."""
     steps: int = 4
     """Steps in a repeat of the two quick modes; the live teacher does one."""
     repeats: int = 9
     """Repeats of each mode."""
-    num_images: int = 128
-    """Largest number of images to use."""
     device: str = "auto"
     """Device of the models; auto takes CUDA where there is one."""
     torchcompile: str | None = None
@@ -80,7 +86,16 @@ class StepConfig:
     """File for the result."""
 
 
-def _prepare(config: StepConfig, folder: Path, shard_size: int) -> tuple[PackedDataset, ArchiveReader]:
+def prepare(
+    config: LabelledImages, folder: Path, shard_size: int = 1000
+) -> tuple[PackedDataset, ArchiveReader]:
+    """Pack the images into `folder`, label two views of each, and open both.
+
+    Args:
+        config: Images and labels.
+        folder: Empty folder.
+        shard_size: Images in a shard.
+    """
     source = config.images
     if source is None:
         write_photographs(folder / "images", config.num_images)
@@ -157,7 +172,7 @@ def _benchmark(config: StepConfig) -> int:
     if config.delay_ms is not None:
         return _benchmark_remote(config, config.delay_ms)
     with tempfile.TemporaryDirectory() as folder:
-        dataset, archive = _prepare(config, Path(folder), 1000)
+        dataset, archive = prepare(config, Path(folder))
         runs = {
             mode: _timed(
                 _trainer(config, mode, dataset),
@@ -192,7 +207,7 @@ def _benchmark(config: StepConfig) -> int:
 def _benchmark_remote(config: StepConfig, delay_ms: float) -> int:
     """Train from an S3 server, print the share of waiting in each window of shards, and return 0."""
     with tempfile.TemporaryDirectory() as folder, served(Path(folder) / "s3", delay_ms) as bucket:
-        dataset, _ = _prepare(config, Path(folder), _REMOTE_SHARD_SIZE)
+        dataset, _ = prepare(config, Path(folder), _REMOTE_SHARD_SIZE)
         for name in ("data", "labels"):
             upload(Path(folder) / name, f"{bucket}/{name}")
         room = CacheRoom(str(Path(folder) / "room"))

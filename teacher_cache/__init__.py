@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from teacher_cache.trainers.lightning_data import LabelledDataModule as LabelledDataModule
     from teacher_cache.trainers.timm_script import StoredDistillationTask as StoredDistillationTask
     from teacher_cache.trainers.timm_script import TimmLoader as TimmLoader
+    from teacher_cache.trainers.wandb_artifact import labels_artifact as labels_artifact
+    from teacher_cache.views.one_view import render as render
     from teacher_cache.views.recipe import Recipe as Recipe
     from teacher_cache.views.recipe import load as load_recipe
 
@@ -41,8 +43,10 @@ _PUBLIC = {
     "TrainerLoader": "teacher_cache.trainers.hf_loader:TrainerLoader",
     "ViewBatch": "teacher_cache.batches.batch:ViewBatch",
     "hard_loss": "teacher_cache.labels.losses:hard_loss",
+    "labels_artifact": "teacher_cache.trainers.wandb_artifact:labels_artifact",
     "load_recipe": "teacher_cache.views.recipe:load",
     "open_labels": "teacher_cache.archive.open:open_labels",
+    "render": "teacher_cache.views.one_view:render",
     "soft_loss": "teacher_cache.labels.losses:soft_loss",
 }
 
@@ -60,8 +64,10 @@ __all__ = [
     "ViewBatch",
     "__version__",
     "hard_loss",
+    "labels_artifact",
     "load_recipe",
     "open_labels",
+    "render",
     "soft_loss",
 ]
 

@@ -27,7 +27,7 @@ PUBLIC = {
         "__version__",
     ),
     *("LabelledDataModule", "StoredDistillationTask", "TimmLoader", "TrainerLoader"),
-    *("hard_loss", "load_recipe", "open_labels", "soft_loss"),
+    *("hard_loss", "labels_artifact", "load_recipe", "open_labels", "render", "soft_loss"),
 }
 
 

@@ -82,7 +82,7 @@ class TimmLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch is iterated over next."""
+        """Choose the epoch of the next iteration."""
         self._epoch = epoch
 
     def __len__(self) -> int:

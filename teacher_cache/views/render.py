@@ -46,7 +46,7 @@ def render_views(
     crop = picture.crop(*_union(params_V))
     for params, out_HWC in zip(params_V, out_VHWC, strict=True):
         box = params._replace(top=params.top - crop.top, left=params.left - crop.left)
-        render(crop.pixels_HWC, recipe, box, out_HWC)
+        render_crop(crop.pixels_HWC, recipe, box, out_HWC)
     return params_V
 
 
@@ -73,7 +73,7 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def render(pixels_HWC: Pixels, recipe: Recipe, params: ViewParams, out_HWC: Pixels) -> None:
+def render_crop(pixels_HWC: Pixels, recipe: Recipe, params: ViewParams, out_HWC: Pixels) -> None:
     """Render one view of an image's pixels into `out_HWC`, uint8 (img_size, img_size, 3), C-contiguous."""
     view_HWC = resized_window(pixels_HWC, params, recipe.img_size)
     draw_view(view_HWC, params.ops, recipe.fill, out_HWC)

@@ -30,7 +30,7 @@ from teacher_cache.views.recipe import (
     evaluation,
     rrc,
 )
-from teacher_cache.views.render import render, render_views
+from teacher_cache.views.render import render_crop, render_views
 from teacher_cache.views.sampling import ViewParams, sample_view
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "views.json"
@@ -135,9 +135,9 @@ def test_a_whole_box_of_the_views_size_is_the_image() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     out = np.empty((16, 16, 3), np.uint8)
     whole = ViewParams(0, 0, 0, 0, 16, 16, 16, 16, 0, 0, flip=False)
-    render(pixels, rrc(16), whole, out)
+    render_crop(pixels, rrc(16), whole, out)
     np.testing.assert_array_equal(out, pixels)
-    render(pixels, rrc(16), whole._replace(flip=True), out)
+    render_crop(pixels, rrc(16), whole._replace(flip=True), out)
     np.testing.assert_array_equal(out, pixels[:, ::-1])
 
 
@@ -148,7 +148,7 @@ def test_a_view_is_pillows_crop_and_bicubic_within_three_levels() -> None:
     out = np.empty((40, 40, 3), np.uint8)
     for view in range(8):
         params = sample_view(recipe, "p", view, *pixels.shape[:2])
-        render(pixels, recipe, params, out)
+        render_crop(pixels, recipe, params, out)
         box = (params.left, params.top, params.left + params.width, params.top + params.height)
         theirs = np.asarray(Image.fromarray(pixels).crop(box).resize((40, 40), Image.Resampling.BICUBIC))
         assert np.abs(out.astype(int) - theirs).max() <= 3
@@ -169,7 +169,7 @@ def test_a_window_over_the_edge_is_torchvisions_reflected_padding(view: int) -> 
     padded = tvf.pad(resized, [6], padding_mode="reflect")
     expected = tvf.crop(padded, params.window_top + 6, params.window_left + 6, 40, 40)[0]
     out = np.empty((40, 40, 3), np.uint8)
-    render(pixels, recipe, params, out)
+    render_crop(pixels, recipe, params, out)
     assert torch.equal(torch.from_numpy(out).permute(2, 0, 1), expected.flip(2) if params.flip else expected)
 
 
