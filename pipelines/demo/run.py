@@ -70,59 +70,12 @@ def run_demo(out: Path, size: DemoSize, track: Track) -> DemoResult:
         raise InputError(f"--out {out} is not empty", "It would be lost.", "choose a new folder")
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    write_digits(out / "images")
-    for split in ("train", "val"):
-        pack(
-            open_source(str(out / "images" / split)),
-            Store(out / split),
-            shard_size=500,
-            seed=0,
-            reencode=None,
-            skip_corrupt=False,
-            workers=2,
-            track=track,
-        )
-    training = TrainConfig(
-        data=str(out / "train"),
-        val_data=str(out / "val"),
-        output="",
-        batch_size=size.batch_size,
-        crop_pct=1.0,
-        warmup_epochs=2,
-        lr=2e-3,
-        log_interval=10,
-    )
-    teacher = train(
-        dataclasses.replace(
-            training,
-            output=str(out / "teacher"),
-            model=TEACHER,
-            epochs=size.teacher_epochs,
-            recipe=RECIPE,
-            img_size=SIDE_PX,
-        ),
-        track,
-    )
+    pack_digits(out, track)
+    training = digits_training(out, size)
+    teacher = train_teacher(out, TEACHER, training, size, track)
     weights = str(out / "teacher" / LAST_FILE)
-    extraction = extract(
-        ExtractConfig(
-            data=str(out / "train"),
-            teacher=TEACHER,
-            checkpoint=weights,
-            out=str(out / "labels"),
-            recipe=RECIPE,
-            views=f"0:{size.views}",
-            topk=5,
-        ),
-        track,
-    )
-    student = dataclasses.replace(
-        training,
-        model=STUDENT,
-        model_kwargs=STUDENT_KWARGS,
-        epochs=size.student_epochs,
-        views=f"0:{size.views}",
-    )
+    extraction = extract_labels(out, TEACHER, weights, "labels", size, track)
+    student = digits_student(training, size)
     same_views = dataclasses.replace(student, recipe=RECIPE, img_size=SIDE_PX)
     students = {
         "no teacher": dataclasses.replace(same_views, output=str(out / "none")),
@@ -142,6 +95,78 @@ def run_demo(out: Path, size: DemoSize, track: Track) -> DemoResult:
     return DemoResult(
         teacher, extraction, results, curves, _gap(curves["live teacher"], curves["cached labels"])
     )
+
+
+def pack_digits(out: Path, track: Track) -> None:
+    """Write the digits as class folders, and pack them as OUT/train and OUT/val."""
+    write_digits(out / "images")
+    for split in ("train", "val"):
+        pack(
+            open_source(str(out / "images" / split)),
+            Store(out / split),
+            shard_size=500,
+            seed=0,
+            reencode=None,
+            skip_corrupt=False,
+            workers=2,
+            track=track,
+        )
+
+
+def digits_training(out: Path, size: DemoSize) -> TrainConfig:
+    """Return what all runs on the digits share."""
+    return TrainConfig(
+        data=str(out / "train"),
+        val_data=str(out / "val"),
+        output="",
+        batch_size=size.batch_size,
+        crop_pct=1.0,
+        warmup_epochs=2,
+        lr=2e-3,
+        log_interval=10,
+    )
+
+
+def digits_student(training: TrainConfig, size: DemoSize) -> TrainConfig:
+    """Return the flags of a student, without its teacher."""
+    return dataclasses.replace(
+        training,
+        model=STUDENT,
+        model_kwargs=STUDENT_KWARGS,
+        epochs=size.student_epochs,
+        views=f"0:{size.views}",
+    )
+
+
+def train_teacher(
+    out: Path, model: str, training: TrainConfig, size: DemoSize, track: Track, name: str = "teacher"
+) -> RunResult:
+    """Train a timm model on the digits, into OUT/NAME."""
+    config = dataclasses.replace(
+        training,
+        output=str(out / name),
+        model=model,
+        epochs=size.teacher_epochs,
+        recipe=RECIPE,
+        img_size=SIDE_PX,
+    )
+    return train(config, track)
+
+
+def extract_labels(
+    out: Path, model: str, weights: str, name: str, size: DemoSize, track: Track
+) -> ExtractReport:
+    """Extract a teacher's labels of the digits, into OUT/NAME."""
+    config = ExtractConfig(
+        data=str(out / "train"),
+        teacher=model,
+        checkpoint=weights,
+        out=str(out / name),
+        recipe=RECIPE,
+        views=f"0:{size.views}",
+        topk=5,
+    )
+    return extract(config, track)
 
 
 def read_losses(run: Path) -> list[float]:

@@ -91,7 +91,7 @@ def check_names(known: Sequence[Names], classes: ClassList, model: str) -> bool:
     for names in known:
         if len(names) != len(classes):
             continue
-        for plain in (_plain, _first_synonym):
+        for plain in (plain_name, first_synonym):
             theirs = {plain(name): number for number, name in enumerate(names)}
             ours = [theirs.get(plain(name)) for name in classes.names]
             shared = [number for number in ours if number is not None]
@@ -148,9 +148,11 @@ def _beside(file: Path) -> Any:
         return None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a class name without differences of spelling: case, and spaces, hyphens or underscores."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
-def _first_synonym(name: str) -> str:
-    return _plain(name.partition(",")[0])
+def first_synonym(name: str) -> str:
+    """Return the first of the names that commas separate, in plain spelling."""
+    return plain_name(name.partition(",")[0])

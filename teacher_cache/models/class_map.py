@@ -6,7 +6,6 @@ teacher that are in no sum are left out, and the rest is normalised again by the
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import yaml
 from teacher_cache.errors import ModelError
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.labels.class_list import ClassList
+from teacher_cache.models.class_knowledge import first_synonym, plain_name
 from teacher_cache.storage.store import local_file
 
 
@@ -92,32 +92,49 @@ def read_class_map(
     if not isinstance(document, list) or len(document) != len(classes):
         found = f"{len(document):,} entries" if isinstance(document, list) else "no list and no mapping"
         raise _refusal(file, f"{found} for the dataset's {len(classes):,} classes")
-    id_of = functools.partial(_class_id, file=file, num_classes=num_classes, class_names=class_names)
+    ids_by_name = _ids_by_name(class_names)
     members = tuple(
-        tuple(sorted(id_of(one) for one in (value if isinstance(value, list) else [value])))
+        tuple(
+            sorted(
+                _class_id(one, file, num_classes, ids_by_name)
+                for one in (value if isinstance(value, list) else [value])
+            )
+        )
         for value in document
     )
-    seen: dict[int, int] = {}
+    seen: set[int] = set()
     for number, ids in enumerate(members):
         if not ids:
             raise _refusal(file, f"class {classes.names[number]!r} has no class of the teacher")
         for one in ids:
             if one in seen:
                 raise _refusal(file, f"the teacher's class {one} is named twice")
-            seen[one] = number
+            seen.add(one)
     return ClassMap(members)
 
 
-def _class_id(value: Any, *, file: str, num_classes: int, class_names: Sequence[Sequence[str]]) -> int:
+def _ids_by_name(class_names: Sequence[Sequence[str]]) -> dict[str, set[int]]:
+    """Return the class ids that each name may mean, whole or by its first synonym, in any spelling."""
+    found: dict[str, set[int]] = {}
+    for names in class_names:
+        for number, name in enumerate(names):
+            for spelling in {plain_name(name), first_synonym(name)}:
+                found.setdefault(spelling, set()).add(number)
+    return found
+
+
+def _class_id(value: Any, file: str, num_classes: int, ids_by_name: Mapping[str, set[int]]) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value < num_classes:
             raise _refusal(file, f"class {value} of a teacher with {num_classes:,} classes")
         return value
-    found = {list(names).index(value) for names in class_names if value in names}
-    if len(found) != 1 or any(list(names).count(value) > 1 for names in class_names):
-        known = "is not known by names" if not class_names else "has no class of this name, or several"
-        raise _refusal(file, f"{value!r}: the teacher {known}")
-    return found.pop()
+    found = ids_by_name.get(plain_name(value), set()) if isinstance(value, str) else set()
+    if len(found) == 1:
+        return next(iter(found))
+    if not ids_by_name:
+        raise _refusal(file, f"{value!r}, but the teacher's classes are known by number alone")
+    several = f"several classes of this name: {sorted(found)}" if found else "no class of this name"
+    raise _refusal(file, f"{value!r}: the teacher has {several}")
 
 
 def _key(key: Any, file: str) -> str:

@@ -237,7 +237,7 @@ def test_a_class_map_sums_probabilities_and_leaves_classes_out(given: Given, tmp
 
 
 def test_a_class_map_reaches_the_archive(data: str, tmp_path: Path) -> None:
-    (tmp_path / "map.json").write_text(json.dumps({"bee": "ant", "cat": "bee", "ant": "cat"}))
+    (tmp_path / "map.json").write_text(json.dumps({"bee": "Ant", "cat": "bee", "ant": ["cat"]}))
     teacher = {"teacher": f"hf:{save_hf(tmp_path / 'vit')}", "checkpoint": None, "topk": 3}
     plain, mapped = (
         extract_flags(data, tmp_path / "plain", **teacher),
@@ -264,6 +264,7 @@ def test_a_class_map_reaches_the_archive(data: str, tmp_path: Path) -> None:
         ("[0, 1, []]", "class 'cat' has no class of the teacher"),
         ("[0, 1, true]", "True: the teacher"),
         ("[0, 1, wolf]", "'wolf': the teacher has no class of this name"),
+        ("[0, 1, 2.0]", "2.0: the teacher has no class of this name"),
         ("{ant: 0, bee: 1}", "class 'cat' is in the file or in the dataset alone"),
         ("{ant: 0, bee: 1, no: 2}", "False is not a name"),
         ("just text", "no list and no mapping"),
