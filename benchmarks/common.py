@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 
 def interleaved(runs: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
@@ -25,6 +27,27 @@ def ratio(times: Mapping[str, list[float]], name: str, base: str) -> tuple[float
     """Return the minimum, median and maximum of the ratios of two runs, repeat by repeat."""
     ratios = [ours / theirs for ours, theirs in zip(times[name], times[base], strict=True)]
     return min(ratios), statistics.median(ratios), max(ratios)
+
+
+def print_steps(
+    title: str, times: Mapping[str, list[float]], base: str
+) -> dict[str, tuple[float, float, float]]:
+    """Print the seconds a step of each run, and their ratios to one of the runs, which are returned.
+
+    Args:
+        title: Title of the table.
+        times: Seconds a step, repeat by repeat, by run.
+        base: Name of the run that ratios are to.
+    """
+    table = Table(title=f"{title}; seconds a step")
+    for header in ("mode", "min", "median", "max", f"ratio to {base}: min", "median", "max"):
+        table.add_column(header, justify="left" if header == "mode" else "right")
+    ratios = {name: ratio(times, name, base) for name in times}
+    for name, values in times.items():
+        spread = (min(values), statistics.median(values), max(values))
+        table.add_row(name, *(f"{value:.3f}" for value in (*spread, *ratios[name])))
+    Console(width=110).print(table)
+    return ratios
 
 
 def write_json(file: str | None, result: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ update. The three runs see the same views in the same order, and take turns repe
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import interleaved, ratio, write_json, write_photographs
+from benchmarks.common import interleaved, print_steps, write_json, write_photographs
 from benchmarks.remote import served, upload
 from pipelines.extraction.extract import extract
 from pipelines.flags.extract import ExtractConfig
@@ -182,14 +181,8 @@ def _benchmark(config: StepConfig) -> int:
             for mode in MODES
         }
         times = interleaved(runs, config.repeats)
-    table = Table(title=f"{config.model}, {config.img_size} px, batch {config.batch_size}; seconds a step")
-    for header in ("mode", "min", "median", "max", "ratio to no teacher: min", "median", "max"):
-        table.add_column(header, justify="left" if header == "mode" else "right")
-    ratios = {mode: ratio(times, mode, MODES[0]) for mode in MODES}
-    for mode in MODES:
-        spread = (min(times[mode]), statistics.median(times[mode]), max(times[mode]))
-        table.add_row(mode, *(f"{value:.3f}" for value in (*spread, *ratios[mode])))
-    Console(width=110).print(table)
+    title = f"{config.model}, {config.img_size} px, batch {config.batch_size}"
+    ratios = print_steps(title, times, MODES[0])
     head = environment(("torch", "timm", "zarr", "simplejpeg", "numpy"))
     print(head)
     settings = {

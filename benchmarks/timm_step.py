@@ -10,7 +10,6 @@ turns repeat by repeat. The live teacher is that of --kd-model-name with --kd-di
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import sys
 import tempfile
 import time
@@ -20,14 +19,12 @@ from typing import Any
 
 import timm
 import torch
-from rich.console import Console
-from rich.table import Table
 from timm.data import resolve_data_config
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask, TokenDistillationTask
 
-from benchmarks.common import interleaved, ratio, write_json
+from benchmarks.common import interleaved, print_steps, write_json
 from benchmarks.step import LabelledImages, prepare
 from pipelines.machine import environment
 from teacher_cache.archive.read import ArchiveReader
@@ -134,14 +131,8 @@ def _benchmark(config: TimmStepConfig) -> int:
         dataset, archive = prepare(config, Path(folder))
         runs = {mode: _timed(config, mode, dataset, archive) for mode in MODES}
         times = interleaved(runs, config.repeats)
-    table = Table(title=f"{config.model}, {config.img_size} px, batch {config.batch_size}; seconds a step")
-    for header in ("mode", "min", "median", "max", "ratio to timm: min", "median", "max"):
-        table.add_column(header, justify="left" if header == "mode" else "right")
-    ratios = {mode: ratio(times, mode, MODES[0]) for mode in MODES}
-    for mode in MODES:
-        spread = (min(times[mode]), statistics.median(times[mode]), max(times[mode]))
-        table.add_row(mode, *(f"{value:.3f}" for value in (*spread, *ratios[mode])))
-    Console(width=110).print(table)
+    title = f"{config.model}, {config.img_size} px, batch {config.batch_size}"
+    ratios = print_steps(title, times, MODES[0])
     head = environment(("torch", "timm", "zarr", "simplejpeg", "numpy"))
     print(head)
     images = "folder" if config.images else "synthetic"

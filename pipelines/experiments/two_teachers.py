@@ -108,7 +108,7 @@ def _experiment(config: TwoTeachersConfig) -> int:
     head = environment(("torch", "timm", "numpy"))
     print(head)
     if config.json:
-        settings = {**dataclasses.asdict(config), "json": None}
+        settings = {**dataclasses.asdict(config), "json": None, "out": None}
         result = {"experiment": "two teachers", **head, "config": settings, **found}
         Path(config.json).write_bytes(canonical_json(result) + b"\n")
     return 0

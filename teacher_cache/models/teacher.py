@@ -156,6 +156,7 @@ def build_teacher(
             checkpoint=checkpoint,
             model_kwargs=kwargs,
             prompts=prompts,
+            device=device,
         )
     )
     module, num_classes, is_known, mapped = model.module, model.num_classes, model.classes_are_known, None

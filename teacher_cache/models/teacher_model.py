@@ -19,6 +19,7 @@ class TeacherRequest:
         name: Name of the model, without its kind.
         classes: Classes of the dataset, which the model's output has to have; empty takes the model's own.
         img_size: Side of the views in pixels.
+        device: Device for what is computed while the model is built; the module itself stays on the CPU.
         pretrained: Load the model's own weights; without them, they are random and seeded.
         checkpoint: Path or URL of a file with the weights; None takes the model's own.
         model_kwargs: Arguments of timm.create_model, or of the factory.
@@ -28,6 +29,7 @@ class TeacherRequest:
     name: str
     classes: ClassList
     img_size: int
+    device: torch.device
     pretrained: bool = True
     checkpoint: str | None = None
     model_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -398,6 +398,30 @@ def test_a_classifier_without_a_trained_head_is_refused(tmp_path: Path) -> None:
     assert "has no weights for classifier.weight" in refusal_of_hf(folder)
 
 
+def test_statistics_follow_the_processors_switches(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    folder = save_hf(tmp_path / "vit", do_normalize=False, rescale_factor=1 / 127)
+    images = pixels()
+    teacher = build_teacher(
+        f"hf:{folder}", classes=PET_CLASSES, img_size=IMG_SIZE, device=torch.device("cpu")
+    )
+    processor, model = (
+        kind.from_pretrained(folder) for kind in (AutoImageProcessor, AutoModelForImageClassification)
+    )
+    with torch.inference_mode():
+        theirs = model.eval()(**processor(list(images), return_tensors="pt")).logits
+    torch.testing.assert_close(teacher.logits(images), theirs, rtol=0, atol=1e-4)
+
+
+def test_a_processor_that_does_more_is_refused(tmp_path: Path) -> None:
+    folder = save_hf(tmp_path / "vit")
+    document = json.loads((folder / "preprocessor_config.json").read_text())
+    document |= {"image_processor_type": "Swin2SRImageProcessor", "do_pad": True, "size_divisor": 48}
+    (folder / "preprocessor_config.json").write_text(json.dumps(document))
+    assert "does more than scale and shift each channel" in refusal_of_hf(folder)
+
+
 def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
     folder, ran = save_hf(tmp_path / "vit"), tmp_path / "ran"
     (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
