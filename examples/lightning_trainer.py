@@ -29,7 +29,7 @@ class Student(LightningModule):
 
     def training_step(self, batch: ViewBatch) -> torch.Tensor:
         """Return the loss of a batch."""
-        logits_BC, labels = self.model(batch.inputs(self.device)), self.teach(batch)
+        logits_BC, labels = self.model(batch.inputs(self.device)), self.teach(batch).to(self.device)
         loss = 0.5 * batch.targets.cross_entropy(logits_BC) + 0.5 * hard_loss(logits_BC, labels)
         self.losses.append(loss.item())
         return loss

@@ -73,7 +73,7 @@ def train(
         loader.dataset.set_epoch(epoch)
         for images, target in loader:
             if teach is not None:
-                target.labels = teach(target.batch)
+                target.labels = teach(target.batch).to(device)
             result = task(images, target)
             optimizer.zero_grad()
             result["loss"].backward()

@@ -44,7 +44,9 @@ def train(
     """
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else "cpu"
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
+    )
     views = LabelledViews(data, labels=labels, batch_size=batch_size)  # this process's share
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=views.num_classes, **model_kwargs)

@@ -80,9 +80,9 @@ class TrainConfig(CacheFlags):
     """Load the live teacher's weights from the hub where --teacher-checkpoint is absent."""
     teacher_model_kwargs: Kwargs = ()
     """Arguments name=value for the live teacher's timm.create_model, or its factory."""
-    teacher_prompts: Annotated[str | None, PATH] = None
+    teacher_prompts: Annotated[str | None, PATH, RESUMABLE] = None
     """Prompts of the classes, for a live teacher clip:MODEL/TAG: lines with {} for the class, or JSON."""
-    teacher_class_map: Annotated[str | None, PATH] = None
+    teacher_class_map: Annotated[str | None, PATH, RESUMABLE] = None
     """JSON or YAML file with the live teacher's classes of each of the dataset's: one, or several, summed."""
     distillation_alpha: Share = 0.5
     """Weight of the teacher's term; the true labels' term has the rest. The paper's soft runs take 0.1."""

@@ -15,6 +15,7 @@ from student.prepare import describe, prepare
 from student.ranks import joined
 from student.state import load_state, refuse_other
 from student.step import LiveTeacher, Teaching, stored_labels
+from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.program.progress import Track, silent
 from teacher_cache.storage.store import Store
 
@@ -57,10 +58,9 @@ def train(
             num_classes=run.num_classes,
             has_true_labels=run.dataset.index.is_labelled,
         )
-        weights = (
-            trainer.teach.teacher.spec.weights_sha256 if isinstance(trainer.teach, LiveTeacher) else None
-        )
-        run = dataclasses.replace(run, identity={**run.identity, "teacher's weights": weights})
+        live = trainer.teach.teacher.spec if isinstance(trainer.teach, LiveTeacher) else None
+        digest = None if live is None else sha256_of(live.to_dict())
+        run = dataclasses.replace(run, identity={**run.identity, "live teacher's digest": digest})
         if run.progress is not None:
             refuse_other(run.progress.identity, run.identity, config.output)
             load_state(run.output, run.progress.updates, trainer)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from teacher_cache.archive.source import LabelLookup, LabelSource
+from teacher_cache.archive.source import LabelLookup, LabelSource, view_ranges
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, InputError
@@ -35,7 +35,8 @@ class LabelEnsemble:
         fingerprint: Fingerprints of the members.
 
     Raises:
-        ArchiveError: Two of them are of other datasets, classes or recipes, or are the same one.
+        ArchiveError: Two of them are of other datasets, classes or recipes, or are the same one; or no view
+            is in all.
         InputError: The weights are not one positive number for each.
     """
 
@@ -62,6 +63,13 @@ class LabelEnsemble:
         self.url = " and ".join(member.url for member in members)
         self.spec: ArchiveSpec = first.spec
         self.views = sorted(set.intersection(*(set(member.views) for member in members)))
+        if not self.views:
+            held = ", ".join(f"{member.url} {view_ranges(member.views)}" for member in members)
+            raise ArchiveError(
+                f"no view is in all {len(members)} archives: {held}",
+                "There is nothing to average.",
+                "extract views that they share",
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -123,6 +131,7 @@ def _check_same(first: LabelSource, other: LabelSource) -> None:
     facts = {
         "dataset": [source.spec.dataset["sha256"] for source in (first, other)],
         "class list": [source.spec.labels.classes_sha256 for source in (first, other)],
+        "number of classes": [str(source.spec.labels.num_classes) for source in (first, other)],
         "recipe": [source.recipe.sha256 for source in (first, other)],
     }
     for name, (ours, theirs) in facts.items():

@@ -11,6 +11,8 @@ Shapes: B views, C classes, A teachers.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from teacher_cache.labels.tail_rules import Tail
@@ -35,7 +37,7 @@ def mean_log_probabilities(
     """
     affinities = affinity.members if isinstance(affinity, EnsembleAffinity) else (None,) * len(labels.members)
     parts = [
-        weight.log() + (_dense(one, num_classes, tail, its).log() / temperature).log_softmax(1)
+        weight.log() + (_log_dense(one, num_classes, tail, its) / temperature).log_softmax(1)
         for one, its, weight in zip(labels.members, affinities, labels.weights_A, strict=True)
     ]
     return torch.stack(parts).logsumexp(0)
@@ -59,18 +61,17 @@ def top_classes(labels: AnyLabels, num_classes: int, *, tail: Tail, affinity: An
     return mean_BC.argmax(1)
 
 
-def _dense(labels: Labels, num_classes: int, tail: Tail, affinity: Labels | None) -> torch.Tensor:
-    """Return one teacher's probabilities of all classes, (B, C), by a tail rule."""
-    if labels.class_ids_BK.shape[1] == num_classes or tail == "uniform":
-        return dense_probabilities(labels, num_classes, None)
-    if tail == "renormalised":
-        whole = labels._replace(tail_B=torch.zeros_like(labels.tail_B))
-        return dense_probabilities(whole, num_classes, None)
+def _log_dense(labels: Labels, num_classes: int, tail: Tail, affinity: Labels | None) -> torch.Tensor:
+    """Return the logarithm of one teacher's probabilities of all classes, (B, C), by a tail rule."""
+    class_ids_BK = labels.class_ids_BK.long()
+    if class_ids_BK.shape[1] == num_classes or tail == "renormalised":
+        nothing_BC = torch.full((len(class_ids_BK), num_classes), -math.inf, device=class_ids_BK.device)
+        return nothing_BC.scatter(1, class_ids_BK, labels.relative_logits_BK.log_softmax(1))
     if tail == "bucket":
         raise ValueError("tail 'bucket' for several teachers, whose buckets differ: choose 'uniform'")
-    if affinity is None:
+    if tail == "affinity" and affinity is None:
         raise ValueError(
             f"several teachers' labels of fewer than {num_classes} classes with tail 'affinity', but without "
             "the archives' affinity: pass affinity=..., or another tail such as 'uniform'"
         )
-    return dense_probabilities(labels, num_classes, affinity)
+    return dense_probabilities(labels, num_classes, affinity if tail == "affinity" else None).log()

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from teacher_cache.errors import ModelError
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_knowledge import first_synonym, plain_name
+from teacher_cache.models.user_files import parse
 from teacher_cache.storage.store import local_file
 
 
@@ -80,8 +80,8 @@ def read_class_map(
     """
     try:
         with local_file(file) as path:
-            document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+            document = parse(Path(path).read_text(encoding="utf-8"), file)
+    except (OSError, ValueError) as error:
         raise _refusal(file, str(error)) from error
     if isinstance(document, Mapping):
         by_name = {_key(key, file): value for key, value in document.items()}
@@ -92,7 +92,7 @@ def read_class_map(
     if not isinstance(document, list) or len(document) != len(classes):
         found = f"{len(document):,} entries" if isinstance(document, list) else "no list and no mapping"
         raise _refusal(file, f"{found} for the dataset's {len(classes):,} classes")
-    ids_by_name = _ids_by_name(class_names)
+    ids_by_name = _ids_by_name([names for names in class_names if len(names) == num_classes])
     members = tuple(
         tuple(
             sorted(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,14 @@ from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_knowledge import load_with_names
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
+from teacher_cache.models.user_files import parse
 from teacher_cache.storage.store import local_file
 
 _SEED = 0
 _CLASS = "{}"
 """Place of a class's name in a template, as in open_clip and CLIP's own lists of templates."""
+_OF_TAG = ("mean", "std", "interpolation", "resize_mode")
+"""Facts of a tag that hold for other weights of the model too."""
 _BATCH_SIZE = 256
 _BITS = 20
 """Bits of an embedding: a difference of 1e-14 in float64 is rarely seen in 1e-6 (decisions/0023)."""
@@ -34,9 +36,12 @@ class _ZeroShot(torch.nn.Module):
         self.register_buffer("scale_bias", torch.tensor([scale, bias], dtype=torch.float32))
 
     def forward(self, inputs_BCHW: torch.Tensor) -> torch.Tensor:
-        image_BD = torch.nn.functional.normalize(self.visual(inputs_BCHW), dim=-1)
-        scale, bias = self.get_buffer("scale_bias")
-        return scale * (image_BD @ self.get_buffer("text_CD").T) + bias
+        found = self.visual(inputs_BCHW)
+        image_BD = found[0] if isinstance(found, tuple) else found  # CoCa's tower gives its tokens too
+        with torch.autocast(inputs_BCHW.device.type, enabled=False):  # bfloat16 has steps of 1/8 at 16
+            image_BD = torch.nn.functional.normalize(image_BD.float(), dim=-1)
+            scale, bias = self.get_buffer("scale_bias")
+            return scale * (image_BD @ self.get_buffer("text_CD").T) + bias
 
 
 def build(request: TeacherRequest) -> TeacherModel:
@@ -63,21 +68,28 @@ def build(request: TeacherRequest) -> TeacherModel:
     _check(request)
     prompts = read_prompts(request.prompts or "", request.classes)
     is_place = request.name.startswith(("hf-hub:", "local-dir:"))
-    name, _, tag = (request.name, "", "") if is_place else request.name.rpartition("/")
+    name, tag = request.name, ""
+    if not is_place and "/" in request.name:
+        name, _, tag = request.name.rpartition("/")
     loads = request.pretrained and request.checkpoint is None
     try:
+        config, about = open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, tag)
+        of_tag = {field: about[field] for field in _OF_TAG if field in about}
+        has_quick_gelu = bool(about.get("quick_gelu"))
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(_SEED)
             model: Any = open_clip.create_model(
-                name or tag,
-                pretrained=tag if name and loads and not is_place else None,
+                name,
+                pretrained=tag if tag and loads else None,
                 load_weights=loads,
                 require_pretrained=loads,
                 force_image_size=request.img_size,
+                force_quick_gelu=has_quick_gelu,
+                force_preprocess_cfg=of_tag or None,
                 precision="fp32",
             )
-        tokenizer = open_clip.get_tokenizer(name or tag)
-    except (RuntimeError, OSError, ValueError, AssertionError, KeyError) as error:
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # open_clip, torch and safetensors each raise errors of their own
         raise ModelError(
             f"--teacher clip:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
             "There is nothing to run.",
@@ -96,7 +108,10 @@ def build(request: TeacherRequest) -> TeacherModel:
         mean=visual.image_mean,
         std=visual.image_std,
         class_names=(request.classes.names,),
-        settings={"prompts_sha256": sha256_of([list(texts) for texts in prompts])},
+        settings={
+            "config_sha256": sha256_of([config, has_quick_gelu]),
+            "prompts_sha256": sha256_of([list(texts) for texts in prompts]),
+        },
         classes_are_known=True,
     )
 
@@ -115,7 +130,7 @@ def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:
     try:
         with local_file(file) as path:
             text = Path(path).read_text(encoding="utf-8")
-        document = json.loads(text) if file.endswith(".json") else None
+        document = parse(text, file) if file.endswith(".json") else None
     except (OSError, ValueError) as error:
         raise ModelError(
             f"--prompts {file}: {error}", "There are no prompts.", "give a text or JSON file"
@@ -123,11 +138,13 @@ def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:
     if isinstance(document, Mapping):
         lists = {name: [texts] if isinstance(texts, str) else texts for name, texts in document.items()}
         odd = sorted(lists.keys() ^ set(classes.names))
-        empty = [name for name, texts in lists.items() if not _are_texts(texts)]
+        empty = [name for name, texts in lists.items() if not _are_prompts(texts)]
         if odd or empty:
             raise ModelError(
                 f"--prompts {file}: {(odd + empty)[0]!r} is "
-                + ("in the file or the dataset alone" if odd else "without prompts"),
+                + (
+                    "in the file or the dataset alone" if odd else f"without prompts, or with {_CLASS} in one"
+                ),
                 f"Each of the dataset's {len(classes):,} classes needs one prompt or more.",
                 "name every class as the dataset does, with a list of texts",
             )
@@ -153,8 +170,9 @@ def _check(request: TeacherRequest) -> None:
         )
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+def _are_prompts(value: Any) -> bool:
+    are_texts = isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+    return are_texts and not any(_CLASS in text for text in value)
 
 
 @torch.no_grad()

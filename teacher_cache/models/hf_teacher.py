@@ -12,12 +12,11 @@ import torch
 
 from teacher_cache.errors import ModelError
 from teacher_cache.exact.canonical import sha256_of
-from teacher_cache.models.class_knowledge import load_with_names
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
 from teacher_cache.views.finish import normalize
 
-_NOT_OF_LOGITS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
-"""Fields of a config.json that change whenever a model is saved again, and never change its logits."""
+_NOT_OF_LOGITS = ("transformers_version", "torch_dtype", "dtype")
+"""Fields of a config.json, beside those with an underscore, that never change a model's logits."""
 _SEED = 0
 
 
@@ -52,11 +51,12 @@ def build(request: TeacherRequest) -> TeacherModel:
         raise ModelError(
             f"--teacher hf:{request.name}: {error}", "Nothing can load it.", 'pip install "teacher-cache[hf]"'
         ) from error
-    if request.model_kwargs:
+    if request.model_kwargs or request.checkpoint:
+        odd = f"--model-kwargs {dict(request.model_kwargs)}" if request.model_kwargs else "--checkpoint"
         raise ModelError(
-            f"--model-kwargs {dict(request.model_kwargs)} with hf:{request.name}",
-            "Its config.json says all that it is made of.",
-            "leave them out",
+            f"{odd} with hf:{request.name}",
+            "A folder of save_pretrained has the weights and all that the model is made of.",
+            "leave it out, and give hf:FOLDER for weights of your own",
         )
     source, _, revision = (
         (request.name, "", "") if Path(request.name).exists() else request.name.partition("@")
@@ -67,19 +67,15 @@ def build(request: TeacherRequest) -> TeacherModel:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
         processor = transformers.AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **where)
         model = _model(request, source, config, where)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, torch and safetensors each raise errors of their own
         raise ModelError(
             f"--teacher hf:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
             "It has to be an image classifier with an image processor, on the hub or in a folder.",
             "check the name, the network, and what the repository holds",
         ) from error
-    file, are_known = request.checkpoint, False
-    names = (
-        [tuple(config.id2label[number] for number in sorted(config.id2label))] if request.pretrained else []
-    )
-    if file is not None:
-        own, are_known = load_with_names(model, file, request.classes)
-        names += own
+    names = [tuple(config.id2label[number] for number in sorted(config.id2label))]
     mean, std, is_bgr = _statistics(processor, request.name)
     return TeacherModel(
         name=type(model).__name__ if Path(request.name).exists() else request.name,
@@ -87,14 +83,17 @@ def build(request: TeacherRequest) -> TeacherModel:
         num_classes=int(config.num_labels),
         mean=mean,
         std=std,
-        class_names=names,
+        class_names=names if request.pretrained else (),
         settings={
             "config_sha256": sha256_of(
-                {name: value for name, value in document.items() if name not in _NOT_OF_LOGITS}
+                {
+                    name: value
+                    for name, value in document.items()
+                    if not name.startswith("_") and name not in _NOT_OF_LOGITS
+                }
             ),
             "is_bgr": is_bgr,
         },
-        classes_are_known=are_known,
     )
 
 
@@ -103,8 +102,8 @@ def _model(request: TeacherRequest, source: str, config: Any, where: Mapping[str
     import transformers
 
     auto = transformers.AutoModelForImageClassification
-    if not request.pretrained or request.checkpoint is not None:
-        if request.classes.names and not request.checkpoint:
+    if not request.pretrained:
+        if request.classes.names:
             config.num_labels = len(request.classes)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(_SEED)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
+import traceback
 
 from teacher_cache.errors import ModelError
 from teacher_cache.models.class_knowledge import load_with_names
@@ -39,7 +41,15 @@ def build(request: TeacherRequest) -> TeacherModel:
             "It was not called.",
             "correct --model-kwargs, which are its arguments",
         ) from error
-    model = factory(**request.model_kwargs)
+    try:
+        model = factory(**request.model_kwargs)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ModelError(
+            f"--teacher {spelled} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}",
+            "There is no teacher.",
+            "correct the factory, or --model-kwargs, which are its arguments",
+        ) from error
     if not isinstance(model, TeacherModel):
         raise ModelError(
             f"--teacher {spelled} returned {type(model).__name__}",
@@ -53,13 +63,15 @@ def build(request: TeacherRequest) -> TeacherModel:
             "put what determines its logits into TeacherModel.settings: a version, a digest",
         )
     try:
-        json.dumps(dict(model.settings), allow_nan=False)
+        settings = json.loads(json.dumps(dict(model.settings), allow_nan=False))  # as a spec gives them back
     except (TypeError, ValueError) as error:
         raise ModelError(
             f"the settings of --teacher {spelled}: {error}",
             "They are part of the archive's description, and could not be read back.",
             "give numbers, text, lists, dicts and True, False or None",
         ) from error
+    names, are_known = list(model.class_names), model.classes_are_known
     if request.checkpoint is not None:
-        load_with_names(model.module, request.checkpoint, request.classes)
-    return model
+        own, is_own = load_with_names(model.module, request.checkpoint, request.classes)
+        names, are_known = [*names, *own], are_known or is_own
+    return dataclasses.replace(model, settings=settings, class_names=names, classes_are_known=are_known)

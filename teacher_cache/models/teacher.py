@@ -204,7 +204,7 @@ def _check_output(model: TeacherModel, name: str, img_size: int) -> None:
         raise ModelError(
             f"{name} fails on an image of {img_size} px: {str(error).strip().partition(chr(10))[0]}",
             "No view of this size can be labelled.",
-            "give --img-size with the size that it was made for",
+            "give --img-size with a size that it takes; a module of your own takes float32 on the CPU",
         ) from error
     shape = tuple(getattr(logits_BC, "shape", ()))
     if shape != (1, model.num_classes):

@@ -42,7 +42,7 @@ class TeacherModel:
 
     Attributes:
         name: Name of the model for the archive; a program never loads anything by it.
-        module: Module in evaluation mode, from normalised pixels, float32 (B, 3, H, W), to logits (B, C).
+        module: Module on the CPU, in float32, from normalised pixels (B, 3, H, W) to logits (B, C).
         num_classes: Number of classes C.
         mean: Mean per channel, of pixels scaled to [0, 1]. The module gets (pixels / 255 - mean) / std.
         std: Standard deviation per channel, of pixels scaled to [0, 1].

@@ -76,8 +76,7 @@ class LabelledViews:
         room: CacheRoom = _ROOM,
     ) -> None:
         self.dataset = PackedDataset(data, room) if isinstance(data, str) else data
-        urls = [labels] if isinstance(labels, str) else labels
-        self.labels = open_any(urls, room, label_weights) if isinstance(urls, Sequence) else urls
+        self.labels = _open(labels, room, label_weights)
         self.recipe = _recipe(self.labels, recipe, img_size)
         if views is None:
             views = range(_NEW_VIEWS) if self.labels is None else self.labels.views
@@ -159,6 +158,21 @@ class LabelledViews:
             first_batch=first_batch,
             archive=self.labels,
         )
+
+
+def _open(
+    labels: str | Sequence[str] | AnySource | None, room: CacheRoom, weights: Sequence[float]
+) -> AnySource | None:
+    urls = [labels] if isinstance(labels, str) else labels
+    if isinstance(urls, Sequence) and urls:
+        return open_any(urls, room, weights)
+    if weights or urls == []:
+        raise InputError(
+            f"labels {labels!r} with label_weights {tuple(weights)}",
+            "There is nothing to weigh." if weights else "It is not clear whether there is a teacher.",
+            "give several URLs with their weights, or labels=None for views without labels",
+        )
+    return None if isinstance(urls, Sequence) else urls
 
 
 def _recipe(labels: AnySource | None, recipe: str | Recipe | None, img_size: int | None) -> Recipe:

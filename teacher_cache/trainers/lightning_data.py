@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 
 from teacher_cache.batches.batch import ViewBatch
@@ -59,7 +60,19 @@ class LabelledDataModule(LightningDataModule):
         """Yield the rest of the trainer's epoch."""
         assert self.views is not None
         assert self.trainer is not None
-        yield from self.views.epoch(self.trainer.current_epoch, workers=self._workers)
+        pins = self.trainer.strategy.root_device.type == "cuda"
+        yield from self.views.epoch(self.trainer.current_epoch, workers=self._workers, pin_memory=pins)
+
+    def transfer_batch_to_device(
+        self, batch: ViewBatch, device: torch.device, dataloader_idx: int
+    ) -> ViewBatch:
+        """Return a batch with images and labels on a device; Lightning calls this."""
+        del dataloader_idx
+        return batch._replace(
+            images_RCHW=batch.images_RCHW.to(device, non_blocking=True),
+            targets=batch.targets.to(device),
+            labels=None if batch.labels is None else batch.labels.to(device),
+        )
 
 
 class _Epochs:

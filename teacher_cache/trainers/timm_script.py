@@ -52,6 +52,7 @@ class TimmLoader:
         mean: Mean of the model's input, per channel; see timm.data.resolve_data_config.
         std: Standard deviation of the model's input, per channel.
         device: Device of the inputs and targets.
+        img_dtype: Type of the inputs, as timm's create_loader names it.
         workers: Processes that render views; 0 renders in this process.
 
     Attributes:
@@ -70,9 +71,10 @@ class TimmLoader:
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device | str = "cpu",
+        img_dtype: torch.dtype = torch.float32,
         workers: int = 0,
     ) -> None:
-        self._views, self._mean, self._std = views, mean, std
+        self._views, self._mean, self._std, self._img_dtype = views, mean, std, img_dtype
         self._device, self._workers = torch.device(device), workers
         self._epoch = 0
 
@@ -91,7 +93,8 @@ class TimmLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ViewTarget]]:
         pins = self._device.type == "cuda"
         for batch in self._views.epoch(self._epoch, workers=self._workers, pin_memory=pins):
-            yield batch.inputs(self._device, self._mean, self._std), ViewTarget(batch).to(self._device)
+            inputs_BCHW = batch.inputs(self._device, self._mean, self._std).to(self._img_dtype)
+            yield inputs_BCHW, ViewTarget(batch).to(self._device)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position; see `LabelledViews.state_dict`."""
@@ -105,7 +108,8 @@ class TimmLoader:
 class StoredDistillationTask(TrainingTask):
     """Distillation from stored labels; on a DeiT with a distillation token its head learns from the teacher.
 
-    The weights are those of timm's TokenDistillationTask: both 1, or task_loss_weight and the rest.
+    The weights are those of timm's TokenDistillationTask: both 1, or task_loss_weight and the rest. Labels
+    are hard by default, as in DeiT; timm's are soft.
 
     Args:
         student_model: Student.
@@ -119,6 +123,9 @@ class StoredDistillationTask(TrainingTask):
         device: Device of the task.
         dtype: Type of the task.
         verbose: Accepted as timm's tasks do; nothing is logged.
+
+    Raises:
+        InputError: There is no such loss.
     """
 
     def __init__(
@@ -137,6 +144,10 @@ class StoredDistillationTask(TrainingTask):
         verbose: bool = True,
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
+        if distill_type not in ("hard", "soft"):
+            raise InputError(
+                f"distill_type {distill_type!r}", "There is no such loss.", "choose hard or soft"
+            )
         unwrapped = unwrap_model(student_model)
         if hasattr(unwrapped, "set_distilled_training"):
             unwrapped.set_distilled_training(True)
@@ -187,7 +198,9 @@ class StoredDistillationTask(TrainingTask):
         """
         output = self.trainable_module(inputs_BCHW)
         class_BC, taught_BC = output if isinstance(output, tuple) else (output, output)
-        task_loss = target.targets.cross_entropy(class_BC.float(), self._smoothing)
+        task_loss = torch.zeros((), device=class_BC.device)
+        if self._weights[0] > 0:  # images may have no labels of their own
+            task_loss = target.targets.cross_entropy(class_BC.float(), self._smoothing)
         if target.labels is None:
             raise InputError(
                 "views without labels in a StoredDistillationTask",

@@ -19,7 +19,8 @@ def labels_artifact(url: str, name: str | None = None) -> wandb.Artifact:
     """Return an artifact to log with `run.log_artifact`; no label is copied or read.
 
     The manifest holds the sha256 of every object, so its own sha256, in the metadata, identifies all labels.
-    `labels` in the artifact refers to the archive, without checksums of W&B's own.
+    `labels` in the artifact refers to the archive, without checksums of W&B's own: open the URL with
+    `open_labels`, which hashes whatever it reads, and do not download the artifact.
 
     Args:
         url: Finished archive.

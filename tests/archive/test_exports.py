@@ -132,6 +132,19 @@ def test_hugging_face_datasets_reads_parquet(
         assert np.array_equal(np.asarray(one["image"].convert("RGB")), np.asarray(image))
 
 
+@pytest.mark.parametrize("change", [{"values": "float32"}, {"topk": len(CLASSES)}])
+def test_every_kind_of_label_is_exported_and_imported(change: dict, data: str, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    assert main(extract_flags(data, out, **change)) == 0
+    assert main(["export", str(out), str(tmp_path / "tars"), "--data", data]) == 0
+    archive, export = ArchiveReader(str(out)), open_labels(str(tmp_path / "tars"))
+    for view in (0, 1, 2, 1):
+        for ours, theirs in zip(archive.labels(4, view), export.labels(4, view), strict=True):
+            assert torch.equal(ours, theirs)
+    assert main(["import", str(tmp_path / "tars"), str(tmp_path / "back")]) == 0
+    assert tree(tmp_path / "back") == tree(out)
+
+
 def test_an_export_of_before_is_read_and_imported(tmp_path: Path) -> None:
     """tests/golden/export-v1 was written by the release before version 2, with what it read beside it."""
     golden = Path(__file__).parents[1] / "golden"

@@ -17,6 +17,7 @@ from PIL import Image
 from support import CLASSES, IMG_SIZE, extract_flags, picture, teacher_checkpoint, tree
 
 from pipelines.cli import main
+from student.cli import main as student
 from teacher_cache import PackedDataset, open_labels
 from teacher_cache.batches.batch import ViewIds, unpack_batch
 from teacher_cache.batches.pool import RenderPool
@@ -24,6 +25,7 @@ from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.errors import ModelError, TeacherCacheError
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labels.class_list import ClassList
+from teacher_cache.models.class_map import read_class_map
 from teacher_cache.models.clip_teacher import read_prompts
 from teacher_cache.models.kinds import KINDS
 from teacher_cache.models.teacher import Teacher, build_teacher
@@ -66,7 +68,16 @@ class Given:
 
 
 def _words(options: dict[str, Any]) -> list[str]:
-    return [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    """Return options of `build_teacher` as flags."""
+    words = []
+    for name, value in options.items():
+        if name == "pretrained":
+            words.append("--no-pretrained")
+        elif name == "model_kwargs":
+            words += ["--model-kwargs", *(f"{key}={argument}" for key, argument in value.items())]
+        else:
+            words.append(f"--{name.replace('_', '-')}={value}")
+    return words
 
 
 def save_hf(folder: Path, seed: int = 0, **changes: object) -> Path:
@@ -202,9 +213,13 @@ def test_an_archive_is_made_once_and_checked_with_the_teacher_that_is_named(
     if not is_timm:
         assert "not where to load code or files from" in capsys.readouterr().err
     other = dataclasses.replace(given, name=given.other_name, options=given.other_options)
-    if "model_kwargs" not in other.options and "pretrained" not in other.options:
-        assert main([*check, *other.words]) == 2
-        assert "the teacher's weights are" in capsys.readouterr().err
+    assert main([*check, *other.words]) == 2
+    assert "the teacher's weights are" in capsys.readouterr().err
+
+    damaged = out / "labels.zarr/idx/c/1/0/0"
+    damaged.write_bytes(b"bad")
+    assert main(["repair", str(out), f"--data={data}", *given.words]) == 0
+    assert tree(out) == before
 
 
 @pytest.mark.parametrize("given", ["timm", "hf", "python"], indirect=True)
@@ -269,6 +284,7 @@ def test_a_class_map_reaches_the_archive(data: str, tmp_path: Path) -> None:
         ("{ant: 0, bee: 1, no: 2}", "False is not a name"),
         ("just text", "no list and no mapping"),
         ("{", "while parsing"),
+        ("{ant: 0, bee: 1, cat: 2, bee: 2}", "'bee' stands twice"),
     ],
 )
 def test_a_wrong_class_map_is_refused(text: str, problem: str, tmp_path: Path) -> None:
@@ -342,6 +358,12 @@ def test_open_clips_own_zero_shot_classifier_gives_the_same_logits(
         ("a.json", '{"ant": ["an ant"], "bee": ["a bee"]}', "'cat' is in the file or the dataset alone"),
         ("a.json", '{"ant": ["an ant"], "bee": [], "cat": "a cat"}', "'bee' is without prompts"),
         ("a.json", "{", "Expecting property name"),
+        ("a.json", '{"ant": "an ant", "bee": "a bee", "bee": "b", "cat": "a cat"}', "'bee' stands twice"),
+        (
+            "a.json",
+            '{"ant": "an ant", "bee": "a {}", "cat": "a cat"}',
+            "'bee' is without prompts, or with {}",
+        ),
     ],
 )
 def test_wrong_prompts_are_refused(file: str, text: str, problem: str, tmp_path: Path) -> None:
@@ -367,6 +389,8 @@ def test_prompts_of_each_class(tmp_path: Path) -> None:
         ("clip:ViT-B-32/openai", {}, "without --prompts"),
         ("hf:/nowhere/at/all", {}, "hf:/nowhere/at/all cannot be loaded"),
         ("hf:x", {"model_kwargs": {"a": 1}}, "--model-kwargs {'a': 1} with hf:x"),
+        ("hf:x", {"checkpoint": "weights.pt"}, "--checkpoint with hf:x"),
+        ("python:own_teacher:build", {"model_kwargs": {"num_classes": "x"}}, "failed at"),
         ("timm:regnety_002", {"prompts": "p.txt"}, "--prompts p.txt with --teacher timm:regnety_002"),
         ("python:own_teacher:absent", {}, "has no attribute 'absent'"),
         ("python:absent_module:build", {}, "No module named 'absent_module'"),
@@ -463,3 +487,78 @@ def test_reading_an_archive_imports_no_teachers_code(data: str, tmp_path: Path) 
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == "[0, 0, 2] False"
     assert b"own_teacher" not in b"".join(tree(out).values())
+
+
+def test_a_student_asks_any_teacher_live(data: str, tmp_path: Path, capsys: Capture) -> None:
+    """The losses of stored labels are those of a live teacher of Hugging Face, mapped to other classes."""
+    (tmp_path / "map.json").write_text(json.dumps({"ant": "bee", "bee": "cat", "cat": "ant"}))
+    teacher = f"hf:{save_hf(tmp_path / 'vit')}"
+    words = extract_flags(
+        data, tmp_path / "labels", teacher=teacher, checkpoint=None, topk=3, values="float32"
+    )
+    assert main([*words, f"--class-map={tmp_path / 'map.json'}", "--allow-disagreement"]) == 0
+    run = ["train", f"--data={data}", "--model=test_vit", "--device=cpu", "--distillation=hard", "--steps=4"]
+    run += ["--batch-size=8"]
+    live = [f"--teacher={teacher}", f"--teacher-class-map={tmp_path / 'map.json'}", f"--img-size={IMG_SIZE}"]
+    stored = [f"--labels={tmp_path / 'labels'}"]
+    found = []
+    for name, source in (("live", [*live, "--views=0:3"]), ("stored", stored)):
+        assert student([*run, f"--output={tmp_path / name}", *source]) == 0, capsys.readouterr().err
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(line)["loss"] for line in lines if '"loss"' in line])
+    assert len(found[0]) == 4
+    assert found[0] == found[1]
+
+    (tmp_path / "map.json").write_text(json.dumps({"ant": "ant", "bee": "cat", "cat": "bee"}))
+    metrics = tmp_path / "live" / "metrics.jsonl"  # without its result the run is not finished
+    metrics.write_text("".join(line for line in metrics.open() if '"result"' not in line))
+    assert student([*run, f"--output={tmp_path / 'live'}", *live, "--views=0:3", "--resume=auto"]) == 2
+    assert "live teacher's digest" in capsys.readouterr().err
+
+
+def test_a_clip_teachers_config_is_part_of_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a {}\n")
+    given = {"classes": PET_CLASSES, "img_size": IMG_SIZE, "device": torch.device("cpu")}
+    specs = []
+    for head_width in (16, 8):
+        folder = save_clip(tmp_path / f"clip{head_width}")
+        document = json.loads((folder / "open_clip_config.json").read_text())
+        document["model_cfg"]["vision_cfg"]["head_width"] = head_width
+        (folder / "open_clip_config.json").write_text(json.dumps(document))
+        teacher = build_teacher(f"clip:local-dir:{folder}", prompts=str(tmp_path / "prompts.txt"), **given)
+        specs.append(teacher.spec)
+    assert specs[0].weights_sha256 == specs[1].weights_sha256
+    assert specs[0] != specs[1]
+
+
+def test_a_tags_activation_and_statistics_are_used(tmp_path: Path) -> None:
+    """OpenAI's weights were trained with QuickGELU, which open_clip's model of the same name has not."""
+    (tmp_path / "prompts.txt").write_text("a {}\n")
+    given = {"classes": PET_CLASSES, "img_size": 32, "device": torch.device("cpu"), "pretrained": False}
+    settings = [
+        build_teacher(f"clip:ViT-B-32{tag}", prompts=str(tmp_path / "prompts.txt"), **given).spec.settings
+        for tag in ("", "/openai")
+    ]
+    assert settings[0]["config_sha256"] != settings[1]["config_sha256"]
+
+
+def test_zero_shot_logits_are_as_fine_under_bfloat16(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a {}\n")
+    given = {
+        "classes": PET_CLASSES,
+        "img_size": IMG_SIZE,
+        "device": torch.device("cpu"),
+        "precision": "bfloat16",
+    }
+    folder = save_clip(tmp_path / "clip")
+    teacher = build_teacher(f"clip:local-dir:{folder}", prompts=str(tmp_path / "prompts.txt"), **given)
+    logits_BC = teacher.logits(pixels())
+    assert not torch.equal(logits_BC, logits_BC.bfloat16().float())
+
+
+def test_names_of_another_length_are_not_the_teachers(tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text(json.dumps({"ant": "x0", "bee": "x1", "cat": "x2"}))
+    classes = ClassList(CLASSES)
+    names = [tuple(f"x{number}" for number in range(8))]
+    with pytest.raises(ModelError, match="known by number alone"):
+        read_class_map(str(tmp_path / "map.json"), classes, 3, names)

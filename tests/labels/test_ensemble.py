@@ -184,3 +184,26 @@ def test_weights_that_do_not_fit_are_refused(weights: tuple, labels: str, second
 def test_weights_of_one_archive_are_refused(labels: str) -> None:
     with pytest.raises(InputError, match="nothing to weigh"):
         open_any([labels], weights=(1.0,))
+
+
+def test_classes_of_nearly_no_probability_keep_their_logits_at_a_high_temperature() -> None:
+    label = labels_from_logits(torch.tensor([[0.0, -120.0, -125.0]]), 3)
+    both = EnsembleLabels((label, label), torch.tensor([0.5, 0.5]))
+    logits_BC = torch.tensor([[1.0, 2.0, 3.0]])
+    ours, theirs = (soft_loss(logits_BC, one, temperature=20.0) for one in (both, label))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_archives_without_a_common_view_and_views_without_archives_are_refused(
+    data: str, labels: str, tmp_path: Path
+) -> None:
+    words = extract_flags(
+        data, tmp_path / "other", teacher="python:own_teacher:build", checkpoint=None, views="4:6"
+    )
+    assert main([*words, "--allow-disagreement"]) == 0
+    with pytest.raises(ArchiveError, match=r"no view is in all 2 archives: .* 0:3, .* 4:6"):
+        open_any([labels, str(tmp_path / "other")])
+    with pytest.raises(InputError, match="not clear whether there is a teacher"):
+        LabelledViews(data, labels=[], batch_size=4)
+    with pytest.raises(InputError, match="nothing to weigh"):
+        LabelledViews(data, labels=open_labels(labels), label_weights=(1,), batch_size=4)

@@ -254,6 +254,8 @@ def test_flags_that_may_change_when_a_run_goes_on_are_pinned() -> None:
         "pretrained",
         "finetune",
         "teacher_checkpoint",
+        "teacher_prompts",
+        "teacher_class_map",
         "device",
         "workers",
         "torchcompile",
