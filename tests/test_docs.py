@@ -57,7 +57,7 @@ def test_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.Monke
             words += ["--model-kwargs", "embed_dim=48", "depth=1", "num_heads=3", f"img_size={IMG_SIZE}"]
         assert programs[program](words) == 0, words
         ran.append(words[0])
-    archive = ["status", "repair", "export", "import", "merge", "export"]
+    archive = ["status", "repair", "export", "import", "merge", "export", "export"]
     students = ["train", "train", "eval", "report", "runs", "train", "extract"]
     assert ran == ["pack", "pack", "plan", "extract", "verify", "inspect", "extract", *archive, *students]
     snippets = blocks("python")

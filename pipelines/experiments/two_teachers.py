@@ -11,7 +11,7 @@ import dataclasses
 import statistics
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from rich.console import Console
@@ -36,7 +36,6 @@ from teacher_cache.program.progress import console
 
 TEACHERS = {"a": "regnety_002", "b": "resnet10t"}
 ARMS = {"a": ("a",), "b": ("b",), "a and b": ("a", "b")}
-LOSSES = ("hard", "soft")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +50,8 @@ class TwoTeachersConfig(Flags):
     """Passes of each teacher over the digits."""
     student_epochs: Annotated[int, Meta(ge=1)] = DemoSize.student_epochs
     """Passes of each student over the digits."""
+    losses: tuple[Literal["hard", "soft"], ...] = ("hard", "soft")
+    """Losses of the students."""
     json: str | None = None
     """File for the result."""
 
@@ -74,9 +75,9 @@ def run_experiment(config: TwoTeachersConfig) -> dict[str, Any]:
         teachers[name] = 100 * trained.accuracy["class"]
         weights = str(out / f"teacher-{name}" / LAST_FILE)
         extract_labels(out, model, weights, f"labels-{name}", size, console)
-    students: dict[str, dict[str, list[float]]] = {loss: {arm: [] for arm in ARMS} for loss in LOSSES}
+    students: dict[str, dict[str, list[float]]] = {loss: {arm: [] for arm in ARMS} for loss in config.losses}
     for seed in range(config.seeds):
-        for loss in LOSSES:
+        for loss in config.losses:
             for arm, members in ARMS.items():
                 student = dataclasses.replace(
                     digits_student(training, size),
