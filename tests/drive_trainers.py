@@ -86,18 +86,18 @@ class Drive:
         return losses, seen
 
 
-def main(data: str, labels: str, checkpoint: str, folder: str) -> None:
+def main(data: str, labels: str, checkpoint: str, folder: str, epochs: str = "3") -> None:
     """Run every trainer with stored and with live labels, and stopped and resumed, on this rank."""
     torch.set_num_threads(1)
     timm_script.init_distributed_device_so = functools.cache(timm_script.init_distributed_device_so)
     drive, rank = Drive(data, labels, checkpoint), os.environ["RANK"]
     for name in TRAINERS:
         runs = {
-            "stored": drive.run(name, Path(folder, name, "stored"), epochs=3, batch_size=4),
-            "live": drive.run(name, Path(folder, name, "live"), epochs=3, batch_size=4, live=True),
+            "stored": drive.run(name, Path(folder, name, "stored"), epochs=int(epochs), batch_size=4),
+            "live": drive.run(name, Path(folder, name, "live"), epochs=int(epochs), batch_size=4, live=True),
         }
         parts = [
-            drive.run(name, Path(folder, name, "parts"), epochs=3, batch_size=4, stop_after=stop)
+            drive.run(name, Path(folder, name, "parts"), epochs=int(epochs), batch_size=4, stop_after=stop)
             for stop in (8, None)
         ]
         runs["stopped"] = tuple(a + b for a, b in zip(*parts, strict=True))
