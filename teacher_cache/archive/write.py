@@ -189,6 +189,7 @@ class ArchiveWriter:
             for name, data in documents.items():
                 if self.store.stat(name) != len(data) or self.store.get(name) != data:
                     self.store.put(name, data)
+            self.store.sweep()  # what workers that were killed in this run had begun to write
         return manifest
 
     def _manifest(self, extends: Mapping[str, tuple[Receipt, ...]]) -> Manifest:

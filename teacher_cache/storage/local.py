@@ -201,4 +201,7 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         pass
+    with contextlib.suppress(OSError):  # there is no /proc elsewhere than on Linux
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z"  # it has ended, and its parent has not asked for it
     return True

@@ -4,6 +4,9 @@ import io
 import json
 import pickle
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +24,11 @@ from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.verify import verify
+from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.program.progress import silent
+from teacher_cache.storage.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -329,3 +334,16 @@ def test_another_request_does_not_extend(
 ) -> None:
     assert main(extract_flags(data, tmp_path / "new", extends=labels, **change)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_archive_that_is_finished_has_no_unfinished_files(labels: str, tmp_path: Path) -> None:
+    """A worker that is killed while it writes leaves one, and other workers end the run."""
+    out = tmp_path / "archive"
+    shutil.copytree(labels, out)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    partial = out / f"labels.zarr/idx/c/1/0/0.partial-{socket.gethostname()}-{int(ended.stdout)}-00f2e311"
+    partial.write_bytes(b"cut")
+    ArchiveWriter.open(Store(str(out)), ArchiveReader(labels).spec, create=False).finish()
+    assert tree(out) == tree(labels)
