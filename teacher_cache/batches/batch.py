@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from teacher_cache.errors import DatasetError
 from teacher_cache.labels.topk import AnyLabels
 from teacher_cache.views.finish import Finishing, finish, normalize
 from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
+
+_Value = TypeVar("_Value")
 
 
 class ViewIds(NamedTuple):
@@ -160,9 +162,9 @@ def _lent(buffer: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(lent)
 
 
-def as_rendered(load: list[PackedBatch]) -> list[PackedBatch]:
-    """Return a load unchanged: a collate function, where torch's default would make tensors of the arrays."""
-    return load
+def unchanged(value: _Value) -> _Value:
+    """Return what a dataset yields unchanged: a collate function, where torch's own would take it apart."""
+    return value
 
 
 def _map_leaves(function: Callable[[Any], Any], value: Any) -> Any:

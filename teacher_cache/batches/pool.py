@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import DataLoader, Dataset
 
-from teacher_cache.batches.batch import PackedBatch, ViewIds, as_rendered, pack_batch
+from teacher_cache.batches.batch import PackedBatch, ViewIds, pack_batch, unchanged
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.errors import TeacherCacheError
 
@@ -35,7 +35,7 @@ class RenderPool:
             _Loads(renderer),
             batch_size=None,
             sampler=self._wanted,
-            collate_fn=as_rendered,
+            collate_fn=unchanged,
             num_workers=workers,
             persistent_workers=workers > 0,
         )

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from teacher_cache.archive.open import AnySource
 from teacher_cache.archive.source import view_ranges
-from teacher_cache.batches.batch import PackedBatch, ViewBatch, ViewIds, as_rendered, pack_batch, unpack_batch
+from teacher_cache.batches.batch import PackedBatch, ViewBatch, ViewIds, pack_batch, unchanged, unpack_batch
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
@@ -107,7 +107,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         loads = DataLoader(
             self,
             batch_size=None,
-            collate_fn=as_rendered,
+            collate_fn=unchanged,
             num_workers=workers,
             prefetch_factor=max(1, 4 // self._plan.batches_per_load) if workers else None,
         )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
-from teacher_cache.batches.batch import ViewBatch
+from teacher_cache.batches.batch import ViewBatch, unchanged
 from teacher_cache.errors import InputError
 from teacher_cache.stream.labelled_views import LabelledViews
 from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
@@ -63,7 +63,7 @@ class TrainerLoader(DataLoader[Any]):
                 )
         self._num_batches = len(views)
         super().__init__(
-            _Epochs(trainer, views, _Input(mean, std), workers), batch_size=None, collate_fn=_same
+            _Epochs(trainer, views, _Input(mean, std), workers), batch_size=None, collate_fn=unchanged
         )
 
     def __len__(self) -> int:
@@ -97,7 +97,3 @@ class _Epochs(IterableDataset[Any]):
         views.load_state_dict({"batches": epoch * len(views) + num_seen})
         for batch in views.epoch(epoch, workers=self._workers, pin_memory=args.device.type == "cuda"):
             yield {"pixel_values": batch.inputs(args.device, *self._input), "views": Held(batch)}
-
-
-def _same(batch: Any) -> Any:
-    return batch
