@@ -59,6 +59,7 @@ def plan_run(
     num_rows: int,
     rows_per_shard: int,
     archive_views: Sequence[int] | None,
+    archive_shards: tuple[int, ...] | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> RunPlan:
@@ -69,6 +70,7 @@ def plan_run(
         num_rows: Samples of the dataset.
         rows_per_shard: Samples in every shard but the last.
         archive_views: Labelled views, or None without an archive.
+        archive_shards: Labelled image shards, or None if all are labelled, or without an archive.
         rank: Number of this process, from 0.
         world_size: Number of processes.
 
@@ -87,6 +89,7 @@ def plan_run(
         views_per_load=config.views_per_load,
         views_together=config.views_together,
         batches_per_update=config.grad_accum_steps,
+        shards=archive_shards,
     )
     updates_per_epoch = stream.batches_per_epoch // stream.batches_per_update
     num_updates = config.steps or config.epochs * updates_per_epoch

@@ -83,6 +83,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         num_rows=len(dataset),
         rows_per_shard=dataset.info.samples_per_shard,
         archive_views=None if archive is None else archive.views,
+        archive_shards=None if archive is None else archive.shards,
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
@@ -163,6 +164,8 @@ def _identity(
         "views": view_ranges(sorted(set(plan.schedule.views))),
         "views of an update": plan.effective_batch,
     }
+    if plan.stream.shards is not None:
+        facts["image shards"] = view_ranges(plan.stream.shards)
     return json.loads(json.dumps(facts))
 
 
@@ -221,8 +224,14 @@ def describe(run: Run) -> dict[str, str]:
         views += f"; the archive has {view_ranges(run.archive.views)}"
     if reuse > 1:
         views += f"; each is seen {reuse:,.1f} times, in fresh order"
+    images = f"{len(run.dataset):,}"
+    if plan.stream.shards is not None:
+        images = (
+            f"{plan.stream.rows_per_pass:,} of {len(run.dataset):,} that have labels, in "
+            f"{len(plan.stream.shards):,} of {len(run.dataset.info.shards):,} shards,"
+        )
     return {
-        "images": f"{len(run.dataset):,} of {run.num_classes:,} classes, at {run.recipe.img_size} px"
+        "images": f"{images} of {run.num_classes:,} classes, at {run.recipe.img_size} px"
         + ("" if run.dataset.index.is_labelled else ", without labels of their own")
         + ("" if run.dataset.info.classes else "; their names are not known, and taken to be the teacher's"),
         "effective batch": f"{plan.effective_batch:,} views: {' x '.join(map(str, parts))} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipelines.extraction.labeller import labeller_of
@@ -57,7 +58,7 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
     labeller = labeller_of(archive, config.data, config)
     errors, hits = [], []
     with track("verify teacher", config.num_views, "views") as advance:
-        loads = _loads(len(labeller.dataset), archive, config)
+        loads = _loads(_labelled_rows(len(labeller.dataset), archive), archive, config)
         for batch, logits_BC in labeller.logits(loads, "the views asked again"):
             labels = archive.lookup(batch.rows_B.numpy(), batch.views_B.numpy())
             errors.append(_errors(labels, logits_BC.cpu()))
@@ -75,9 +76,16 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
     )
 
 
-def _loads(num_rows: int, archive: LabelSource, config: VerifyConfig) -> list[list[ViewIds]]:
+def _labelled_rows(num_rows: int, archive: LabelSource) -> npt.NDArray[np.int64]:
+    rows_N = np.arange(num_rows)
+    if archive.shards is None:
+        return rows_N
+    return rows_N[np.isin(rows_N // archive.spec.layout.rows_per_shard, archive.shards)]
+
+
+def _loads(rows_R: npt.NDArray[np.int64], archive: LabelSource, config: VerifyConfig) -> list[list[ViewIds]]:
     rng = np.random.default_rng(config.seed)
-    rows_N = rng.integers(0, num_rows, config.num_views)
+    rows_N = rows_R[rng.integers(0, len(rows_R), config.num_views)]
     views_N = rng.choice(np.array(archive.views), config.num_views)
     stops = range(config.batch_size, config.num_views, config.batch_size)
     parts = zip(np.split(rows_N, stops), np.split(views_N, stops), strict=True)

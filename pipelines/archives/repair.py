@@ -10,6 +10,7 @@ from pipelines.flags.archives import RepairConfig
 from teacher_cache.archive.calibration import delete_parts, drop_damaged_agreement
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import documents_of, read_manifest, zarr_documents
+from teacher_cache.archive.part import refuse_part
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.spec_file import existing_spec
@@ -47,6 +48,7 @@ def repair(config: RepairConfig, track: Track) -> RepairReport:
         ArchiveError: There is no finished archive, or no document that describes it is left.
     """
     store = Store(config.archive)
+    refuse_part(store, "mending it", "pull the same part again with --recheck")
     store.sweep()
     found = _manifest(store)
     missing = _missing(ArchiveReader(config.archive)) if found else []
@@ -98,7 +100,10 @@ def _missing(reader: ArchiveReader) -> list[Unit]:
 def _rewrite_documents(store: Store) -> None:
     """Write every document that the manifest implies."""
     manifest = read_manifest(store)
-    documents = {**documents_of(manifest), **zarr_documents(manifest.spec, manifest.all_receipts)}
+    documents = {
+        **documents_of(manifest, manifest.receipts),
+        **zarr_documents(manifest.spec, manifest.all_receipts),
+    }
     for name, data in documents.items():
         if store.stat(name) != len(data) or store.get(name) != data:
             store.put(name, data)

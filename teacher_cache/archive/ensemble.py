@@ -72,6 +72,12 @@ class LabelEnsemble:
             )
 
     @property
+    def shards(self) -> tuple[int, ...] | None:
+        """Image shards that have labels of every member, rising; None where all have."""
+        parts = [set(member.shards) for member in self.members if member.shards is not None]
+        return tuple(sorted(set.intersection(*parts))) if parts else None
+
+    @property
     def recipe(self) -> Recipe:
         """Augmentation that was labelled."""
         return self.members[0].recipe

@@ -102,7 +102,7 @@ class Manifest:
     @functools.cached_property
     def views(self) -> list[tuple[int, int]]:
         """Ranges [first, stop) of the views that every shard has, rising, no two of them touching."""
-        return complete_views(self.spec, self.all_receipts)
+        return complete_views(self.spec.layout.num_shards, self.all_receipts)
 
     def to_bytes(self) -> bytes:
         """Return the content of manifest.json."""
@@ -139,15 +139,20 @@ class Manifest:
         return manifest
 
 
-def documents_of(manifest: Manifest) -> dict[str, bytes]:
-    """Return every document that a manifest implies, by name: spec and receipts, without those of Zarr."""
+def documents_of(manifest: Manifest, receipts: Sequence[Receipt]) -> dict[str, bytes]:
+    """Return every document that a manifest implies, by name: spec and receipts, without those of Zarr.
+
+    Args:
+        manifest: Manifest of the whole archive.
+        receipts: Receipts of the units that lie in the folder.
+    """
     spec = manifest.spec
     documents = {SPEC_FILE: spec_bytes(spec)}
     if manifest.affinity is not None:
         documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
     if manifest.extends:
         documents[EXTENDS_FILE] = extends_bytes(manifest.extends, spec.fingerprint)
-    for receipt in manifest.receipts:
+    for receipt in receipts:
         documents[receipt_name(receipt.unit)] = receipt_bytes(receipt, spec.fingerprint)
     return documents
 
@@ -159,15 +164,15 @@ def zarr_documents(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> dict[str, 
     return spec.layout.metadata(num_views, attributes)
 
 
-def complete_views(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> list[tuple[int, int]]:
-    """Return the ranges [first, stop) of the views that every shard has, rising, no two of them touching."""
+def complete_views(num_shards: int, receipts: Sequence[Receipt]) -> list[tuple[int, int]]:
+    """Return the ranges [first, stop) of the views that `num_shards` shards have, rising, none touching."""
     stops: dict[int, dict[int, int]] = {}
     for receipt in receipts:
         of_block = stops.setdefault(receipt.unit.first_view, {})
         of_block[receipt.unit.shard] = max(receipt.unit.stop_view, of_block.get(receipt.unit.shard, 0))
     ranges: list[tuple[int, int]] = []
     for first, of_block in sorted(stops.items()):
-        if len(of_block) < spec.layout.num_shards:
+        if len(of_block) < num_shards:
             continue
         stop = min(of_block.values())
         if ranges and ranges[-1][1] == first:

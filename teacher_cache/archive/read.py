@@ -13,6 +13,7 @@ import numpy.typing as npt
 from teacher_cache.archive.chunks import ReadRange
 from teacher_cache.archive.documents import Digest
 from teacher_cache.archive.manifest import read_manifest, zarr_documents
+from teacher_cache.archive.part import Position, coverage, places, read_part, relative_stores
 from teacher_cache.archive.receipts import Receipt
 from teacher_cache.archive.source import LabelSource, view_ranges
 from teacher_cache.dataset.index import DatasetInfo
@@ -44,18 +45,11 @@ class ArchiveReader(LabelSource):
         self.store, self._cache = Store(url), ReadThroughCache(room)
         self.manifest = read_manifest(self.store)
         self.spec = self.manifest.spec
-        self.views = [view for first, stop in self.manifest.views for view in range(first, stop)]
+        self.part = read_part(self.store, self.manifest)
         self._layout = self.spec.layout
-        self._stores = {
-            "": self.store,
-            **{relative_url: self.store.beside(relative_url) for relative_url in self.manifest.extends},
-        }
-        everywhere = {"": self.manifest.receipts, **self.manifest.extends}
-        self._units = {
-            (receipt.unit.shard, receipt.unit.block): (relative_url, receipt)
-            for relative_url, receipts in everywhere.items()
-            for receipt in receipts
-        }
+        self._stores = relative_stores(self.store, self.manifest)
+        self._units: dict[Position, tuple[str, Receipt]] = places(self.manifest, self.part)
+        self.views, self._shards = coverage(self.manifest, self.receipts)
         self._spans: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
 
     def __reduce__(self) -> tuple[type[ArchiveReader], tuple[str, CacheRoom]]:
@@ -63,8 +57,13 @@ class ArchiveReader(LabelSource):
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """Receipts of all units, including those that lie in archives this one extends."""
-        return self.manifest.all_receipts
+        """Receipts of all units that are here, including those in archives this one extends."""
+        return tuple(receipt for _, receipt in self._units.values())
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """Image shards that have labels; see LabelSource."""
+        return self._shards
 
     @property
     def num_bytes(self) -> int:
@@ -82,7 +81,7 @@ class ArchiveReader(LabelSource):
         Raises:
             DamagedError: A document is missing or differs.
         """
-        for name, expected in zarr_documents(self.spec, self.receipts).items():
+        for name, expected in zarr_documents(self.spec, self.manifest.all_receipts).items():
             if self.store.stat(name) != len(expected) or self.store.get(name) != expected:
                 raise DamagedError(
                     f"{self.store.path(name)} does not describe the arrays in the manifest",
@@ -109,8 +108,9 @@ class ArchiveReader(LabelSource):
         if receipt is None or view not in receipt.unit.views:
             raise ArchiveError(
                 f"archive {self.url} has no labels of view {view} of shard {shard}",
-                f"It holds views {view_ranges(self.views)}.",
-                "extract more views, or ask for fewer",
+                f"It holds views {view_ranges(self.views)}"
+                + (f" of shards {view_ranges(self._shards)}." if self._shards else "."),
+                "extract or pull more, or ask for fewer",
             )
         arrays = (self._view(relative_url, receipt, array, view) for array in self._layout.arrays)
         rows = LabelArrays(*(values[: receipt.rows] for values in arrays))
@@ -183,7 +183,9 @@ class ArchiveReader(LabelSource):
         return DamagedError(
             f"{of} of archive {self.url} is damaged: {what}",
             "It cannot be trusted, and no labels are given.",
-            f"teacher-cache repair {self.url} --data ...",
+            f"teacher-cache repair {self.url} --data ..."
+            if self.part is None
+            else "pull the same part again with --recheck",
         )
 
 

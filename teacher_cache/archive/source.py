@@ -34,12 +34,17 @@ class LabelSource(abc.ABC):
     Attributes:
         url: URL of the archive or export.
         spec: Spec of the labels: dataset, recipe, teacher, and the meaning of the numbers.
-        views: View indices that every sample has, rising.
+        views: View indices that every sample has, rising; in a part of an archive, every sample of `shards`.
     """
 
     url: str
     spec: ArchiveSpec
     views: list[int]
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """Image shards that have labels, rising; None where all have."""
+        return None
 
     @abc.abstractmethod
     def labels(self, shard: int, view: int) -> Labels:
@@ -196,6 +201,12 @@ def check_export(source: LabelSource, dataset: PackedDataset, views: range, dest
             f"archive {source.url} holds views {view_ranges(source.views)}, not {view_ranges(missing)}",
             "They cannot be exported.",
             "extract more views, or ask for fewer with --views",
+        )
+    if source.shards is not None:
+        raise ArchiveError(
+            f"archive {source.url} is a part with labels of shards {view_ranges(source.shards)}",
+            "The export would lack the labels of the other images.",
+            "pull the rest first",
         )
     if destination.list():
         raise ArchiveError(

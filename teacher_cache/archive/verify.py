@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 
 from teacher_cache.archive.calibration import get_agreement
+from teacher_cache.archive.companions import is_companion
 from teacher_cache.archive.documents import get_document
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
 from teacher_cache.archive.manifest import MANIFEST_FILE, documents_of, zarr_documents
+from teacher_cache.archive.part import PART_FILE
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.receipts import RECEIPTS, Receipt
 from teacher_cache.errors import ArchiveError, InputError
@@ -61,17 +63,20 @@ def verify(url: str, level: Level, track: Track) -> list[Problem]:
     reader = ArchiveReader(url, CacheRoom(max_bytes=0))  # the objects themselves are checked, not copies
     problems = [*_documents(reader, reader.store), *_affinity(reader, level)]
     stores = {store.url: store for store in map(reader.store_of, reader.receipts)}
-    sizes = {url: store.sizes() for url, store in stores.items()}
+    sizes = {url: store.sizes() for url, store in stores.items() if store.can_list}
     with track(f"verify {level}", len(reader.receipts), "units") as advance:
         for receipt in reader.receipts:
-            problems += _unit(reader, receipt, level, sizes[reader.store_of(receipt).url])
+            store = reader.store_of(receipt)
+            size_of = sizes[store.url].get if store.can_list else store.stat
+            problems += _unit(reader, receipt, level, size_of)
             advance(1)
     return problems
 
 
 def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
     layout, spec, manifest = reader.spec.layout, reader.spec, reader.manifest
-    expected = documents_of(manifest)
+    receipts = [receipt for receipt in reader.receipts if reader.store_of(receipt) is store]
+    expected = documents_of(manifest, receipts)
     for name, data in expected.items():
         if _get(store, name) != data:
             yield Problem(f"{name} is not the one in the manifest")
@@ -79,14 +84,14 @@ def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
         get_agreement(store, spec)
     except ArchiveError as error:
         yield Problem(error.value)
-    documents = zarr_documents(spec, reader.receipts)
+    documents = zarr_documents(spec, manifest.all_receipts)
     for name, data in documents.items():
         if _get(store, name) != data:
             yield Problem(f"{name} does not describe the arrays in the manifest")
-    known = {MANIFEST_FILE, *expected, *documents, *map(layout.affinity_name, AFFINITY_ARRAYS)}
-    known |= {layout.object_name(array, r.unit) for r in manifest.receipts for array in r.objects}
-    for name in store.list():
-        if name not in known and not name.startswith(f"{RECEIPTS}/"):
+    known = {MANIFEST_FILE, PART_FILE, *expected, *documents, *map(layout.affinity_name, AFFINITY_ARRAYS)}
+    known |= {layout.object_name(array, r.unit) for r in receipts for array in r.objects}
+    for name in store.list() if store.can_list else ():
+        if name not in known and not is_companion(name) and not name.startswith(f"{RECEIPTS}/"):
             under_way = name.startswith(f"{GROUP}/") and "/c/" in name
             yield Problem(
                 f"{name} is not in the manifest" + (", or of a unit under way" if under_way else "")
@@ -110,12 +115,12 @@ def _affinity(reader: ArchiveReader, level: Level) -> Iterator[Problem]:
 
 
 def _unit(
-    reader: ArchiveReader, receipt: Receipt, level: Level, sizes: Mapping[str, int]
+    reader: ArchiveReader, receipt: Receipt, level: Level, size_of: Callable[[str], int | None]
 ) -> Iterator[Problem]:
     layout = reader.spec.layout
     for array, (_, size) in receipt.objects.items():
         name = layout.object_name(array, receipt.unit)
-        found = sizes.get(name)
+        found = size_of(name)
         if found != size:
             yield Problem(_size_says(name, found, size), receipt)
             return

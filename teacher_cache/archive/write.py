@@ -8,6 +8,7 @@ from typing import Any
 from teacher_cache.archive.documents import MAX_DOCUMENT_BYTES, Digest, get_document
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, read_manifest, zarr_documents
+from teacher_cache.archive.part import places, read_part, refuse_part
 from teacher_cache.archive.receipts import (
     AFFINITY_FILE,
     EXTENDS_FILE,
@@ -65,6 +66,7 @@ class ArchiveWriter:
         if create:
             store.sweep()
         _refuse_anything_else(store)
+        refuse_part(store, "extracting into it", "pull the rest, or give a new --out and this as --extends")
         spec = ArchiveSpec.from_dict(spec.to_dict())  # raises where a reader would
         is_lost = is_spec_lost(store, spec)
         if not create and (is_lost or store.stat(SPEC_FILE) is None):
@@ -276,13 +278,12 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
     pairs = zip(spec.dataset["shards"], there.dataset["shards"], strict=False)
     same = next((n for n, (a, b) in enumerate(pairs) if tuple(a) != tuple(b)), None)
     shared = min(len(spec.dataset["shards"]), len(there.dataset["shards"])) if same is None else same
-    found = {}
-    for relative_url, receipts in {"": manifest.receipts, **manifest.extends}.items():
-        kept = tuple(receipt for receipt in receipts if receipt.unit.shard < shared)
+    found: dict[str, list[Receipt]] = {}
+    for relative_url, receipt in places(manifest, read_part(base, manifest)).values():
         where = store.relative_url(base.beside(relative_url)) if relative_url else here
-        if kept and where != ".":
-            found[where] = kept
-    return found
+        if receipt.unit.shard < shared and where != ".":
+            found.setdefault(where, []).append(receipt)
+    return {where: tuple(receipts) for where, receipts in found.items()}
 
 
 def _identity_of_units(spec: ArchiveSpec) -> dict[str, Any]:

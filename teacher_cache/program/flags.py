@@ -131,9 +131,18 @@ def parse_views(text: str) -> range:
     Raises:
         InputError: The text does not name a range, or names an empty one.
     """
+    return _parse_range("--views", text, "view")
+
+
+def parse_shards(text: str) -> range:
+    """Return range(A, B) for "A:B". Raises InputError as `parse_views`."""
+    return _parse_range("--shards", text, "shard")
+
+
+def _parse_range(flag: str, text: str, what: str) -> range:
     first, colon, stop = text.partition(":")
     if not (colon and first.isdigit() and stop.isdigit() and int(first) < int(stop)):
-        raise InputError(f"--views {text}", "It names no view.", "give A:B with A < B, such as 0:4")
+        raise InputError(f"{flag} {text}", f"It names no {what}.", "give A:B with A < B, such as 0:4")
     return range(int(first), int(stop))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -15,14 +15,18 @@ class Backend(Protocol):
         root: Path of the store's folder.
         volume: Name of the file system or bucket that relative paths stay within.
         is_local: Whether an object is a file of this machine.
+        can_list: Whether the names of objects can be asked for.
+        batch_bytes: Bytes that `write_many` best writes together; 0 where objects are written singly.
     """
 
     root: str
     volume: str
     is_local: bool
+    can_list: bool
+    batch_bytes: int
 
     def url_beside(self, relative_path: str) -> str:
-        """Return the URL that a path relative to the root leads to."""
+        """Return the URL that a relative path leads to. Raises ValueError if it leaves `volume`."""
         ...
 
     def read(self, path: str) -> bytes:
@@ -59,6 +63,10 @@ class Backend(Protocol):
 
     def write(self, path: str, data: bytes) -> None:
         """Write a whole object. Raises DeniedError, FullError."""
+        ...
+
+    def write_many(self, objects: Mapping[str, bytes]) -> None:
+        """Write whole objects by full path, in this order or all at once. Raises as `write`."""
         ...
 
     def write_new(self, path: str, data: bytes) -> bool:

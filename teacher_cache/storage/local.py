@@ -10,7 +10,7 @@ import posixpath
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,8 +29,8 @@ class LocalBackend:
         url: Local path, or a file:// URL.
     """
 
-    is_local = True
-    volume = ""
+    is_local = can_list = True
+    volume, batch_bytes = "", 0
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -91,6 +91,11 @@ class LocalBackend:
         """Write a whole file; see Backend."""
         with self.write_file(path) as partial:
             partial.write_bytes(data)
+
+    def write_many(self, objects: Mapping[str, bytes]) -> None:
+        """Write whole files, one after the other; see Backend."""
+        for path, data in objects.items():
+            self.write(path, data)
 
     def write_new(self, path: str, data: bytes) -> bool:
         """Write a whole file if there is none; exactly one of several callers succeeds. See Backend."""

@@ -7,7 +7,7 @@ import errno
 import os
 import posixpath
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -24,6 +24,8 @@ _FINAL = (
     *(ValueError, TypeError, NotImplementedError, ImportError),
 )
 """Errors that a retry would meet again."""
+_WITHOUT_LISTS = ("http", "https")
+"""Schemes of stores that are read by name: a web server lists nothing."""
 _BOTOCORE = {
     "connect_timeout": 10,
     "read_timeout": 60,
@@ -44,18 +46,22 @@ class RemoteBackend:
         ImportError, ValueError: fsspec cannot open the URL.
     """
 
-    is_local = False
+    is_local, batch_bytes = False, 0
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._pid, (self._opened, self.root) = os.getpid(), _open(url)
-        scheme, _, _ = url.partition("://")
-        self.volume = f"{scheme}://{self.root.split('/')[0]}"
+        scheme, _, path = url.partition("://")
+        self.volume = f"{scheme}://{path.split('/')[0]}"
+        self.can_list = scheme not in _WITHOUT_LISTS
 
     def url_beside(self, relative_path: str) -> str:
         """Return the URL that a path relative to the root leads to; see Backend."""
         scheme, separator, path = self._url.rpartition("://")
-        return scheme + separator + posixpath.normpath(posixpath.join(path, relative_path))
+        url = scheme + separator + posixpath.normpath(posixpath.join(path, relative_path))
+        if not f"{url}/".startswith(f"{self.volume}/"):
+            raise ValueError(f"{relative_path!r} leads from {self._url} out of {self.volume}")
+        return url
 
     def read(self, path: str) -> bytes:
         """Return a whole object; see Backend."""
@@ -112,6 +118,11 @@ class RemoteBackend:
         """Write an object, in parts where it is large; see Backend."""
         with self._in_a_bucket():
             self._try(path, lambda fs: fs.pipe_file(path, data))
+
+    def write_many(self, objects: Mapping[str, bytes]) -> None:
+        """Write whole objects, one after the other; see Backend."""
+        for path, data in objects.items():
+            self.write(path, data)
 
     def write_new(self, path: str, data: bytes) -> bool:
         """Write an object; several callers may all succeed in an object store. See Backend."""

@@ -50,9 +50,28 @@ class Store:
         """Whether objects are files of this machine."""
         return self._backend.is_local
 
+    @property
+    def can_list(self) -> bool:
+        """Whether the names of objects can be asked for; a web server gives objects by name only."""
+        return self._backend.can_list
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes that are best written by one `put_many`; 0 where objects are written singly."""
+        return self._backend.batch_bytes
+
     def beside(self, relative_url: str) -> Store:
-        """Return the store at a path relative to this one's root: "../other"."""
-        return Store(self._backend.url_beside(relative_url))
+        """Return the store at a path relative to this one's root: "../other".
+
+        Raises:
+            InputError: The path leads out of the bucket or host.
+        """
+        try:
+            return Store(self._backend.url_beside(relative_url))
+        except ValueError as error:
+            raise InputError(
+                str(error), "Nothing outside of it is opened.", "copy the archive from someone you trust"
+            ) from error
 
     def relative_url(self, other: Store) -> str:
         """Return the relative path that leads from this store's root to another's.
@@ -120,6 +139,10 @@ class Store:
             FullError: There is no room left.
         """
         self._backend.write(self.path(name), data)
+
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
+        """Write whole objects in their order, or in one commit where a store has commits. Raises as `put`."""
+        self._backend.write_many({self.path(name): data for name, data in objects.items()})
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write a whole object if there is none of that name, and return whether this call did.

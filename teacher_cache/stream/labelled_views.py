@@ -91,6 +91,7 @@ class LabelledViews:
             world_size=world_size,
             drop_last=drop_last,
             views_per_load=views_per_load,
+            shards=None if self.labels is None else self.labels.shards,
         )
         self._batches_done = self._resume_at = 0
         self._stream(0, 0)  # checks that archive, dataset and recipe fit

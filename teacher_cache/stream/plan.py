@@ -79,6 +79,7 @@ class StreamPlan:
         views_together: Whether the views of an image share a batch.
         batches_per_update: Number of batches per change of the weights. An update of all ranks is one part of
             the order, however many batches and ranks share it.
+        shards: Numbers of the shards whose rows are streamed, rising; None streams all.
     """
 
     num_rows: int
@@ -92,6 +93,7 @@ class StreamPlan:
     views_per_load: int = 1
     views_together: bool = False
     batches_per_update: int = 1
+    shards: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.window_shards < 1:
@@ -124,7 +126,7 @@ class StreamPlan:
             raise InputError(f"rank {self.rank} of {self.world_size}", "Ranks count from 0.")
         if self.batches_per_epoch == 0:
             raise InputError(
-                f"batch size {self.global_batch_size} of all ranks, with {self.num_rows} samples",
+                f"batch size {self.global_batch_size} of all ranks, with {self.rows_per_pass} samples",
                 "An epoch would have no batch.",
                 "choose a smaller --batch-size",
             )
@@ -135,9 +137,16 @@ class StreamPlan:
         return self.batch_size * self.world_size * self.batches_per_update
 
     @property
+    def rows_per_pass(self) -> int:
+        """Number of rows that are streamed: those of `shards`, or all."""
+        if self.shards is None:
+            return self.num_rows
+        return sum(len(_shard_rows(self, shard)) for shard in self.shards)
+
+    @property
     def batches_per_epoch(self) -> int:
         """Number of batches of a rank in an epoch, the same for every rank."""
-        full, rest = divmod(self.num_rows, self.global_batch_size)
+        full, rest = divmod(self.rows_per_pass, self.global_batch_size)
         return (full if self.drop_last or not rest else full + 1) * self.batches_per_update
 
     @property
@@ -149,7 +158,7 @@ class StreamPlan:
     def loads_per_window(self) -> int:
         """Number of loads, at least 1, in which the rows of a window are used up."""
         images = self.global_batch_size // (self.views_per_load if self.views_together else 1)
-        return -(-min(self.window_shards * self.rows_per_shard, self.num_rows) // images)
+        return -(-min(self.window_shards * self.rows_per_shard, self.rows_per_pass) // images)
 
     def rows(self, batch: int, mixing_groups: MixingGroups | None = None) -> RowViews:
         """Return the rows of batch number `batch` of this rank, and the view slot of each.
@@ -177,9 +186,9 @@ class StreamPlan:
     def _load_order(self, load_pass: int, load: int, mixing_groups: MixingGroups | None) -> _Order:
         """Return the rows that all ranks read for load number `load` of a pass."""
         num_rows = self.global_batch_size // (self.views_per_load if self.views_together else 1)
-        start, stop = load * num_rows, min((load + 1) * num_rows, self.num_rows)
+        start, stop = load * num_rows, min((load + 1) * num_rows, self.rows_per_pass)
         if self.seed is None:
-            rows_N = np.arange(start, stop)
+            rows_N = np.arange(start, stop) if self.shards is None else _rows_in_order(self)[start:stop]
             return _Order(rows_N, rows_N)
         bounds = _window_bounds(self, load_pass)
         first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
@@ -188,10 +197,17 @@ class StreamPlan:
         return _Order(*(np.concatenate(arrays)[inside] for arrays in zip(*windows, strict=True)))
 
 
+@functools.lru_cache(maxsize=1)
+def _rows_in_order(plan: StreamPlan) -> npt.NDArray[np.int64]:
+    return np.concatenate([_shard_rows(plan, shard) for shard in plan.shards or ()])
+
+
 @functools.lru_cache(maxsize=4)
 def _shard_windows(plan: StreamPlan, load_pass: int) -> list[npt.NDArray[np.int64]]:
-    num_shards = -(-plan.num_rows // plan.rows_per_shard)
+    num_shards = -(-plan.num_rows // plan.rows_per_shard) if plan.shards is None else len(plan.shards)
     shards = permutation(num_shards, RandomStream((plan.seed or 0, load_pass), Purpose.ORDER))
+    if plan.shards is not None:
+        shards = np.array(plan.shards)[shards]
     return [shards[start : start + plan.window_shards] for start in range(0, num_shards, plan.window_shards)]
 
 

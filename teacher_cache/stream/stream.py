@@ -70,7 +70,7 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         self._renderer = BatchRenderer(dataset, recipe)
         _check_plan(plan, schedule, dataset)
         if archive is not None:
-            _check_archive(archive, dataset, recipe, schedule)
+            _check_archive(archive, dataset, recipe, schedule, plan.shards)
 
     def __len__(self) -> int:
         return len(self._loads)
@@ -161,7 +161,11 @@ def _check_plan(plan: StreamPlan, schedule: ViewSchedule, dataset: PackedDataset
 
 
 def _check_archive(
-    archive: AnySource, dataset: PackedDataset, recipe: Recipe, schedule: ViewSchedule
+    archive: AnySource,
+    dataset: PackedDataset,
+    recipe: Recipe,
+    schedule: ViewSchedule,
+    shards: tuple[int, ...] | None,
 ) -> None:
     if recipe.sha256 != archive.recipe.sha256:
         raise ArchiveError(
@@ -171,6 +175,13 @@ def _check_archive(
             "leave --recipe and --img-size out: the archive brings its own",
         )
     archive.check_replay(dataset.info)
+    if archive.shards is not None and (shards is None or not set(shards) <= set(archive.shards)):
+        raise ArchiveError(
+            f"archive {archive.url} is a part with labels of {len(archive.shards):,} of "
+            f"{len(dataset.info.shards):,} shards, fewer than the plan streams",
+            "The run would stop at the first image without labels.",
+            "make the plan with shards=archive.shards, or pull the rest",
+        )
     missing = sorted(set(schedule.views) - set(archive.views))
     if missing:
         raise ArchiveError(

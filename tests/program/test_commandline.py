@@ -55,6 +55,8 @@ FLAGS = {
     "teacher-cache export": "archive dst data format views",
     "teacher-cache import": "src dst",
     "teacher-cache merge": "dst src",
+    "teacher-cache push": "json views shards classes workers recheck archive url",
+    "teacher-cache pull": "json views shards classes workers recheck url archive",
     "student train": (
         f"{CACHE} data output resume dry_run model pretrained finetune model_kwargs distillation "
         "distillation_token labels label_weights teacher teacher_checkpoint teacher_pretrained "

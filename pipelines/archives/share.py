@@ -1,0 +1,93 @@
+"""Copy an archive, or the views, shards and classes of it that are asked for, from one place to another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from pipelines.flags.sharing import CopyFlags
+from teacher_cache.archive.copy import CopyReport, copy_archive
+from teacher_cache.archive.part import Position
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.receipts import Receipt
+from teacher_cache.archive.source import view_ranges
+from teacher_cache.program.flags import parse_shards, parse_views
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareReport(CopyReport):
+    """Report of a push or pull.
+
+    Attributes:
+        destination: URL of the copy.
+        notes: Lines that say where more than was asked for is copied.
+        views: View indices that every labelled shard of the copy has.
+        shards: Image shards that have labels; None for all.
+    """
+
+    destination: str
+    notes: list[str]
+    views: list[int]
+    shards: tuple[int, ...] | None
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the report as text."""
+        shards = "all shards" if self.shards is None else f"shards {view_ranges(self.shards)}"
+        return [
+            *self.notes,
+            *(f"{name} arrived damaged, and was fetched again" for name in self.fetched_again),
+            f"{self.units:,} units copied, {self.moved_bytes:,} bytes in all; "
+            f"{self.units_there:,} units, {self.there_bytes:,} bytes, were there",
+            f"{self.destination}: views {view_ranges(self.views)} of {shards}, "
+            f"{self.covers:,} of the archive's {self.of:,} units",
+        ]
+
+
+def share(config: CopyFlags, source: str, destination: str, what: str, track: Track) -> ShareReport:
+    """Copy the units that are asked for, and all that describes them.
+
+    Raises:
+        InputError: No unit is in the views, shards and classes asked for; see also `copy_archive`.
+    """
+    notes: list[str] = []
+
+    def choose(units: Mapping[Position, Receipt]) -> set[Position]:
+        return _chosen(config, units, notes)
+
+    report = copy_archive(
+        Store(source),
+        Store(destination),
+        choose,
+        workers=config.workers,
+        recheck=config.recheck,
+        track=track,
+        what=what,
+    )
+    copy = ArchiveReader(destination)
+    return ShareReport(
+        **{field.name: getattr(report, field.name) for field in dataclasses.fields(report)},
+        destination=destination,
+        notes=notes,
+        views=copy.views,
+        shards=copy.shards,
+    )
+
+
+def _chosen(config: CopyFlags, units: Mapping[Position, Receipt], notes: list[str]) -> set[Position]:
+    """Return the positions of the units that hold what is asked for; notes say what they hold besides."""
+    views = parse_views(config.views) if config.views else None
+    shards = parse_shards(config.shards) if config.shards else None
+    chosen = {
+        position: receipt.unit
+        for position, receipt in units.items()
+        if (views is None or set(views) & set(receipt.unit.views))
+        and (shards is None or position[0] in shards)
+    }
+    besides = {view for unit in chosen.values() for view in unit.views} - set(views or ())
+    if views is not None and besides:
+        ranges = view_ranges(sorted(besides))
+        notes.append(f"views {ranges} come with those asked for: units are copied whole")
+    return set(chosen)

@@ -1,0 +1,73 @@
+"""Run the commands that make labels: pack, plan, extract; and print what they did."""
+
+from __future__ import annotations
+
+import sys
+
+from pipelines.flags.extract import ExtractConfig, PlanConfig
+from pipelines.flags.images import PackConfig
+from teacher_cache.program.commandline import show
+
+
+def pack(config: PackConfig) -> int:
+    """Pack a dataset."""
+    from pipelines.packing.run import run_pack
+    from teacher_cache.program.progress import console
+
+    report = run_pack(config, console)
+    show(config, report, report.lines)
+    return 0
+
+
+def extract(config: ExtractConfig) -> int:
+    """Extract labels; the exit code is 1 if units were given up."""
+    from pipelines.extraction import extract as job
+    from teacher_cache.program.progress import console
+
+    report = job.extract(config, console)
+    lines = ["every label asked for is there already; nothing was computed"]
+    if report.run is not None:
+        rate = report.views / max(report.seconds, 1e-9)
+        lines = [
+            *([str(report.agreement)] if report.agreement else []),
+            f"labelled {report.views:,} views in {report.seconds:,.1f} s, {rate:,.1f} views/s",
+            f"events and report: {report.run}",
+        ]
+    if report.labels:
+        lines.append(
+            f"{config.out}: {report.labels:,} labels, {report.label_bytes / report.labels:.1f} bytes each, "
+            f"fingerprint {report.fingerprint[:12]}"
+        )
+    show(config, report, lines)
+    if config.json or not report.quarantined:
+        return 1 if report.quarantined else 0
+    for name, reason in report.quarantined.items():
+        print(f"unit {name} was given up: {reason}", file=sys.stderr)
+    print(
+        f"{config.out} is not finished: mend what the lines above name, then run the same command again",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def plan(config: PlanConfig) -> int:
+    """Print the work and cost of an extraction."""
+    from pipelines.extraction import extract as job
+
+    found = job.plan(config)
+    if found is None:
+        show(config, None, ["every label asked for is there already; there is nothing to do"])
+        return 0
+    lines = [
+        f"units     {found.units:,} to do, {found.units_done:,} done",
+        f"views     {found.views:,}, and {found.calibration_views:,} to calibrate on",
+        f"objects   {found.objects:,}, {found.label_bytes:,} bytes of labels",
+        f"rate      {found.views_per_s:,.1f} views/s a teacher, {found.render_share:.0%} waiting for views",
+        f"teacher   {found.gpu_hours:,.3g} hours in all, {found.hours:,.3g} with {found.num_workers} at once",
+        *([f"cost      {found.cost:,.2f}"] if found.cost is not None else []),
+        *([f"classes   on a sample, {found.agreement}"] if found.agreement else []),
+        f"pays off  after {found.break_even_runs:,.3g} student runs of {found.epochs:,} epochs, "
+        f"each against a live teacher",
+    ]
+    show(config, found, lines)
+    return 0
