@@ -18,6 +18,7 @@ from PIL import Image
 from benchmarks.remote import S3 as S3
 from benchmarks.remote import free_port as free_port
 from benchmarks.remote import started as started
+from teacher_cache.archive.companions import is_companion
 from teacher_cache.models.create import create_model
 
 CLASSES = ("ant", "bee", "cat")
@@ -98,6 +99,11 @@ def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:
     }
     words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None]
     return ["extract", *words]
+
+
+def labels_tree(folder: str | Path) -> dict[str, bytes]:
+    """Return every file of an archive with its bytes, without its companions."""
+    return {name: data for name, data in tree(folder).items() if not is_companion(name)}
 
 
 def tree(folder: str | Path) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pipelines.extraction.labeller import Labeller, labeller_of
 from pipelines.flags.archives import RepairConfig
 from teacher_cache.archive.calibration import delete_parts, drop_damaged_agreement
+from teacher_cache.archive.companions import FIGURES, damaged_companions
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import documents_of, read_manifest, zarr_documents
 from teacher_cache.archive.part import refuse_part
@@ -16,10 +17,13 @@ from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.spec_file import existing_spec
 from teacher_cache.archive.verify import Problem, verify
 from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DamagedError, InputError
 from teacher_cache.labelling.calibrate import affinity_arrays, joined
 from teacher_cache.labels.affinity_rule import calibration_parts, num_calibration_views
 from teacher_cache.program.progress import Track
+from teacher_cache.sharing.figures import put_figures
+from teacher_cache.sharing.measure import measure
 from teacher_cache.storage.store import Store
 
 
@@ -65,8 +69,22 @@ def repair(config: RepairConfig, track: Track) -> RepairReport:
         labeller = _labeller(config, units, problems)
         done = _compute(labeller, store, units, needs_affinity, track)
     ArchiveWriter(store, read_manifest(store).spec).finish()
+    done.computed.extend(_mend_figures(config, store, track))
     left = [problem.what for problem in verify(config.archive, "full", track)] if found else []
     return RepairReport(found, done.computed, done.changed, left)
+
+
+def _mend_figures(config: RepairConfig, store: Store, track: Track) -> list[str]:
+    """Measure damaged figures again, or delete them where there are no images; return what was measured."""
+    damaged = [name for name in damaged_companions(store) if name.startswith(f"{FIGURES}/")]
+    for name in damaged:
+        store.delete(name)
+    if not damaged or config.data is None:
+        return []
+    reader, dataset = ArchiveReader(config.archive, config.room), PackedDataset(config.data, config.room)
+    figures, rows = measure(reader, dataset.index.labels_N, dataset.info, track)
+    put_figures(store, reader.spec.fingerprint, figures, rows)
+    return [FIGURES]
 
 
 def _manifest(store: Store) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipelines.flags.sharing import CopyFlags
 from teacher_cache.archive.copy import CopyReport, copy_archive
@@ -11,8 +11,10 @@ from teacher_cache.archive.part import Position
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.receipts import Receipt
 from teacher_cache.archive.source import view_ranges
+from teacher_cache.errors import InputError, nearest
 from teacher_cache.program.flags import parse_shards, parse_views
 from teacher_cache.program.progress import Track
+from teacher_cache.sharing.figures import figures_of
 from teacher_cache.storage.store import Store
 
 
@@ -53,9 +55,14 @@ def share(config: CopyFlags, source: str, destination: str, what: str, track: Tr
         InputError: No unit is in the views, shards and classes asked for; see also `copy_archive`.
     """
     notes: list[str] = []
+    of_classes = _shards_of_classes(config.classes, source, notes) if config.classes else None
 
     def choose(units: Mapping[Position, Receipt]) -> set[Position]:
-        return _chosen(config, units, notes)
+        return {
+            position
+            for position in _chosen(config, units, notes)
+            if of_classes is None or position[0] in of_classes
+        }
 
     report = copy_archive(
         Store(source),
@@ -74,6 +81,34 @@ def share(config: CopyFlags, source: str, destination: str, what: str, track: Tr
         views=copy.views,
         shards=copy.shards,
     )
+
+
+def _shards_of_classes(names: Sequence[str], source: str, notes: list[str]) -> set[int]:
+    """Return the image shards that have a sample of one of some classes, as the archive's figures say."""
+    figures = figures_of(ArchiveReader(source))
+    if figures is None or not figures.labelled_rows:
+        raise InputError(
+            f"--classes {' '.join(names)}, and {source} has no figures that say where classes lie",
+            "The shards that hold them are not known.",
+            "give --shards; or measure the archive: teacher-cache card ARCHIVE --data DATASET",
+        )
+    numbers = {name: number for number, name in enumerate(figures.classes)}
+    shards: set[int] = set()
+    for name in names:
+        number = numbers.get(name, int(name) if name.isdecimal() else -1)
+        if not 0 <= number < len(figures.rows_C):
+            raise InputError(
+                f"--classes {name}",
+                f"The archive has {len(figures.rows_C):,} classes, none of that name or number.",
+                nearest(name, numbers) or "give names or numbers from 0",
+            )
+        for first, stop in figures.shards_C[number]:
+            shards.update(range(first, stop))
+    notes.append(
+        f"{len(names):,} classes have samples in {len(shards):,} shards, {view_ranges(sorted(shards))}, "
+        "which are copied whole"
+    )
+    return shards
 
 
 def _chosen(config: CopyFlags, units: Mapping[Position, Receipt], notes: list[str]) -> set[Position]:

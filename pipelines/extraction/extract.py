@@ -29,6 +29,7 @@ from pipelines.extraction.record import RunRecord
 from pipelines.flags.engines import ENGINES
 from pipelines.flags.extract import ExtractConfig, PlanConfig
 from teacher_cache.archive.calibration import delete_parts
+from teacher_cache.archive.companions import are_figures_current
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError, StoreError, TeacherCacheError
 from teacher_cache.labels.agreement import Agreement
@@ -90,8 +91,12 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
             check_gpu_hours(found, config.max_gpu_hours)
         prepared = begin(config, asked, prepared)
         if not prepared.missing and not prepared.calibration:
-            return _close(prepared, None, 0.0, {}, None)
-        return _run(config, engine, prepared, worker, found, dataset.info.classes, track)
+            report = _close(prepared, None, 0.0, {}, None)
+        else:
+            report = _run(config, engine, prepared, worker, found, dataset.info.classes, track)
+        if not report.quarantined and not are_figures_current(prepared.writer.store):
+            engine.ask(_put_figures)
+        return report
 
 
 def plan(config: PlanConfig) -> Estimate | None:
@@ -120,6 +125,10 @@ def make_worker(order: WorkOrder) -> Worker:
 
 def _describe(worker: Worker, _: Advance) -> Description:
     return worker.describe()
+
+
+def _put_figures(worker: Worker, advance: Advance) -> None:
+    worker.put_figures(advance)
 
 
 @contextlib.contextmanager

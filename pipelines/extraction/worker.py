@@ -15,6 +15,7 @@ from pipelines.extraction.order import Description, Rate, Trial, WorkOrder
 from pipelines.extraction.queue import Task
 from teacher_cache.archive.calibration import delete_parts, get_agreement, get_parts, put_agreement, put_part
 from teacher_cache.archive.layout import Layout, Unit
+from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec_file import differing_fields, existing_spec
 from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
@@ -23,6 +24,9 @@ from teacher_cache.labelling.calibrate import Calibrated, affinity_arrays, joine
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.agreement import Agreement
 from teacher_cache.program.flags import parse_kwargs
+from teacher_cache.program.progress import counting
+from teacher_cache.sharing.figures import put_figures
+from teacher_cache.sharing.measure import measure
 from teacher_cache.storage.store import Store
 from teacher_cache.views.probe import check_probe, library_versions, probe_digest
 
@@ -110,6 +114,13 @@ class LabelWorker:
             put_agreement(store, writer.spec, agreement)
         delete_parts(store)
         return agreement
+
+    def put_figures(self, advance: Advance) -> None:
+        """Measure the labels of the finished archive, if there is a view of all images; see Worker."""
+        reader, dataset = ArchiveReader(self._request.out, self._request.room), self._labeller.dataset
+        if reader.views:
+            measured = measure(reader, dataset.index.labels_N, dataset.info, counting(advance))
+            put_figures(reader.store, reader.spec.fingerprint, *measured)
 
     def compute(self, task: Task, advance: Advance) -> Labelled | CalibratedPart:
         """Label a unit, or a part of the calibration views; see `extract_unit` and `calibrate_part`.

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest
 from teacher_cache.archive.part import PART_FILE, Part, places
 from teacher_cache.errors import DamagedError
-from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.exact.canonical import sha256_hex, unseal
 from teacher_cache.storage.store import Store
 
 CARD_FILE, CROISSANT_FILE, SUMS_FILE = "README.md", "croissant.json", "SHA256SUMS"
 FIGURES, SIGNATURES = "figures", "signatures"
+FIGURES_FILE, ROWS_FILE = f"{FIGURES}/labels.json", f"{FIGURES}/rows.parquet"
 _NAME = re.compile(r"README\.md|croissant\.json|figures/[a-z_]{1,40}\.(json|parquet|png)|"
                    r"signatures/[0-9a-f]{16}\.(json|sig)")  # fmt: skip
-_OF_ROWS = re.compile(r"figures/rows\.parquet")
 _SUM_LINE = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)
 MAX_COMPANION_BYTES = 2**28
 """Size limit of a companion: figures of 10 million rows."""
@@ -50,7 +50,7 @@ def companions_of(store: Store, *, with_rows: bool = True) -> dict[str, bytes]:
         names = list(get_sums(store))
     found = {}
     for name in names:
-        if not _NAME.fullmatch(name) or (_OF_ROWS.fullmatch(name) and not with_rows):
+        if not _NAME.fullmatch(name) or (name == ROWS_FILE and not with_rows):
             continue
         data = get_companion(store, name)
         if data is not None:
@@ -72,6 +72,37 @@ def get_companion(store: Store, name: str) -> bytes | None:
             f"{store.path(name)} has {size:,} bytes", f"More than {MAX_COMPANION_BYTES:,} are never read."
         )
     return store.get(name)
+
+
+def damaged_companions(store: Store) -> list[str]:
+    """Return the names of companions that are not as they were written, told from seals and checksums."""
+    found, sums = [], get_sums(store)
+    companions = companions_of(store)
+    for name, data in companions.items():
+        is_damaged = name in sums and sha256_hex(data) != sums[name]
+        if name.endswith(".json") and name != CROISSANT_FILE:
+            try:
+                unseal(data)
+            except ValueError:
+                is_damaged = True
+        if is_damaged:
+            found.append(name)
+    if FIGURES_FILE in companions and FIGURES_FILE not in found:
+        rows_sha256 = unseal(companions[FIGURES_FILE]).get("figures", {}).get("rows_sha256")
+        if ROWS_FILE in companions and sha256_hex(companions[ROWS_FILE]) != rows_sha256:
+            found.append(ROWS_FILE)
+    return sorted(set(found))
+
+
+def are_figures_current(store: Store) -> bool:
+    """Return whether the figures beside an archive are those of its manifest."""
+    data, manifest = get_companion(store, FIGURES_FILE), get_companion(store, MANIFEST_FILE)
+    if data is None or manifest is None:
+        return False
+    try:
+        return unseal(data)["figures"]["manifest_sha256"] == sha256_hex(manifest)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def get_sums(store: Store) -> dict[str, str]:

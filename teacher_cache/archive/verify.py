@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from teacher_cache.archive.calibration import get_agreement
-from teacher_cache.archive.companions import is_companion
+from teacher_cache.archive.companions import damaged_companions, is_companion
 from teacher_cache.archive.documents import get_document
 from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
 from teacher_cache.archive.manifest import MANIFEST_FILE, documents_of, zarr_documents
@@ -88,6 +88,8 @@ def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
     for name, data in documents.items():
         if _get(store, name) != data:
             yield Problem(f"{name} does not describe the arrays in the manifest")
+    for name in damaged_companions(store):
+        yield Problem(f"{name} is not as it was written")
     known = {MANIFEST_FILE, PART_FILE, *expected, *documents, *map(layout.affinity_name, AFFINITY_ARRAYS)}
     known |= {layout.object_name(array, r.unit) for r in receipts for array in r.objects}
     for name in store.list() if store.can_list else ():

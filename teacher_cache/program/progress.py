@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from rich.console import Console
@@ -49,6 +49,22 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Show the number of items done per second."""
         return Text(f"{task.speed or 0:,.1f} {task.fields['unit']}/s")
+
+
+def counting(advance: Callable[[int], None]) -> Track:
+    """Return a `Track` that shows nothing, and passes its counts on."""
+
+    @contextlib.contextmanager
+    def track(what: str, total: int, unit: str) -> Iterator[Advance]:
+        del what, total, unit
+
+        def show(count: int, note: str = "") -> None:
+            del note
+            advance(count)
+
+        yield show
+
+    return track
 
 
 @contextlib.contextmanager

@@ -67,7 +67,8 @@ def test_the_layout_on_disk_is_pinned(labels: str) -> None:
     arrays = ("idx", "dq", "tail", "affinity_idx", "affinity_dq", "affinity_tail")
     zarr_documents = {f"labels.zarr/{array}zarr.json" for array in ("", *(f"{name}/" for name in arrays))}
     documents = {"spec.json", "manifest.json", "receipts/affinity.json", "receipts/agreement.json"}
-    assert set(tree(labels)) == objects | affinity | receipts | zarr_documents | documents
+    figures = {"figures/labels.json", "figures/rows.parquet"}
+    assert set(tree(labels)) == objects | affinity | receipts | zarr_documents | documents | figures
 
 
 def test_labels_are_the_teachers_of_the_very_views(labels: str, dataset: PackedDataset) -> None:

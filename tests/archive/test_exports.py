@@ -15,7 +15,7 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
-from support import CLASSES, SHARD_SIZE, extract_flags, tree, write_class_folders
+from support import CLASSES, SHARD_SIZE, extract_flags, labels_tree, tree, write_class_folders
 
 from pipelines.cli import main
 from student.cli import main as student_main
@@ -147,7 +147,7 @@ def test_every_kind_of_label_is_exported_and_imported(change: dict, data: str, t
         for ours, theirs in zip(archive.labels(4, view), export.labels(4, view), strict=True):
             assert torch.equal(ours, theirs)
     assert main(["import", str(tmp_path / "tars"), str(tmp_path / "back")]) == 0
-    assert tree(tmp_path / "back") == tree(out)
+    assert labels_tree(tmp_path / "back") == labels_tree(out)
 
 
 def test_an_export_of_before_is_read_and_imported(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_an_export_of_before_is_read_and_imported(tmp_path: Path) -> None:
 
 def test_import_gives_back_the_archive_byte_for_byte(labels: str, exported: str, tmp_path: Path) -> None:
     assert main(["import", exported, str(tmp_path / "back")]) == 0
-    assert tree(tmp_path / "back") == tree(labels)
+    assert labels_tree(tmp_path / "back") == labels_tree(labels)
 
 
 def test_some_views_are_exported_and_imported(labels: str, data: str, tmp_path: Path) -> None:
@@ -248,9 +248,9 @@ def test_archives_made_apart_are_merged(data: str, labels: str, tmp_path: Path) 
     for name, views in (("a", "0:2"), ("b", "2:3")):
         assert main(extract_flags(data, tmp_path / name, views=views)) == 0
     assert main(["merge", str(tmp_path / "ab"), str(tmp_path / "b"), str(tmp_path / "a")]) == 0
-    assert tree(tmp_path / "ab") == tree(labels)
+    assert labels_tree(tmp_path / "ab") == labels_tree(labels)
     assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert tree(tmp_path / "a") == tree(labels)
+    assert labels_tree(tmp_path / "a") == labels_tree(labels)
 
 
 @pytest.mark.slow
@@ -287,7 +287,7 @@ def test_more_views_extend_an_archive_that_stays_as_it_is(data: str, labels: str
                 assert torch.equal(ours, theirs)
     assert verify(str(tmp_path / "new"), "full", silent) == []
     assert main(["merge", str(tmp_path / "one"), str(tmp_path / "new")]) == 0
-    assert tree(tmp_path / "one") == tree(labels)
+    assert labels_tree(tmp_path / "one") == labels_tree(labels)
     (tmp_path / "new/manifest.json").write_bytes(b"{}")
     assert main(["repair", str(tmp_path / "new")]) == 0
     assert ArchiveReader(str(tmp_path / "new")).manifest.to_bytes() == new.manifest.to_bytes()

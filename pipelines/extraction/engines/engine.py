@@ -108,6 +108,10 @@ class Worker(Protocol):
         """
         ...
 
+    def put_figures(self, advance: Advance) -> None:
+        """Measure the labels of the finished archive, and write the figures beside it."""
+        ...
+
     def compute(self, task: Task, advance: Advance) -> Any:
         """Return the input of `write`. An error concerns this unit alone, unless it is in ENDS_THE_RUN."""
         ...

@@ -1,11 +1,11 @@
-"""push and pull: an archive, or a part of it, from anywhere to anywhere, hashed, resumed, whole at its end."""
+"""push and pull: an archive, or a part of it, from anywhere to anywhere, hashed, resumed, and whole."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from support import extract_flags, tree
+from support import extract_flags, labels_tree, tree, write_class_folders
 
 from pipelines.cli import main
 from teacher_cache.archive.read import ArchiveReader
@@ -22,10 +22,6 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return capsys.readouterr().err
 
 
-def without_sums(folder: Path) -> dict[str, bytes]:
-    return {name: data for name, data in tree(folder).items() if name != "SHA256SUMS"}
-
-
 @pytest.fixture(params=["local", "s3"])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place where teams keep archives."""
@@ -40,7 +36,7 @@ def test_an_archive_comes_back_byte_for_byte_and_nothing_is_sent_twice(
     again = run(capsys, "push", labels, f"{shelf}/a")
     assert (again["units"], again["units_there"], again["moved_bytes"]) == (0, 10, 0)
     run(capsys, "pull", f"{shelf}/a", tmp_path / "copy")
-    assert without_sums(tmp_path / "copy") == without_sums(Path(labels))
+    assert labels_tree(tmp_path / "copy") == labels_tree(Path(labels))
     assert main(["verify", str(tmp_path / "copy"), "--level", "full"]) == 0
 
 
@@ -63,7 +59,7 @@ def test_a_part_says_what_it_covers_trains_a_student_and_fetches_more_later(
     rest = run(capsys, "pull", labels, part)
     assert (rest["units"], rest["units_there"], rest["covers"]) == (8, 2, 10)
     assert not (part / "part.json").exists()
-    assert without_sums(part) == without_sums(Path(labels))
+    assert labels_tree(part) == labels_tree(Path(labels))
 
 
 def test_views_within_a_unit_bring_the_whole_unit_and_say_so(
@@ -94,7 +90,7 @@ def test_a_part_can_be_passed_on_and_completed_from_two_places(
     run(capsys, "push", tmp_path / "low", tmp_path / "all")
     found = run(capsys, "push", tmp_path / "high", tmp_path / "all")
     assert (found["covers"], found["shards"]) == (10, None)
-    assert without_sums(tmp_path / "all") == without_sums(Path(labels))
+    assert labels_tree(tmp_path / "all") == labels_tree(Path(labels))
 
 
 def test_damage_at_the_source_is_named_and_what_was_copied_before_stays(
@@ -111,7 +107,7 @@ def test_damage_at_the_source_is_named_and_what_was_copied_before_stays(
     file.write_bytes(whole)
     found = run(capsys, "pull", source, copy)
     assert 0 < found["units"] < 10
-    assert without_sums(copy) == without_sums(Path(labels))
+    assert labels_tree(copy) == labels_tree(Path(labels))
 
 
 def test_recheck_finds_and_mends_a_flipped_byte_in_a_copy(
@@ -124,7 +120,7 @@ def test_recheck_finds_and_mends_a_flipped_byte_in_a_copy(
     file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     assert run(capsys, "pull", labels, copy)["units"] == 0
     assert run(capsys, "pull", labels, copy, "--recheck")["units"] == 1
-    assert without_sums(copy) == without_sums(Path(labels))
+    assert labels_tree(copy) == labels_tree(Path(labels))
 
 
 def test_other_labels_and_other_files_are_never_overwritten(
@@ -163,3 +159,19 @@ def test_an_extension_refers_to_the_archive_beside_it_and_no_object_lies_twice(
     assert copy.views == [0, 1, 2, 3]
     assert (copy.labels(4, 3).class_ids_BK == remote.labels(4, 3).class_ids_BK).all()
     assert main(["verify", str(tmp_path / "alone" / "copy"), "--level", "full"]) == 0
+
+
+def test_classes_choose_the_shards_that_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, data, out = tmp_path / "images", tmp_path / "data", tmp_path / "labels"
+    write_class_folders(images)
+    assert main(["pack", str(images), str(data), "--shard-size", "11", "--no-shuffle"]) == 0
+    assert main(extract_flags(str(data), out)) == 0
+    capsys.readouterr()
+    found = run(capsys, "pull", out, tmp_path / "part", "--classes", "bee", "2")
+    assert found["shards"] == [1, 2]
+    assert found["notes"] == ["2 classes have samples in 2 shards, 1:3, which are copied whole"]
+    message = refused(capsys, "pull", out, tmp_path / "other", "--classes", "bea")
+    assert "--classes bea" in message
+    assert "nearest: bee" in message
+    (out / "figures" / "labels.json").unlink()
+    assert "figures" in refused(capsys, "pull", out, tmp_path / "other", "--classes", "bee")

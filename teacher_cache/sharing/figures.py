@@ -1,0 +1,138 @@
+"""Figures of an archive, measured from all its labels when it is finished, and kept beside it.
+
+figures/labels.json   agreement, confidence, entropy and tail mass by view and by class; confusions; coverage
+figures/rows.parquet  what the views of each row say together: the teacher's class, margin, disagreement
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from teacher_cache.archive.companions import FIGURES_FILE, ROWS_FILE, get_companion
+from teacher_cache.archive.documents import FORMAT, VERSION, Count, Sha256, View, converted
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.receipts import document_of_archive
+from teacher_cache.errors import ArchiveError
+from teacher_cache.exact.canonical import seal, sha256_hex
+from teacher_cache.sharing.row_sums import BINS
+from teacher_cache.storage.store import Store
+
+COLUMNS = (
+    "label",
+    "teacher_class",
+    "confidence",
+    "true_probability",
+    "margin",
+    "disagreement",
+    "views_agreed",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Figures of an archive's labels.
+
+    Attributes:
+        manifest_sha256: sha256 of the manifest whose labels were measured.
+        rows_sha256: sha256 of figures/rows.parquet.
+        classes: Names of the classes; none where the dataset does not name them.
+        rows: Number of rows measured.
+        views: View indices measured.
+        label_bytes: Size of all objects of labels in bytes.
+        labelled_rows: Number of rows with a true label.
+        agreement: Share of the views of labelled rows whose top class is the true class; None without labels.
+        confidence, entropy, tail: Means over all views: probability of the top class, entropy in nats, and
+            probability outside the top k.
+        agreement_V, confidence_V, entropy_V, tail_V: Means of each view over the rows.
+        rows_C: Number of rows of each true class.
+        agreement_C: Share of the views of each true class that agree; 0 for a class without rows.
+        teacher_rows_C: Number of rows whose mean over the views has each class on top.
+        shards_C: Ranges [first, stop) of the image shards that have rows of each true class.
+        confidences, entropies, tails: Numbers of views in equal bins: from 0 to 1, to log C, and to 1.
+        confusions: True class, other top class, and number of views, the most frequent first.
+    """
+
+    manifest_sha256: Sha256
+    rows_sha256: Sha256
+    classes: list[str]
+    rows: Count
+    views: list[View]
+    label_bytes: Count
+    labelled_rows: int
+    agreement: float | None
+    confidence: float
+    entropy: float
+    tail: float
+    agreement_V: list[float]
+    confidence_V: list[float]
+    entropy_V: list[float]
+    tail_V: list[float]
+    rows_C: list[int]
+    agreement_C: list[float]
+    teacher_rows_C: list[int]
+    shards_C: list[list[tuple[int, int]]]
+    confidences: list[int]
+    entropies: list[int]
+    tails: list[int]
+    confusions: list[tuple[int, int, int]]
+
+    @property
+    def bytes_per_view(self) -> float:
+        """Bytes of a label."""
+        return self.label_bytes / (self.rows * len(self.views))
+
+
+def figures_of(reader: ArchiveReader) -> Figures | None:
+    """Return the figures beside an archive; None if there are none, or they are another manifest's.
+
+    Raises:
+        ArchiveError: The document is damaged, or belongs to another archive.
+    """
+    data = get_companion(reader.store, FIGURES_FILE)
+    if data is None:
+        return None
+    what = reader.store.path(FIGURES_FILE)
+    document = document_of_archive(data, what, reader.spec)
+    figures = converted(document.get("figures"), Figures, what)
+    num_classes, lists = reader.spec.labels.num_classes, dataclasses.asdict(figures)
+    lengths = {"C": num_classes, "V": len(figures.views)}
+    listed = [name for name in lists if name[-2:] in ("_C", "_V")]
+    if (
+        any(len(lists[name]) != lengths[name[-1]] for name in listed)
+        or {len(figures.confidences), len(figures.entropies), len(figures.tails)} != {BINS}
+        or len(figures.classes) not in (0, num_classes)
+        or not all(0 <= number < num_classes for pair in figures.confusions for number in pair[:2])
+    ):
+        raise ArchiveError(
+            f"{what} has figures of other classes or views than it says",
+            "They cannot be shown.",
+            "measure again",
+        )
+    is_current = figures.manifest_sha256 == sha256_hex(reader.manifest.to_bytes())
+    return figures if is_current else None
+
+
+def rows_of(store: Store) -> pa.Table | None:
+    """Return the figures of single rows; None if there are none. Raises ArchiveError if they are damaged."""
+    data = get_companion(store, ROWS_FILE)
+    if data is None:
+        return None
+    try:
+        table = pq.read_table(io.BytesIO(data), columns=list(COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise ArchiveError(
+            f"{store.path(ROWS_FILE)} is damaged: {error}", "No figures of rows are shown.", "measure again"
+        ) from error
+    return table
+
+
+def put_figures(store: Store, fingerprint: str, figures: Figures, rows: bytes) -> None:
+    """Write the figures beside an archive, those of rows first."""
+    store.put(ROWS_FILE, rows)
+    head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint}
+    store.put(FIGURES_FILE, seal({**head, "figures": dataclasses.asdict(figures)}))
