@@ -17,7 +17,7 @@ from pipelines.flags.archives import (
 from pipelines.flags.extract import ExtractConfig, PlanConfig
 from pipelines.flags.images import InspectConfig, PackConfig
 from pipelines.flags.jobs import LogsConfig, StopConfig, SubmitConfig
-from pipelines.flags.sharing import PullConfig, PushConfig
+from pipelines.flags.sharing import CardConfig, CatalogConfig, PullConfig, PushConfig, SignConfig
 from teacher_cache.program.commandline import Command, run_command
 
 COMMANDS = {
@@ -36,6 +36,9 @@ COMMANDS = {
     "merge": Command(MergeConfig, archives.merge),
     "push": Command(PushConfig, sharing.push),
     "pull": Command(PullConfig, sharing.pull),
+    "sign": Command(SignConfig, sharing.sign),
+    "card": Command(CardConfig, sharing.card),
+    "catalog": Command(CatalogConfig, sharing.catalog),
 }
 
 

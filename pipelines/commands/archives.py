@@ -25,12 +25,30 @@ def verify(config: VerifyConfig) -> int:
     from teacher_cache.archive import verify as check
     from teacher_cache.program.progress import console
 
+    signed, lines = _check_signatures(config) if config.key else (None, [])
     if config.level == "teacher":
-        return _recheck(config)
-    problems = [problem.what for problem in check.verify(config.archive, config.level, console)]
-    lines = [*problems, f"{config.archive}: {len(problems) or 'no'} problems ({config.level})"]
+        return max(_recheck(config, lines, signed), 1 if signed else 0)
+    problems = [
+        *(signed or ()),
+        *(problem.what for problem in check.verify(config.archive, config.level, console)),
+    ]
+    lines += [*problems, f"{config.archive}: {len(problems) or 'no'} problems ({config.level})"]
     show(config, {"level": config.level, "problems": problems}, lines)
     return 1 if problems else 0
+
+
+def _check_signatures(config: VerifyConfig) -> tuple[list[str], list[str]]:
+    """Return the problems of an archive's signatures, and what its valid statements say."""
+    from pathlib import Path
+
+    from teacher_cache.archive.read import ArchiveReader
+    from teacher_cache.sharing.signature import check_signatures, public_keys
+
+    assert config.key is not None
+    reader, keys = ArchiveReader(config.archive), public_keys(Path(config.key))
+    found = check_signatures(reader.store, reader.manifest, keys)
+    others = [f"not looked at: a signature by {name}, which is not pinned" for name in found.unknown]
+    return found.problems, [*map(str, found.valid), *others]
 
 
 def repair(config: RepairConfig) -> int:
@@ -155,7 +173,7 @@ def inspect(config: InspectConfig) -> int:
     return 0
 
 
-def _recheck(config: VerifyConfig) -> int:
+def _recheck(config: VerifyConfig, lines: list[str], signed: list[str] | None) -> int:
     from pipelines.archives.recheck import recheck
     from teacher_cache.program.progress import console
 
@@ -165,5 +183,8 @@ def _recheck(config: VerifyConfig) -> int:
         f"of {found.views:,} views, probability error at most {found.max_error:.2g}, "
         f"mean {found.mean_error:.2g} (tolerance {found.tolerance:.2g}), top-1 agreement {found.top1:.2%}"
     )
-    show(config, {"level": config.level, **dataclasses.asdict(found), "fits": found.fits}, [line])
+    values = {"level": config.level, **dataclasses.asdict(found), "fits": found.fits}
+    if signed is not None:
+        values["problems"] = signed
+    show(config, values, [*lines, *(signed or ()), line])
     return 0 if found.fits else 1

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pipelines.flags.extract import ExtractConfig, PlanConfig
 from pipelines.flags.images import PackConfig
 from teacher_cache.program.commandline import show
+
+if TYPE_CHECKING:
+    from pipelines.extraction.take import Taken
 
 
 def pack(config: PackConfig) -> int:
@@ -25,7 +31,7 @@ def extract(config: ExtractConfig) -> int:
     from teacher_cache.program.progress import console
 
     report = job.extract(config, console)
-    lines = ["every label asked for is there already; nothing was computed"]
+    lines = [f"every label asked for is there{'' if report.taken else ' already'}; nothing was computed"]
     if report.run is not None:
         rate = report.views / max(report.seconds, 1e-9)
         lines = [
@@ -38,7 +44,7 @@ def extract(config: ExtractConfig) -> int:
             f"{config.out}: {report.labels:,} labels, {report.label_bytes / report.labels:.1f} bytes each, "
             f"fingerprint {report.fingerprint[:12]}"
         )
-    show(config, report, lines)
+    show(config, report, [*_taken_lines(report.taken, config.catalog), *lines])
     if config.json or not report.quarantined:
         return 1 if report.quarantined else 0
     for name, reason in report.quarantined.items():
@@ -54,11 +60,15 @@ def plan(config: PlanConfig) -> int:
     """Print the work and cost of an extraction."""
     from pipelines.extraction import extract as job
 
-    found = job.plan(config)
+    planned = job.plan(config)
+    found, taken = planned.estimate, _taken_lines(planned.taken, config.catalog)
     if found is None:
-        show(config, None, ["every label asked for is there already; there is nothing to do"])
+        values = {"taken": planned.taken} if planned.taken else None
+        nothing = "every other label" if planned.taken else "every label asked for"
+        show(config, values, [*taken, f"{nothing} is there already; there is nothing to do"])
         return 0
     lines = [
+        *taken,
         f"units     {found.units:,} to do, {found.units_done:,} done",
         f"views     {found.views:,}, and {found.calibration_views:,} to calibrate on",
         f"objects   {found.objects:,}, {found.label_bytes:,} bytes of labels",
@@ -69,5 +79,15 @@ def plan(config: PlanConfig) -> int:
         f"pays off  after {found.break_even_runs:,.3g} student runs of {found.epochs:,} epochs, "
         f"each against a live teacher",
     ]
-    show(config, found, lines)
+    show(config, {**dataclasses.asdict(found), "taken": planned.taken}, lines)
     return 0
+
+
+def _taken_lines(taken: Mapping[str, Taken], catalogs: Sequence[str]) -> list[str]:
+    """Return what is taken from each archive of a catalog, as text."""
+    if not taken and catalogs:
+        return [f"no archive in {', '.join(catalogs)} has units of this request"]
+    return [
+        f"taken     {units:,} units, {num_bytes:,} bytes, from {url}"
+        for url, (units, num_bytes) in taken.items()
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.flags.sharing import CopyFlags, PullConfig, PushConfig
+from pipelines.flags.sharing import CardConfig, CatalogConfig, CopyFlags, PullConfig, PushConfig, SignConfig
 from teacher_cache.program.commandline import show
 
 
@@ -23,3 +23,35 @@ def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:
     report = share(config, source, destination, what, console)
     show(config, report, report.lines)
     return 0
+
+
+def sign(config: SignConfig) -> int:
+    """Sign an archive."""
+    from pipelines.archives.describe import sign_archive
+
+    statement = sign_archive(config)
+    show(config, statement, [f"{config.archive}: {statement}"])
+    return 0
+
+
+def card(config: CardConfig) -> int:
+    """Write a card beside an archive."""
+    from pipelines.archives.describe import write_card
+    from teacher_cache.program.progress import console
+
+    names = write_card(config, console)
+    show(config, names, [f"{config.archive}: wrote {', '.join(names)}"])
+    return 0
+
+
+def catalog(config: CatalogConfig) -> int:
+    """Write the catalog of a folder or bucket; the exit code is 1 if an archive was left out."""
+    from teacher_cache.program.progress import console
+    from teacher_cache.sharing.catalog import put_catalog
+    from teacher_cache.storage.store import Store
+
+    found = put_catalog(Store(config.root), console)
+    lines = [f"left out: {path}: {reason}" for path, reason in found.left_out]
+    lines.append(f"{config.root}: {len(found.archives):,} archives in catalog.json and index.html")
+    show(config, found, lines)
+    return 1 if found.left_out else 0

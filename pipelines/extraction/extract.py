@@ -26,6 +26,7 @@ from pipelines.extraction.order import Description, WorkOrder
 from pipelines.extraction.prepare import Prepared, archive_spec, begin, prepare
 from pipelines.extraction.queue import UnitQueue
 from pipelines.extraction.record import RunRecord
+from pipelines.extraction.take import Taken, as_shelved, shelves_of, take, taken_of, units_to_take
 from pipelines.flags.engines import ENGINES
 from pipelines.flags.extract import ExtractConfig, PlanConfig
 from teacher_cache.archive.calibration import delete_parts
@@ -57,6 +58,7 @@ class ExtractReport:
         run: URL of the run's record; None if there was nothing to do.
         calibration_views: Views that this run calibrated on.
         agreement: Agreement of the teacher with the true labels; None where it was not measured.
+        taken: Units and bytes that were taken from archives in catalogs, by their URLs.
     """
 
     units: int
@@ -69,6 +71,20 @@ class ExtractReport:
     run: str | None
     calibration_views: int
     agreement: Agreement | None
+    taken: Mapping[str, Taken] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Work that an extract would do.
+
+    Attributes:
+        estimate: Cost of the units to compute; None if there are none.
+        taken: Units and bytes that it would take from archives in catalogs, by their URLs.
+    """
+
+    estimate: Estimate | None
+    taken: Mapping[str, Taken]
 
 
 def extract(config: ExtractConfig, track: Track) -> ExtractReport:
@@ -84,23 +100,30 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     with _engine(config) as (engine, dataset, recipe):
         worker = engine.ask(_describe)
         asked = archive_spec(config, dataset.info, recipe, worker)
+        shelves = list(shelves_of(config.catalog, asked.fingerprint))
+        asked = as_shelved(config, asked, shelves)
         prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
+        taking = units_to_take(shelves, prepared.missing)
         found = None
-        if prepared.missing:
-            found = measured_estimate(engine, prepared, PlanConfig.epochs)
+        rest = prepared.without([unit for units in taking.values() for unit in units])
+        if rest.missing:
+            found = measured_estimate(engine, rest, PlanConfig.epochs)
             check_gpu_hours(found, config.max_gpu_hours)
         prepared = begin(config, asked, prepared)
+        taken = {url: take(shelves, url, prepared.writer, units, track) for url, units in taking.items()}
+        if taken:
+            prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
         if not prepared.missing and not prepared.calibration:
             report = _close(prepared, None, 0.0, {}, None)
         else:
             report = _run(config, engine, prepared, worker, found, dataset.info.classes, track)
         if not report.quarantined and not are_figures_current(prepared.writer.store):
             engine.ask(_put_figures)
-        return report
+        return dataclasses.replace(report, taken=taken)
 
 
-def plan(config: PlanConfig) -> Estimate | None:
-    """Return the work and cost of `extract`, or None if every label exists. Nothing is written.
+def plan(config: PlanConfig) -> Plan:
+    """Return the work and cost of `extract`. Nothing is written.
 
     Raises:
         InputError: See `extract`.
@@ -108,12 +131,16 @@ def plan(config: PlanConfig) -> Estimate | None:
     config = with_absolute_paths(config)
     with _engine(config) as (engine, dataset, recipe):
         asked = archive_spec(config, dataset.info, recipe, engine.ask(_describe))
-        prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
+        shelves = list(shelves_of(config.catalog, asked.fingerprint))
+        prepared = prepare(config, as_shelved(config, asked, shelves), is_labelled=dataset.index.is_labelled)
+        taking = units_to_take(shelves, prepared.missing)
+        taken = {url: taken_of(shelves, url, units) for url, units in taking.items()}
+        prepared = prepared.without([unit for units in taking.values() for unit in units])
         if not prepared.missing:
-            return None
+            return Plan(None, taken)
         found = measured_estimate(engine, prepared, config.epochs, config.price_per_gpu_hour)
     check_gpu_hours(found, config.max_gpu_hours)
-    return found
+    return Plan(found, taken)
 
 
 def make_worker(order: WorkOrder) -> Worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 
 from teacher_cache.archive.layout import Layout, Unit
@@ -45,6 +46,12 @@ class MissingUnits:
                 )
             self._done.add((unit.shard, unit.block))
         self.num_asked = len(blocks) * layout.num_shards
+
+    def without(self, units: Iterable[Unit]) -> MissingUnits:
+        """Return the same, with some more units done."""
+        rest = copy.copy(self)
+        rest._done = self._done | {(unit.shard, unit.block) for unit in units}
+        return rest
 
     def __len__(self) -> int:
         return self.num_asked - len(self._done)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipelines.extraction.missing import MissingUnits, default_views_per_unit
 from pipelines.extraction.order import Description
 from pipelines.flags.extract import LabelRequest
 from teacher_cache.archive.calibration import missing_parts
+from teacher_cache.archive.extension import extension
+from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import read_manifest
 from teacher_cache.archive.receipts import AGREEMENT_FILE, Receipt
 from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
-from teacher_cache.archive.write import ArchiveWriter, extension
+from teacher_cache.archive.write import ArchiveWriter
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError
 from teacher_cache.labels.affinity_rule import (
@@ -38,12 +40,14 @@ class Prepared:
         extends: Receipts of units in other archives that replace requested units, by relative URL.
         missing: Units to compute.
         is_labelled: Whether the images have true labels.
+        is_calibrated: Whether the class affinity is taken from another archive.
     """
 
     writer: ArchiveWriter
     extends: Mapping[str, tuple[Receipt, ...]]
     missing: MissingUnits
     is_labelled: bool
+    is_calibrated: bool = False
 
     @functools.cached_property
     def calibration(self) -> list[CalibrationPart]:
@@ -52,6 +56,8 @@ class Prepared:
         Views are calibrated for the class affinity, and to compare the teacher with the true labels before
         units are computed.
         """
+        if self.is_calibrated:
+            return []
         spec = self.writer.spec
         needs_affinity = spec.labels.affinity is not None and self.writer.affinity is None
         needs_agreement = (
@@ -62,6 +68,11 @@ class Prepared:
         rule = spec.labels.affinity if needs_affinity else None
         num_rows = sum(count for _, count in spec.dataset["shards"])
         return calibration_parts(num_calibration_views(rule, spec.labels.num_classes, num_rows))
+
+    def without(self, units: Sequence[Unit]) -> Prepared:
+        """Return the same, without units that are taken from other archives, with their class affinity."""
+        missing = self.missing.without(units)
+        return dataclasses.replace(self, missing=missing, is_calibrated=bool(units))
 
     @functools.cached_property
     def missing_calibration(self) -> list[CalibrationPart]:

@@ -45,6 +45,8 @@ class VerifyConfig(ArchiveTeacherFlags, JsonFlag):
     """Views that the teacher labels again."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of the choice of these views."""
+    key: str | None = None
+    """File of pinned ed25519 public keys, one of which must have signed the archive."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

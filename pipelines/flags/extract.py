@@ -52,6 +52,8 @@ class LabelRequest(TeacherFlags):
     """Views computed and stored together; by default equal blocks of at most 32."""
     extends: Annotated[str | None, PATH, LABELS] = None
     """Archive of fewer views, or of the first image shards, whose labels are not computed again."""
+    catalog: Annotated[tuple[str, ...], PATH] = ()
+    """Folders or buckets with a catalog of archives; units of the same fingerprint are taken from them."""
     precision: Annotated[Literal["auto", "float32", "bfloat16"], LABELS] = "auto"
     """Type of the forward pass: auto takes bfloat16 autocast on CUDA, float32 elsewhere."""
     retries: Annotated[int, Meta(ge=0)] = 2

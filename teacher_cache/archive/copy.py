@@ -196,7 +196,7 @@ def _copying(
             relative_url, receipt = source.units[position]
             for array, digest in receipt.objects.items():
                 name = layout.object_name(array, receipt.unit)
-                objects[name] = _fetched(source.stores[relative_url], name, digest, moved)
+                objects[name] = fetched(source.stores[relative_url], name, digest, moved.again)
             receipts[receipt_name(receipt.unit)] = receipt_bytes(receipt, fingerprint)
         destination.put_many({**objects, **receipts})
         moved.sizes.extend(map(len, (*objects.values(), *receipts.values())))
@@ -205,8 +205,18 @@ def _copying(
     return copy
 
 
-def _fetched(store: Store, name: str, digest: Digest, moved: _Moved) -> bytes:
-    """Return an object with the right sha256. Raises DamagedError."""
+def fetched(store: Store, name: str, digest: Digest, again: list[str] | None = None) -> bytes:
+    """Return an object with the right sha256; wrong bytes are fetched a second time.
+
+    Args:
+        store: Store of the object.
+        name: Name of the object.
+        digest: sha256 and size that it must have.
+        again: List that the name is added to if the first fetch brought other bytes.
+
+    Raises:
+        DamagedError: The object is missing, or does not have the sha256.
+    """
     sha256, size = digest
     for fetch in range(_FETCHES):
         try:
@@ -214,10 +224,19 @@ def _fetched(store: Store, name: str, digest: Digest, moved: _Moved) -> bytes:
         except FileNotFoundError as error:
             raise _damaged(store, name, "is missing") from error
         if sha256_hex(data) == sha256:
-            if fetch:
-                moved.again.append(name)
+            if fetch and again is not None:
+                again.append(name)
             return data
     raise _damaged(store, name, "does not have the sha256 in the manifest")
+
+
+def fetched_affinity(store: Store, manifest: Manifest) -> dict[str, bytes]:
+    """Return the objects of the class affinity by array; none if there is none. Raises DamagedError."""
+    layout = manifest.spec.layout
+    return {
+        array: fetched(store, layout.affinity_name(array), digest)
+        for array, digest in (manifest.affinity or {}).items()
+    }
 
 
 def _damaged(store: Store, name: str, what: str) -> DamagedError:
@@ -243,12 +262,10 @@ def _describe(
 ) -> None:
     """Write the affinity, the documents, the companions and their checksums, then the manifest."""
     spec = manifest.spec
-    affinity = {
-        spec.layout.affinity_name(array): _fetched(source, spec.layout.affinity_name(array), digest, moved)
-        for array, digest in (manifest.affinity or {}).items()
-        if destination.stat(spec.layout.affinity_name(array)) != digest[1]
-    }
-    moved.put(destination, affinity)
+    names = {array: spec.layout.affinity_name(array) for array in manifest.affinity or ()}
+    if any(destination.stat(names[array]) != size for array, (_, size) in (manifest.affinity or {}).items()):
+        affinity = fetched_affinity(source, manifest)
+        moved.put(destination, {names[array]: data for array, data in affinity.items()})
     documents = {SPEC_FILE: spec_bytes(spec), **zarr_documents(spec, manifest.all_receipts)}
     if manifest.affinity is not None:
         documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)

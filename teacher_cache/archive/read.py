@@ -65,6 +65,11 @@ class ArchiveReader(LabelSource):
         """Image shards that have labels; see LabelSource."""
         return self._shards
 
+    @functools.cached_property
+    def manifest_sha256(self) -> str:
+        """sha256 of the manifest's bytes."""
+        return sha256_hex(self.manifest.to_bytes())
+
     @property
     def num_bytes(self) -> int:
         """Size of all label objects in bytes."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from teacher_cache.archive.documents import MAX_DOCUMENT_BYTES, Digest, get_document
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, read_manifest, zarr_documents
-from teacher_cache.archive.part import places, read_part, refuse_part
+from teacher_cache.archive.part import refuse_part
 from teacher_cache.archive.receipts import (
     AFFINITY_FILE,
     EXTENDS_FILE,
@@ -24,9 +23,9 @@ from teacher_cache.archive.receipts import (
     receipt_name,
 )
 from teacher_cache.archive.spec import SPEC_FILE, ArchiveSpec, spec_bytes
-from teacher_cache.archive.spec_file import differences, differing_fields, existing_spec, is_spec_lost
+from teacher_cache.archive.spec_file import differences, existing_spec, is_spec_lost
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.exact.canonical import sha256_hex, sha256_of
+from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.storage.store import Store
 
@@ -167,7 +166,10 @@ class ArchiveWriter:
 
     def freeze_affinity(self, rows: LabelArrays, *, replace: bool = False) -> None:
         """Write the class affinity and its receipt, unless it exists; with `replace` even then."""
-        objects = self._layout.encode_affinity(rows)
+        self.put_affinity(self._layout.encode_affinity(rows), replace=replace)
+
+    def put_affinity(self, objects: Mapping[str, bytes], *, replace: bool = False) -> None:
+        """Write the class affinity from its objects; see `freeze_affinity`."""
         with self.store.exclusive():
             if self.affinity is not None and not replace:
                 return
@@ -251,45 +253,6 @@ def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tupl
             seen.add(position)
             found.append(receipt)
     return tuple(found)
-
-
-def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[Receipt, ...]]:
-    """Return the receipts of units that an archive can refer to in others, by URL relative to `store`.
-
-    These are the units of the image shards that both datasets begin with; everything else that determines
-    labels must be the same. Archives that the other one extends are referred to directly.
-
-    Raises:
-        ArchiveError: Anything else that determines labels differs.
-    """
-    manifest = read_manifest(base)
-    there = manifest.spec
-    ours, theirs = (_identity_of_units(part) for part in (spec, there))
-    if sha256_of(ours) != sha256_of(theirs) or spec.views_per_unit != there.views_per_unit:
-        what = differing_fields("", theirs, ours) or [
-            f"views_per_unit {there.views_per_unit}, not {spec.views_per_unit}"
-        ]
-        raise ArchiveError(
-            f"{base.url} holds labels of another request: {'; '.join(what)}",
-            "Its units cannot stand for those asked for.",
-            "ask for the same recipe, teacher, topk and views per unit, or leave --extends out",
-        )
-    here = store.relative_url(base)
-    pairs = zip(spec.dataset["shards"], there.dataset["shards"], strict=False)
-    same = next((n for n, (a, b) in enumerate(pairs) if tuple(a) != tuple(b)), None)
-    shared = min(len(spec.dataset["shards"]), len(there.dataset["shards"])) if same is None else same
-    found: dict[str, list[Receipt]] = {}
-    for relative_url, receipt in places(manifest, read_part(base, manifest)).values():
-        where = store.relative_url(base.beside(relative_url)) if relative_url else here
-        if receipt.unit.shard < shared and where != ".":
-            found.setdefault(where, []).append(receipt)
-    return {where: tuple(receipts) for where, receipts in found.items()}
-
-
-def _identity_of_units(spec: ArchiveSpec) -> dict[str, Any]:
-    """Return what two archives that share units must have in common: neither affinity nor dataset size."""
-    labels = {**spec.identity["labels"], "affinity": spec.labels.affinity is not None}
-    return {**spec.identity, "dataset": None, "labels": labels}
 
 
 def _digests(objects: Mapping[str, bytes]) -> dict[str, Digest]:

@@ -18,7 +18,7 @@ from teacher_cache.archive.documents import FORMAT, VERSION, Count, Sha256, View
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.receipts import document_of_archive
 from teacher_cache.errors import ArchiveError
-from teacher_cache.exact.canonical import seal, sha256_hex
+from teacher_cache.exact.canonical import seal
 from teacher_cache.sharing.row_sums import BINS
 from teacher_cache.storage.store import Store
 
@@ -113,7 +113,7 @@ def figures_of(reader: ArchiveReader) -> Figures | None:
             "They cannot be shown.",
             "measure again",
         )
-    is_current = figures.manifest_sha256 == sha256_hex(reader.manifest.to_bytes())
+    is_current = figures.manifest_sha256 == reader.manifest_sha256
     return figures if is_current else None
 
 

@@ -79,7 +79,7 @@ def measure(
     }
     rows_data = _rows_bytes(labels_N, of_rows)
     figures = Figures(
-        manifest_sha256=sha256_hex(reader.manifest.to_bytes()),
+        manifest_sha256=reader.manifest_sha256,
         rows_sha256=sha256_hex(rows_data),
         classes=list(info.classes) if len(info.classes) == num_classes else [],
         rows=num_rows,

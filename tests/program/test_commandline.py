@@ -34,7 +34,7 @@ TEACHER = (
 )
 REQUEST = (
     f"{TEACHER} data teacher out recipe img_size views topk affinity values views_per_unit "
-    "extends precision retries max_quarantined max_gpu_hours allow_disagreement run_dir"
+    "extends catalog precision retries max_quarantined max_gpu_hours allow_disagreement run_dir"
 )
 ACTORS = "num_actors gpus_per_actor cpus_per_actor unit_timeout_s drain_s"
 EXTRACT = f"json {REQUEST} {ACTORS} engine address"
@@ -49,7 +49,7 @@ FLAGS = {
     "teacher-cache status": "json dashboard archive job",
     "teacher-cache logs": "dashboard job follow",
     "teacher-cache stop": "dashboard job",
-    "teacher-cache verify": f"json {TEACHER} teacher archive level data num_views seed",
+    "teacher-cache verify": f"json {TEACHER} teacher archive level data num_views seed key",
     "teacher-cache repair": f"json {TEACHER} teacher archive data",
     "teacher-cache inspect": "json archive data row key view recipe img_size image",
     "teacher-cache export": "archive dst data format views",
@@ -57,6 +57,9 @@ FLAGS = {
     "teacher-cache merge": "dst src",
     "teacher-cache push": "json views shards classes workers recheck archive url",
     "teacher-cache pull": "json views shards classes workers recheck url archive",
+    "teacher-cache sign": "json image_license teacher_license archive key who device gpu_hours",
+    "teacher-cache catalog": "json root",
+    "teacher-cache card": f"json {CACHE} image_license teacher_license archive name license url data",
     "student train": (
         f"{CACHE} data output resume dry_run model pretrained finetune model_kwargs distillation "
         "distillation_token labels label_weights teacher teacher_checkpoint teacher_pretrained "

@@ -1,0 +1,121 @@
+"""Take units of a request from archives that catalogs list, instead of computing them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from pipelines.flags.extract import LabelRequest
+from teacher_cache.archive.calibration import copy_agreement
+from teacher_cache.archive.copy import fetched, fetched_affinity
+from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.manifest import Manifest, read_manifest
+from teacher_cache.archive.part import Position, places, read_part, relative_stores
+from teacher_cache.archive.receipts import Receipt
+from teacher_cache.archive.spec import ArchiveSpec
+from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.errors import InputError
+from teacher_cache.program.progress import Track
+from teacher_cache.sharing.catalog_file import read_catalog
+from teacher_cache.storage.store import Store
+
+
+class Taken(NamedTuple):
+    """Number of units taken from an archive, and their size in bytes."""
+
+    units: int
+    num_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shelf:
+    """Archive of the request's fingerprint that a catalog lists.
+
+    Attributes:
+        store: Store of the archive.
+        manifest: Manifest of the whole archive.
+        units: Relative URL and receipt of each unit that it has.
+    """
+
+    store: Store
+    manifest: Manifest
+    units: dict[Position, tuple[str, Receipt]]
+
+    def has(self, unit: Unit) -> bool:
+        """Return whether the archive has exactly this unit."""
+        _, receipt = self.units.get((unit.shard, unit.block), ("", None))
+        return receipt is not None and receipt.unit == unit
+
+
+def shelves_of(catalogs: Sequence[str], fingerprint: str) -> Iterator[Shelf]:
+    """Yield the archives of a fingerprint that some catalogs list.
+
+    Raises:
+        ArchiveError: There is no catalog, or an archive that it lists is damaged.
+    """
+    for url in catalogs:
+        root = Store(url)
+        for entry in read_catalog(root).archives:
+            if entry.facts.fingerprint != fingerprint:
+                continue
+            store = Store(f"{root.url}/{entry.path}" if entry.path else root.url)
+            manifest = read_manifest(store)
+            if manifest.spec.fingerprint != fingerprint:
+                raise InputError(
+                    f"{store.url} is not what the catalog {url} says: it has fingerprint "
+                    f"{manifest.spec.fingerprint[:12]}, not {fingerprint[:12]}",
+                    "Nothing is taken from it.",
+                    f"make the catalog again: teacher-cache catalog {url}",
+                )
+            yield Shelf(store, manifest, places(manifest, read_part(store, manifest)))
+
+
+def as_shelved(request: LabelRequest, asked: ArchiveSpec, shelves: Sequence[Shelf]) -> ArchiveSpec:
+    """Return the spec with the views per unit of the first shelf, unless the request says other."""
+    if not shelves or request.views_per_unit is not None or request.extends is not None:
+        return asked
+    return dataclasses.replace(asked, views_per_unit=shelves[0].manifest.spec.views_per_unit)
+
+
+def units_to_take(shelves: Sequence[Shelf], missing: Iterable[Unit]) -> dict[str, list[Unit]]:
+    """Return the missing units that each shelf has, by its URL; a unit that several have, from the first."""
+    found: dict[str, list[Unit]] = {}
+    for unit in missing if shelves else ():
+        shelf = next((shelf for shelf in shelves if shelf.has(unit)), None)
+        if shelf is not None:
+            found.setdefault(shelf.store.url, []).append(unit)
+    return found
+
+
+def taken_of(shelves: Sequence[Shelf], url: str, units: Sequence[Unit]) -> Taken:
+    """Return what taking some units from the shelf of a URL amounts to."""
+    shelf = next(shelf for shelf in shelves if shelf.store.url == url)
+    sizes = (shelf.units[unit.shard, unit.block][1].num_bytes for unit in units)
+    return Taken(len(units), sum(sizes))
+
+
+def take(
+    shelves: Sequence[Shelf], url: str, writer: ArchiveWriter, units: Sequence[Unit], track: Track
+) -> Taken:
+    """Copy units from the shelf of a URL into an archive, and the class affinity they belong to.
+
+    Raises:
+        DamagedError: An object does not have the sha256 in the manifest.
+    """
+    shelf = next(shelf for shelf in shelves if shelf.store.url == url)
+    stores, layout = relative_stores(shelf.store, shelf.manifest), shelf.manifest.spec.layout
+    taken = taken_of(shelves, url, units)
+    if shelf.manifest.affinity is not None:
+        writer.put_affinity(fetched_affinity(shelf.store, shelf.manifest))
+    copy_agreement(shelf.store, writer.store, writer.spec)
+    with track("take", taken.num_bytes, "bytes") as advance:
+        for unit in units:
+            relative_url, receipt = shelf.units[unit.shard, unit.block]
+            objects = {
+                array: fetched(stores[relative_url], layout.object_name(array, unit), digest)
+                for array, digest in receipt.objects.items()
+            }
+            writer.put_objects(unit, objects, receipt.rows, receipt.keys_sha256)
+            advance(receipt.num_bytes)
+    return taken

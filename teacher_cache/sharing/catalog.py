@@ -1,0 +1,69 @@
+"""Catalog of a folder or bucket of archives: catalog.json, and a page to search and compare them."""
+
+from __future__ import annotations
+
+import json
+
+from teacher_cache.archive.companions import CROISSANT_FILE, get_companion
+from teacher_cache.archive.manifest import MANIFEST_FILE
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.errors import InputError
+from teacher_cache.program.progress import Track
+from teacher_cache.sharing.catalog_file import CATALOG_FILE, PAGE_FILE, Catalog, Entry
+from teacher_cache.sharing.catalog_page import page_html
+from teacher_cache.sharing.gather import facts_of
+from teacher_cache.storage.store import Store
+
+_LONGEST = 200
+"""Number of characters of a name or reason that are kept."""
+
+
+def put_catalog(store: Store, track: Track) -> Catalog:
+    """Write the catalog of all archives in a folder or bucket, and its page.
+
+    An archive that cannot be read is left out, and the catalog says why.
+
+    Raises:
+        InputError: The store cannot list its objects, or holds no archive.
+    """
+    if not store.can_list:
+        raise InputError(
+            f"{store.url} lists no names",
+            "Its archives cannot be found.",
+            "make the catalog where the files are",
+        )
+    paths = sorted(
+        name.removesuffix(MANIFEST_FILE).rstrip("/")
+        for name in store.list()
+        if name == MANIFEST_FILE or name.endswith(f"/{MANIFEST_FILE}")
+    )
+    if not paths:
+        raise InputError(
+            f"{store.url} holds no finished archive", "There is nothing to catalog.", "push one there first"
+        )
+    found, left_out = [], []
+    with track("catalog", len(paths), "archives") as advance:
+        for path in paths:
+            try:
+                found.append(_entry(store, path))
+            except (InputError, OSError) as error:
+                left_out.append((path, str(error).partition("\n")[0][:_LONGEST]))
+            advance(1)
+    catalog = Catalog(found, left_out)
+    store.put(PAGE_FILE, page_html(catalog, store.url).encode())
+    store.put(CATALOG_FILE, catalog.to_bytes())
+    return catalog
+
+
+def _entry(store: Store, path: str) -> Entry:
+    """Return the entry of an archive. Raises ArchiveError."""
+    reader = ArchiveReader(f"{store.url}/{path}" if path else store.url)
+    facts, _ = facts_of(reader)
+    name = path or "."
+    data = get_companion(reader.store, CROISSANT_FILE)
+    if data is not None:
+        try:
+            name = str(json.loads(data)["name"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            name = path or "."
+    return Entry(path, name[:_LONGEST], facts)

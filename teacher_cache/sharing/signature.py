@@ -1,0 +1,272 @@
+"""Sign an archive, and check who signed it: ed25519 over a statement and the manifest's bytes.
+
+signatures/<key>.json   the statement: who, when, how, under which licences; and the sha256 of the manifest
+signatures/<key>.sig    64 bytes: the signature of the statement's bytes followed by the manifest's bytes
+
+<key> is the beginning of the sha256 of the public key. `openssl pkeyutl -verify -rawin` checks it too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Meta
+
+from teacher_cache.archive.companions import SIGNATURES, get_companion, get_sums
+from teacher_cache.archive.documents import Sha256, converted, get_document
+from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest
+from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.exact.canonical import seal, sha256_hex, unseal
+from teacher_cache.storage.store import Store
+
+_FORMAT, _VERSION = "teacher-cache-statement", 1
+_ID_DIGITS = 16
+_STATEMENT = re.compile(rf"{SIGNATURES}/([0-9a-f]{{{_ID_DIGITS}}})\.json")
+_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
+_Line = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """Statement about an archive.
+
+    Attributes:
+        manifest_sha256: sha256 of manifest.json.
+        fingerprint: Fingerprint of the archive.
+        public_key: Raw ed25519 public key, 64 hexadecimal digits.
+        who: Person or team that signs.
+        when: Time of signing, in ISO 8601, UTC.
+        made_with: Version of teacher-cache that signs.
+        device: Devices that computed the labels, as the records of the runs say; empty if unknown.
+        gpu_hours: Hours of all teachers together; None if unknown.
+        image_license: Licence of the images.
+        teacher_license: Licence of the teacher's weights.
+    """
+
+    manifest_sha256: Sha256
+    fingerprint: Sha256
+    public_key: Sha256
+    who: _Line
+    when: _Line
+    made_with: _Line
+    device: _Line
+    gpu_hours: Annotated[float, Meta(ge=0)] | None
+    image_license: _Line
+    teacher_license: _Line
+
+    @property
+    def key_id(self) -> str:
+        """Name of the key in file names and messages."""
+        return key_id(bytes.fromhex(self.public_key))
+
+    def __str__(self) -> str:
+        hours = "" if self.gpu_hours is None else f", {self.gpu_hours:,.3g} GPU hours"
+        device = f" on {self.device}" if self.device else ""
+        return (
+            f"signed by {self.who} on {self.when} with key {self.key_id}: "
+            f"made with {self.made_with}{device}{hours}; "
+            f"images {self.image_license or 'of unknown licence'}, "
+            f"teacher {self.teacher_license or 'of unknown licence'}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Signatures:
+    """Signatures of an archive, held against keys.
+
+    Attributes:
+        valid: Statements whose signature by a pinned key holds.
+        unknown: Names of keys that are not pinned; their statements are not looked at.
+        problems: Lines that name what does not hold.
+    """
+
+    valid: list[Statement]
+    unknown: list[str]
+    problems: list[str]
+
+
+def key_id(public_key: bytes) -> str:
+    """Return the name of a public key: the beginning of its sha256."""
+    return sha256_hex(public_key)[:_ID_DIGITS]
+
+
+def private_key(file: Path) -> Ed25519PrivateKey:
+    """Read an ed25519 private key, as `ssh-keygen -t ed25519` or `openssl genpkey` writes it.
+
+    Raises:
+        InputError: The file cannot be read, or holds another kind of key, or one with a passphrase.
+    """
+    data = _read(file)
+    load = (
+        serialization.load_ssh_private_key
+        if b"OPENSSH PRIVATE KEY" in data
+        else serialization.load_pem_private_key
+    )
+    try:
+        key = load(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _no_key(file, str(error)) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _no_key(file, "it is a key of another kind")
+    return key
+
+
+def public_keys(file: Path) -> dict[str, Ed25519PublicKey]:
+    """Read the public keys that are pinned in a file: lines of OpenSSH keys, or PEM.
+
+    Returns:
+        The keys by `key_id`.
+
+    Raises:
+        InputError: The file cannot be read, or holds no ed25519 public key.
+    """
+    data, keys = _read(file), []
+    try:
+        if b"-----BEGIN" in data:
+            for block in _PEM.findall(data):
+                keys.append(serialization.load_pem_public_key(block))
+        else:
+            for line in data.splitlines():
+                if line.strip() and not line.lstrip().startswith(b"#"):
+                    keys.append(serialization.load_ssh_public_key(line.strip()))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _no_key(file, str(error)) from error
+    found = [key for key in keys if isinstance(key, Ed25519PublicKey)]
+    if not found or len(found) < len(keys):
+        raise _no_key(file, "it holds no ed25519 public key, or keys of other kinds")
+    return {key_id(key.public_bytes_raw()): key for key in found}
+
+
+def sign(store: Store, manifest: Manifest, key: Ed25519PrivateKey, about: Mapping[str, Any]) -> Statement:
+    """Write a statement about an archive and its signature, in place of an earlier one by the same key.
+
+    Args:
+        store: Store of the archive.
+        manifest: Manifest of the archive.
+        key: Private key.
+        about: Fields of the statement besides those that follow from manifest and key.
+
+    Raises:
+        ArchiveError: A field is too long, or holds a control character.
+    """
+    data, public = manifest.to_bytes(), key.public_key().public_bytes_raw()
+    fields = {
+        "manifest_sha256": sha256_hex(data),
+        "fingerprint": manifest.spec.fingerprint,
+        "public_key": public.hex(),
+        **about,
+    }
+    statement = converted(fields, Statement, "a statement")
+    signed = statement_bytes(statement)
+    name = f"{SIGNATURES}/{statement.key_id}"
+    store.put(f"{name}.json", signed)
+    store.put(f"{name}.sig", key.sign(signed + data))
+    return statement
+
+
+def statement_bytes(statement: Statement) -> bytes:
+    """Return the content of a statement's file."""
+    return seal({"format": _FORMAT, "version": _VERSION, "statement": dataclasses.asdict(statement)})
+
+
+def statements_of(store: Store) -> list[Statement]:
+    """Return the statements about an archive that can be read; they may be false: see `check_signatures`."""
+    found = []
+    for name in _names(store):
+        try:
+            found.append(_statement(store, name)[0])
+        except ArchiveError:
+            continue
+    return found
+
+
+def check_signatures(store: Store, manifest: Manifest, pinned: Mapping[str, Ed25519PublicKey]) -> Signatures:
+    """Hold the signatures of an archive against pinned keys.
+
+    Args:
+        store: Store of the archive.
+        manifest: Manifest of the archive.
+        pinned: Public keys that are trusted, by `key_id`.
+    """
+    result = Signatures([], [], [])
+    data = get_document(store, MANIFEST_FILE)
+    for name in _names(store):
+        of_key = _STATEMENT.fullmatch(name)
+        assert of_key is not None
+        if of_key[1] not in pinned:
+            result.unknown.append(of_key[1])
+            continue
+        problem = _problem(store, name, manifest, data, pinned[of_key[1]])
+        if isinstance(problem, str):
+            result.problems.append(problem)
+        else:
+            result.valid.append(problem)
+    if not result.valid and not result.problems:
+        unknown = f"; it is signed by {', '.join(result.unknown)}" if result.unknown else ""
+        result.problems.append(f"no signature by any of the {len(pinned)} pinned keys{unknown}")
+    return result
+
+
+def _problem(
+    store: Store, name: str, manifest: Manifest, data: bytes, key: Ed25519PublicKey
+) -> Statement | str:
+    """Return the statement if its signature holds, or else what does not hold."""
+    try:
+        statement, signed = _statement(store, name)
+    except ArchiveError as error:
+        return f"{name} was changed: {error.value}"
+    if bytes.fromhex(statement.public_key) != key.public_bytes_raw():
+        return f"{name} names another key than the pinned one"
+    if statement.fingerprint != manifest.spec.fingerprint:
+        return f"{name} is about another archive, of fingerprint {statement.fingerprint[:12]}"
+    if statement.manifest_sha256 != sha256_hex(data):
+        return f"{MANIFEST_FILE} is not the one that {statement.key_id} signed: it was changed since"
+    signature = get_companion(store, name.removesuffix(".json") + ".sig")
+    if signature is None:
+        return f"{name} has no signature beside it"
+    try:
+        key.verify(signature, signed + data)
+    except InvalidSignature:
+        return f"{name} is not what {statement.key_id} signed: the statement or its signature was changed"
+    return statement
+
+
+def _statement(store: Store, name: str) -> tuple[Statement, bytes]:
+    """Return a statement and its bytes. Raises ArchiveError."""
+    data = get_companion(store, name) or b""
+    try:
+        document = unseal(data)
+    except ValueError as error:
+        raise ArchiveError(f"{name}: {error}", "What it says is not certain.") from error
+    if (document.get("format"), document.get("version")) != (_FORMAT, _VERSION):
+        raise ArchiveError(f"{name} is of another format or version", "What it says is not known.")
+    return converted(document.get("statement"), Statement, name), data
+
+
+def _names(store: Store) -> list[str]:
+    """Return the names of an archive's statements."""
+    names = store.list(SIGNATURES) if store.can_list else list(get_sums(store))
+    return [name for name in names if _STATEMENT.fullmatch(name)]
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _no_key(file, str(error.strerror)) from error
+
+
+def _no_key(file: Path, why: str) -> InputError:
+    return InputError(
+        f"--key {file} cannot be used: {why}",
+        "An archive is signed and checked with ed25519 keys without a passphrase.",
+        f"make one: ssh-keygen -t ed25519 -N '' -f {file}",
+    )

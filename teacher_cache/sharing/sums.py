@@ -1,0 +1,25 @@
+"""Write SHA256SUMS: the checksum of every file of an archive, read by `sha256sum -c`."""
+
+from __future__ import annotations
+
+from teacher_cache.archive.calibration import get_agreement
+from teacher_cache.archive.companions import SUMS_FILE, companions_of, sums_bytes
+from teacher_cache.archive.documents import get_document
+from teacher_cache.archive.manifest import documents_of, zarr_documents
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.receipts import AGREEMENT_FILE
+
+
+def put_sums(reader: ArchiveReader) -> None:
+    """Write the checksums of an archive's documents, objects and companions, as its manifest says they are.
+
+    Raises:
+        ArchiveError: The receipt of the agreement is damaged.
+    """
+    manifest, store = reader.manifest, reader.store
+    own = [receipt for receipt in reader.receipts if reader.store_of(receipt) is store]
+    files = {**documents_of(manifest, own), **zarr_documents(reader.spec, manifest.all_receipts)}
+    if get_agreement(store, reader.spec) is not None:
+        files[AGREEMENT_FILE] = get_document(store, AGREEMENT_FILE)
+    files |= companions_of(store)
+    store.put(SUMS_FILE, sums_bytes(manifest, reader.part, files))
