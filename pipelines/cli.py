@@ -17,7 +17,7 @@ from pipelines.flags.archives import (
 from pipelines.flags.extract import ExtractConfig, PlanConfig
 from pipelines.flags.images import InspectConfig, PackConfig
 from pipelines.flags.jobs import LogsConfig, StopConfig, SubmitConfig
-from pipelines.flags.sharing import CardConfig, CatalogConfig, PullConfig, PushConfig, SignConfig
+from pipelines.flags.sharing import CardConfig, CatalogConfig, PullConfig, PushConfig, SignConfig, ViewConfig
 from teacher_cache.program.commandline import Command, run_command
 
 COMMANDS = {
@@ -39,6 +39,7 @@ COMMANDS = {
     "sign": Command(SignConfig, sharing.sign),
     "card": Command(CardConfig, sharing.card),
     "catalog": Command(CatalogConfig, sharing.catalog),
+    "view": Command(ViewConfig, sharing.view),
 }
 
 

@@ -20,6 +20,7 @@ from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.sampling import ViewParams, sample_view
 
 _BOX_COLOR = (255, 0, 64)
@@ -41,6 +42,62 @@ class Inspection:
     strip: Image.Image
 
 
+class Inspector:
+    """Views of a dataset, one at a time: their parameters, labels and pictures.
+
+    Args:
+        dataset: Dataset of the images.
+        recipe: Recipe of the views.
+        archive: Labels of the views; None for none.
+    """
+
+    def __init__(self, dataset: PackedDataset, recipe: Recipe, archive: LabelSource | None) -> None:
+        self._dataset, self._recipe, self._archive = dataset, recipe, archive
+        self._renderer = BatchRenderer(dataset, recipe)
+
+    def inspect(self, row: int, view: int) -> Inspection:
+        """Sample and render one view, and the partner's view.
+
+        Raises:
+            ImageError: The image is damaged.
+        """
+        dataset, recipe = self._dataset, self._recipe
+        key = dataset.index.key(row)
+        pixels_HWC = images.decode(dataset.image_bytes(row), key)
+        params = sample_view(recipe, key, view, *pixels_HWC.shape[:2])
+        label, classes = int(dataset.index.labels_N[row]), dataset.info.classes
+        values: dict[str, Any] = {
+            "key": key,
+            "row": row,
+            "class": classes[label] if classes and label >= 0 else label,
+            "view": view,
+            "recipe": recipe.name,
+            "recipe_sha256": recipe.sha256,
+            "image_height": pixels_HWC.shape[0],
+            "image_width": pixels_HWC.shape[1],
+            **params._asdict(),
+            "ops": [op._asdict() for op in params.ops],
+            "erase": params.erase._asdict() if params.erase else None,
+        }
+        mixing = self._renderer.mixing
+        if mixing is not None:
+            partner = int(mixing.partners(np.array([row]), view)[0])
+            mix = mixing.mix(row, partner, view)
+            values |= {"partner_key": dataset.index.key(partner), "partner_row": partner, **mix._asdict()}
+            values["box"] = mix.box._asdict()
+        if self._archive is not None and view in self._archive.views:
+            values["label"] = _label(self._archive, dataset, row, view)
+        return Inspection(values, _strip(pixels_HWC, params, self._render(row, view), recipe.img_size))
+
+    def picture(self, row: int, view: int) -> Image.Image:
+        """Return a view as a student sees it: erased and mixed."""
+        return _finished(self._render(row, view))
+
+    def _render(self, row: int, view: int) -> ViewBatch:
+        (batch,) = self._renderer.render([ViewIds(np.array([row]), np.array([view]))])
+        return batch
+
+
 def inspect_view(config: InspectConfig) -> Inspection:
     """Sample and render one view of a dataset, and the partner's view.
 
@@ -52,33 +109,7 @@ def inspect_view(config: InspectConfig) -> Inspection:
     if archive is not None:
         archive.check_replay(dataset.info)
     recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
-    row = _row(dataset, config)
-    key = dataset.index.key(row)
-    pixels_HWC = images.decode(dataset.image_bytes(row), key)
-    params = sample_view(recipe, key, config.view, *pixels_HWC.shape[:2])
-    renderer = BatchRenderer(dataset, recipe)
-    (batch,) = renderer.render([ViewIds(np.array([row]), np.array([config.view]))])
-    values: dict[str, Any] = {
-        "key": key,
-        "row": row,
-        "class": dataset.info.classes[dataset.index.labels_N[row]],
-        "view": config.view,
-        "recipe": recipe.name,
-        "recipe_sha256": recipe.sha256,
-        "image_height": pixels_HWC.shape[0],
-        "image_width": pixels_HWC.shape[1],
-        **params._asdict(),
-        "ops": [op._asdict() for op in params.ops],
-        "erase": params.erase._asdict() if params.erase else None,
-    }
-    if renderer.mixing is not None:
-        partner = int(renderer.mixing.partners(np.array([row]), config.view)[0])
-        mix = renderer.mixing.mix(row, partner, config.view)
-        values |= {"partner_key": dataset.index.key(partner), "partner_row": partner, **mix._asdict()}
-        values["box"] = mix.box._asdict()
-    if archive is not None and config.view in archive.views:
-        values["label"] = _label(archive, dataset, row, config.view)
-    return Inspection(values, _strip(pixels_HWC, params, batch, recipe.img_size))
+    return Inspector(dataset, recipe, archive).inspect(_row(dataset, config), config.view)
 
 
 def _row(dataset: PackedDataset, config: InspectConfig) -> int:
@@ -105,7 +136,10 @@ def _row(dataset: PackedDataset, config: InspectConfig) -> int:
 def _label(archive: LabelSource, dataset: PackedDataset, row: int, view: int) -> list[dict[str, Any]]:
     labels = archive.lookup(np.array([row]), np.array([view]))
     pairs = zip(labels.class_ids_BK[0].tolist(), labels.probabilities()[0].tolist(), strict=True)
-    return [{"class": dataset.info.classes[number], "probability": share} for number, share in pairs]
+    classes = dataset.info.classes
+    return [
+        {"class": classes[number] if classes else number, "probability": share} for number, share in pairs
+    ]
 
 
 def _strip(pixels_HWC: npt.NDArray[np.uint8], params: ViewParams, batch: ViewBatch, size: int) -> Image.Image:
@@ -120,8 +154,12 @@ def _strip(pixels_HWC: npt.NDArray[np.uint8], params: ViewParams, batch: ViewBat
     panels = [original.resize(shown, Image.Resampling.BICUBIC)]
     panels += [_picture(image_CHW) for image_CHW in batch.images_RCHW]
     if batch.targets.weight_B is not None:
-        panels.append(_picture(batch.pixels("cpu")[0].round().clamp(0, 255).to(torch.uint8)))
+        panels.append(_finished(batch))
     return _side_by_side(panels)
+
+
+def _finished(batch: ViewBatch) -> Image.Image:
+    return _picture(batch.pixels("cpu")[0].round().clamp(0, 255).to(torch.uint8))
 
 
 def _picture(image_CHW: torch.Tensor) -> Image.Image:

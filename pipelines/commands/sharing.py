@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from pipelines.flags.sharing import CardConfig, CatalogConfig, CopyFlags, PullConfig, PushConfig, SignConfig
+from pipelines.flags.sharing import (
+    CardConfig,
+    CatalogConfig,
+    CopyFlags,
+    PullConfig,
+    PushConfig,
+    SignConfig,
+    ViewConfig,
+)
 from teacher_cache.program.commandline import show
 
 
@@ -55,3 +63,15 @@ def catalog(config: CatalogConfig) -> int:
     lines.append(f"{config.root}: {len(found.archives):,} archives in catalog.json and index.html")
     show(config, found, lines)
     return 1 if found.left_out else 0
+
+
+def view(config: ViewConfig) -> int:
+    """Serve the pages of an archive, or write them to a folder."""
+    from pipelines.explorer import run
+    from teacher_cache.program.progress import console
+
+    if config.static is None:
+        run.serve(config)
+    else:
+        print(f"{config.static}: {run.write_pages(config, console):,} pages; open {config.static}/index.html")
+    return 0

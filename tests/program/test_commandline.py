@@ -58,6 +58,7 @@ FLAGS = {
     "teacher-cache push": "json views shards classes workers recheck archive url",
     "teacher-cache pull": "json views shards classes workers recheck url archive",
     "teacher-cache sign": "json image_license teacher_license archive key who device gpu_hours",
+    "teacher-cache view": f"{CACHE} archive data port static num_samples",
     "teacher-cache catalog": "json root",
     "teacher-cache card": f"json {CACHE} image_license teacher_license archive name license url data",
     "student train": (

@@ -1,0 +1,217 @@
+"""Samples of an archive with the figures that they are sorted, filtered and shown by."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipelines.archives.inspect_view import Inspection, Inspector
+from teacher_cache import images
+from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import InputError
+from teacher_cache.sharing.figures import rows_of
+from teacher_cache.sharing.gather import facts_of
+
+SORTS = {
+    "label": "unlike their true class",
+    "views": "whose views disagree",
+    "confidence": "that the teacher is unsure of",
+    "row": "in order",
+}
+"""Orders of samples by name, with their text."""
+_KEPT = 64
+"""Number of pairs of a shard and a view whose labels stay in memory."""
+_THUMB_PX = 192
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Sample as a page shows it; numbers are None where there are no figures of rows, or no labels.
+
+    Attributes:
+        row: Row of the dataset.
+        key: Key of the sample, or its row as text without a dataset.
+        label: True class, or None.
+        teacher: Most probable class in the mean over the views, or None.
+        confidence: Probability of that class.
+        true_probability: Mean probability of the true class.
+        disagreement: Jensen-Shannon divergence between the views, in nats.
+    """
+
+    row: int
+    key: str
+    label: int | None
+    teacher: int | None
+    confidence: float | None
+    true_probability: float | None
+    disagreement: float | None
+
+
+class Collection:
+    """Archive, its figures, and its images if they are given.
+
+    Args:
+        archive: Archive to look at.
+        dataset: Dataset that was labelled, for its images and keys; None to look at labels alone.
+
+    Attributes:
+        facts: Facts of the archive.
+        figures: Figures of the archive; None where they were not measured.
+        reader: Archive.
+
+    Raises:
+        ArchiveError: The figures are damaged, or the dataset is not the one that was labelled.
+    """
+
+    def __init__(self, archive: ArchiveReader, dataset: PackedDataset | None) -> None:
+        if dataset is not None:
+            archive.check_replay(dataset.info)
+        self.reader, self._dataset = archive, dataset
+        self.facts, self.figures = facts_of(archive)
+        table = rows_of(archive.store) if self.figures is not None else None
+        self._columns: dict[str, npt.NDArray[Any]] = (
+            {} if table is None else {name: table[name].to_numpy() for name in table.column_names}
+        )
+        self._lookup = archive.keeping(_KEPT)
+        self._inspector = None if dataset is None else Inspector(dataset, archive.recipe, archive)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether images can be shown."""
+        return self._inspector is not None
+
+    @functools.cached_property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes; their numbers as text where nothing names them."""
+        named = self._dataset.info.classes if self._dataset else ()
+        if not named and self.figures is not None:
+            named = tuple(self.figures.classes)
+        return named or [str(number) for number in range(self.facts.classes)]
+
+    @functools.cached_property
+    def sorts(self) -> list[str]:
+        """Orders that the figures allow."""
+        if not self._columns:
+            return ["row"]
+        is_labelled = bool((self._columns["label"] >= 0).any())
+        return [name for name in SORTS if name != "label" or is_labelled]
+
+    @functools.cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Rows that have labels, rising."""
+        rows_N = np.arange(self.facts.samples)
+        if self.reader.shards is None:
+            return rows_N
+        return rows_N[np.isin(rows_N // self.reader.spec.layout.rows_per_shard, self.reader.shards)]
+
+    def sorted_rows(self, sort: str, class_id: int | None) -> npt.NDArray[np.int64]:
+        """Return the rows of a class, or of all, in an order of SORTS."""
+        rows_N = self._sorted(sort)
+        if class_id is None or not self._columns:
+            return rows_N
+        return rows_N[self._columns["label"][rows_N] == class_id]
+
+    @functools.cached_property
+    def _sorted(self) -> Any:
+        return functools.cache(self._sort)
+
+    def _sort(self, sort: str) -> npt.NDArray[np.int64]:
+        column = {"label": "margin", "views": "disagreement", "confidence": "confidence"}.get(sort)
+        if column is None or not self._columns:
+            return self.rows
+        values_N = self._columns[column][self.rows]
+        return self.rows[np.argsort(-values_N if sort == "views" else values_N, kind="stable")]
+
+    def sample(self, row: int) -> Sample:
+        """Return a sample.
+
+        Raises:
+            InputError: There is no such row.
+        """
+        if not 0 <= row < self.facts.samples:
+            raise InputError(
+                f"row {row} of {self.facts.samples:,}", "There is nothing to show.", "choose a lower row"
+            )
+        label = int(self._dataset.index.labels_N[row]) if self._dataset else self._value("label", row, int)
+        return Sample(
+            row=row,
+            key=self._dataset.index.key(row) if self._dataset else f"row {row:,}",
+            label=None if label is None or label < 0 else label,
+            teacher=self._value("teacher_class", row, int),
+            confidence=self._value("confidence", row, float),
+            true_probability=self._value("true_probability", row, float),
+            disagreement=self._value("disagreement", row, float),
+        )
+
+    def _value(self, column: str, row: int, kind: Any) -> Any:
+        value = self._columns[column][row] if column in self._columns else None
+        return None if value is None or value != value else kind(value)
+
+    def views_of(self, row: int) -> list[int]:
+        """Return the views of a row that have labels, rising."""
+        shard = row // self.reader.spec.layout.rows_per_shard
+        return [view for r in self.reader.receipts if r.unit.shard == shard for view in r.unit.views]
+
+    def bars(self, row: int, view: int) -> list[tuple[int, float]]:
+        """Return the classes of a label with their probabilities, the most probable first.
+
+        Raises:
+            ArchiveError: The archive has no such label, or it is damaged.
+        """
+        labels = self._lookup(np.array([row]), np.array([view]))
+        pairs = zip(labels.class_ids_BK[0].tolist(), labels.probabilities()[0].tolist(), strict=True)
+        return list(pairs)
+
+    def inspect(self, row: int, view: int) -> Inspection:
+        """Return the parameters and pictures of a view; see `Inspector`."""
+        assert self._inspector is not None
+        return self._inspector.inspect(row, view)
+
+    def thumbnail(self, row: int) -> bytes:
+        """Return the image of a row as a small JPEG."""
+        assert self._dataset is not None
+        pixels_HWC = images.decode(self._dataset.image_bytes(row), self._dataset.index.key(row))
+        picture = Image.fromarray(pixels_HWC)
+        picture.thumbnail((_THUMB_PX, _THUMB_PX))
+        return encoded(picture, "JPEG")
+
+    def view_picture(self, row: int, view: int) -> bytes:
+        """Return a view as a student sees it, as a JPEG."""
+        assert self._inspector is not None
+        return encoded(self._inspector.picture(row, view), "JPEG")
+
+    def coverage(self, columns: int) -> list[tuple[str, list[float]]]:
+        """Return each block's views as text, and the share of units that each group of shards has.
+
+        Args:
+            columns: Largest number of groups.
+        """
+        shards = self.facts.shards
+        group = -(-shards // columns)
+        counts: dict[tuple[int, int], list[int]] = {}
+        for receipt in self.reader.receipts:
+            block = (receipt.unit.first_view, receipt.unit.stop_view)
+            row = counts.setdefault(block, [0] * -(-shards // group))
+            row[receipt.unit.shard // group] += 1
+        return [
+            (
+                f"{first}:{stop}",
+                [count / min(group, shards - number * group) for number, count in enumerate(row)],
+            )
+            for (first, stop), row in sorted(counts.items())
+        ]
+
+
+def encoded(picture: Image.Image, kind: str) -> bytes:
+    """Return a picture as the bytes of a file."""
+    with io.BytesIO() as buffer:
+        picture.save(buffer, kind, quality=90)
+        return buffer.getvalue()

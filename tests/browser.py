@@ -1,0 +1,83 @@
+"""A real browser for tests of pages: Debian's Chromium, driven by playwright; absent, the tests skip."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+_FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+_INSTALL_S = 300
+
+
+@functools.cache
+def chromium_path() -> str | None:
+    """Return Debian's Chromium, after installing it where this process may; None where there is none."""
+    found = shutil.which("chromium")
+    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+            try:
+                subprocess.run(
+                    ["apt-get", *command],
+                    env=environment,
+                    capture_output=True,
+                    timeout=_INSTALL_S,
+                    check=True,
+                )
+            except (subprocess.SubprocessError, OSError):
+                return None
+        found = shutil.which("chromium")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = chromium_path()
+    if path is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        yield opened
+        opened.close()
+
+
+def check_accessible(page: Page) -> None:
+    """Fail if axe finds a serious or critical fault on a page, in light or dark."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        found = Axe().run(page).response["violations"]
+        faults = [
+            (fault["id"], [node["html"][:120] for node in fault["nodes"][:3]])
+            for fault in found
+            if fault["impact"] in ("serious", "critical")
+        ]
+        assert faults == [], (page.url, scheme)
+
+
+def check_fits(page: Page, width_px: int = 360) -> None:
+    """Fail if a page is wider than a phone."""
+    page.set_viewport_size({"width": width_px, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width_px, page.url
+    page.set_viewport_size({"width": 1100, "height": 900})
+
+
+def tab_to(page: Page, text: str) -> None:
+    """Press Tab until the focus is on an element with a text."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(
+            "(document.activeElement.innerText || document.activeElement.ariaLabel || '')"
+        )
+        if text in focused:
+            return
+    raise AssertionError(f"no Tab leads to {text!r} on {page.url}")
