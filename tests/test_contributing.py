@@ -75,7 +75,7 @@ STORE = Toy(
     {
         "teacher_cache/storage/store.py": [
             ("BACKENDS: Mapping", "from teacher_cache.storage.toy import ToyBackend\n\n"),
-            ('"file": LocalBackend, ', '"memory": ToyBackend, '),
+            ('    "file": LocalBackend,\n', '    "memory": ToyBackend,\n'),
         ]
     },
     {

@@ -64,8 +64,11 @@ def share(config: CopyFlags, source: str, destination: str, what: str, track: Tr
             if of_classes is None or position[0] in of_classes
         }
 
+    pinned = Store(source).pinned()
+    if pinned.url != source.rstrip("/") and not pinned.is_local:
+        notes.append(f"{source} is now {pinned.url}")
     report = copy_archive(
-        Store(source),
+        pinned,
         Store(destination),
         choose,
         workers=config.workers,

@@ -41,8 +41,8 @@ class ArchiveReader(LabelSource):
     """
 
     def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
-        self.url, self._room = url, room
-        self.store, self._cache = Store(url), ReadThroughCache(room)
+        self.store, self._cache = Store(url).pinned(), ReadThroughCache(room)
+        self.url, self._room = self.store.url, room
         self.manifest = read_manifest(self.store)
         self.spec = self.manifest.spec
         self.part = read_part(self.store, self.manifest)

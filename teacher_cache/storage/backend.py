@@ -29,6 +29,10 @@ class Backend(Protocol):
         """Return the URL that a relative path leads to. Raises ValueError if it leaves `volume`."""
         ...
 
+    def pinned_url(self) -> str:
+        """Return a URL whose objects never change, where the store has revisions; its own elsewhere."""
+        ...
+
     def read(self, path: str) -> bytes:
         """Return a whole object. Raises FileNotFoundError, DeniedError."""
         ...

@@ -40,6 +40,10 @@ class LocalBackend:
         """Return the path that a path relative to the root leads to; see Backend."""
         return posixpath.normpath(posixpath.join(self.root, relative_path))
 
+    def pinned_url(self) -> str:
+        """Return the URL itself; see Backend."""
+        return self._url
+
     def read(self, path: str) -> bytes:
         """Return a whole file; see Backend."""
         try:

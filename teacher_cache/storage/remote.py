@@ -63,6 +63,10 @@ class RemoteBackend:
             raise ValueError(f"{relative_path!r} leads from {self._url} out of {self.volume}")
         return url
 
+    def pinned_url(self) -> str:
+        """Return the URL itself; see Backend."""
+        return self._url
+
     def read(self, path: str) -> bytes:
         """Return a whole object; see Backend."""
         try:
@@ -231,5 +235,5 @@ def _is_about_credentials(error: BaseException) -> bool:
 def _denied(path: str, reason: str) -> DeniedError:
     return DeniedError(
         f"{path}: access is denied ({reason.strip().rstrip('.')}): check the store's key and secret, "
-        "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they allow"
+        "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or HF_TOKEN, and what they allow"
     )

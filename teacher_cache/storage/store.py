@@ -16,7 +16,18 @@ from teacher_cache.storage.backend import Backend
 from teacher_cache.storage.local import LocalBackend
 from teacher_cache.storage.remote import RemoteBackend
 
-BACKENDS: Mapping[str, Callable[[str], Backend]] = {"file": LocalBackend, "local": LocalBackend}
+
+def _hub(url: str) -> Backend:
+    from teacher_cache.storage.hub import HubBackend  # heavy, and few use it
+
+    return HubBackend(url)
+
+
+BACKENDS: Mapping[str, Callable[[str], Backend]] = {
+    "file": LocalBackend,
+    "local": LocalBackend,
+    "hf": _hub,
+}
 """Backends by the protocol of a URL; every other protocol is RemoteBackend's, which asks fsspec."""
 
 
@@ -59,6 +70,15 @@ class Store:
     def batch_bytes(self) -> int:
         """Bytes that are best written by one `put_many`; 0 where objects are written singly."""
         return self._backend.batch_bytes
+
+    def pinned(self) -> Store:
+        """Return the store at the revision it has now, where it has revisions; itself elsewhere.
+
+        Raises:
+            DeniedError: There is no such repository, or it may not be read.
+        """
+        url = self._backend.pinned_url()
+        return self if url == self.url else Store(url)
 
     def beside(self, relative_url: str) -> Store:
         """Return the store at a path relative to this one's root: "../other".
