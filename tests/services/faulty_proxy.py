@@ -1,8 +1,9 @@
 """A proxy before an HTTP server that drops, delays, truncates, or answers 503 for a share of the requests.
 
-python faulty_proxy.py PORT UPSTREAM_PORT SHARE SEED [DELAY_S]   prints "ready", and at its end what it did
+python faulty_proxy.py PORT UPSTREAM_PORT SHARE SEED [DELAY_S [FLIP_SHARE]]
 
-Every request is held up for DELAY_S, which is 0 by default.
+It prints "ready", and at its end what it did. Every request is held up for DELAY_S, and a share of the bodies
+of label objects has one bit flipped, on their way up or down; both are 0 by default.
 """
 
 import collections
@@ -26,6 +27,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     share: float
     rng: random.Random
     delay_s: float
+    flip_share: float
     did: ClassVar[collections.Counter] = collections.Counter()
     lock = threading.Lock()
 
@@ -45,6 +47,8 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if "/c/" in self.path and self.command == "PUT":
+            body = self.flipped(body)
         upstream = http.client.HTTPConnection("127.0.0.1", self.upstream_port, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -54,6 +58,8 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         answer = upstream.getresponse()
         data = answer.read()
         upstream.close()
+        if "/c/" in self.path and self.command == "GET":
+            data = self.flipped(data)
         self.send_response_only(answer.status, answer.reason)
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):
@@ -67,15 +73,28 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             return
         self.wfile.write(data)
 
+    def flipped(self, body: bytes) -> bytes:
+        """Return a body, now and then with one bit flipped."""
+        with self.lock:
+            if not body or self.rng.random() >= self.flip_share:
+                return body
+            self.did["flip"] += 1
+            place = self.rng.randrange(len(body))
+        return body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
     def log_message(self, *_: object) -> None: ...
 
 
-def main(port: int, upstream_port: int, share: float, seed: int, delay_s: float) -> None:
+class Quiet(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None: ...  # clients are killed
+
+
+def main(port: int, upstream_port: int, share: float, seed: int, delay_s: float, flip_share: float) -> None:
     Proxy.upstream_port, Proxy.share, Proxy.rng = upstream_port, share, random.Random(seed)
-    Proxy.delay_s = delay_s
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Proxy)
+    Proxy.delay_s, Proxy.flip_share = delay_s, flip_share
+    server = Quiet(("127.0.0.1", port), Proxy)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print("ready", flush=True)
     server.serve_forever()
@@ -89,4 +108,5 @@ if __name__ == "__main__":
         float(sys.argv[3]),
         int(sys.argv[4]),
         float(sys.argv[5]) if len(sys.argv) > 5 else 0.0,
+        float(sys.argv[6]) if len(sys.argv) > 6 else 0.0,
     )
