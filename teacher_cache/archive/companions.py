@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest
 from teacher_cache.archive.part import PART_FILE, Part, places
@@ -62,11 +63,17 @@ def get_companion(store: Store, name: str) -> bytes | None:
     """Return a companion; None if there is none.
 
     Raises:
-        DamagedError: It is larger than any that this program writes.
+        DamagedError: It is larger than any that this program writes, or a link that leads elsewhere.
     """
     size = store.stat(name)
     if size is None:
         return None
+    if store.is_local and not _is_inside(Path(store.path(name)), Path(store.path(""))):
+        raise DamagedError(
+            f"{store.path(name)} is a link that leads out of the archive",
+            "Another file would be copied in its name.",
+            "delete the link",
+        )
     if size > MAX_COMPANION_BYTES:
         raise DamagedError(
             f"{store.path(name)} has {size:,} bytes", f"More than {MAX_COMPANION_BYTES:,} are never read."
@@ -92,6 +99,10 @@ def damaged_companions(store: Store) -> list[str]:
         if ROWS_FILE in companions and sha256_hex(companions[ROWS_FILE]) != rows_sha256:
             found.append(ROWS_FILE)
     return sorted(set(found))
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root.resolve())
 
 
 def are_figures_current(store: Store) -> bool:

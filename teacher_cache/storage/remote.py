@@ -78,13 +78,18 @@ class RemoteBackend:
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object; see Backend."""
-        return self._try(path, lambda fs: fs.cat_file(path, start=start, end=stop))
+        data = self._try(path, lambda fs: fs.cat_file(path, start=start, end=stop))
+        return data if len(data) <= stop - start else data[start:stop]  # some web servers know no ranges
 
     def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return several parts of an object, requested together; see Backend."""
         starts, stops = (list(bounds) for bounds in zip(*spans, strict=True))
         paths = [path] * len(starts)
-        return self._try(path, lambda fs: fs.cat_ranges(paths, starts, stops, on_error="raise"))
+        parts = self._try(path, lambda fs: fs.cat_ranges(paths, starts, stops, on_error="raise"))
+        return [
+            part if len(part) <= stop - start else part[start:stop]
+            for part, start, stop in zip(parts, starts, stops, strict=True)
+        ]
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """Return several objects, requested together; objects that fail are requested again, one by one."""
@@ -160,7 +165,13 @@ class RemoteBackend:
 
     @contextlib.contextmanager
     def _in_a_bucket(self) -> Iterator[None]:
-        """Raise DeniedError where there is no bucket to write into."""
+        """Raise DeniedError where nothing can be written, such as without a bucket."""
+        if not self.can_list:
+            raise DeniedError(
+                f"cannot write to {self._url}: a web server is only read",
+                "Nothing was written.",
+                "give a folder, or a bucket such as s3://",
+            )
         try:
             yield
         except FileNotFoundError as error:
