@@ -58,6 +58,7 @@ def test_readmes_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.Monke
         assert programs[program](words) == 0, words
         ran.append(words[0])
     archive = ["status", "repair", "export", "import", "merge", "export", "export"]
+    archive += ["card", "push", "catalog", "pull", "view"]
     students = ["train", "train", "eval", "report", "runs", "train", "extract"]
     assert ran == ["pack", "pack", "plan", "extract", "verify", "inspect", "extract", *archive, *students]
     snippets = blocks("python")

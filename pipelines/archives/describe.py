@@ -75,7 +75,7 @@ def write_card(config: CardConfig, track: Track) -> list[str]:
     if config.data is not None and not are_figures_current(reader.store):
         dataset = PackedDataset(config.data, config.room)
         reader.check_replay(dataset.info)
-        figures, rows = measure(reader, dataset.index.labels_N, dataset.info, track)
+        figures, rows = measure(reader, dataset.index.labels_N, dataset.info.classes, track)
         put_figures(reader.store, reader.spec.fingerprint, figures, rows)
     runs = runs_of(config.archive)
     cost = "" if runs.gpu_hours is None else f"{runs.gpu_hours:,.3g} teacher hours on {runs.device}"

@@ -82,7 +82,7 @@ def _mend_figures(config: RepairConfig, store: Store, track: Track) -> list[str]
     if not damaged or config.data is None:
         return []
     reader, dataset = ArchiveReader(config.archive, config.room), PackedDataset(config.data, config.room)
-    figures, rows = measure(reader, dataset.index.labels_N, dataset.info, track)
+    figures, rows = measure(reader, dataset.index.labels_N, dataset.info.classes, track)
     put_figures(store, reader.spec.fingerprint, figures, rows)
     return [FIGURES]
 

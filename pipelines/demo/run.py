@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 from pipelines.demo.digits import SIDE_PX, write_digits
-from pipelines.extraction.extract import ExtractReport, extract
+from pipelines.extraction.extract import extract
+from pipelines.extraction.report import ExtractReport
 from pipelines.flags.extract import ExtractConfig
 from student.config import TrainConfig
 from student.loop import LAST_FILE

@@ -119,7 +119,7 @@ class LabelWorker:
         """Measure the labels of the finished archive, if there is a view of all images; see Worker."""
         reader, dataset = ArchiveReader(self._request.out, self._request.room), self._labeller.dataset
         if reader.views:
-            measured = measure(reader, dataset.index.labels_N, dataset.info, counting(advance))
+            measured = measure(reader, dataset.index.labels_N, dataset.info.classes, counting(advance))
             put_figures(reader.store, reader.spec.fingerprint, *measured)
 
     def compute(self, task: Task, advance: Advance) -> Labelled | CalibratedPart:

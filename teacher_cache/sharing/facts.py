@@ -36,7 +36,7 @@ class Facts:
         covers: Units that the archive has, and units of the whole archive if it is a part.
         label_bytes: Bytes of all objects of labels.
         agreement, confidence, entropy, tail: Means over all labels; None where they were not measured.
-        signed_by: Who signed, as the statements say; a catalog does not check them.
+        signed_by: Signers, as the statements say; a catalog does not check them.
         image_license, teacher_license: Licences, as the first statement says.
         gpu_hours: Hours of the teachers, as the first statement says.
     """

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.program.progress import Track
@@ -27,14 +26,14 @@ _DIGITS = 6
 
 
 def measure(
-    reader: ArchiveReader, labels_N: npt.NDArray[np.integer], info: DatasetInfo, track: Track
+    reader: ArchiveReader, labels_N: npt.NDArray[np.integer], classes: Sequence[str], track: Track
 ) -> tuple[Figures, bytes]:
     """Measure all labels of an archive.
 
     Args:
         reader: Whole archive.
         labels_N: True classes of the dataset's rows; negative where there is none.
-        info: Dataset, for the names of the classes.
+        classes: Names of the dataset's classes; none where it names none.
         track: Progress display.
 
     Returns:
@@ -81,7 +80,7 @@ def measure(
     figures = Figures(
         manifest_sha256=reader.manifest_sha256,
         rows_sha256=sha256_hex(rows_data),
-        classes=list(info.classes) if len(info.classes) == num_classes else [],
+        classes=list(classes) if len(classes) == num_classes else [],
         rows=num_rows,
         views=reader.views,
         label_bytes=reader.num_bytes,

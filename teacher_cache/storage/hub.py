@@ -101,7 +101,7 @@ class HubBackend(RemoteBackend):
             raise DeniedError(
                 f"{self._url}: {error}",
                 "Nothing was read or written.",
-                f"make the repository first: hf repo create {self._repo['repo_id']} --repo-type dataset",
+                f"make the repository first: hf repo create {self._repo['repo_id']}, as a dataset",
             ) from error
 
     def _in_repo(self, path: str) -> str:

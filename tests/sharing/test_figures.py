@@ -86,14 +86,14 @@ def test_rows_are_measured_in_pieces_that_fit_into_memory(
     labels: str, dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = ArchiveReader(labels)
-    whole = measure(reader, dataset.index.labels_N, dataset.info, silent)
+    whole = measure(reader, dataset.index.labels_N, dataset.info.classes, silent)
     monkeypatch.setattr("teacher_cache.sharing.measure._MAX_VALUES", 20)
-    assert measure(reader, dataset.index.labels_N, dataset.info, silent) == whole
+    assert measure(reader, dataset.index.labels_N, dataset.info.classes, silent) == whole
     assert whole[0] == figures_of(reader)
 
 
 def test_images_without_labels_have_figures_without_agreement(labels: str, dataset: PackedDataset) -> None:
-    figures, _ = measure(ArchiveReader(labels), np.full(33, -1), dataset.info, silent)
+    figures, _ = measure(ArchiveReader(labels), np.full(33, -1), dataset.info.classes, silent)
     assert (figures.agreement, figures.labelled_rows, figures.confusions) == (None, 0, [])
     assert figures.confidence > 0
 
