@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 from pipelines.commands.jobs import job_status
+from pipelines.commands.sharing import packages_of_share
 from pipelines.flags.archives import (
     ExportConfig,
     ImportConfig,
@@ -42,7 +43,9 @@ def _check_signatures(config: VerifyConfig) -> tuple[list[str], list[str]]:
     from pathlib import Path
 
     from teacher_cache.archive.read import ArchiveReader
-    from teacher_cache.sharing.signature import check_signatures, public_keys
+
+    with packages_of_share("verify --key"):
+        from teacher_cache.sharing.signature import check_signatures, public_keys
 
     assert config.key is not None
     reader, keys = ArchiveReader(config.archive), public_keys(Path(config.key))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from pipelines.flags.sharing import (
     CardConfig,
     CatalogConfig,
@@ -11,7 +14,21 @@ from pipelines.flags.sharing import (
     SignConfig,
     ViewConfig,
 )
+from teacher_cache.errors import InputError
 from teacher_cache.program.commandline import show
+
+
+@contextlib.contextmanager
+def packages_of_share(what: str) -> Iterator[None]:
+    """Raise InputError where a package of the extra `share` is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"{what}: {error}",
+            "It needs packages that are not installed.",
+            "pip install 'teacher-cache[share]'",
+        ) from error
 
 
 def push(config: PushConfig) -> int:
@@ -35,7 +52,8 @@ def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:
 
 def sign(config: SignConfig) -> int:
     """Sign an archive."""
-    from pipelines.archives.describe import sign_archive
+    with packages_of_share("sign"):
+        from pipelines.archives.describe import sign_archive
 
     statement = sign_archive(config)
     show(config, statement, [f"{config.archive}: {statement}"])
@@ -44,8 +62,10 @@ def sign(config: SignConfig) -> int:
 
 def card(config: CardConfig) -> int:
     """Write a card beside an archive."""
-    from pipelines.archives.describe import write_card
     from teacher_cache.program.progress import console
+
+    with packages_of_share("card"):
+        from pipelines.archives.describe import write_card
 
     names = write_card(config, console)
     show(config, names, [f"{config.archive}: wrote {', '.join(names)}"])
@@ -55,8 +75,10 @@ def card(config: CardConfig) -> int:
 def catalog(config: CatalogConfig) -> int:
     """Write the catalog of a folder or bucket; the exit code is 1 if an archive was left out."""
     from teacher_cache.program.progress import console
-    from teacher_cache.sharing.catalog import put_catalog
     from teacher_cache.storage.store import Store
+
+    with packages_of_share("catalog"):
+        from teacher_cache.sharing.catalog import put_catalog
 
     found = put_catalog(Store(config.root), console)
     lines = [f"left out: {path}: {reason}" for path, reason in found.left_out]
@@ -67,8 +89,10 @@ def catalog(config: CatalogConfig) -> int:
 
 def view(config: ViewConfig) -> int:
     """Serve the pages of an archive, or write them to a folder."""
-    from pipelines.explorer import run
     from teacher_cache.program.progress import console
+
+    with packages_of_share("view"):
+        from pipelines.explorer import run
 
     if config.static is None:
         run.serve(config)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 
+import uvicorn
+
+from pipelines.explorer.app import make_app
 from pipelines.explorer.collection import Collection
 from pipelines.explorer.pages import Explorer, static_pages
 from pipelines.flags.sharing import ViewConfig
@@ -54,10 +57,6 @@ def serve(config: ViewConfig) -> None:
     Raises:
         InputError: The port is taken.
     """
-    import uvicorn
-
-    from pipelines.explorer.app import make_app
-
     app = make_app(open_collection(config))
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
