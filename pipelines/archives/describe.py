@@ -50,7 +50,7 @@ def sign_archive(config: SignConfig) -> Statement:
     Raises:
         InputError: The key cannot be used; a text is too long. See also `ArchiveReader`.
     """
-    reader, runs = ArchiveReader(config.archive), runs_of(config.archive)
+    reader, runs, store = ArchiveReader(config.archive), runs_of(config.archive), Store(config.archive)
     about = {
         "who": config.who,
         "when": _now().isoformat(timespec="seconds"),
@@ -60,8 +60,8 @@ def sign_archive(config: SignConfig) -> Statement:
         "image_license": config.image_license,
         "teacher_license": config.teacher_license,
     }
-    statement = sign(reader.store, reader.manifest, private_key(Path(config.key)), about)
-    put_sums(reader)
+    statement = sign(store, reader.manifest, private_key(Path(config.key)), about)
+    put_sums(reader, store)
     return statement
 
 
@@ -71,12 +71,12 @@ def write_card(config: CardConfig, track: Track) -> list[str]:
     Raises:
         InputError: The dataset is not the one that was labelled. See also `ArchiveReader`.
     """
-    reader = ArchiveReader(config.archive, config.room)
-    if config.data is not None and not are_figures_current(reader.store):
+    reader, store = ArchiveReader(config.archive, config.room), Store(config.archive)
+    if config.data is not None and not are_figures_current(store):
         dataset = PackedDataset(config.data, config.room)
         reader.check_replay(dataset.info)
         figures, rows = measure(reader, dataset.index.labels_N, dataset.info.classes, track)
-        put_figures(reader.store, reader.spec.fingerprint, figures, rows)
+        put_figures(store, reader.spec.fingerprint, figures, rows)
     runs = runs_of(config.archive)
     cost = "" if runs.gpu_hours is None else f"{runs.gpu_hours:,.3g} teacher hours on {runs.device}"
     about = About(
@@ -88,7 +88,7 @@ def write_card(config: CardConfig, track: Track) -> list[str]:
         date=_now().date().isoformat(),
         cost=cost,
     )
-    return put_card(reader, about)
+    return put_card(reader, store, about)
 
 
 def _now() -> datetime.datetime:

@@ -13,6 +13,7 @@ from pipelines.flags.archives import VerifyConfig
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.batches.batch import ViewIds
+from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.encodings import ENCODINGS
 from teacher_cache.labels.topk import Labels
 from teacher_cache.program.progress import Track
@@ -55,6 +56,12 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
     """
     assert config.data is not None
     archive = open_labels(config.archive, config.room)
+    if not archive.views:
+        raise ArchiveError(
+            f"{archive.url} has no view of all its shards",
+            "Nothing can be asked again.",
+            "pull the rest first",
+        )
     labeller = labeller_of(archive, config.data, config)
     errors, hits = [], []
     with track("verify teacher", config.num_views, "views") as advance:

@@ -109,7 +109,8 @@ def export(config: ExportConfig) -> int:
         PackedDataset(config.data),
         Store(config.dst),
     )
-    views = parse_views(config.views) if config.views else range(reader.views[0], reader.views[-1] + 1)
+    whole = range(min(reader.views, default=0), max(reader.views, default=-1) + 1)
+    views = parse_views(config.views) if config.views else whole
     if config.format == "webdataset":
         exported = export_tars(reader, dataset, views, destination, console)
         if exported.num_misnamed:

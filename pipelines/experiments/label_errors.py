@@ -4,7 +4,7 @@
 
 A teacher is trained on the labels as they then are, wrong ones included, and labels its own training images.
 Teams that label ImageNet with a teacher trained on ImageNet have the same case. The explorer sorts samples by
-the same margin. Where cleanlab is installed, its scores of the same probabilities are sorted too.
+the same probability. Where cleanlab is installed, its scores of the same probabilities are sorted too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from teacher_cache.exact.canonical import canonical_json
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
 from teacher_cache.program.progress import console
-from teacher_cache.sharing.figures import rows_of
+from teacher_cache.sharing.figures import figures_of, rows_of
 from teacher_cache.storage.store import Store
 
 _TOPK = 10
@@ -154,11 +154,15 @@ def run_experiment(config: LabelErrorsConfig) -> dict[str, Any]:
 
 def _compare(labels: str, dataset: PackedDataset, is_changed_N: npt.NDArray[np.bool_]) -> dict[str, Any]:
     reader = ArchiveReader(labels)
-    rows = rows_of(reader.store)
+    figures = figures_of(reader)
+    assert figures is not None
+    rows = rows_of(reader.store, figures)
     assert rows is not None
     found = {
-        "margin (the explorer's order)": share_found(rows["margin"].to_numpy(), is_changed_N),
-        "probability of the label": share_found(rows["true_probability"].to_numpy(), is_changed_N),
+        "probability of the label (the explorer's order)": share_found(
+            rows["true_probability"].to_numpy(), is_changed_N
+        ),
+        "margin": share_found(rows["margin"].to_numpy(), is_changed_N),
     }
     given_N, margins_N = dataset.index.labels_N, rows["margin"].to_numpy()
     found |= {

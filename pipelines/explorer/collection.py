@@ -76,11 +76,13 @@ class Collection:
             archive.check_replay(dataset.info)
         self.reader, self._dataset = archive, dataset
         self.facts, self.figures = facts_of(archive)
-        table = rows_of(archive.store) if self.figures is not None else None
+        table = rows_of(archive.store, self.figures) if self.figures is not None else None
         self._columns: dict[str, npt.NDArray[Any]] = (
             {} if table is None else {name: table[name].to_numpy() for name in table.column_names}
         )
         self._lookup = archive.keeping(_KEPT)
+        for sort in self.sorts:
+            self._sorted(sort)  # before anyone waits for it
         self._inspector = None if dataset is None else Inspector(dataset, archive.recipe, archive)
 
     @property
@@ -115,16 +117,19 @@ class Collection:
     def sorted_rows(self, sort: str, class_id: int | None) -> npt.NDArray[np.int64]:
         """Return the rows of a class, or of all, in an order of SORTS."""
         rows_N = self._sorted(sort)
-        if class_id is None or not self._columns:
+        if class_id is None:
             return rows_N
-        return rows_N[self._columns["label"][rows_N] == class_id]
+        if self._dataset is None and not self._columns:
+            return rows_N[:0]
+        labels_N = self._dataset.index.labels_N if self._dataset else self._columns["label"]
+        return rows_N[labels_N[rows_N] == class_id]
 
     @functools.cached_property
     def _sorted(self) -> Any:
         return functools.cache(self._sort)
 
     def _sort(self, sort: str) -> npt.NDArray[np.int64]:
-        column = {"label": "margin", "views": "disagreement", "confidence": "confidence"}.get(sort)
+        column = {"label": "true_probability", "views": "disagreement", "confidence": "confidence"}.get(sort)
         if column is None or not self._columns:
             return self.rows
         values_N = self._columns[column][self.rows]

@@ -148,7 +148,8 @@ class Explorer:
         )
 
     def _page(self, template: str, depth: int, **values: Any) -> str:
-        return self._environment.get_template(template).render(base="../" * depth, **values)
+        page = self._environment.get_template(template).render(base="../" * depth, **values)
+        return page.encode("utf-8", "replace").decode()  # names come from elsewhere
 
 
 def static_pages(

@@ -58,7 +58,7 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
     with _engine(config) as (engine, dataset, recipe):
         worker = engine.ask(_describe)
         asked = archive_spec(config, dataset.info, recipe, worker)
-        shelves = list(shelves_of(config.catalog, asked.fingerprint))
+        shelves = list(shelves_of(config.catalog, asked.fingerprint, config.catalog_key))
         asked = as_shelved(config, asked, shelves)
         prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
         taking = units_to_take(shelves, prepared.missing)
@@ -89,7 +89,7 @@ def plan(config: PlanConfig) -> Plan:
     config = with_absolute_paths(config)
     with _engine(config) as (engine, dataset, recipe):
         asked = archive_spec(config, dataset.info, recipe, engine.ask(_describe))
-        shelves = list(shelves_of(config.catalog, asked.fingerprint))
+        shelves = list(shelves_of(config.catalog, asked.fingerprint, config.catalog_key))
         prepared = prepare(config, as_shelved(config, asked, shelves), is_labelled=dataset.index.is_labelled)
         taking = units_to_take(shelves, prepared.missing)
         taken = {url: taken_of(shelves, url, units) for url, units in taking.items()}

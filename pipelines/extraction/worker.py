@@ -120,7 +120,7 @@ class LabelWorker:
         reader, dataset = ArchiveReader(self._request.out, self._request.room), self._labeller.dataset
         if reader.views:
             measured = measure(reader, dataset.index.labels_N, dataset.info.classes, counting(advance))
-            put_figures(reader.store, reader.spec.fingerprint, *measured)
+            put_figures(Store(self._request.out), reader.spec.fingerprint, *measured)
 
     def compute(self, task: Task, advance: Advance) -> Labelled | CalibratedPart:
         """Label a unit, or a part of the calibration views; see `extract_unit` and `calibrate_part`.

@@ -54,6 +54,8 @@ class LabelRequest(TeacherFlags):
     """Archive of fewer views, or of the first image shards, whose labels are not computed again."""
     catalog: Annotated[tuple[str, ...], PATH] = ()
     """Folders or buckets with a catalog of archives; units of the same fingerprint are taken from them."""
+    catalog_key: Annotated[str | None, PATH] = None
+    """File of pinned ed25519 public keys, one of which must have signed what is taken from a catalog."""
     precision: Annotated[Literal["auto", "float32", "bfloat16"], LABELS] = "auto"
     """Type of the forward pass: auto takes bfloat16 autocast on CUDA, float32 elsewhere."""
     retries: Annotated[int, Meta(ge=0)] = 2

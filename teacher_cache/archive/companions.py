@@ -24,8 +24,8 @@ FIGURES_FILE, ROWS_FILE = f"{FIGURES}/labels.json", f"{FIGURES}/rows.parquet"
 _NAME = re.compile(r"README\.md|croissant\.json|figures/[a-z_]{1,40}\.(json|parquet|png)|"
                    r"signatures/[0-9a-f]{16}\.(json|sig)")  # fmt: skip
 _SUM_LINE = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)
-MAX_COMPANION_BYTES = 2**28
-"""Size limit of a companion: figures of 10 million rows."""
+MAX_COMPANION_BYTES = 2**30
+"""Size limit of a companion: figures of 50 million rows."""
 
 
 def is_companion(name: str) -> bool:
@@ -84,9 +84,12 @@ def get_companion(store: Store, name: str) -> bytes | None:
 def damaged_companions(store: Store) -> list[str]:
     """Return the names of companions that are not as they were written, told from seals and checksums."""
     found, sums = [], get_sums(store)
-    companions = companions_of(store)
+    companions, manifest = companions_of(store), get_companion(store, MANIFEST_FILE)
+    if manifest is None or sums.get(MANIFEST_FILE) != sha256_hex(manifest):
+        sums = {}  # they are another manifest's
     for name, data in companions.items():
-        is_damaged = name in sums and sha256_hex(data) != sums[name]
+        has_own_sum = name in (FIGURES_FILE, ROWS_FILE)  # measured again, they stay right
+        is_damaged = not has_own_sum and name in sums and sha256_hex(data) != sums[name]
         if name.endswith(".json") and name != CROISSANT_FILE:
             try:
                 unseal(data)
@@ -95,7 +98,10 @@ def damaged_companions(store: Store) -> list[str]:
         if is_damaged:
             found.append(name)
     if FIGURES_FILE in companions and FIGURES_FILE not in found:
-        rows_sha256 = unseal(companions[FIGURES_FILE]).get("figures", {}).get("rows_sha256")
+        figures = unseal(companions[FIGURES_FILE]).get("figures")
+        rows_sha256 = figures.get("rows_sha256") if isinstance(figures, dict) else None
+        if not isinstance(figures, dict):
+            found.append(FIGURES_FILE)
         if ROWS_FILE in companions and sha256_hex(companions[ROWS_FILE]) != rows_sha256:
             found.append(ROWS_FILE)
     return sorted(set(found))

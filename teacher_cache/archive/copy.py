@@ -7,20 +7,31 @@ was stopped goes on with the next unit, and the smallest part that can be fetche
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from teacher_cache.archive.companions import SUMS_FILE, companions_of, sums_bytes
+from teacher_cache.archive.calibration import get_agreement
+from teacher_cache.archive.companions import (
+    FIGURES,
+    SIGNATURES,
+    SUMS_FILE,
+    companions_of,
+    get_companion,
+    sums_bytes,
+)
 from teacher_cache.archive.destination import (
+    drop_if_changed,
     part_of,
+    refuse_full_folder,
     refuse_others,
     units_elsewhere,
     units_read_elsewhere,
     units_there,
 )
-from teacher_cache.archive.documents import Digest, get_document
+from teacher_cache.archive.documents import get_document
+from teacher_cache.archive.fetch import fetched, fetched_affinity, in_threads
 from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, read_manifest, zarr_documents
 from teacher_cache.archive.part import (
     PART_FILE,
@@ -28,6 +39,7 @@ from teacher_cache.archive.part import (
     Position,
     part_bytes,
     places,
+    position_of,
     read_part,
     relative_stores,
 )
@@ -42,13 +54,10 @@ from teacher_cache.archive.receipts import (
     receipt_name,
 )
 from teacher_cache.archive.spec import SPEC_FILE, spec_bytes
-from teacher_cache.errors import DamagedError, InputError
+from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
-
-_FETCHES = 2
-"""Number of fetches after which wrong bytes count as damage in the source, not on the way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,18 +133,24 @@ def copy_archive(
         )
     destination.sweep()
     refuse_others(destination, manifest, source)
-    there = units_there(destination, manifest, recheck)
+    there = units_there(destination, manifest)
+    if recheck:
+        there -= _changed(destination, manifest, there, workers, track)
     elsewhere = units_elsewhere(destination, manifest, chosen - there)
+    refuse_full_folder(destination, len((there | chosen) - elsewhere))
     todo = sorted(chosen - there - elsewhere)
     moved = _Moved([], [])
     moved.put(destination, {SPEC_FILE: spec_bytes(manifest.spec)})
     with track(what, sum(units[position][1].num_bytes for position in todo), "bytes") as advance:
         groups = _groups(todo, units, destination)
         tasks = [_copying(here, destination, group, moved, advance) for group in groups]
-        _in_threads(tasks, 1 if destination.batch_bytes else workers)
+        in_threads(tasks, 1 if destination.batch_bytes else workers)
     old = units_read_elsewhere(destination, manifest)
-    part = part_of(manifest, there | set(todo), elsewhere | old)
-    _describe(source, destination, manifest, part, moved)
+    with destination.exclusive():
+        if destination.is_local:  # another copy into this folder may have added units
+            there |= units_there(destination, manifest)
+        part = part_of(manifest, there | set(todo), elsewhere | old)
+        _describe(source, destination, manifest, part, moved, recheck=recheck)
     return CopyReport(
         units=len(todo),
         units_there=len(chosen) - len(todo),
@@ -205,65 +220,37 @@ def _copying(
     return copy
 
 
-def fetched(store: Store, name: str, digest: Digest, again: list[str] | None = None) -> bytes:
-    """Return an object with the right sha256; wrong bytes are fetched a second time.
+def _changed(
+    destination: Store, manifest: Manifest, there: set[Position], workers: int, track: Track
+) -> set[Position]:
+    """Hash units that are there; return those with other bytes, which do not count any more."""
+    receipts = [receipt for receipt in manifest.all_receipts if position_of(receipt) in there]
+    changed: list[Position] = []
 
-    Args:
-        store: Store of the object.
-        name: Name of the object.
-        digest: sha256 and size that it must have.
-        again: List that the name is added to if the first fetch brought other bytes.
+    def check(receipt: Receipt) -> None:
+        if drop_if_changed(destination, manifest, receipt):
+            changed.append(position_of(receipt))
+        advance(receipt.num_bytes)
 
-    Raises:
-        DamagedError: The object is missing, or does not have the sha256.
-    """
-    sha256, size = digest
-    for fetch in range(_FETCHES):
-        try:
-            data = store.get_range(name, 0, size)
-        except FileNotFoundError as error:
-            raise _damaged(store, name, "is missing") from error
-        if sha256_hex(data) == sha256:
-            if fetch and again is not None:
-                again.append(name)
-            return data
-    raise _damaged(store, name, "does not have the sha256 in the manifest")
-
-
-def fetched_affinity(store: Store, manifest: Manifest) -> dict[str, bytes]:
-    """Return the objects of the class affinity by array; none if there is none. Raises DamagedError."""
-    layout = manifest.spec.layout
-    return {
-        array: fetched(store, layout.affinity_name(array), digest)
-        for array, digest in (manifest.affinity or {}).items()
-    }
-
-
-def _damaged(store: Store, name: str, what: str) -> DamagedError:
-    return DamagedError(
-        f"{store.url_of(name)} {what}",
-        "It is not copied; what was copied before stays, and is whole.",
-        "ask the archive's owner to repair it, or copy other --views and --shards",
-    )
-
-
-def _in_threads(tasks: Sequence[Callable[[], None]], workers: int) -> None:
-    """Run tasks, a few at once; the first error stops those that have not begun, and is raised."""
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    try:
-        for done in concurrent.futures.as_completed([pool.submit(task) for task in tasks]):
-            done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with track("recheck", sum(receipt.num_bytes for receipt in receipts), "bytes") as advance:
+        in_threads([functools.partial(check, receipt) for receipt in receipts], workers)
+    return set(changed)
 
 
 def _describe(
-    source: Store, destination: Store, manifest: Manifest, part: Part | None, moved: _Moved
+    source: Store,
+    destination: Store,
+    manifest: Manifest,
+    part: Part | None,
+    moved: _Moved,
+    *,
+    recheck: bool,
 ) -> None:
     """Write the affinity, the documents, the companions and their checksums, then the manifest."""
     spec = manifest.spec
     names = {array: spec.layout.affinity_name(array) for array in manifest.affinity or ()}
-    if any(destination.stat(names[array]) != size for array, (_, size) in (manifest.affinity or {}).items()):
+    sizes = {array: size for array, (_, size) in (manifest.affinity or {}).items()}
+    if recheck or any(destination.stat(names[array]) != size for array, size in sizes.items()):
         affinity = fetched_affinity(source, manifest)
         moved.put(destination, {names[array]: data for array, data in affinity.items()})
     documents = {SPEC_FILE: spec_bytes(spec), **zarr_documents(spec, manifest.all_receipts)}
@@ -271,16 +258,37 @@ def _describe(
         documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
     if manifest.extends:
         documents[EXTENDS_FILE] = extends_bytes(manifest.extends, spec.fingerprint)
-    if source.stat(AGREEMENT_FILE) is not None:
+    if get_agreement(source, spec) is not None:
         documents[AGREEMENT_FILE] = get_document(source, AGREEMENT_FILE)
     own = [receipt for url, receipt in places(manifest, part).values() if not url]
     receipts = {receipt_name(receipt.unit): receipt_bytes(receipt, spec.fingerprint) for receipt in own}
     companions = companions_of(source, with_rows=part is None)
-    kept = {name: data for name, data in companions_of(destination).items() if name not in companions}
+    kept, stale = _kept_companions(destination, manifest, companions)
     sums = sums_bytes(manifest, part, {**documents, **receipts, **kept, **companions})
+    for name in stale:
+        destination.delete(name)
     last = {} if part is None else {PART_FILE: part_bytes(part, spec.fingerprint)}
     moved.put(destination, {**documents, **companions, SUMS_FILE: sums})
     moved.put(destination, last)
     moved.put(destination, {MANIFEST_FILE: manifest.to_bytes()})
     if part is None and destination.stat(PART_FILE) is not None:
         destination.delete(PART_FILE)
+
+
+def _kept_companions(
+    destination: Store, manifest: Manifest, new: Mapping[str, bytes]
+) -> tuple[dict[str, bytes], list[str]]:
+    """Return the companions that stay beside the new ones, and the names of those about another manifest."""
+    data = manifest.to_bytes()
+    there = {name: content for name, content in companions_of(destination).items() if name not in new}
+    if get_companion(destination, MANIFEST_FILE) == data:
+        return there, []
+    digest = sha256_hex(data).encode()
+    about = {name.rpartition(".")[0] for name, content in there.items() if digest in content}
+    stale = [
+        name
+        for name in there
+        if name.startswith(f"{FIGURES}/")
+        or (name.startswith(f"{SIGNATURES}/") and name.rpartition(".")[0] not in about)
+    ]
+    return {name: content for name, content in there.items() if name not in stale}, stale

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, read_manifest
 from teacher_cache.archive.part import Part, Position, places, position_of, read_part
-from teacher_cache.archive.receipts import Receipt, receipt_bytes, receipt_name
+from teacher_cache.archive.receipts import NOT_UNITS, Receipt, receipt_bytes, receipt_name
 from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.spec_file import differences, existing_spec
-from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.errors import ArchiveError, DamagedError, InputError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.storage.store import Store
 
@@ -42,7 +40,10 @@ def refuse_others(destination: Store, manifest: Manifest, source: Store) -> None
     if destination.stat(MANIFEST_FILE) is None:
         return
     known = {position_of(receipt): receipt.objects for receipt in manifest.all_receipts}
-    old = read_manifest(destination)
+    try:
+        old = read_manifest(destination)
+    except DamagedError:  # it is written again
+        return
     lost = [r.unit.name for r in old.all_receipts if known.get(position_of(r)) != r.objects]
     if lost or (old.affinity or {}) != (manifest.affinity or {}):
         raise ArchiveError(
@@ -53,7 +54,18 @@ def refuse_others(destination: Store, manifest: Manifest, source: Store) -> None
         )
 
 
-def units_there(destination: Store, manifest: Manifest, recheck: bool) -> set[Position]:
+def refuse_full_folder(destination: Store, num_units: int) -> None:
+    """Refuse more receipts than the destination takes in a folder. Raises InputError."""
+    limit = destination.max_folder_files
+    if limit is not None and num_units + len(NOT_UNITS) > limit:
+        raise InputError(
+            f"{destination.url} would have {num_units:,} receipts in a folder",
+            f"It takes {limit:,} files in a folder.",
+            "share larger units: pack with a larger --shard-size, or extract with more --views-per-unit",
+        )
+
+
+def units_there(destination: Store, manifest: Manifest) -> set[Position]:
     """Return the units whose objects lie in the destination's own folder, as their receipts there say."""
     if destination.stat(SPEC_FILE) is None:
         return set()
@@ -73,18 +85,19 @@ def units_there(destination: Store, manifest: Manifest, recheck: bool) -> set[Po
         some = whole[start : start + _TOGETHER]
         documents = destination.get_many([receipt_name(receipt.unit) for receipt in some])
         for receipt, data in zip(some, documents, strict=True):
-            if data == receipt_bytes(receipt, fingerprint) and not (
-                recheck and _is_changed(destination, layout.object_name, receipt)
-            ):
+            if data == receipt_bytes(receipt, fingerprint):
                 found.add(position_of(receipt))
     return found
 
 
-def _is_changed(store: Store, object_name: Callable[..., str], receipt: Receipt) -> bool:
-    return any(
-        sha256_hex(store.get(object_name(array, receipt.unit))) != sha256
-        for array, (sha256, _) in receipt.objects.items()
-    )
+def drop_if_changed(store: Store, manifest: Manifest, receipt: Receipt) -> bool:
+    """Delete the receipt of a unit with an object of other bytes, so that it does not count; return whether."""
+    layout = manifest.spec.layout
+    for array, (sha256, _) in receipt.objects.items():
+        if sha256_hex(store.get(layout.object_name(array, receipt.unit))) != sha256:
+            store.delete(receipt_name(receipt.unit))
+            return True
+    return False
 
 
 def units_elsewhere(destination: Store, manifest: Manifest, wanted: set[Position]) -> set[Position]:
@@ -113,11 +126,12 @@ def units_elsewhere(destination: Store, manifest: Manifest, wanted: set[Position
 
 def units_read_elsewhere(destination: Store, manifest: Manifest) -> set[Position]:
     """Return the units that the destination reads from other archives already."""
-    if destination.stat(MANIFEST_FILE) is None:
+    try:
+        old = read_manifest(destination)
+        there = places(old, read_part(destination, old))
+    except ArchiveError:  # none, or a copy was stopped between the two documents
         return set()
-    old = read_manifest(destination)
     named = {position_of(receipt) for receipts in manifest.extends.values() for receipt in receipts}
-    there = places(old, read_part(destination, old))
     return {position for position, (relative_url, _) in there.items() if relative_url} & named
 
 

@@ -21,6 +21,7 @@ MAX_DOCUMENT_BYTES = 2**25
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=1, le=2**32)]
 Place = Annotated[int, Meta(ge=0, le=2**32)]
+TotalBytes = Annotated[int, Meta(ge=0, le=2**62)]
 View = Annotated[int, Meta(ge=0, le=2**20)]
 Digest = tuple[Sha256, Annotated[int, Meta(ge=1, le=2**32)]]
 """sha256 and size in bytes of an object."""

@@ -121,7 +121,13 @@ class ArchiveReader(LabelSource):
         rows = LabelArrays(*(values[: receipt.rows] for values in arrays))
         if not (rows.idx < self.spec.labels.num_classes).all():
             raise self._damaged(f"unit {receipt.unit.name}", "a class id is not below the number of classes")
-        return decode(rows, self.spec.labels.num_classes, self.spec.labels.values)
+        labels = decode(rows, self.spec.labels.num_classes, self.spec.labels.values)
+        if (
+            not ((labels.tail_B >= 0) & (labels.tail_B <= 1)).all()
+            or not (labels.relative_logits_BK <= 0).all()
+        ):
+            raise self._damaged(f"unit {receipt.unit.name}", "a probability is not between 0 and 1")
+        return labels
 
     def store_of(self, receipt: Receipt) -> Store:
         """Return the store of a unit's objects: this archive's, or that of one it extends."""

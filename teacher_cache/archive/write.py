@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from teacher_cache.archive.companions import SUMS_FILE
 from teacher_cache.archive.documents import MAX_DOCUMENT_BYTES, Digest, get_document
 from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest, read_manifest, zarr_documents
@@ -189,12 +190,17 @@ class ArchiveWriter:
             documents = dict(zarr_documents(self.spec, manifest.all_receipts))
             if manifest.extends:
                 documents[EXTENDS_FILE] = extends_bytes(manifest.extends, self.spec.fingerprint)
+            if not self._is_kept(MANIFEST_FILE, manifest.to_bytes()):
+                self.store.delete(SUMS_FILE)  # checksums of another manifest
             documents[MANIFEST_FILE] = manifest.to_bytes()  # last: it marks the archive as finished
             for name, data in documents.items():
-                if self.store.stat(name) != len(data) or self.store.get(name) != data:
+                if not self._is_kept(name, data):
                     self.store.put(name, data)
             self.store.sweep()  # what workers that were killed in this run had begun to write
         return manifest
+
+    def _is_kept(self, name: str, data: bytes) -> bool:
+        return self.store.stat(name) == len(data) and self.store.get(name) == data
 
     def _manifest(self, extends: Mapping[str, tuple[Receipt, ...]]) -> Manifest:
         """Return the new manifest: each unit once, including all units of the present manifest.

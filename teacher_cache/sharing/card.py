@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 
 from huggingface_hub import DatasetCardData
@@ -23,6 +24,7 @@ from teacher_cache.sharing.figures import Figures
 from teacher_cache.sharing.gather import facts_of
 from teacher_cache.sharing.pictures import agreement_png, confidence_png
 from teacher_cache.sharing.sums import put_sums
+from teacher_cache.storage.store import Store
 
 CONFIDENCE_FILE, AGREEMENT_FILE = f"{FIGURES}/confidence.png", f"{FIGURES}/agreement.png"
 _SIZES = (
@@ -59,9 +61,15 @@ class About:
     cost: str
 
 
-def put_card(reader: ArchiveReader, about: About) -> list[str]:
-    """Write the card beside an archive, then its checksums; return the names of what was written."""
-    facts, figures = facts_of(reader)
+def put_card(reader: ArchiveReader, store: Store, about: About) -> list[str]:
+    """Write the card beside an archive, then its checksums; return the names of what was written.
+
+    Args:
+        reader: Archive.
+        store: Store of the archive to write to; the reader's may be pinned to a revision.
+        about: Facts that no archive holds.
+    """
+    facts, figures = facts_of(reader, store)
     pictures: dict[str, bytes] = {}
     if figures is not None:
         pictures[CONFIDENCE_FILE] = confidence_png(figures)
@@ -69,7 +77,7 @@ def put_card(reader: ArchiveReader, about: About) -> list[str]:
             pictures[AGREEMENT_FILE] = agreement_png(figures)
     documents = {MANIFEST_FILE: reader.manifest.to_bytes()}
     for name in (FIGURES_FILE, ROWS_FILE) if figures is not None else ():
-        data = get_companion(reader.store, name)
+        data = get_companion(store, name)
         if data is not None:
             documents[name] = data
     files = {
@@ -86,15 +94,16 @@ def put_card(reader: ArchiveReader, about: About) -> list[str]:
         CARD_FILE: "\n".join(_lines(facts, figures, about, list(pictures))).encode(),
     }
     for name, data in files.items():
-        reader.store.put(name, data)
-    put_sums(reader)
+        store.put(name, data)
+    put_sums(reader, store)
     return list(files)
 
 
 def _summary(facts: Facts) -> str:
     return (
-        f"Labels of {facts.num_views:,} augmented views of each of {facts.samples:,} images by the teacher "
-        f"{facts.teacher}: the {facts.topk} most probable of {facts.classes:,} classes, and the mass outside."
+        f"Labels of {facts.num_views:,} augmented views of each of {facts.samples:,} images "
+        f"by the teacher {_plain(facts.teacher)}: the {facts.topk} most probable of "
+        f"{facts.classes:,} classes, and the mass outside."
     )
 
 
@@ -130,7 +139,7 @@ def _lines(facts: Facts, figures: Figures | None, about: About, pictures: Sequen
         "## Use",
         "",
         "```sh",
-        f"teacher-cache pull {about.url} labels --views 0:{min(facts.num_views, facts.views_per_unit)}",
+        f"teacher-cache pull {shlex.quote(about.url)} labels",
         "student train --data PACKED --labels labels --distillation soft \\",
         "    --model deit_tiny_distilled_patch16_224",
         "```",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from teacher_cache.archive.companions import CROISSANT_FILE, get_companion
+from teacher_cache.archive.documents import converted
 from teacher_cache.archive.manifest import MANIFEST_FILE
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.errors import InputError
@@ -47,10 +49,10 @@ def put_catalog(store: Store, track: Track) -> Catalog:
             try:
                 found.append(_entry(store, path))
             except (InputError, OSError) as error:
-                left_out.append((path, str(error).partition("\n")[0][:_LONGEST]))
+                left_out.append((_text(path), _text(str(error).partition("\n")[0])))
             advance(1)
     catalog = Catalog(found, left_out)
-    store.put(PAGE_FILE, page_html(catalog, store.url).encode())
+    store.put(PAGE_FILE, page_html(catalog, store.url).encode("utf-8", "replace"))
     store.put(CATALOG_FILE, catalog.to_bytes())
     return catalog
 
@@ -66,4 +68,10 @@ def _entry(store: Store, path: str) -> Entry:
             name = str(json.loads(data)["name"])
         except (ValueError, KeyError, TypeError, RecursionError):
             name = path or "."
-    return Entry(path, name[:_LONGEST], facts)
+    entry = Entry(path, _text(name), facts)
+    return converted(dataclasses.asdict(entry), Entry, "the entry of an archive")
+
+
+def _text(text: str) -> str:
+    """Return text from elsewhere, cut off, with characters that can be written."""
+    return text[:_LONGEST].encode("utf-8", "replace").decode()

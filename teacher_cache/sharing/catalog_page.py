@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from typing import Any
 
 import jinja2
@@ -37,8 +38,8 @@ def page_html(catalog: Catalog, root: str) -> str:
     archives = [
         {
             "entry": entry,
-            "url": f"{root}/{entry.path}" if entry.path else root,
-            "values": json.dumps(_values(entry.name, entry.facts), sort_keys=True),
+            "url": shlex.quote(f"{root}/{entry.path}" if entry.path else root),
+            "values": json.dumps(_values(entry.name, entry.facts)),
         }
         for entry in catalog.archives
     ]

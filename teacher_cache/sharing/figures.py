@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from teacher_cache.archive.companions import FIGURES_FILE, ROWS_FILE, get_companion
-from teacher_cache.archive.documents import FORMAT, VERSION, Count, Sha256, View, converted
+from teacher_cache.archive.documents import FORMAT, VERSION, Count, Sha256, TotalBytes, View, converted
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.receipts import document_of_archive
 from teacher_cache.errors import ArchiveError
-from teacher_cache.exact.canonical import seal
+from teacher_cache.exact.canonical import seal, sha256_hex
 from teacher_cache.sharing.row_sums import BINS
 from teacher_cache.storage.store import Store
 
@@ -31,6 +31,7 @@ COLUMNS = (
     "disagreement",
     "views_agreed",
 )
+_TYPES = (pa.int32(), pa.int32(), *(pa.float32() for _ in range(4)), pa.int32())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Figures:
     classes: list[str]
     rows: Count
     views: list[View]
-    label_bytes: Count
+    label_bytes: TotalBytes
     labelled_rows: int
     agreement: float | None
     confidence: float
@@ -87,26 +88,36 @@ class Figures:
         return self.label_bytes / (self.rows * len(self.views))
 
 
-def figures_of(reader: ArchiveReader) -> Figures | None:
+def figures_of(reader: ArchiveReader, store: Store | None = None) -> Figures | None:
     """Return the figures beside an archive; None if there are none, or they are another manifest's.
+
+    Args:
+        reader: Archive.
+        store: Store of its companions; the reader's by default.
 
     Raises:
         ArchiveError: The document is damaged, or belongs to another archive.
     """
-    data = get_companion(reader.store, FIGURES_FILE)
+    store = store or reader.store
+    data = get_companion(store, FIGURES_FILE)
     if data is None:
         return None
-    what = reader.store.path(FIGURES_FILE)
+    what = store.path(FIGURES_FILE)
     document = document_of_archive(data, what, reader.spec)
     figures = converted(document.get("figures"), Figures, what)
     num_classes, lists = reader.spec.labels.num_classes, dataclasses.asdict(figures)
+    num_shards = reader.spec.layout.num_shards
     lengths = {"C": num_classes, "V": len(figures.views)}
     listed = [name for name in lists if name[-2:] in ("_C", "_V")]
     if (
         any(len(lists[name]) != lengths[name[-1]] for name in listed)
         or {len(figures.confidences), len(figures.entropies), len(figures.tails)} != {BINS}
         or len(figures.classes) not in (0, num_classes)
+        or not figures.views
+        or min((*figures.rows_C, *figures.confidences, *figures.entropies, *figures.tails)) < 0
         or not all(0 <= number < num_classes for pair in figures.confusions for number in pair[:2])
+        or not all(figures.rows_C[label] for label, _, _ in figures.confusions)
+        or not all(0 <= first < stop <= num_shards for of in figures.shards_C for first, stop in of)
     ):
         raise ArchiveError(
             f"{what} has figures of other classes or views than it says",
@@ -117,22 +128,42 @@ def figures_of(reader: ArchiveReader) -> Figures | None:
     return figures if is_current else None
 
 
-def rows_of(store: Store) -> pa.Table | None:
-    """Return the figures of single rows; None if there are none. Raises ArchiveError if they are damaged."""
+def rows_of(store: Store, figures: Figures) -> pa.Table | None:
+    """Return the figures of single rows; None if there are none.
+
+    Args:
+        store: Store of the archive.
+        figures: Figures of the archive, which name the sha256 of those of rows.
+
+    Raises:
+        ArchiveError: They are damaged, or not those of the figures.
+    """
     data = get_companion(store, ROWS_FILE)
     if data is None:
         return None
     try:
-        table = pq.read_table(io.BytesIO(data), columns=list(COLUMNS))
+        if sha256_hex(data) != figures.rows_sha256:
+            raise pa.ArrowInvalid("its sha256 is not the one in labels.json")
+        file = pq.ParquetFile(io.BytesIO(data))
+        types = {field.name: field.type for field in file.schema_arrow}
+        if file.metadata.num_rows != figures.rows or types != dict(zip(COLUMNS, _TYPES, strict=True)):
+            raise pa.ArrowInvalid(f"{file.metadata.num_rows:,} rows of {', '.join(types)}")
+        return file.read()
     except (pa.ArrowException, OSError) as error:
         raise ArchiveError(
-            f"{store.path(ROWS_FILE)} is damaged: {error}", "No figures of rows are shown.", "measure again"
+            f"{store.path(ROWS_FILE)} cannot be used: {error}",
+            "No figures of rows are shown.",
+            "measure again: teacher-cache card ... --data ...",
         ) from error
-    return table
 
 
 def put_figures(store: Store, fingerprint: str, figures: Figures, rows: bytes) -> None:
-    """Write the figures beside an archive, those of rows first."""
+    """Write the figures beside an archive, those of rows first.
+
+    Raises:
+        ArchiveError: A figure is out of the range that readers allow.
+    """
+    converted(dataclasses.asdict(figures), Figures, FIGURES_FILE)
     store.put(ROWS_FILE, rows)
     head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint}
     store.put(FIGURES_FILE, seal({**head, "figures": dataclasses.asdict(figures)}))

@@ -9,15 +9,21 @@ from teacher_cache.archive.source import view_ranges
 from teacher_cache.sharing.facts import Facts
 from teacher_cache.sharing.figures import Figures, figures_of
 from teacher_cache.sharing.signature import Statement, statements_of
+from teacher_cache.storage.store import Store
 
 
-def facts_of(reader: ArchiveReader) -> tuple[Facts, Figures | None]:
+def facts_of(reader: ArchiveReader, store: Store | None = None) -> tuple[Facts, Figures | None]:
     """Return the facts of an archive, and its figures where they were measured.
+
+    Args:
+        reader: Archive.
+        store: Store of its companions; the reader's by default.
 
     Raises:
         ArchiveError: The figures are damaged.
     """
-    figures, statements = figures_of(reader), statements_of(reader.store)
+    store = store or reader.store
+    figures, statements = figures_of(reader, store), statements_of(store)
     spec, first = reader.spec, statements[0] if statements else None
     means: dict[str, Any] = {
         name: getattr(figures, name, None) for name in ("agreement", "confidence", "entropy", "tail")

@@ -139,9 +139,9 @@ def _sum_rows(
             confidence_V[view] += top
             entropy_V[view] += entropy
             tail_V[view] += tail
-            confidences[min(int(top * BINS), BINS - 1)] += 1
-            entropies[min(int(entropy / most * BINS), BINS - 1)] += 1
-            tails[min(int(tail * BINS), BINS - 1)] += 1
+            confidences[max(0, min(int(top * BINS), BINS - 1))] += 1
+            entropies[max(0, min(int(entropy / most * BINS), BINS - 1))] += 1
+            tails[max(0, min(int(tail * BINS), BINS - 1))] += 1
             if class_ids_VRK[view, row, 0] == label:
                 agreed_V[view] += 1
                 agreed_R[row] += 1

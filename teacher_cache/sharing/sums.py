@@ -8,16 +8,21 @@ from teacher_cache.archive.documents import get_document
 from teacher_cache.archive.manifest import documents_of, zarr_documents
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.receipts import AGREEMENT_FILE
+from teacher_cache.storage.store import Store
 
 
-def put_sums(reader: ArchiveReader) -> None:
+def put_sums(reader: ArchiveReader, store: Store) -> None:
     """Write the checksums of an archive's documents, objects and companions, as its manifest says they are.
+
+    Args:
+        reader: Archive.
+        store: Store of the archive to write to; the reader's may be pinned to a revision.
 
     Raises:
         ArchiveError: The receipt of the agreement is damaged.
     """
-    manifest, store = reader.manifest, reader.store
-    own = [receipt for receipt in reader.receipts if reader.store_of(receipt) is store]
+    manifest = reader.manifest
+    own = [receipt for receipt in reader.receipts if reader.store_of(receipt) is reader.store]
     files = {**documents_of(manifest, own), **zarr_documents(reader.spec, manifest.all_receipts)}
     if get_agreement(store, reader.spec) is not None:
         files[AGREEMENT_FILE] = get_document(store, AGREEMENT_FILE)

@@ -16,6 +16,7 @@ class Backend(Protocol):
         volume: Name of the file system or bucket that relative paths stay within.
         is_local: Whether an object is a file of this machine.
         can_list: Whether the names of objects can be asked for.
+        max_folder_files: Largest number of objects in a folder; None for no limit.
         batch_bytes: Bytes that `write_many` best writes together; 0 where objects are written singly.
     """
 
@@ -24,6 +25,7 @@ class Backend(Protocol):
     is_local: bool
     can_list: bool
     batch_bytes: int
+    max_folder_files: int | None
 
     def url_beside(self, relative_path: str) -> str:
         """Return the URL that a relative path leads to. Raises ValueError if it leaves `volume`."""

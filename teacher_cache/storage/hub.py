@@ -10,13 +10,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import parse_hf_uri
 
-from teacher_cache.errors import DeniedError, InputError
+from teacher_cache.errors import DeniedError
 from teacher_cache.storage.remote import RemoteBackend
 
 _T = TypeVar("_T")
 _BATCH_BYTES = 2**27
 """Bytes of a commit: the hub limits commits an hour, and a commit is held in memory."""
-_MAX_FILES_IN_FOLDER = 10_000
+_MAX_FOLDER_FILES = 10_000
 """Limit of the hub: huggingface.co/docs/hub/storage-limits, "Repository limitations and recommendations"."""
 _XET = {"HF_XET_NUM_CONCURRENT_RANGE_GETS": "4", "HF_XET_CHUNK_CACHE_SIZE_BYTES": "0"}
 """Settings of the hub's transfer library that bound its memory, unless the environment has others."""
@@ -33,6 +33,7 @@ class HubBackend(RemoteBackend):
     """
 
     batch_bytes = _BATCH_BYTES
+    max_folder_files: int | None = _MAX_FOLDER_FILES
 
     def __init__(self, url: str) -> None:
         for name, value in _XET.items():
@@ -65,29 +66,12 @@ class HubBackend(RemoteBackend):
         """Write objects in one commit; see Backend."""
         if not objects:
             return
-        self._refuse_full_folders(objects)
         operations = [CommitOperationAdd(self._in_repo(path), data) for path, data in objects.items()]
         self._commit(operations, f"{len(operations)} files")
 
     def delete(self, path: str) -> None:
         """Remove an object; see Backend."""
         self._commit([CommitOperationDelete(self._in_repo(path))], "1 file less")
-
-    def _refuse_full_folders(self, objects: Mapping[str, bytes]) -> None:
-        """Refuse objects in folders that would have more files than the hub takes."""
-        folders: dict[str, set[str]] = {}
-        for path in objects:
-            folders.setdefault(path.rpartition("/")[0], set()).add(path)
-        for folder, paths in folders.items():
-            if not folder.endswith("/receipts"):
-                continue
-            there = {path for path in self.sizes(folder) if path.rpartition("/")[0] == folder}
-            if len(there | paths) > _MAX_FILES_IN_FOLDER:
-                raise InputError(
-                    f"{folder} would have {len(there | paths):,} files",
-                    f"The hub takes {_MAX_FILES_IN_FOLDER:,} in a folder.",
-                    "share larger units: pack with a larger --shard-size, or extract with --views-per-unit",
-                )
 
     def _commit(self, operations: list[Any], message: str) -> None:
         self._call(lambda api: api.create_commit(operations=operations, commit_message=message, **self._repo))

@@ -31,6 +31,7 @@ class LocalBackend:
 
     is_local = can_list = True
     volume, batch_bytes = "", 0
+    max_folder_files: int | None = None
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -49,11 +50,7 @@ class LocalBackend:
         try:
             return Path(path).read_bytes()
         except (IsADirectoryError, PermissionError) as error:
-            raise DeniedError(
-                f"{path} cannot be read: {error.strerror}",
-                "Its content is unknown.",
-                "change its permissions, or copy it again",
-            ) from error
+            raise self._not_read(path, error) from error
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of a file; see Backend."""
@@ -62,8 +59,11 @@ class LocalBackend:
 
     def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return bytes [start, stop) of a file for each span; see Backend."""
-        with Path(path).open("rb") as file:
-            return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
+        try:
+            with Path(path).open("rb") as file:
+                return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
+        except (IsADirectoryError, PermissionError) as error:
+            raise self._not_read(path, error) from error
 
     def read_many(self, paths: Sequence[str]) -> list[bytes]:
         """Return several files; see Backend."""
@@ -175,6 +175,13 @@ class LocalBackend:
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink()
+
+    def _not_read(self, path: str, error: OSError) -> DeniedError:
+        return DeniedError(
+            f"{path} cannot be read: {error.strerror}",
+            "Its content is unknown.",
+            "change its permissions, or copy it again",
+        )
 
     def _not_written(self, error: OSError) -> StoreError:
         value = f"cannot write to {self._url}: {error.strerror or error}"

@@ -26,6 +26,7 @@ _FINAL = (
 """Errors that a retry would meet again."""
 _WITHOUT_LISTS = ("http", "https")
 """Schemes of stores that are read by name: a web server lists nothing."""
+_NOT_THERE = (404, 410)
 _BOTOCORE = {
     "connect_timeout": 10,
     "read_timeout": 60,
@@ -47,6 +48,7 @@ class RemoteBackend:
     """
 
     is_local, batch_bytes = False, 0
+    max_folder_files: int | None = None
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -110,9 +112,15 @@ class RemoteBackend:
     def size(self, path: str) -> int | None:
         """Return the size of an object; see Backend."""
         try:
-            info = self._try(path, lambda fs: fs.info(path))
+            info = self._try(path, lambda fs: fs.info(path) if self.can_list else _web_info(fs, path))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if info["size"] is None:
+            raise DeniedError(
+                f"{path}: the web server does not say how large it is",
+                "Nothing is read without a limit.",
+                "use a server that sends Content-Length",
+            )
         return int(info["size"]) if info["type"] == "file" else None
 
     def sizes(self, path: str) -> dict[str, int]:
@@ -213,6 +221,17 @@ class RemoteBackend:
                 f"It was tried {_TRIES} times. What was written before is whole.",
                 "run the same command again when the store answers",
             ) from error
+
+
+def _web_info(fs: Any, path: str) -> dict[str, Any]:
+    """Return what a web server says of a file; fsspec takes any failure for a file that is not there."""
+    try:
+        return fs.info(path)
+    except FileNotFoundError as error:
+        status = getattr(error.__cause__, "status", None)
+        if error.__cause__ is None or status in _NOT_THERE:
+            raise
+        raise ConnectionError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error
 
 
 def _open(url: str) -> tuple[Any, str]:

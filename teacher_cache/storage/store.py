@@ -67,6 +67,11 @@ class Store:
         return self._backend.can_list
 
     @property
+    def max_folder_files(self) -> int | None:
+        """Largest number of objects in a folder; None for no limit."""
+        return self._backend.max_folder_files
+
+    @property
     def batch_bytes(self) -> int:
         """Bytes that are best written by one `put_many`; 0 where objects are written singly."""
         return self._backend.batch_bytes

@@ -34,7 +34,7 @@ TEACHER = (
 )
 REQUEST = (
     f"{TEACHER} data teacher out recipe img_size views topk affinity values views_per_unit "
-    "extends catalog precision retries max_quarantined max_gpu_hours allow_disagreement run_dir"
+    "extends catalog catalog_key precision retries max_quarantined max_gpu_hours allow_disagreement run_dir"
 )
 ACTORS = "num_actors gpus_per_actor cpus_per_actor unit_timeout_s drain_s"
 EXTRACT = f"json {REQUEST} {ACTORS} engine address"

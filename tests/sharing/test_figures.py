@@ -66,8 +66,9 @@ def test_figures_of_rows_are_those_of_dense_labels(
 
 def test_an_extract_measures_its_archive(labels: str, dataset: PackedDataset) -> None:
     reader = ArchiveReader(labels)
-    figures, rows = figures_of(reader), rows_of(reader.store)
+    figures = figures_of(reader)
     assert figures is not None
+    rows = rows_of(reader.store, figures)
     assert rows is not None
     tops = np.stack(
         [reader.lookup(np.arange(33), np.full(33, view)).class_ids_BK[:, 0].numpy() for view in range(3)]

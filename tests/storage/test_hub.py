@@ -97,6 +97,8 @@ def test_an_archive_goes_to_a_repository_and_comes_back(
     part = json.loads(hub.run("pull", pushed, tmp_path / "part", "--shards", "1:3", "--json").stdout)
     assert part["shards"] == [1, 2]
     assert "no problems (full)" in hub.run("verify", pushed, "--level", "full").stdout
+    hub.run("card", pushed, "--name", "written to the branch, read at a commit")
+    assert "no problems (full)" in hub.run("verify", pushed, "--level", "full").stdout
 
 
 @pytest.mark.slow
@@ -123,11 +125,8 @@ def test_refusals_say_what_to_do(hub: Hub, labels: str) -> None:
     assert "HF_TOKEN" in hub.run("push", labels, f"{URL}/x", code=2, HF_TOKEN="hf_wrong").stderr
     program = f"""
 from teacher_cache.storage import hub
-from teacher_cache.storage.store import Store
-hub._MAX_FILES_IN_FOLDER = 2
-try:
-    Store("{URL}/full").put_many({{f"receipts/{{n}}": b"x" for n in range(3)}})
-except Exception as error:
-    print(error)
+hub.HubBackend.max_folder_files = 9
+from pipelines.cli import main
+raise SystemExit(main(["push", {labels!r}, "{URL}/full"]) != 2)
 """
-    assert "The hub takes 2 in a folder" in hub.python(program)
+    hub.python(program)
