@@ -6,6 +6,7 @@ import atexit
 import functools
 import io
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -110,3 +111,10 @@ def tree(folder: str | Path) -> dict[str, bytes]:
     """Return every file below a folder with its bytes."""
     root = Path(folder)
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def new_key(folder: Path, name: str = "key") -> Path:
+    """Make a key for signatures, as the documents say."""
+    file = folder / name
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", file], check=True)
+    return file

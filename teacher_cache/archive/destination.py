@@ -91,7 +91,7 @@ def units_there(destination: Store, manifest: Manifest) -> set[Position]:
 
 
 def drop_if_changed(store: Store, manifest: Manifest, receipt: Receipt) -> bool:
-    """Delete the receipt of a unit with an object of other bytes, so that it does not count; return whether."""
+    """Delete the receipt of a unit whose objects have other bytes: it does not count then. Return whether."""
     layout = manifest.spec.layout
     for array, (sha256, _) in receipt.objects.items():
         if sha256_hex(store.get(layout.object_name(array, receipt.unit))) != sha256:

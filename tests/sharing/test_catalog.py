@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import extract_flags, labels_tree, tree
+from support import extract_flags, labels_tree, new_key, tree
 
 from pipelines.cli import main
 from teacher_cache.errors import ArchiveError
@@ -110,3 +110,38 @@ def test_a_catalog_that_lies_about_a_fingerprint_is_refused(
     assert main([*extract_flags(data, tmp_path / "out"), "--catalog", str(shelf)]) == 2
     assert "is not what the catalog" in capsys.readouterr().err
     assert tree(shelf) == before
+
+
+def test_one_odd_archive_does_not_spoil_a_catalog(
+    shelf: Path, labels: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(labels, shelf / "2026-11-27T10:00:00")
+    shutil.copytree(labels, shelf / "x$(id)")
+    (shelf / "x$(id)" / "croissant.json").write_text(json.dumps({"name": "\ud800 odd"}))
+    assert main(["catalog", str(shelf)]) == 1
+    assert "left out: 2026-11-27T10:00:00" in capsys.readouterr().out
+    assert [entry.path for entry in read_catalog(Store(shelf)).archives] == ["team-a/labels", "x$(id)"]
+    assert "teacher-cache pull &#39;" in (shelf / "index.html").read_text()
+
+
+def test_only_signed_archives_are_taken_where_keys_are_pinned(
+    shelf: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = new_key(tmp_path)
+    words = [*extract_flags(data, tmp_path / "out"), "--catalog", str(shelf), "--catalog-key", f"{key}.pub"]
+    assert main(words) == 2
+    assert "no signature by any of the 1 pinned keys" in capsys.readouterr().err
+    assert main(["sign", str(shelf / "team-a" / "labels"), "--key", str(key), "--who", "Team A"]) == 0
+    assert main(words) == 0
+    assert "taken     10 units" in capsys.readouterr().out
+
+
+def test_a_catalog_of_larger_units_does_not_stop_a_request(
+    shelf: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = extract_flags(data, tmp_path / "out", views="3:5", views_per_unit=None)
+    assert main(["plan", *words[1:]]) == 2  # 3 begins no block of 2
+    capsys.readouterr()
+    words = extract_flags(data, tmp_path / "out", views="1:2", views_per_unit=None)
+    assert main([*words, "--catalog", str(shelf)]) == 0
+    assert "no archive in" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from support import extract_flags
 from pipelines.cli import main
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import ArchiveError
+from teacher_cache.exact.canonical import seal, unseal
 from teacher_cache.program.progress import silent
-from teacher_cache.sharing.figures import figures_of, rows_of
+from teacher_cache.sharing.figures import figures_of, put_figures, rows_of
 from teacher_cache.sharing.measure import measure
 from teacher_cache.sharing.row_sums import sum_rows
 
@@ -112,3 +115,57 @@ def test_figures_of_another_manifest_are_not_used(
     assert before.manifest_sha256 != after.manifest_sha256
     assert dataclasses.replace(after, views=before.views) != before
     capsys.readouterr()
+
+
+def test_figures_of_terabytes_can_be_read_back(labels: str, dataset: PackedDataset, tmp_path: Path) -> None:
+    shutil.copytree(labels, tmp_path / "large")
+    reader = ArchiveReader(str(tmp_path / "large"))
+    figures, rows = measure(reader, dataset.index.labels_N, dataset.info.classes, silent)
+    put_figures(reader.store, reader.spec.fingerprint, dataclasses.replace(figures, label_bytes=2**42), rows)
+    found = figures_of(reader)
+    assert found is not None
+    assert found.label_bytes == 2**42
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f.update(views=[]),
+        lambda f: f.update(shards_C=[[[0, 10**12]], [], []]),
+        lambda f: f.update(rows_C=[-1, 2, 3]),
+        lambda f: f.update(confusions=[[7, 0, 1]]),
+        lambda f: f.update(agreement_V=[0.5]),
+        lambda f: f.update(confidences=[1]),
+        lambda f: f.update(classes=["ant"]),
+        lambda f: f.pop("tail"),
+    ],
+)
+def test_figures_from_elsewhere_that_do_not_fit_are_refused(
+    change: Callable[[dict], object], labels: str, tmp_path: Path
+) -> None:
+    shutil.copytree(labels, tmp_path / "foreign")
+    file = tmp_path / "foreign" / "figures" / "labels.json"
+    document = unseal(file.read_bytes())
+    change(document["figures"])
+    file.write_bytes(seal(document))
+    with pytest.raises(ArchiveError):
+        figures_of(ArchiveReader(str(tmp_path / "foreign")))
+
+
+def test_figures_of_rows_from_elsewhere_are_those_of_the_figures(labels: str, tmp_path: Path) -> None:
+    shutil.copytree(labels, tmp_path / "foreign")
+    reader = ArchiveReader(str(tmp_path / "foreign"))
+    figures = figures_of(reader)
+    assert figures is not None
+    file = tmp_path / "foreign" / "figures" / "rows.parquet"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ArchiveError, match="sha256"):
+        rows_of(reader.store, figures)
+
+
+@pytest.mark.parametrize("value", [-1e9, -5.0, np.nan, np.inf])
+def test_impossible_probabilities_do_not_leave_the_histograms(value: float) -> None:
+    ids = np.zeros((1, 2, 1), np.int32)
+    odd = np.full((1, 2), value, np.float32)
+    _, views = sum_rows(ids, odd[..., None], odd, np.zeros(2, np.int64), 3)
+    assert views.confidences.sum() == views.entropies.sum() == views.tails.sum() == 2

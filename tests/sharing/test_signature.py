@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import new_key
 
 from pipelines.cli import main
 from teacher_cache.archive.read import ArchiveReader
@@ -14,13 +15,6 @@ from teacher_cache.exact.canonical import seal, unseal
 from teacher_cache.sharing.signature import check_signatures, public_keys
 
 WHO = ["--who", "Team A", "--image-license", "cc-by-4.0", "--teacher-license", "apache-2.0"]
-
-
-def new_key(folder: Path, name: str = "key") -> Path:
-    """Make a key as the documents say."""
-    file = folder / name
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", file], check=True)
-    return file
 
 
 @pytest.fixture

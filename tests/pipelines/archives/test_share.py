@@ -9,6 +9,7 @@ from support import extract_flags, labels_tree, tree, write_class_folders
 
 from pipelines.cli import main
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.errors import ArchiveError
 from teacher_cache.stream.labelled_views import LabelledViews
 
 
@@ -175,3 +176,77 @@ def test_classes_choose_the_shards_that_have_them(tmp_path: Path, capsys: pytest
     assert "nearest: bee" in message
     (out / "figures" / "labels.json").unlink()
     assert "figures" in refused(capsys, "pull", out, tmp_path / "other", "--classes", "bee")
+
+
+@pytest.fixture
+def grown(labels: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The same archive with two more views."""
+    shutil.copytree(labels, tmp_path / "grown")
+    assert main(extract_flags(data, tmp_path / "grown", views="4:6")) == 0
+    capsys.readouterr()
+    return tmp_path / "grown"
+
+
+@pytest.mark.parametrize("stopped", ["before the manifest", "before part.json is deleted"])
+def test_a_copy_of_a_grown_archive_goes_on_where_it_was_stopped(
+    stopped: str, labels: str, grown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part, later = tmp_path / "part", tmp_path / "later"
+    run(capsys, "pull", labels, part, "--shards", "0:2")
+    shutil.copytree(part, later)
+    run(capsys, "pull", grown, later, *(("--shards", "0:3") if stopped == "before the manifest" else ()))
+    if stopped == "before the manifest":
+        (later / "manifest.json").write_bytes((part / "manifest.json").read_bytes())
+    else:
+        (later / "part.json").write_bytes((part / "part.json").read_bytes())
+    with pytest.raises(ArchiveError, match="belongs to another manifest"):
+        ArchiveReader(str(later))
+    run(capsys, "pull", grown, later)
+    assert labels_tree(later) == labels_tree(grown)
+    assert not (later / "part.json").exists()
+
+
+def test_what_was_said_of_the_smaller_archive_does_not_stay(
+    labels: str, grown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    run(capsys, "pull", labels, copy)
+    run(capsys, "pull", grown, copy, "--shards", "0:1")
+    assert not (copy / "figures" / "rows.parquet").exists()
+    assert main(["verify", str(copy), "--level", "full"]) == 0
+
+
+def test_an_archive_that_grows_needs_new_checksums_and_is_not_damaged(
+    labels: str, data: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(labels, out)
+    assert main(["card", str(out), "--name", "x"]) == 0
+    assert main(extract_flags(data, out, views="4:6")) == 0
+    assert not (out / "SHA256SUMS").exists()
+    assert main(["verify", str(out), "--level", "full"]) == 0
+
+
+def test_recheck_mends_the_affinity_and_the_documents_too(
+    labels: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    run(capsys, "pull", labels, copy)
+    for name in ("labels.zarr/affinity_dq/c/0/0", "labels.zarr/idx/zarr.json", "manifest.json"):
+        data = bytearray((copy / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / name).write_bytes(data)
+    run(capsys, "pull", labels, copy, "--recheck")
+    assert labels_tree(copy) == labels_tree(labels)
+
+
+def test_damage_outside_of_what_is_asked_for_is_not_taken_for_a_unit_later(
+    labels: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    run(capsys, "pull", labels, copy)
+    file = copy / "labels.zarr" / "idx" / "c" / "3" / "0" / "0"
+    file.write_bytes(bytes(len(file.read_bytes())))
+    assert run(capsys, "pull", labels, copy, "--shards", "0:1", "--recheck")["covers"] == 9
+    assert run(capsys, "pull", labels, copy)["units"] == 1
+    assert labels_tree(copy) == labels_tree(labels)
