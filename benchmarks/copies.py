@@ -271,7 +271,8 @@ def _run(config: CopiesConfig) -> int:
         notes = ", ".join(f"{name} {value}" for name, value in others.items())
         table.add_row(fault, str(outcome.get("met", "")), str(outcome.get("held", "")), notes)
     Console(width=140).print(table)
-    write_json(config.json, {**environment(("s3fs", "zarr")), "config": dataclasses.asdict(config), **found})
+    settings = {**dataclasses.asdict(config), "json": None}
+    write_json(config.json, {**environment(("s3fs", "zarr")), "config": settings, **found})
     return 0 if all(outcome.get("held", True) for outcome in found.values()) else 1
 
 

@@ -81,16 +81,17 @@ class Team:
         subprocess.run(command, cwd=self.folder, env=environment, check=True)
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3, str, Path]]:
-    """A server of its own for the bucket s3://labels, the URL of a proxy that counts, and its log."""
-    server = S3(tmp_path_factory.mktemp("s3"))
-    log, port = tmp_path_factory.mktemp("log") / "requests", free_port()
-    counting = started("counting_proxy.py", port, server.port, log)
-    yield server, f"http://127.0.0.1:{port}", log
-    for process in (counting, server.process):
-        process.kill()
-        process.wait()
+@pytest.fixture
+def counting(s3_server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """The bucket s3://labels; the URL of a proxy that counts what is fetched from it, and its log."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("labels")
+    log, port = tmp_path / "requests", free_port()
+    process = started("counting_proxy.py", port, s3_server.port, log)
+    yield f"http://127.0.0.1:{port}", log
+    process.kill()
+    process.wait()
 
 
 def received(log: Path) -> int:
@@ -103,15 +104,12 @@ def received(log: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.s3
 def test_the_story_of_two_teams(
-    bucket: tuple[S3, str, Path],
+    counting: tuple[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    server, counting, log = bucket
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("labels")
+    proxy, log = counting
     a, b = (Team(tmp_path / name, monkeypatch, capsys) for name in ("team-a-home", "team-b-home"))
 
     for words in chapter("Team A makes labels"):
@@ -126,7 +124,7 @@ def test_the_story_of_two_teams(
     assert "taken     20 units" in text
     assert "nothing was computed" in text
     log.write_text("")
-    b.run_alone(pull, AWS_ENDPOINT_URL=counting)
+    b.run_alone(pull, AWS_ENDPOINT_URL=proxy)
     moved, part = received(log), b.folder / "team-a" / "deit"
     sizes = {str(file.relative_to(part)): file.stat().st_size for file in part.rglob("*") if file.is_file()}
     weight = sum(size for name, size in sizes.items() if not FROM_THE_MANIFEST.search(name))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import new_key
+from support import extract_flags, new_key
 
 from pipelines.cli import main
 from teacher_cache.archive.read import ArchiveReader
@@ -138,8 +138,6 @@ def test_a_changed_object_is_named(signed: Path, key: Path, capsys: pytest.Captu
 def test_a_signature_of_another_archive_is_refused(
     signed: Path, data: str, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from support import extract_flags
-
     other = tmp_path / "other"
     assert main(extract_flags(data, other, topk=1, views="0:2")) == 0
     shutil.copytree(signed / "signatures", other / "signatures")

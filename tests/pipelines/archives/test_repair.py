@@ -49,7 +49,7 @@ def with_teacher(data: str) -> list[str]:
 @pytest.mark.slow
 def test_faults_in_small_everything_holds() -> None:
     """The whole campaign, with fewer kills and flips: its exit code is 1 if one promise was broken."""
-    command = [sys.executable, "-m", "benchmarks.faults", "--kills", "4", "--flips", "100"]
+    command = [sys.executable, "-m", "benchmarks.faults", "--kills", "3", "--flips", "30"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.findall(r"│ (\S.*?)\s+│\s+(\d+) │\s+(\d+) │", done.stdout)
