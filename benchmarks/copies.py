@@ -146,10 +146,12 @@ def killed_copies(
 
 
 @contextlib.contextmanager
-def _proxy(port: int, faults: float, flips: float, seed: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def _proxy(
+    port: int, faults: float, flips: float, seed: int, log: Path | str = ""
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Lend the URL of a proxy before an S3 server, and its process."""
     here = free_port()
-    process = started("faulty_proxy.py", here, port, faults, seed, _DELAY_S, flips)
+    process = started("faulty_proxy.py", here, port, faults, seed, _DELAY_S, flips, log)
     try:
         yield f"http://127.0.0.1:{here}", process
     finally:
@@ -165,9 +167,7 @@ def campaign(config: CopiesConfig) -> dict[str, Any]:
         server = S3(folder / "s3")
         stack.callback(server.process.kill)
         log = folder / "requests"
-        counted = free_port()
-        stack.callback(started("counting_proxy.py", counted, server.port, log).kill)
-        slow, _ = stack.enter_context(_proxy(counted, 0, 0, config.seed))
+        slow, _ = stack.enter_context(_proxy(server.port, 0, 0, config.seed, log))
         direct = {**os.environ, **server.environment}
         os.environ |= server.environment
         fsspec.filesystem("s3", skip_instance_cache=True).mkdir("copies")

@@ -88,7 +88,7 @@ def counting(s3_server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     fsspec.filesystem("s3", skip_instance_cache=True).mkdir("labels")
     log, port = tmp_path / "requests", free_port()
-    process = started("counting_proxy.py", port, s3_server.port, log)
+    process = started("faulty_proxy.py", port, s3_server.port, 0, 0, 0, 0, log)
     yield f"http://127.0.0.1:{port}", log
     process.kill()
     process.wait()

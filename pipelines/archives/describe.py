@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import teacher_cache
+from pipelines.extraction.record import REPORT_FILE
 from pipelines.flags.sharing import CardConfig, SignConfig
 from teacher_cache.archive.companions import are_figures_current
 from teacher_cache.archive.read import ArchiveReader
@@ -15,13 +16,10 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError, StoreError
 from teacher_cache.program.progress import Track
 from teacher_cache.sharing.card import About, put_card
-from teacher_cache.sharing.figures import put_figures
-from teacher_cache.sharing.measure import measure
+from teacher_cache.sharing.measure import measure_and_put
 from teacher_cache.sharing.signature import Statement, private_key, sign
 from teacher_cache.sharing.sums import put_sums
 from teacher_cache.storage.store import Store
-
-_REPORT = "/report.json"
 
 
 class Runs(NamedTuple):
@@ -35,7 +33,7 @@ def runs_of(archive: str) -> Runs:
     """Return what the records in ARCHIVE.runs tell; a record that cannot be read tells nothing."""
     try:
         store = Store(f"{archive.rstrip('/')}.runs")
-        names = [name for name in store.list() if name.endswith(_REPORT)] if store.can_list else []
+        names = [name for name in store.list() if name.endswith(f"/{REPORT_FILE}")] if store.can_list else []
         reports = [json.loads(store.get(name)) for name in names]
         devices = sorted({str(report["device"]) for report in reports})
         hours = [float(report["actual"]["gpu_hours"]) for report in reports]
@@ -75,8 +73,7 @@ def write_card(config: CardConfig, track: Track) -> list[str]:
     if config.data is not None and not are_figures_current(store):
         dataset = PackedDataset(config.data, config.room)
         reader.check_replay(dataset.info)
-        figures, rows = measure(reader, dataset.index.labels_N, dataset.info.classes, track)
-        put_figures(store, reader.spec.fingerprint, figures, rows)
+        measure_and_put(reader, store, dataset, track)
     runs = runs_of(config.archive)
     cost = "" if runs.gpu_hours is None else f"{runs.gpu_hours:,.3g} teacher hours on {runs.device}"
     about = About(

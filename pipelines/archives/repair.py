@@ -22,8 +22,7 @@ from teacher_cache.errors import DamagedError, InputError
 from teacher_cache.labelling.calibrate import affinity_arrays, joined
 from teacher_cache.labels.affinity_rule import calibration_parts, num_calibration_views
 from teacher_cache.program.progress import Track
-from teacher_cache.sharing.figures import put_figures
-from teacher_cache.sharing.measure import measure
+from teacher_cache.sharing.measure import measure_and_put
 from teacher_cache.storage.store import Store
 
 
@@ -82,8 +81,7 @@ def _mend_figures(config: RepairConfig, store: Store, track: Track) -> list[str]
     if not damaged or config.data is None:
         return []
     reader, dataset = ArchiveReader(config.archive, config.room), PackedDataset(config.data, config.room)
-    figures, rows = measure(reader, dataset.index.labels_N, dataset.info.classes, track)
-    put_figures(store, reader.spec.fingerprint, figures, rows)
+    measure_and_put(reader, store, dataset, track)
     return [FIGURES]
 
 

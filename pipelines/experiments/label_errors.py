@@ -25,7 +25,7 @@ from rich.table import Table
 
 from pipelines.extraction.extract import extract
 from pipelines.flags.extract import ExtractConfig
-from pipelines.machine import environment
+from pipelines.machine import write_result
 from student.config import TrainConfig
 from student.loop import LAST_FILE
 from student.train import train
@@ -34,7 +34,6 @@ from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources import open_source
 from teacher_cache.errors import InputError
-from teacher_cache.exact.canonical import canonical_json
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
 from teacher_cache.program.progress import console
@@ -216,12 +215,7 @@ def _experiment(config: LabelErrorsConfig) -> int:
     for name in ("unchanged", "changed"):
         share = found[f"agreement with {name} labels"]
         print(f"the teacher's mean over the views agrees with {share:.1%} of the {name} labels")
-    head = environment(("torch", "timm", "numpy"))
-    print(head)
-    if config.json:
-        settings = {**dataclasses.asdict(config), "json": None, "out": None, "data": Path(config.data).name}
-        result = {"experiment": "label errors", **head, "config": settings, **found}
-        Path(config.json).write_bytes(canonical_json(result) + b"\n")
+    write_result(config.json, "label errors", config, found, ("torch", "timm", "numpy"))
     return 0
 
 

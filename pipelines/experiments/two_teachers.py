@@ -25,11 +25,10 @@ from pipelines.demo.run import (
     pack_digits,
     train_teacher,
 )
-from pipelines.machine import environment
+from pipelines.machine import write_result
 from student.loop import LAST_FILE
 from student.train import train
 from teacher_cache.errors import InputError
-from teacher_cache.exact.canonical import canonical_json
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
 from teacher_cache.program.progress import console
@@ -106,12 +105,7 @@ def _experiment(config: TwoTeachersConfig) -> int:
                 loss, arm, f"{statistics.mean(values):.1f}", spread, " ".join(f"{v:.1f}" for v in values)
             )
     Console(width=100).print(table)
-    head = environment(("torch", "timm", "numpy"))
-    print(head)
-    if config.json:
-        settings = {**dataclasses.asdict(config), "json": None, "out": None}
-        result = {"experiment": "two teachers", **head, "config": settings, **found}
-        Path(config.json).write_bytes(canonical_json(result) + b"\n")
+    write_result(config.json, "two teachers", config, found, ("torch", "timm", "numpy"))
     return 0
 
 

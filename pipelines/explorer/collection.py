@@ -81,8 +81,7 @@ class Collection:
             {} if table is None else {name: table[name].to_numpy() for name in table.column_names}
         )
         self._lookup = archive.keeping(_KEPT)
-        for sort in self.sorts:
-            self._sorted(sort)  # before anyone waits for it
+        self._orders = {sort: self._sort(sort) for sort in self.sorts}
         self._inspector = None if dataset is None else Inspector(dataset, archive.recipe, archive)
 
     @property
@@ -116,17 +115,13 @@ class Collection:
 
     def sorted_rows(self, sort: str, class_id: int | None) -> npt.NDArray[np.int64]:
         """Return the rows of a class, or of all, in an order of SORTS."""
-        rows_N = self._sorted(sort)
+        rows_N = self._orders[sort]
         if class_id is None:
             return rows_N
         if self._dataset is None and not self._columns:
             return rows_N[:0]
         labels_N = self._dataset.index.labels_N if self._dataset else self._columns["label"]
         return rows_N[labels_N[rows_N] == class_id]
-
-    @functools.cached_property
-    def _sorted(self) -> Any:
-        return functools.cache(self._sort)
 
     def _sort(self, sort: str) -> npt.NDArray[np.int64]:
         column = {"label": "true_probability", "views": "disagreement", "confidence": "confidence"}.get(sort)

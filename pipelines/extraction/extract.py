@@ -63,12 +63,12 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
         taking = units_to_take(shelves, prepared.missing)
         found = None
-        rest = prepared.without([unit for units in taking.values() for unit in units])
+        rest = prepared.without([unit for _, units in taking for unit in units])
         if rest.missing:
             found = measured_estimate(engine, rest, PlanConfig.epochs)
             check_gpu_hours(found, config.max_gpu_hours)
         prepared = begin(config, asked, prepared)
-        taken = {url: take(shelves, url, prepared.writer, units, track) for url, units in taking.items()}
+        taken = {shelf.store.url: take(shelf, prepared.writer, units, track) for shelf, units in taking}
         if taken:
             prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
         if not prepared.missing and not prepared.calibration:
@@ -92,8 +92,8 @@ def plan(config: PlanConfig) -> Plan:
         shelves = list(shelves_of(config.catalog, asked.fingerprint, config.catalog_key))
         prepared = prepare(config, as_shelved(config, asked, shelves), is_labelled=dataset.index.is_labelled)
         taking = units_to_take(shelves, prepared.missing)
-        taken = {url: taken_of(shelves, url, units) for url, units in taking.items()}
-        prepared = prepared.without([unit for units in taking.values() for unit in units])
+        taken = {shelf.store.url: taken_of(shelf, units) for shelf, units in taking}
+        prepared = prepared.without([unit for _, units in taking for unit in units])
         if not prepared.missing:
             return Plan(None, taken)
         found = measured_estimate(engine, prepared, config.epochs, config.price_per_gpu_hour)

@@ -111,34 +111,30 @@ def as_shelved(request: LabelRequest, asked: ArchiveSpec, shelves: Sequence[Shel
     return dataclasses.replace(asked, views_per_unit=views_per_unit) if begins_a_block else asked
 
 
-def units_to_take(shelves: Sequence[Shelf], missing: Iterable[Unit]) -> dict[str, list[Unit]]:
-    """Return the missing units that each shelf has, by its URL; a unit that several have, from the first."""
-    found: dict[str, list[Unit]] = {}
+def units_to_take(shelves: Sequence[Shelf], missing: Iterable[Unit]) -> list[tuple[Shelf, list[Unit]]]:
+    """Return each shelf with the missing units to take from it; a unit that several have, from the first."""
+    found: list[tuple[Shelf, list[Unit]]] = [(shelf, []) for shelf in shelves]
     for unit in missing if shelves else ():
-        shelf = next((shelf for shelf in shelves if shelf.has(unit)), None)
-        if shelf is not None:
-            found.setdefault(shelf.store.url, []).append(unit)
-    return found
+        units = next((units for shelf, units in found if shelf.has(unit)), None)
+        if units is not None:
+            units.append(unit)
+    return [(shelf, units) for shelf, units in found if units]
 
 
-def taken_of(shelves: Sequence[Shelf], url: str, units: Sequence[Unit]) -> Taken:
-    """Return what taking some units from the shelf of a URL amounts to."""
-    shelf = next(shelf for shelf in shelves if shelf.store.url == url)
+def taken_of(shelf: Shelf, units: Sequence[Unit]) -> Taken:
+    """Return what taking some units from a shelf amounts to."""
     sizes = (shelf.units[unit.shard, unit.block][1].num_bytes for unit in units)
     return Taken(len(units), sum(sizes))
 
 
-def take(
-    shelves: Sequence[Shelf], url: str, writer: ArchiveWriter, units: Sequence[Unit], track: Track
-) -> Taken:
-    """Copy units from the shelf of a URL into an archive, and the class affinity they belong to.
+def take(shelf: Shelf, writer: ArchiveWriter, units: Sequence[Unit], track: Track) -> Taken:
+    """Copy units from a shelf into an archive, and the class affinity they belong to.
 
     Raises:
         DamagedError: An object does not have the sha256 in the manifest.
     """
-    shelf = next(shelf for shelf in shelves if shelf.store.url == url)
     stores, layout = relative_stores(shelf.store, shelf.manifest), shelf.manifest.spec.layout
-    taken = taken_of(shelves, url, units)
+    taken = taken_of(shelf, units)
     if shelf.manifest.affinity is not None:
         writer.put_affinity(fetched_affinity(shelf.store, shelf.manifest))
     copy_agreement(shelf.store, writer.store, writer.spec)

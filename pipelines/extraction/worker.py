@@ -25,8 +25,7 @@ from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.agreement import Agreement
 from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.program.progress import counting
-from teacher_cache.sharing.figures import put_figures
-from teacher_cache.sharing.measure import measure
+from teacher_cache.sharing.measure import measure_and_put
 from teacher_cache.storage.store import Store
 from teacher_cache.views.probe import check_probe, library_versions, probe_digest
 
@@ -119,8 +118,7 @@ class LabelWorker:
         """Measure the labels of the finished archive, if there is a view of all images; see Worker."""
         reader, dataset = ArchiveReader(self._request.out, self._request.room), self._labeller.dataset
         if reader.views:
-            measured = measure(reader, dataset.index.labels_N, dataset.info.classes, counting(advance))
-            put_figures(Store(self._request.out), reader.spec.fingerprint, *measured)
+            measure_and_put(reader, Store(self._request.out), dataset, counting(advance))
 
     def compute(self, task: Task, advance: Advance) -> Labelled | CalibratedPart:
         """Label a unit, or a part of the calibration views; see `extract_unit` and `calibrate_part`.

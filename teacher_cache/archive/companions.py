@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest
-from teacher_cache.archive.part import PART_FILE, Part, places
+from teacher_cache.archive.part import Part, places
 from teacher_cache.errors import DamagedError
 from teacher_cache.exact.canonical import sha256_hex, unseal
 from teacher_cache.storage.store import Store
@@ -146,6 +146,4 @@ def sums_bytes(manifest: Manifest, part: Part | None, others: Mapping[str, bytes
             if not relative_url:
                 sums[layout.object_name(array, receipt.unit)] = sha256
     sums[MANIFEST_FILE] = sha256_hex(manifest.to_bytes())
-    sums.pop(SUMS_FILE, None)
-    sums.pop(PART_FILE, None)
     return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items())).encode()

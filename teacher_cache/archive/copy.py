@@ -99,7 +99,7 @@ def copy_archive(
     workers: int,
     recheck: bool,
     track: Track,
-    what: str = "copy",
+    what: str,
 ) -> CopyReport:
     """Copy the units chosen that the destination lacks, then what describes them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -64,10 +65,8 @@ def _entry(store: Store, path: str) -> Entry:
     name = path or "."
     data = get_companion(reader.store, CROISSANT_FILE)
     if data is not None:
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             name = str(json.loads(data)["name"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            name = path or "."
     entry = Entry(path, _text(name), facts)
     return converted(dataclasses.asdict(entry), Entry, "the entry of an archive")
 

@@ -105,12 +105,11 @@ def figures_of(reader: ArchiveReader, store: Store | None = None) -> Figures | N
     what = store.path(FIGURES_FILE)
     document = document_of_archive(data, what, reader.spec)
     figures = converted(document.get("figures"), Figures, what)
-    num_classes, lists = reader.spec.labels.num_classes, dataclasses.asdict(figures)
-    num_shards = reader.spec.layout.num_shards
+    num_classes, num_shards = reader.spec.labels.num_classes, reader.spec.layout.num_shards
     lengths = {"C": num_classes, "V": len(figures.views)}
-    listed = [name for name in lists if name[-2:] in ("_C", "_V")]
+    listed = [field.name for field in dataclasses.fields(Figures) if field.name[-2:] in ("_C", "_V")]
     if (
-        any(len(lists[name]) != lengths[name[-1]] for name in listed)
+        any(len(getattr(figures, name)) != lengths[name[-1]] for name in listed)
         or {len(figures.confidences), len(figures.entropies), len(figures.tails)} != {BINS}
         or len(figures.classes) not in (0, num_classes)
         or not figures.views

@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.program.progress import Track
-from teacher_cache.sharing.figures import COLUMNS, Figures
+from teacher_cache.sharing.figures import COLUMNS, Figures, put_figures
 from teacher_cache.sharing.row_sums import BINS, RowFigures, ViewSums, sum_rows
+from teacher_cache.storage.store import Store
 
 _CONFUSIONS = 1_000
 """Number of pairs of a true class and another top class that are kept, the most frequent ones."""
@@ -101,6 +103,22 @@ def measure(
         confusions=pairs.most_frequent(_CONFUSIONS),
     )
     return figures, rows_data
+
+
+def measure_and_put(reader: ArchiveReader, store: Store, dataset: PackedDataset, track: Track) -> None:
+    """Measure all labels of an archive, and write the figures beside it.
+
+    Args:
+        reader: Whole archive.
+        store: Store of the archive to write to; the reader's may be pinned to a revision.
+        dataset: Dataset that was labelled.
+        track: Progress display.
+
+    Raises:
+        InputError, ArchiveError: See `measure`.
+    """
+    figures, rows = measure(reader, dataset.index.labels_N, dataset.info.classes, track)
+    put_figures(store, reader.spec.fingerprint, figures, rows)
 
 
 class _Pairs:

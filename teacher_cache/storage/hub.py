@@ -47,7 +47,6 @@ class HubBackend(RemoteBackend):
         }
         self._folder = place.path_in_repo.strip("/")
         self.volume = url[: len(url) - len(self._folder)].rstrip("/") if self._folder else url
-        self.can_list = True
         self._opened.invalidate_cache()
 
     def pinned_url(self) -> str:

@@ -53,6 +53,8 @@ def test_label_errors_are_found_by_following_links(url: str, page: Page) -> None
     assert shares[0] <= shares[-1]
     cards.first.locator("a").first.click()
     page.get_by_role("link", name="View 1").click()
+    page.wait_for_url("**/view/*/1.html")
+    page.wait_for_load_state("load")  # pictures included
     assert page.locator("h1").inner_text().startswith("View 1 of")
     assert page.locator("img.strip").evaluate("image => image.complete && image.naturalWidth > 100")
     assert "partner" in page.locator("img.strip").get_attribute("alt")

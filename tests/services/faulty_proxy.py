@@ -1,9 +1,10 @@
 """A proxy before an HTTP server that drops, delays, truncates, or answers 503 for a share of the requests.
 
-python faulty_proxy.py PORT UPSTREAM_PORT SHARE SEED [DELAY_S [FLIP_SHARE]]
+python faulty_proxy.py PORT UPSTREAM_PORT SHARE SEED [DELAY_S [FLIP_SHARE [LOG]]]
 
 It prints "ready", and at its end what it did. Every request is held up for DELAY_S, and a share of the bodies
-of label objects has one bit flipped, on their way up or down; both are 0 by default.
+of label objects has one bit flipped, on their way up or down; both are 0 by default. The file LOG gets a
+line "PUT /path BYTES" for every request that the server answered with success.
 """
 
 import collections
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import ClassVar
 
 _DELAY_S = 0.5
@@ -28,6 +30,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
     rng: random.Random
     delay_s: float
     flip_share: float
+    log: Path | None
     did: ClassVar[collections.Counter] = collections.Counter()
     lock = threading.Lock()
 
@@ -58,6 +61,9 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         answer = upstream.getresponse()
         data = answer.read()
         upstream.close()
+        if self.log is not None and answer.status in (200, 201, 206):
+            with self.lock, self.log.open("a") as log:
+                log.write(f"{self.command} {self.path} {len(body or data)}\n")
         if "/c/" in self.path and self.command == "GET":
             data = self.flipped(data)
         self.send_response_only(answer.status, answer.reason)
@@ -91,9 +97,10 @@ class Quiet(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None: ...  # clients are killed
 
 
-def main(port: int, upstream_port: int, share: float, seed: int, delay_s: float, flip_share: float) -> None:
+def main(port: int, upstream_port: int, share: float, seed: int, *more: str) -> None:
+    delay_s, flip_share, log = (*more, *("0", "0", "")[len(more) :])
     Proxy.upstream_port, Proxy.share, Proxy.rng = upstream_port, share, random.Random(seed)
-    Proxy.delay_s, Proxy.flip_share = delay_s, flip_share
+    Proxy.delay_s, Proxy.flip_share, Proxy.log = float(delay_s), float(flip_share), Path(log) if log else None
     server = Quiet(("127.0.0.1", port), Proxy)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print("ready", flush=True)
@@ -102,11 +109,4 @@ def main(port: int, upstream_port: int, share: float, seed: int, delay_s: float,
 
 
 if __name__ == "__main__":
-    main(
-        int(sys.argv[1]),
-        int(sys.argv[2]),
-        float(sys.argv[3]),
-        int(sys.argv[4]),
-        float(sys.argv[5]) if len(sys.argv) > 5 else 0.0,
-        float(sys.argv[6]) if len(sys.argv) > 6 else 0.0,
-    )
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])
