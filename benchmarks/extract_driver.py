@@ -61,7 +61,7 @@ class Idle:
         """Return a rate without measuring."""
         return Trial(Rate(num_views, 0.0, 0.0, 0.0), None)
 
-    def put_figures(self, advance: object) -> None:
+    def put_figures(self, out: str, advance: object) -> None:
         """Write nothing."""
 
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> None:

@@ -70,6 +70,10 @@ class TrainConfig(CacheFlags):
     """Refuse a model without a distillation token; by default its only head learns from the teacher."""
     labels: Annotated[tuple[str, ...], PATH, RESUMABLE] = ()
     """Archive of teacher labels, which brings its own recipe; several teach by their mean probabilities."""
+    follow: Annotated[bool, RESUMABLE] = False
+    """Begin before all labels are there: wait for those that `teacher-cache extract --followed` makes."""
+    follow_timeout_s: Annotated[float, Meta(gt=0), RESUMABLE] = 3600.0
+    """Seconds without news of the job that makes the labels, after which a run with --follow stops."""
     label_weights: tuple[float, ...] = ()
     """Weight of each archive of --labels in the mean; equal by default."""
     teacher: Annotated[str | None, TEACHER, _also("--teacher-model")] = None
@@ -212,6 +216,8 @@ class TrainConfig(CacheFlags):
                 _refuse(f"{flag_of(name)} without --teacher", "It would not be used.", "give --teacher")
         if self.labels and self.teacher is not None:
             _refuse("--labels and --teacher", "A run has one teacher.", "give one of them")
+        if self.follow and not self.labels:
+            _refuse("--follow without --labels", "There is no job to follow.", "give --labels ARCHIVE")
         if self.distillation != "none" and not has_teacher:
             _refuse(
                 f"--distillation {self.distillation} without --labels or --teacher",

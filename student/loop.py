@@ -9,7 +9,7 @@ import math
 import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -17,6 +17,7 @@ import torch
 from student.checkpoint import save_weights
 from student.cost import model_cost
 from student.evaluate import accuracy, main_head
+from student.follow import Follower
 from student.hub import hub_settings, push
 from student.metrics import Metrics, RunResult, read_metrics
 from student.prepare import Run
@@ -75,7 +76,7 @@ class TrainingLoop:
         left = run.plan.num_updates - run.first_update
         with StopSignals() as signals, self._track("train", left, "updates") as advance:
             try:
-                for batches in self._groups():
+                for batches in self._groups(lambda: signals.were_met):
                     self._update(batches, advance)
                     if signals.were_met and run.ranks.is_first:
                         raise KeyboardInterrupt
@@ -106,13 +107,16 @@ class TrainingLoop:
                 push(trainer.model, run.config.push_to_hub, settings, run.output.path(LAST_FILE))
         return result
 
-    def _groups(self) -> Iterator[list[ViewBatch]]:
-        """Yield the batches of each remaining update."""
-        run = self._run
+    def _groups(self, is_stopped: Callable[[], bool]) -> Iterator[list[ViewBatch]]:
+        """Yield the batches of each remaining update, once their labels are there."""
+        run, follower = self._run, Follower(self._run)
+        if run.ranks.is_first:
+            follower.say_what_is_needed()
         loader = run.stream.loader(run.config.workers, pin_memory=run.ranks.device.type == "cuda")
         batches = on_device(loader, run.ranks.device)
-        for _ in range(run.plan.num_updates - run.first_update):
+        for update in range(run.first_update, run.plan.num_updates):
             start_s = time.monotonic()
+            follower.wait(update, is_stopped)
             group = list(itertools.islice(batches, run.plan.stream.batches_per_update))
             self._wait_s += time.monotonic() - start_s
             yield group

@@ -11,6 +11,7 @@ from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
 from student.state import RunProgress, load_progress, refuse_other, saved_updates
 from teacher_cache import PackedDataset, Recipe, load_recipe
+from teacher_cache.archive.follow import Patience, say_on_stderr
 from teacher_cache.archive.open import AnySource, open_any
 from teacher_cache.archive.source import view_ranges
 from teacher_cache.errors import InputError
@@ -75,7 +76,8 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
             "choose a new folder, or go on with that run: --resume auto",
         )
     dataset = PackedDataset(config.data, config.room)
-    archive = open_any(config.labels, config.room, config.label_weights)
+    patience = Patience(config.follow_timeout_s, say_on_stderr) if config.follow else None
+    archive = open_any(config.labels, config.room, config.label_weights, patience)
     _check_labels(config, dataset, archive)
     recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     plan = plan_run(

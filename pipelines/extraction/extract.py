@@ -8,41 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
-import logging
 import pkgutil
-import secrets
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-from pipelines.extraction.calibration import calibrate, check_agreement
 from pipelines.extraction.engines.engine import Advance, Engine, Worker
-from pipelines.extraction.estimate import Estimate, check_gpu_hours
+from pipelines.extraction.estimate import check_gpu_hours
+from pipelines.extraction.fill import fill, filling_flags
 from pipelines.extraction.measure import measured_estimate
 from pipelines.extraction.order import Description, WorkOrder
-from pipelines.extraction.prepare import Prepared, archive_spec, begin, prepare
-from pipelines.extraction.queue import UnitQueue
-from pipelines.extraction.record import RunRecord
+from pipelines.extraction.prepare import archive_spec, begin, prepare
 from pipelines.extraction.report import ExtractReport, Plan
+from pipelines.extraction.run import close, run
 from pipelines.extraction.take import as_shelved, shelves_of, take, taken_of, units_to_take
 from pipelines.flags.engines import ENGINES
 from pipelines.flags.extract import ExtractConfig, PlanConfig
-from teacher_cache.archive.calibration import delete_parts
 from teacher_cache.archive.companions import are_figures_current
+from teacher_cache.archive.filling import Filling
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import InputError, StoreError, TeacherCacheError
-from teacher_cache.labels.agreement import Agreement
 from teacher_cache.labels.arrays import check_topk
 from teacher_cache.program.flags import with_absolute_paths
 from teacher_cache.program.progress import Track
-from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.recipe import Recipe
-
-_LOG = logging.getLogger(__name__)
 
 
 def extract(config: ExtractConfig, track: Track) -> ExtractReport:
@@ -55,7 +43,8 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         TeacherCacheError: The run cannot continue, such as on a full disk. Finished units stay.
     """
     config = with_absolute_paths(config)
-    with _engine(config) as (engine, dataset, recipe):
+    at_work = filling_flags(config) if config.followed else config
+    with _engine(at_work) as (engine, dataset, recipe):
         worker = engine.ask(_describe)
         asked = archive_spec(config, dataset.info, recipe, worker)
         shelves = list(shelves_of(config.catalog, asked.fingerprint, config.catalog_key))
@@ -72,11 +61,15 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         if taken:
             prepared = prepare(config, asked, is_labelled=dataset.index.is_labelled)
         if not prepared.missing and not prepared.calibration:
-            report = _close(prepared, None, 0.0, {}, None)
+            report = close(prepared, None, 0.0, {}, None)
+            if config.followed:
+                Filling(prepared.writer.store).delete()
+        elif config.followed:
+            report = fill(at_work, engine, prepared, worker, found, dataset.info.classes, track)
         else:
-            report = _run(config, engine, prepared, worker, found, dataset.info.classes, track)
+            report = run(config, engine, prepared, worker, found, dataset.info.classes, track)
         if not report.quarantined and not are_figures_current(prepared.writer.store):
-            engine.ask(_put_figures)
+            engine.ask(functools.partial(_put_figures, config.out))
         return dataclasses.replace(report, taken=taken)
 
 
@@ -112,8 +105,8 @@ def _describe(worker: Worker, _: Advance) -> Description:
     return worker.describe()
 
 
-def _put_figures(worker: Worker, advance: Advance) -> None:
-    worker.put_figures(advance)
+def _put_figures(out: str, worker: Worker, advance: Advance) -> None:
+    worker.put_figures(out, advance)
 
 
 @contextlib.contextmanager
@@ -129,131 +122,3 @@ def _engine(config: ExtractConfig) -> Iterator[tuple[Engine, PackedDataset, Reci
         yield engine, dataset, recipe
     finally:
         engine.close()
-
-
-def _run(
-    config: ExtractConfig,
-    engine: Engine,
-    prepared: Prepared,
-    worker: Description,
-    found: Estimate | None,
-    classes: Sequence[str],
-    track: Track,
-) -> ExtractReport:
-    """Run the missing units, and record the run beside the archive."""
-    run = Store(config.run_dir or _new_run(config.out, _utc_now()))
-    record = RunRecord(run, _utc_now, config.max_gpu_hours)
-    fingerprint = prepared.writer.spec.fingerprint
-    record.tell(
-        "run_started",
-        fingerprint=fingerprint,
-        engine=config.engine,
-        device=worker.device,
-        workers=engine.num_workers,
-        units=len(prepared.missing),
-        units_done=prepared.missing.num_asked - len(prepared.missing),
-        views=found.views if found else 0,
-    )
-    about: dict[str, Any] = {
-        "fingerprint": fingerprint,
-        "device": worker.device,
-        "estimate": found and dataclasses.asdict(found),
-    }
-    given_up: dict[str, str] = {}
-    state, begun_s = "failed", time.monotonic()
-    try:
-        calibration = calibrate(config, engine, prepared, record, track)
-        given_up |= calibration.given_up
-        agreement = about["agreement"] = calibration.agreement and dataclasses.asdict(calibration.agreement)
-        if prepared.calibration:
-            record.tell("calibration_failed" if given_up else "calibrated", **given_up, agreement=agreement)
-        check_agreement(config, calibration.agreement, worker, classes)
-        start_s = time.monotonic()
-        queue = UnitQueue(prepared.missing, retries=config.retries, max_quarantined=config.max_quarantined)
-        if not record.is_over_limit:
-            _do_units(engine, queue, record, found.views if found else 0, track)
-        _check_limit(record, config.max_gpu_hours)
-        given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}
-        _check_all_done(prepared, record, given_up)
-        report = _close(prepared, record, time.monotonic() - start_s, given_up, calibration.agreement)
-        state = "incomplete" if given_up else "finished"
-        return report
-    except KeyboardInterrupt:
-        state = "stopped"
-        raise
-    except TeacherCacheError as error:
-        about["error"] = error.value
-        raise
-    finally:
-        try:
-            record.close(state, time.monotonic() - begun_s, given_up, about)
-        except (StoreError, OSError) as error:  # a lost record must not fail a run, or hide why it failed
-            _LOG.warning("the record of this run is not whole: %s", error)
-
-
-def _do_units(engine: Engine, queue: UnitQueue, record: RunRecord, num_views: int, track: Track) -> None:
-    with track("extract", num_views, "views") as advance:
-        for event in engine.run(queue, lambda views: advance(views, record.note(len(queue.quarantined)))):
-            record.add(event)
-            record.check_limit(queue, engine.num_workers)
-
-
-def _check_limit(record: RunRecord, max_gpu_hours: float | None) -> None:
-    if record.is_over_limit:
-        raise TeacherCacheError(
-            f"--max-gpu-hours {max_gpu_hours:g} would be passed: {record.gpu_s / 3600:.3g} hours are used up",
-            "The run stopped; what is finished stays.",
-            "run the same command again for as many hours more, or with a higher limit",
-        )
-
-
-def _check_all_done(prepared: Prepared, record: RunRecord, given_up: Mapping[str, str]) -> None:
-    if not given_up and record.units != len(prepared.missing):
-        raise TeacherCacheError(
-            f"{record.units:,} of {len(prepared.missing):,} units were done, and none was given up",
-            "The archive would have holes, so it is not finished.",
-            "run the same command again, and report this",
-        )
-
-
-def _close(
-    prepared: Prepared,
-    record: RunRecord | None,
-    seconds: float,
-    quarantined: dict[str, str],
-    agreement: Agreement | None,
-) -> ExtractReport:
-    """Finish the archive, unless units were given up, and return the report."""
-    writer = prepared.writer
-    if not quarantined:
-        delete_parts(writer.store)  # of a calibration that another driver had finished
-    receipts = writer.receipts() if quarantined else writer.finish(prepared.extends).all_receipts
-    return ExtractReport(
-        units=record.units if record else 0,
-        views=record.total.views if record else 0,
-        seconds=round(seconds, 3),
-        labels=sum(receipt.rows * len(receipt.unit.views) for receipt in receipts),
-        label_bytes=sum(receipt.num_bytes for receipt in receipts),
-        fingerprint=writer.spec.fingerprint,
-        quarantined=quarantined,
-        run=record.url if record else None,
-        calibration_views=record.calibration.views if record else 0,
-        agreement=agreement,
-    )
-
-
-def _new_run(out: str, now: datetime.datetime) -> str:
-    """Return a new folder beside an archive. Raises InputError if the archive is a whole bucket."""
-    if "://" not in out:
-        out = str(Path(out).resolve())
-    elif "/" not in out.partition("://")[2].strip("/"):
-        raise InputError(
-            f"--out {out} is a whole bucket",
-            "There is no place beside it for the run's events.",
-            "choose a folder in it, or give --run-dir",
-        )
-    return f"{out.rstrip('/')}.runs/{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _utc_now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)

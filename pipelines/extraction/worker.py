@@ -114,11 +114,11 @@ class LabelWorker:
         delete_parts(store)
         return agreement
 
-    def put_figures(self, advance: Advance) -> None:
-        """Measure the labels of the finished archive, if there is a view of all images; see Worker."""
-        reader, dataset = ArchiveReader(self._request.out, self._request.room), self._labeller.dataset
+    def put_figures(self, out: str, advance: Advance) -> None:
+        """Measure the labels of a finished archive, if there is a view of all images; see Worker."""
+        reader, dataset = ArchiveReader(out, self._request.room), self._labeller.dataset
         if reader.views:
-            measure_and_put(reader, Store(self._request.out), dataset, counting(advance))
+            measure_and_put(reader, Store(out), dataset, counting(advance))
 
     def compute(self, task: Task, advance: Advance) -> Labelled | CalibratedPart:
         """Label a unit, or a part of the calibration views; see `extract_unit` and `calibrate_part`.

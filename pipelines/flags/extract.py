@@ -68,6 +68,17 @@ class LabelRequest(TeacherFlags):
     """Label even if the teacher's classes seem to be others than the dataset's, or in another order."""
     run_dir: Annotated[str | None, PATH] = None
     """Folder for events.jsonl and report.json of this run; a new folder in OUT.runs by default."""
+    followed: bool = False
+    """Label in the order that students with --follow need, one view at a time beside OUT, then seal OUT."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.followed and self.extends is not None:
+            raise InputError(
+                "--followed with --extends",
+                "A student would not find the labels of the other archive before the end.",
+                "take its units with --catalog, or leave one of the flags out",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

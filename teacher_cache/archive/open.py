@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from teacher_cache.archive.ensemble import LabelEnsemble
+from teacher_cache.archive.follow import Patience, open_following
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.source import LabelSource
@@ -18,27 +19,37 @@ _ROOM = CacheRoom()
 AnySource: TypeAlias = LabelSource | LabelEnsemble
 
 
-def open_any(urls: Sequence[str], room: CacheRoom = _ROOM, weights: Sequence[float] = ()) -> AnySource | None:
+def open_any(
+    urls: Sequence[str],
+    room: CacheRoom = _ROOM,
+    weights: Sequence[float] = (),
+    following: Patience | None = None,
+) -> AnySource | None:
     """Open one archive or export, or several as an ensemble; none is None.
 
     Args:
         urls: URL of each.
         room: Bounded folder for copies of remote labels.
         weights: Weight of each of several teachers; equal by default.
+        following: Manner of waiting for labels that jobs are still making; None opens finished ones alone.
 
     Raises:
         ArchiveError: See `open_labels` and `LabelEnsemble`.
         InputError: The weights do not fit, or there are no several teachers to weigh.
     """
     if len(urls) > 1:
-        return LabelEnsemble([open_labels(url, room) for url in urls], weights)
+        return LabelEnsemble([_open(url, room, following) for url in urls], weights)
     if weights:
         raise InputError(
             f"--label-weights {' '.join(map(str, weights))} with {len(urls)} archives",
             "There is nothing to weigh.",
             "give --labels several archives, or leave the weights out",
         )
-    return open_labels(urls[0], room) if urls else None
+    return _open(urls[0], room, following) if urls else None
+
+
+def _open(url: str, room: CacheRoom, following: Patience | None) -> LabelSource:
+    return open_labels(url, room) if following is None else open_following(url, room, following)
 
 
 def open_labels(url: str, room: CacheRoom = _ROOM) -> LabelSource:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -195,6 +195,26 @@ class StreamPlan:
         windows = [_window_order(self, load_pass, window, mixing_groups) for window in range(first, last + 1)]
         inside = slice(start - bounds[first], stop - bounds[first])
         return _Order(*(np.concatenate(arrays)[inside] for arrays in zip(*windows, strict=True)))
+
+
+def pairs_in_order(
+    plan: StreamPlan, schedule: ViewSchedule, first_batch: int, num_batches: int
+) -> Iterator[tuple[int, int]]:
+    """Yield each pair of a shard and a view that batches need, in the order of their first need.
+
+    Args:
+        plan: Plan of the rows in each batch.
+        schedule: Schedule of the view in each epoch.
+        first_batch: Number of the first batch.
+        num_batches: Number of the run's batches, over all epochs.
+    """
+    batches_per_pass = plan.views_per_load * plan.batches_per_epoch
+    for load_pass in range(first_batch // batches_per_pass, -(-num_batches // batches_per_pass)):
+        epochs = range(load_pass * plan.views_per_load, (load_pass + 1) * plan.views_per_load)
+        for window in _shard_windows(plan, load_pass):
+            for shard in window.tolist():
+                for epoch in epochs:
+                    yield shard, schedule.view(epoch)
 
 
 @functools.lru_cache(maxsize=1)

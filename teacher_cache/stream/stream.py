@@ -113,6 +113,12 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         )
         return BatchLoader(loads, len(self._batches), pin_memory)
 
+    def pairs(self, number: int) -> set[tuple[int, int]]:
+        """Return the pairs of a shard and a view whose labels a batch needs."""
+        ids = self._view_ids(number)
+        shards_B = ids.rows_B // self._plan.rows_per_shard
+        return set(zip(shards_B.tolist(), ids.views_B.tolist(), strict=True))
+
     def _view_ids(self, number: int) -> ViewIds:
         rows_B, view_slots_B = self._plan.rows(number, self._mixing_groups if self._renderer.mixing else None)
         load_pass = number // (self._plan.views_per_load * self._plan.batches_per_epoch)

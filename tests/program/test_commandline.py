@@ -34,7 +34,8 @@ TEACHER = (
 )
 REQUEST = (
     f"{TEACHER} data teacher out recipe img_size views topk affinity values views_per_unit "
-    "extends catalog catalog_key precision retries max_quarantined max_gpu_hours allow_disagreement run_dir"
+    "extends catalog catalog_key precision retries max_quarantined max_gpu_hours allow_disagreement run_dir "
+    "followed"
 )
 ACTORS = "num_actors gpus_per_actor cpus_per_actor unit_timeout_s drain_s"
 EXTRACT = f"json {REQUEST} {ACTORS} engine address"
@@ -63,7 +64,8 @@ FLAGS = {
     "teacher-cache card": f"json {CACHE} image_license teacher_license archive name license url data",
     "student train": (
         f"{CACHE} data output resume dry_run model pretrained finetune model_kwargs distillation "
-        "distillation_token labels label_weights teacher teacher_checkpoint teacher_pretrained "
+        "distillation_token labels follow follow_timeout_s label_weights teacher teacher_checkpoint "
+        "teacher_pretrained "
         "teacher_model_kwargs teacher_prompts teacher_class_map "
         "distillation_alpha distillation_tau kd_reduction tail recipe img_size views views_per_load "
         "views_together window_shards epochs steps batch_size grad_accum_steps opt lr lr_base min_lr "

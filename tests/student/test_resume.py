@@ -246,6 +246,8 @@ def test_flags_that_may_change_when_a_run_goes_on_are_pinned() -> None:
         "cache_gib",
         "data",
         "labels",
+        "follow",
+        "follow_timeout_s",
         "recipe",
         "img_size",
         "val_data",

@@ -108,8 +108,8 @@ class Worker(Protocol):
         """
         ...
 
-    def put_figures(self, advance: Advance) -> None:
-        """Measure the labels of the finished archive, and write the figures beside it."""
+    def put_figures(self, out: str, advance: Advance) -> None:
+        """Measure the labels of the finished archive at a URL, and write the figures beside it."""
         ...
 
     def compute(self, task: Task, advance: Advance) -> Any:

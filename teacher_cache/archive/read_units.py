@@ -1,0 +1,120 @@
+"""Read labels of units whose receipts are known, a view at a time; every object is hashed at first."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teacher_cache.archive.chunks import ReadRange
+from teacher_cache.archive.documents import Digest
+from teacher_cache.archive.layout import Layout
+from teacher_cache.archive.receipts import Receipt
+from teacher_cache.errors import DamagedError
+from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.codec import decode
+from teacher_cache.labels.topk import Labels
+from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
+from teacher_cache.storage.store import Store
+
+
+class UnitReader:
+    """Reader of units of one layout, in any number of stores.
+
+    Args:
+        url: URL of the archive, for messages.
+        layout: Layout of the units.
+        room: Room for copies of objects that are not in a local folder.
+        remedy: Remedy that an error about damage names.
+    """
+
+    def __init__(self, url: str, layout: Layout, room: CacheRoom, remedy: str) -> None:
+        self._url, self._layout, self._remedy = url, layout, remedy
+        self._cache = ReadThroughCache(room)
+        self._spans: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
+
+    def labels(self, store: Store, receipt: Receipt, view: int) -> Labels:
+        """Return the labels of one view of a unit's rows.
+
+        Raises:
+            DamagedError: An object is missing, or is not the one that the receipt names, or holds a number
+                that no label can have.
+        """
+        layout, what = self._layout, f"unit {receipt.unit.name}"
+        arrays = (self._view(store, receipt, array, view) for array in layout.arrays)
+        rows = LabelArrays(*(values[: receipt.rows] for values in arrays))
+        if not (rows.idx < layout.num_classes).all():
+            raise self.damaged(what, "a class id is not below the number of classes")
+        labels = decode(rows, layout.num_classes, layout.values)
+        if (
+            not ((labels.tail_B >= 0) & (labels.tail_B <= 1)).all()
+            or not (labels.relative_logits_BK <= 0).all()
+        ):
+            raise self.damaged(what, "a probability is not between 0 and 1")
+        return labels
+
+    def objects(self, store: Store, receipt: Receipt) -> dict[str, bytes]:
+        """Return a unit's objects, each hashed. Raises DamagedError."""
+        return {
+            array: self.whole(
+                store, self._layout.object_name(array, receipt.unit), digest, f"unit {receipt.unit.name}"
+            )
+            for array, digest in receipt.objects.items()
+        }
+
+    def whole(self, store: Store, name: str, digest: Digest, of: str) -> bytes:
+        """Return an object, checked against its sha256 and size. Raises DamagedError."""
+        with contextlib.suppress(FileNotFoundError, DamagedError):  # damage is found and reported below
+            copy = self._cache.open(store, name, *digest)
+            if copy is not None:
+                with copy:
+                    return copy.read()
+        size = store.stat(name)
+        if size is None:
+            raise self.damaged(of, f"{name} is missing")
+        if size != digest[1]:
+            raise self.damaged(of, f"{name} has {size:,} of {digest[1]:,} bytes")
+        data = store.get(name)
+        if sha256_hex(data) != digest[0]:
+            raise self.damaged(of, f"{name} does not have the sha256 in the manifest")
+        return data
+
+    def damaged(self, of: str, what: str) -> DamagedError:
+        """Return the error about something that is damaged."""
+        return DamagedError(
+            f"{of} of archive {self._url} is damaged: {what}",
+            "It cannot be trusted, and no labels are given.",
+            self._remedy,
+        )
+
+    def _view(self, store: Store, receipt: Receipt, array: str, view: int) -> npt.NDArray[Any]:
+        """Return one view of an array; only the view's chunk is read if the object was hashed before."""
+        name, digest = self._layout.object_name(array, receipt.unit), receipt.objects[array]
+        what, spans = f"unit {receipt.unit.name}", self._spans.get((store.url, name))
+        try:
+            if spans is not None:
+                read: ReadRange = functools.partial(self._range, store, name, digest)
+            else:
+                whole = self.whole(store, name, digest, what)
+                read = functools.partial(_part, whole)
+                spans = self._spans[store.url, name] = self._layout.spans(read, digest[1])
+            return self._layout.decode_view(array, read, spans, receipt.unit, view)
+        except (ValueError, FileNotFoundError) as error:
+            raise self.damaged(what, f"{name}: {error}") from error
+
+    def _range(self, store: Store, name: str, digest: Digest, start: int, stop: int) -> bytes:
+        """Return bytes [start, stop) of an object that was hashed before."""
+        copy = self._cache.open(store, name, *digest)
+        if copy is None:
+            return store.get_range(name, start, stop)
+        with copy:
+            return os.pread(copy.fileno(), stop - start, start)
+
+
+def _part(data: bytes, start: int, stop: int) -> bytes:
+    return data[start:stop]
