@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pipelines.commands import archives, jobs, labelling, sharing
+from pipelines.commands import archives, jobs, labelling, service, sharing
 from pipelines.flags.archives import (
     ExportConfig,
     ImportConfig,
@@ -17,6 +17,7 @@ from pipelines.flags.archives import (
 from pipelines.flags.extract import ExtractConfig, PlanConfig
 from pipelines.flags.images import InspectConfig, PackConfig
 from pipelines.flags.jobs import LogsConfig, StopConfig, SubmitConfig
+from pipelines.flags.service import RequestConfig, ServeConfig, TokenConfig
 from pipelines.flags.sharing import CardConfig, CatalogConfig, PullConfig, PushConfig, SignConfig, ViewConfig
 from teacher_cache.program.commandline import Command, run_command
 
@@ -40,6 +41,9 @@ COMMANDS = {
     "card": Command(CardConfig, sharing.card),
     "catalog": Command(CatalogConfig, sharing.catalog),
     "view": Command(ViewConfig, sharing.view),
+    "serve": Command(ServeConfig, service.serve, has_own_config=True),
+    "token": Command(TokenConfig, service.token, has_own_config=True),
+    "request": Command(RequestConfig, service.request),
 }
 
 

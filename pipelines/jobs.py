@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from ray.exceptions import RayError
@@ -24,7 +24,9 @@ from teacher_cache.views import recipe as recipes
 
 _FLAGS_FILE = "flags.yaml"
 _RECIPE_FILE = "recipe.yaml"
-_ENTRYPOINT = f"python -m pipelines.cli extract --config {_FLAGS_FILE}"
+_ENTRYPOINTS = {
+    verb: f"python -m pipelines.cli {verb} --config {_FLAGS_FILE}" for verb in ("extract", "plan")
+}
 _STOP_MARGIN_S = 15.0
 _POLL_S = 1.0
 
@@ -44,8 +46,12 @@ class Submission:
     is_new: bool
 
 
-def submit(config: SubmitConfig) -> Submission:
+def submit(config: SubmitConfig, verb: Literal["extract", "plan"] = "extract") -> Submission:
     """Start the job of a plan, or find the running one.
+
+    Args:
+        config: Flags of the job.
+        verb: Command that the job runs.
 
     Raises:
         InputError: There is no such cluster, or it refuses the job.
@@ -53,7 +59,7 @@ def submit(config: SubmitConfig) -> Submission:
     recipe = recipes.load(config.recipe, config.img_size)
     flags = _flags(with_absolute_paths(config))
     asked = {name: flags.get(name) for name in flags_with(LabelRequest, LABELS)}
-    plan = sha256_of({**asked, "recipe": recipe.to_dict()})
+    plan = sha256_of({**asked, "recipe": recipe.to_dict(), **({} if verb == "extract" else {"verb": verb})})
     with _client(config) as client, tempfile.TemporaryDirectory() as folder:
         if Path(config.recipe).is_file():
             shutil.copyfile(config.recipe, Path(folder, _RECIPE_FILE))
@@ -69,7 +75,7 @@ def submit(config: SubmitConfig) -> Submission:
             job = f"{_prefix(plan)}{number + 1}"
             try:
                 client.submit_job(
-                    entrypoint=_ENTRYPOINT,
+                    entrypoint=_ENTRYPOINTS[verb],
                     submission_id=job,
                     runtime_env={"working_dir": folder, "env_vars": environment},
                     metadata={"plan": plan, "data": str(flags["data"]), "out": str(flags["out"])},
@@ -112,6 +118,19 @@ def stop(config: StopConfig) -> str:
         return state.value
 
 
+def exit_code(flags: JobFlags, job: str) -> int | None:
+    """Return 0 if the job succeeded, 1 if it did not, None while it runs."""
+    with _client(flags) as client:
+        state = client.get_job_status(job)
+        return (0 if state == JobStatus.SUCCEEDED else 1) if state.is_terminal() else None
+
+
+def output(flags: JobFlags, job: str) -> str:
+    """Return what a job has printed."""
+    with _client(flags) as client:
+        return client.get_job_logs(job)
+
+
 def is_success(state: str) -> bool:
     """Return whether the job succeeded."""
     return state == JobStatus.SUCCEEDED.value
@@ -122,6 +141,8 @@ def _flags(config: SubmitConfig) -> dict[str, Any]:
     fields = {*dataclasses.fields(LabelRequest), *dataclasses.fields(ActorFlags)}
     defaults = {field.name: field.default for field in dataclasses.fields(ExtractConfig)}
     flags: dict[str, Any] = {"engine": "ray", "address": "auto"}
+    if config.json:
+        flags["json"] = True
     for name in sorted(field.name for field in fields):
         value = getattr(config, name)
         if value == defaults[name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from student.config import TrainConfig
@@ -16,6 +17,7 @@ from teacher_cache.archive.open import AnySource, open_any
 from teacher_cache.archive.source import view_ranges
 from teacher_cache.errors import InputError
 from teacher_cache.program.flags import RESUMABLE, flags_with
+from teacher_cache.sharing.client import Client, request_of
 from teacher_cache.storage.store import Store
 from teacher_cache.stream.stream import ViewStream
 
@@ -77,7 +79,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         )
     dataset = PackedDataset(config.data, config.room)
     patience = Patience(config.follow_timeout_s, say_on_stderr) if config.follow else None
-    archive = open_any(config.labels, config.room, config.label_weights, patience)
+    archive = open_any(_labels(config), config.room, config.label_weights, patience)
     _check_labels(config, dataset, archive)
     recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     plan = plan_run(
@@ -115,6 +117,18 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         identity=identity,
         progress=progress,
     )
+
+
+def _labels(config: TrainConfig) -> list[str]:
+    """Return the URLs of the labels; a request of a service is waited for."""
+    if not any(request_of(url) for url in config.labels):
+        return list(config.labels)
+
+    def say(job: Mapping[str, Any]) -> None:
+        say_on_stderr(f"waiting for request {job['id']}, which is {job['state']}")
+
+    client = Client()
+    return [client.labels(url, follow=config.follow, say=say) for url in config.labels]
 
 
 def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: AnySource | None) -> None:

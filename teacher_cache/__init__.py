@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from teacher_cache.labels.losses import soft_loss as soft_loss
     from teacher_cache.labels.topk import Labels as Labels
     from teacher_cache.models.teacher_model import TeacherModel as TeacherModel
+    from teacher_cache.sharing.client import Client as Client
     from teacher_cache.stream.labelled_views import LabelledViews as LabelledViews
     from teacher_cache.trainers.hf_loader import TrainerLoader as TrainerLoader
     from teacher_cache.trainers.lightning_data import LabelledDataModule as LabelledDataModule
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _PUBLIC = {
+    "Client": "teacher_cache.sharing.client:Client",
     "LabelledDataModule": "teacher_cache.trainers.lightning_data:LabelledDataModule",
     "LabelledViews": "teacher_cache.stream.labelled_views:LabelledViews",
     "Labels": "teacher_cache.labels.topk:Labels",
@@ -51,6 +53,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Client",
     "LabelledDataModule",
     "LabelledViews",
     "Labels",

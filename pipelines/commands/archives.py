@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from pipelines.commands.jobs import job_status
-from pipelines.commands.sharing import packages_of_share
+from pipelines.commands.sharing import packages_of
 from pipelines.flags.archives import (
     ExportConfig,
     ImportConfig,
@@ -44,7 +44,7 @@ def _check_signatures(config: VerifyConfig) -> tuple[list[str], list[str]]:
 
     from teacher_cache.archive.read import ArchiveReader
 
-    with packages_of_share("verify --key"):
+    with packages_of("share", "verify --key"):
         from teacher_cache.sharing.signature import check_signatures, public_keys
 
     assert config.key is not None

@@ -19,15 +19,15 @@ from teacher_cache.program.commandline import show
 
 
 @contextlib.contextmanager
-def packages_of_share(what: str) -> Iterator[None]:
-    """Raise InputError where a package of the extra `share` is not installed."""
+def packages_of(extra: str, what: str) -> Iterator[None]:
+    """Raise InputError where a package of an extra is not installed."""
     try:
         yield
     except ImportError as error:
         raise InputError(
             f"{what}: {error}",
             "It needs packages that are not installed.",
-            "pip install 'teacher-cache[share]'",
+            f"pip install 'teacher-cache[{extra}]'",
         ) from error
 
 
@@ -52,7 +52,7 @@ def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:
 
 def sign(config: SignConfig) -> int:
     """Sign an archive."""
-    with packages_of_share("sign"):
+    with packages_of("share", "sign"):
         from pipelines.archives.describe import sign_archive
 
     statement = sign_archive(config)
@@ -64,7 +64,7 @@ def card(config: CardConfig) -> int:
     """Write a card beside an archive."""
     from teacher_cache.program.progress import console
 
-    with packages_of_share("card"):
+    with packages_of("share", "card"):
         from pipelines.archives.describe import write_card
 
     names = write_card(config, console)
@@ -77,7 +77,7 @@ def catalog(config: CatalogConfig) -> int:
     from teacher_cache.program.progress import console
     from teacher_cache.storage.store import Store
 
-    with packages_of_share("catalog"):
+    with packages_of("share", "catalog"):
         from teacher_cache.sharing.catalog import put_catalog
 
     found = put_catalog(Store(config.root), console)
@@ -91,7 +91,7 @@ def view(config: ViewConfig) -> int:
     """Serve the pages of an archive, or write them to a folder."""
     from teacher_cache.program.progress import console
 
-    with packages_of_share("view"):
+    with packages_of("share", "view"):
         from pipelines.explorer import run
 
     if config.static is None:

@@ -22,7 +22,7 @@ from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.storage.store import Store
 
 JOB_FILE = "job.json"
-_LABELS, _STUDENTS = "labels", "students"
+_SUFFIX, _LABELS, _STUDENTS = ".filling", "labels", "students"
 _MAX_STUDENTS, _MAX_PAIRS = 64, 2**20
 """Number of students that are heard, and of pairs that each may name."""
 _LOG = logging.getLogger(__name__)
@@ -54,6 +54,11 @@ class News:
     why: Annotated[str, Meta(max_length=4096)] = ""
 
 
+def is_filling(name: str) -> bool:
+    """Return whether an object lies in a folder of labels under way, by its path."""
+    return any(part.endswith(_SUFFIX) for part in name.split("/"))
+
+
 class Filling:
     """Folder beside an archive in which its labels are made for students that follow.
 
@@ -75,7 +80,7 @@ class Filling:
                 "There is no place beside it for labels under way.",
                 "choose a folder in it",
             )
-        self.store = archive.beside(f"../{name}.filling")
+        self.store = archive.beside(f"../{name}{_SUFFIX}")
 
     @property
     def labels(self) -> Store:

@@ -29,11 +29,13 @@ class Command(NamedTuple):
         config: Dataclass of the flags.
         run: Function that takes an instance of `config` and returns the exit code.
         named: Sets of flags by the name that `--run NAME` gives.
+        has_own_config: Whether --config is a flag of the command itself, rather than a file of flags.
     """
 
     config: type
     run: Callable[[Any], int]
     named: Mapping[str, Callable[[], Mapping[str, Any]]] = {}
+    has_own_config: bool = False
 
 
 def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
@@ -52,6 +54,10 @@ def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:
     """Parse the flags of one command, run it, and return the exit code; errors are printed, not raised."""
     try:
         signal.signal(signal.SIGTERM, _interrupt)
+        if command.has_own_config:
+            return command.run(
+                tyro.cli(command.config, args=list(argv), prog=prog, description=command.config.__doc__)
+            )
         return command.run(parse(command.config, argv, prog, command.named))
     except TeacherCacheError as error:
         print(f"{prog}: {error}", file=sys.stderr)

@@ -164,8 +164,9 @@ def parse_kwargs(pairs: Iterable[str]) -> dict[str, Any]:
     return kwargs
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path or path.startswith("~") else str(Path(path).absolute())
+def absolute(path: str, folder: str | Path = "") -> str:
+    """Return a path or URL that means the same in any working folder; relative paths start at `folder`."""
+    return path if "://" in path or path.startswith("~") else str(Path(folder, path).absolute())
 
 
 def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
@@ -180,7 +181,7 @@ def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
         value = getattr(config, name)
         if value is not None:
             is_one = isinstance(value, str)
-            changes[name] = _absolute(value) if is_one else tuple(_absolute(path) for path in value)
+            changes[name] = absolute(value) if is_one else tuple(map(absolute, value))
     for name in flags_with(type(config), TEACHER):
         prefix, _, place = (getattr(config, name) or "").rpartition(":")
         if prefix.rpartition(":")[2] in ("hf", "local-dir") and Path(place).is_dir():

@@ -8,6 +8,7 @@ import json
 
 from teacher_cache.archive.companions import CROISSANT_FILE, get_companion
 from teacher_cache.archive.documents import converted
+from teacher_cache.archive.filling import is_filling
 from teacher_cache.archive.manifest import MANIFEST_FILE
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.errors import InputError
@@ -38,7 +39,7 @@ def put_catalog(store: Store, track: Track) -> Catalog:
     paths = sorted(
         name.removesuffix(MANIFEST_FILE).rstrip("/")
         for name in store.list()
-        if name == MANIFEST_FILE or name.endswith(f"/{MANIFEST_FILE}")
+        if (name == MANIFEST_FILE or name.endswith(f"/{MANIFEST_FILE}")) and not is_filling(name)
     )
     if not paths:
         raise InputError(

@@ -42,6 +42,7 @@ class RemoteBackend:
 
     Args:
         url: Any URL that fsspec opens.
+        **options: Options of its file system.
 
     Raises:
         ImportError, ValueError: fsspec cannot open the URL.
@@ -50,9 +51,9 @@ class RemoteBackend:
     is_local, batch_bytes = False, 0
     max_folder_files: int | None = None
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._pid, (self._opened, self.root) = os.getpid(), _open(url)
+    def __init__(self, url: str, **options: Any) -> None:
+        self._url, self._options = url, options
+        self._pid, (self._opened, self.root) = os.getpid(), _open(url, options)
         scheme, _, path = url.partition("://")
         self.volume = f"{scheme}://{path.split('/')[0]}"
         self.can_list = scheme not in _WITHOUT_LISTS
@@ -192,7 +193,7 @@ class RemoteBackend:
     def _try(self, path: str, call: Callable[[Any], _T]) -> _T:
         if self._pid != os.getpid():
             self._inherited = self._opened  # kept: closing it would close its parent's connections
-            self._pid, (self._opened, _) = os.getpid(), _open(self._url)
+            self._pid, (self._opened, _) = os.getpid(), _open(self._url, self._options)
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(_TRIES),
             wait=tenacity.wait_random_exponential(_FIRST_PAUSE_S, _LONGEST_PAUSE_S),
@@ -234,10 +235,10 @@ def _web_info(fs: Any, path: str) -> dict[str, Any]:
         raise ConnectionError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _open(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Return a URL's file system, and the URL's path there."""
-    options = {"config_kwargs": _BOTOCORE} if url.startswith(("s3://", "s3a://")) else {}
-    return fsspec.url_to_fs(url, use_listings_cache=False, **options)
+    known = {"config_kwargs": _BOTOCORE} if url.startswith(("s3://", "s3a://")) else {}
+    return fsspec.url_to_fs(url, use_listings_cache=False, **known, **options)
 
 
 def _is_worth_retrying(error: BaseException) -> bool:

@@ -23,10 +23,17 @@ def _hub(url: str) -> Backend:
     return HubBackend(url)
 
 
+def _service(url: str) -> Backend:
+    from teacher_cache.storage.service import ServiceBackend
+
+    return ServiceBackend(url)
+
+
 BACKENDS: Mapping[str, Callable[[str], Backend]] = {
     "file": LocalBackend,
     "local": LocalBackend,
     "hf": _hub,
+    "service": _service,
 }
 """Backends by the protocol of a URL; every other protocol is RemoteBackend's, which asks fsspec."""
 

@@ -1,0 +1,70 @@
+"""Run the commands of the service, and print what they did."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.commands.sharing import packages_of
+from pipelines.flags.service import RequestConfig, ServeConfig, TokenConfig
+from teacher_cache.program.commandline import show
+
+_ASKED = ("data", "teacher", "recipe", "views", "img_size", "topk", "values", "affinity", "follow", "webhook")
+
+
+def serve(config: ServeConfig) -> int:
+    """Serve until the process is stopped."""
+    with packages_of("service", "serve"):
+        from pipelines.service.run import serve as run
+    run(config.config)
+    return 0
+
+
+def token(config: TokenConfig) -> int:
+    """Make a token, and print it."""
+    with packages_of("service", "token"):
+        from pipelines.service.config import read_config
+        from pipelines.service.make_token import make_token
+    token_id, secret = make_token(read_config(config.config), config)
+    lines = [secret, f"id {token_id}; the token is shown this once: set TEACHER_CACHE_TOKEN to it"]
+    show(config, {"id": token_id, "token": secret}, lines)
+    return 0
+
+
+def request(config: RequestConfig) -> int:
+    """Ask a service for labels; the exit code is 1 if --wait met a failure."""
+    from teacher_cache.sharing.client import Client
+
+    client = Client()
+    asked = {name: getattr(config, name) for name in _ASKED}
+    if config.action == "resolve":
+        found: Any = client.resolve(**asked)
+        link = found["link"]["labels"] if found["link"] else "no link yet"
+        show(config, found, [f"{found['state']}: views {found['views']}, missing {found['missing']}", link])
+        return 0
+    if config.action == "list":
+        jobs = client.requests()
+        show(config, jobs, [_line(job) for job in jobs] or ["nothing was asked for yet"])
+        return 0
+    if config.action == "submit":
+        job = client.request(**asked)
+    elif config.action == "show":
+        job = client.show(config.id or "")
+    else:
+        job = client.act(config.action, config.id or "")
+    if config.wait:
+        job = client.wait(job["id"], lambda job: print(_line(job), file=sys.stderr))
+    show(config, job, [_line(job), *([job["link"]["labels"]] if job["link"] else [])])
+    is_bad = config.wait and job["state"] != "done"
+    if is_bad and job["error"]:
+        print(job["error"], file=sys.stderr)
+    return 1 if is_bad else 0
+
+
+def _line(job: Mapping[str, Any]) -> str:
+    progress = job["progress"] or {}
+    done = f", {progress['units_done']:,} of {progress['units']:,} units" if progress.get("units") else ""
+    plan = job["plan"] or {}
+    hours = f", planned {plan['gpu_hours']:,.3g} GPU hours" if "gpu_hours" in plan else ""
+    return f"{job['id']} {job['state']}: views {job['views']} of {job['archive']}{done}{hours}"

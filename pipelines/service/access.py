@@ -1,0 +1,111 @@
+"""Access to routes: who asks, by bearer token or cookie, and whether the token's scopes allow it."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import math
+import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request
+
+from pipelines.service.guard import RateLimit
+from pipelines.service.metrics import Metrics
+from pipelines.service.tokens import Scope, Tokens, User
+
+COOKIE = "teacher_cache_token"
+_KEPT_S, _KEPT = 2.0, 4096
+"""Seconds for which a valid token is not looked up again, and the number of tokens that are kept."""
+_MAX_TOKEN = 256
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class Access:
+    """Access of a server.
+
+    Args:
+        tokens: Tokens of the database.
+        limit: Limit of each token's requests.
+        metrics: Counters of refusals.
+        netloc: Host and port under which users reach the server.
+        now: Function that returns the time in seconds.
+    """
+
+    def __init__(
+        self, tokens: Tokens, limit: RateLimit, metrics: Metrics, netloc: str, now: Callable[[], float]
+    ) -> None:
+        self._tokens, self._limit, self._metrics = tokens, limit, metrics
+        self._netloc, self._now = netloc, now
+        self._known: collections.OrderedDict[bytes, tuple[float, User]] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def needs(self, scope: Scope) -> Callable[[Request], User]:
+        """Return the dependency of a route that needs a scope: 401 without a token, 403 without the scope."""
+
+        def user(request: Request) -> User:
+            found = self.user_of(request)
+            if found is None:
+                self._metrics.refuse(401)
+                raise HTTPException(
+                    401,
+                    "a valid token is needed",
+                    headers={"WWW-Authenticate": 'Bearer realm="teacher-cache"'},
+                )
+            if scope not in found.scopes:
+                self._metrics.refuse(403)
+                raise HTTPException(403, f"this token has no scope {scope}")
+            wait_s = self._limit.take(found.token or "")
+            if wait_s:
+                self._metrics.refuse(429)
+                raise HTTPException(
+                    429, "too many requests of this token", headers={"Retry-After": str(math.ceil(wait_s))}
+                )
+            return found
+
+        return user
+
+    def user_of(self, request: Request) -> User | None:
+        """Return the user who asks; None without a valid token.
+
+        Raises:
+            HTTPException: A page of another site asks for a change with the user's cookie.
+        """
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._user(token.strip())
+        cookie = request.cookies.get(COOKIE)
+        if cookie is None:
+            return None
+        if request.method not in _SAFE and not self._is_from_here(request):
+            self._metrics.refuse(403)
+            raise HTTPException(403, "a page of another site asks for this")
+        return self._user(cookie)
+
+    def forget(self) -> None:
+        """Look every token up again: one has just been revoked."""
+        with self._lock:
+            self._known.clear()
+
+    def _is_from_here(self, request: Request) -> bool:
+        origin = request.headers.get("origin")
+        hosts = (self._netloc, request.headers.get("host"))
+        return origin is not None and urlsplit(origin).netloc in hosts
+
+    def _user(self, token: str) -> User | None:
+        if not token or len(token) > _MAX_TOKEN:
+            return None
+        key, now = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest(), self._now()
+        with self._lock:
+            until, user = self._known.get(key, (0.0, None))
+        if user is not None and now < until:
+            return user
+        user = self._tokens.user(token)
+        with self._lock:
+            self._known.pop(key, None)
+            if user is not None:
+                self._known[key] = (min(now + _KEPT_S, user.expires), user)
+                while len(self._known) > _KEPT:
+                    self._known.popitem(last=False)
+        return user

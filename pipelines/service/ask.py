@@ -1,0 +1,141 @@
+"""Ask: the labels that a user wants, by names of the configuration; and the one job that makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pydantic
+from pydantic import Field
+
+from pipelines.service.config import NAME_PATTERN, RaySection, ServiceConfig
+from teacher_cache.dataset.index import read_info
+from teacher_cache.errors import InputError, nearest
+from teacher_cache.exact.canonical import sha256_of
+from teacher_cache.labels.encodings import Values
+from teacher_cache.program.flags import parse_views
+from teacher_cache.storage.store import Store
+from teacher_cache.views import recipe as recipes
+
+NamePart = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Ask(pydantic.BaseModel, frozen=True, extra="forbid", strict=True):
+    """Labels that a user asks for.
+
+    Attributes:
+        data: Name of a dataset.
+        teacher: Name of a teacher.
+        recipe: Name of a recipe.
+        views: View indices A:B.
+        img_size: Side of a view in pixels; the recipe's by default.
+        topk: Classes kept of each label.
+        values: Format of stored logits.
+        affinity: Class affinity: calibrated or none.
+        follow: Whether a student will follow the job: labels come one view at a time.
+        webhook: URL that is told of the job's end, on a host of the configuration.
+    """
+
+    data: NamePart
+    teacher: NamePart
+    recipe: NamePart = "deit"
+    views: Annotated[str, Field(pattern=r"^[0-9]{1,7}:[0-9]{1,7}$")] = "0:1"
+    img_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    topk: Annotated[int, Field(ge=1, le=65535)] = 10
+    values: Values = "q8"
+    affinity: Literal["calibrated", "none"] = "calibrated"
+    follow: bool = False
+    webhook: Annotated[str, Field(max_length=1024)] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSet:
+    """Labels of a dataset by a teacher under a recipe, of any views: what one archive holds.
+
+    Attributes:
+        id: Digest of all that the configuration and the ask say about them.
+        archive: Path of the archive below the root of archives.
+        flags: Flags of `extract`, without views.
+    """
+
+    id: str
+    archive: str
+    flags: dict[str, Any]
+
+
+@functools.cache
+def _recipe_sha256(recipe: str, img_size: int | None) -> str:
+    return recipes.load(recipe, img_size).sha256
+
+
+@functools.cache
+def _dataset_sha256(url: str) -> str:
+    return read_info(Store(url)).sha256
+
+
+def label_set_of(ask: Ask, config: ServiceConfig) -> LabelSet:
+    """Return the label set of an ask.
+
+    Raises:
+        InputError: A name is not in the configuration, or the recipe cannot be read.
+    """
+    teacher = config.teachers[_known("teacher", ask.teacher, config.teachers)]
+    flags: dict[str, Any] = {
+        "data": config.data[_known("data", ask.data, config.data)],
+        "recipe": config.recipes[_known("recipe", ask.recipe, config.recipes)],
+        "img_size": ask.img_size,
+        "topk": ask.topk,
+        "values": ask.values,
+        "affinity": ask.affinity,
+        "views_per_unit": config.views_per_unit,
+        **msgspec.structs.asdict(teacher),
+    }
+    facts = {
+        **flags,
+        "recipe": _recipe_sha256(flags["recipe"], ask.img_size),
+        "data": _dataset_sha256(flags["data"]),
+    }
+    for speed in ("device", "batch_size", "workers"):
+        del facts[speed]
+    digest = sha256_of(
+        {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}
+    )
+    archive = f"{ask.data}/{ask.teacher}-{ask.recipe}-k{ask.topk}-{digest[:12]}"
+    if isinstance(config.executor, RaySection):
+        flags["num_actors"] = config.executor.max_actors
+        flags["gpus_per_actor"] = config.executor.gpus_per_actor
+    return LabelSet(digest[:32], archive, {name: value for name, value in flags.items() if value is not None})
+
+
+def views_of(ask: Ask, config: ServiceConfig) -> range:
+    """Return the views of an ask, widened to whole units.
+
+    Raises:
+        InputError: The range is empty, or reaches beyond the configuration's limit.
+    """
+    asked, size = parse_views(ask.views), config.views_per_unit
+    views = range(asked.start // size * size, -(-asked.stop // size) * size)
+    if views.stop > config.max_views:
+        raise InputError(
+            f"views {ask.views}",
+            f"This service makes views below {config.max_views:,}.",
+            "ask for fewer",
+        )
+    return views
+
+
+def job_id(labels: LabelSet, views: range) -> str:
+    """Return the id of the one job that makes some views of a label set."""
+    return sha256_of({"labels": labels.id, "views": [views.start, views.stop]})[:24]
+
+
+def _known(what: str, name: str, names: dict[str, Any]) -> str:
+    if name not in names:
+        raise InputError(
+            f"{what} {name!r} is not offered here",
+            "Only what the configuration names can be asked for.",
+            nearest(name, names) or f"known: {', '.join(names)}",
+        )
+    return name

@@ -1,0 +1,167 @@
+"""Guard of the server against too much: connections, slow requests, large bodies, requests of one token."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
+)
+_SPARE_FILES = 512
+"""Files that a server opens besides connections."""
+
+
+def guarded_protocol(max_connections: int, timeout_s: float) -> type[HttpToolsProtocol]:
+    """Return the protocol of a connection that must bring a request in time.
+
+    Args:
+        max_connections: Connections at a time; one more is answered with 503 and closed.
+        timeout_s: Seconds within which the head of a request must have arrived.
+    """
+
+    class Guarded(HttpToolsProtocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            if len(self.connections) >= max_connections:
+                transport.write(_REFUSAL)
+                transport.close()
+                self.transport = transport
+                self._is_refused = True
+                return
+            self._is_refused = False
+            super().connection_made(transport)
+            self._expect()
+
+        def data_received(self, data: bytes) -> None:
+            if self._is_refused:
+                return
+            super().data_received(data)
+            if self._is_idle:
+                self._expect()
+            else:
+                self._rest()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self._rest()
+            if not self._is_refused:
+                super().connection_lost(error)
+
+        def eof_received(self) -> None:
+            if not self._is_refused:
+                super().eof_received()
+
+        @property
+        def _is_idle(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _expect(self) -> None:
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(timeout_s, self._give_up)
+
+        def _rest(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _give_up(self) -> None:
+            self._deadline = None
+            if self._is_idle and not self.transport.is_closing():
+                self.transport.abort()
+
+    return Guarded
+
+
+def allow_files(max_connections: int) -> None:
+    """Let this process open as many files as it may have connections, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
+class BodyLimit:
+    """Application that refuses bodies which are too large or too slow.
+
+    Args:
+        app: Application behind.
+        max_bytes: Size limit of a body in bytes.
+        timeout_s: Seconds within which a body must have arrived.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+        self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body of a request, then let the application answer."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._max_bytes:
+            await _answer(send, 413)
+            return
+        parts, size, is_more = [], 0, True
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while is_more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    parts.append(message.get("body", b""))
+                    size, is_more = size + len(parts[-1]), message.get("more_body", False)
+                    if size > self._max_bytes:
+                        await _answer(send, 413)
+                        return
+        except TimeoutError:
+            await _answer(send, 408)
+            return
+        body: Message | None = {"type": "http.request", "body": b"".join(parts), "more_body": False}
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            first, body = body, None
+            return first
+
+        await self._app(scope, replay, send)
+
+
+class RateLimit:
+    """Requests of each token in the long run and at once: a bucket of permits for each.
+
+    Args:
+        per_s: Permits a second.
+        burst: Permits that a bucket holds.
+        now: Function that returns the time in seconds.
+    """
+
+    def __init__(self, per_s: float, burst: int, now: Callable[[], float]) -> None:
+        self._per_s, self._burst, self._now = per_s, burst, now
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, token: str) -> float:
+        """Take a permit, and return 0; or return the seconds until there is one."""
+        now = self._now()
+        permits, at = self._buckets.get(token, (float(self._burst), now))
+        permits = min(float(self._burst), permits + (now - at) * self._per_s)
+        if permits < 1:
+            self._buckets[token] = (permits, now)
+            return (1 - permits) / self._per_s
+        self._buckets[token] = (permits - 1, now)
+        return 0.0
+
+
+async def _answer(send: Send, status: int) -> None:
+    """Answer without having read the whole request, and close the connection."""
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

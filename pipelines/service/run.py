@@ -1,0 +1,54 @@
+"""Run the service: one server process, which others on the same database may join."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import uvicorn
+
+from pipelines.service.app import make_app
+from pipelines.service.config import read_config
+from pipelines.service.guard import allow_files, guarded_protocol
+from pipelines.service.service import make_service
+from teacher_cache.errors import InputError
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 15
+
+
+def serve(file: str) -> None:
+    """Serve until the process is stopped; jobs of this server are stopped too, and others continue them.
+
+    Raises:
+        InputError: The configuration is wrong, or the address is taken.
+    """
+    config = read_config(file)
+    app = make_app(make_service(config))
+    host, port = config.address
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise InputError(
+            f"listen {config.listen} cannot be used: {error.strerror}",
+            "The service does not begin.",
+            "choose another address or port in the file",
+        ) from error
+    allow_files(config.max_connections)
+    print(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl-C stops it)", flush=True)
+    settings = uvicorn.Config(
+        app,
+        http=guarded_protocol(config.max_connections, config.request_timeout_s),
+        log_level="warning",
+        access_log=False,  # paths may be long, and headers hold tokens: /metrics counts instead
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=3,
+        backlog=_BACKLOG,
+        server_header=False,
+        ws="none",
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has closed everything, and raises the signal again
+        uvicorn.Server(settings).run(sockets=[listener])

@@ -1,0 +1,192 @@
+"""Runner of jobs: leases one for each free slot, runs it on the executor, and settles it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import socket
+import threading
+import time
+from typing import Any
+
+from pipelines.service.config import ServiceConfig
+from pipelines.service.executors.executor import Execution, Executor, Verb
+from pipelines.service.leases import Leased, Leases
+from pipelines.service.ledger import State
+from pipelines.service.progress import read_progress, run_dir_of
+from pipelines.service.webhooks import Webhooks
+from teacher_cache.archive.manifest import MANIFEST_FILE
+from teacher_cache.errors import TeacherCacheError
+from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.program.progress import silent
+from teacher_cache.sharing.catalog import put_catalog
+from teacher_cache.storage.store import Store
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 0.25
+_CATALOG_EVERY_S = 2.0
+
+
+class Runner:
+    """Runner of a server, in threads.
+
+    Args:
+        config: Configuration of the service.
+        leases: Leases of the jobs.
+        executor: Place where commands run.
+        webhooks: Teller of jobs that have ended.
+    """
+
+    def __init__(self, config: ServiceConfig, leases: Leases, executor: Executor, webhooks: Webhooks) -> None:
+        self._config, self._leases, self._executor, self._webhooks = config, leases, executor, webhooks
+        self._name = f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
+        self._claims = 0
+        self._at_work: set[threading.Thread] = set()
+        self._is_closing = threading.Event()
+        self._loop = threading.Thread(target=self._run, name="runner", daemon=True)
+        self._is_catalog_old = threading.Event()
+        self._catalog = threading.Thread(target=self._keep_catalog, name="catalog", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the runner looks for jobs."""
+        return self._loop.is_alive()
+
+    def start(self) -> None:
+        """Begin to look for jobs."""
+        self._loop.start()
+        self._catalog.start()
+
+    def close(self) -> None:
+        """Stop the jobs of this server, which others then continue, and end."""
+        self._is_closing.set()
+        self._loop.join()
+        for thread in list(self._at_work):
+            thread.join()
+        self._executor.close()
+
+    def _run(self) -> None:
+        while not self._is_closing.is_set():
+            try:
+                self._look()
+            except Exception:  # a database that is away for a while must not end the runner
+                _LOG.exception("the runner met an error, and goes on")
+            self._is_closing.wait(_POLL_S)
+
+    def _look(self) -> None:
+        self._at_work = {thread for thread in self._at_work if thread.is_alive()}
+        while len(self._at_work) < self._executor.slots:
+            self._claims += 1
+            leased = self._leases.claim(f"{self._name}-{self._claims}")
+            if leased is None:
+                break
+            thread = threading.Thread(target=self._do, args=(leased,), name=f"job-{leased.job['id']}")
+            self._at_work.add(thread)
+            thread.start()
+        else:
+            self._leases.ask_to_give_way(self._config.give_way_after_s)
+        self._webhooks.tell()
+
+    def _keep_catalog(self) -> None:
+        while not self._is_closing.wait(_CATALOG_EVERY_S):
+            if self._is_catalog_old.is_set():
+                self._is_catalog_old.clear()
+                try:
+                    put_catalog(Store(self._config.archives), silent)
+                except TeacherCacheError as error:
+                    _LOG.warning("the catalog is not made: %s", error)
+
+    def _do(self, leased: Leased) -> None:
+        try:
+            if leased.job["is_cancelled"]:
+                self._leases.settle(leased, "cancelled")
+            elif leased.job["state"] == "planning":
+                self._plan(leased)
+            else:
+                self._extract(leased)
+        except TeacherCacheError as error:
+            self._leases.settle(leased, "failed", error=str(error))
+        except Exception:
+            _LOG.exception("job %s met an error; its lease ends, and it is tried again", leased.job["id"])
+
+    def _plan(self, leased: Leased) -> None:
+        execution = self._executor.begin("plan", self._flags(leased, "plan"))
+        if not self._watch(leased, execution):
+            return
+        if execution.exit_code() != 0:
+            self._leases.settle(leased, "failed", error=execution.complaint())
+            return
+        found = _last_json(execution.output())
+        hours = (found or {}).get("gpu_hours") or 0.0
+        self._leases.plan(leased, found, is_dear=hours > self._config.approval_gpu_hours, hours=hours)
+
+    def _extract(self, leased: Leased) -> None:
+        archive, job = self._archive(leased), leased.job["id"]
+        execution = self._executor.begin("extract", self._flags(leased, "extract"))
+        if not self._watch(leased, execution):
+            return
+        progress = read_progress(archive, job)
+        done: dict[str, Any] = {"progress": progress, "gpu_hours": progress["gpu_hours"]}
+        if execution.exit_code() != 0:
+            self._leases.settle(leased, "failed", error=execution.complaint(), **done)
+            return
+        progress["manifest_sha256"] = sha256_hex(archive.get(MANIFEST_FILE))
+        self._leases.settle(leased, "done", error=None, **done)
+        self._is_catalog_old.set()
+
+    def _watch(self, leased: Leased, execution: Execution) -> bool:
+        """Wait for the end of a command; return False if it was settled otherwise meanwhile."""
+        archive, job = self._archive(leased), leased.job["id"]
+        renewed_s, ending = time.monotonic(), None
+        while execution.exit_code() is None:
+            time.sleep(_POLL_S / 5)
+            now_s = time.monotonic()
+            if self._is_closing.is_set() and ending is None:
+                ending = "closing"
+                execution.stop()
+            if now_s - renewed_s < min(1.0, self._config.lease_s / 4):
+                continue
+            renewed_s = now_s
+            progress = read_progress(archive, job) if leased.job["state"] == "running" else None
+            wish = self._leases.renew(leased, progress)
+            if wish is None:
+                _LOG.warning("the lease of job %s was lost, and another server has it", job)
+                execution.kill()
+                return False
+            if ending is None and (wish.is_cancelled or wish.gives_way):
+                ending = "cancelled" if wish.is_cancelled else "gives way"
+                execution.stop()
+        if ending is None or execution.exit_code() == 0:
+            return True
+        waits: State = "planning" if leased.job["state"] == "planning" else "queued"
+        progress = read_progress(archive, job)
+        self._leases.settle(
+            leased,
+            "cancelled" if ending == "cancelled" else waits,
+            progress=progress,
+            gpu_hours=progress["gpu_hours"],
+            gives_way=False,
+        )
+        return False
+
+    def _archive(self, leased: Leased) -> Store:
+        return Store(f"{self._config.archives}/{leased.archive}")
+
+    def _flags(self, leased: Leased, verb: Verb) -> dict[str, Any]:
+        job, archive = leased.job, self._archive(leased)
+        flags = {
+            **leased.flags,
+            "out": archive.url,
+            "views": f"{job['first_view']}:{job['stop_view']}",
+            "run_dir": run_dir_of(archive, job["id"]),
+        }
+        if job["is_followed"] and verb == "extract":
+            flags["followed"] = True
+        return flags
+
+
+def _last_json(text: str) -> dict[str, Any] | None:
+    """Return the last line of a command's output as JSON."""
+    lines = [line for line in text.splitlines() if line.startswith(("{", "null"))]
+    return json.loads(lines[-1]) if lines else None

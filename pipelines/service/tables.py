@@ -1,0 +1,134 @@
+"""Tables of the service's database, and the database itself: SQLite by default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import alembic.config
+import sqlalchemy as sa
+
+from teacher_cache.errors import InputError
+
+META = sa.MetaData()
+_MIGRATIONS = Path(__file__).with_name("migrations")
+
+TOKENS = sa.Table(
+    "tokens",
+    META,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("team", sa.String(64), nullable=False),
+    sa.Column("scopes", sa.String(64), nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("is_revoked", sa.Boolean, nullable=False),
+    sa.Column("max_requests", sa.Integer, nullable=False),
+    sa.Column("max_gpu_hours", sa.Float, nullable=False),
+)
+LABEL_SETS = sa.Table(
+    "label_sets",
+    META,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("archive", sa.String(256), nullable=False, unique=True),
+    sa.Column("flags", sa.JSON, nullable=False),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("lease_until", sa.Float),
+)
+JOBS = sa.Table(
+    "jobs",
+    META,
+    sa.Column("id", sa.String(24), primary_key=True),
+    sa.Column("labels", sa.String(32), sa.ForeignKey("label_sets.id"), nullable=False, index=True),
+    sa.Column("first_view", sa.Integer, nullable=False),
+    sa.Column("stop_view", sa.Integer, nullable=False),
+    sa.Column("team", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("is_followed", sa.Boolean, nullable=False),
+    sa.Column("is_cancelled", sa.Boolean, nullable=False),
+    sa.Column("gives_way", sa.Boolean, nullable=False),
+    sa.Column("approved_by", sa.String(64)),
+    sa.Column("plan", sa.JSON),
+    sa.Column("progress", sa.JSON),
+    sa.Column("error", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("times_done", sa.Integer, nullable=False),
+    sa.Column("gpu_hours", sa.Float, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("ended", sa.Float),
+)
+REQUESTS = sa.Table(
+    "requests",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("job", sa.String(24), sa.ForeignKey("jobs.id"), nullable=False, index=True),
+    sa.Column("token", sa.String(16), sa.ForeignKey("tokens.id"), nullable=False, index=True),
+    sa.Column("asked", sa.JSON, nullable=False),
+    sa.Column("webhook", sa.String(1024)),
+    sa.Column("is_told", sa.Boolean, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.UniqueConstraint("job", "token"),
+)
+AUDIT = sa.Table(
+    "audit",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("token", sa.String(16)),
+    sa.Column("name", sa.String(64)),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("subject", sa.String(64)),
+    sa.Column("details", sa.Text),
+)
+
+
+def open_database(url: str) -> sa.Engine:
+    """Open a database, and bring its tables to this release's form.
+
+    SQLite writes a log ahead (WAL) and takes its lock when a transaction begins, so that two writers wait
+    for each other in place of failing; a transaction that was committed survives a kill.
+
+    Raises:
+        InputError: There is no such database, or it may not be used.
+    """
+    try:
+        engine = sa.create_engine(url, pool_pre_ping=True)
+        if engine.dialect.name == "sqlite":
+            _prepare_sqlite(engine)
+        _upgrade(engine)
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        text = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        hidden = sa.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
+        raise InputError(
+            f"database {hidden}: {text}", "The service does not begin.", "correct `database` in the file"
+        ) from error
+    return engine
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # transactions begin below, and not by themselves
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA busy_timeout=30000")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def on_begin(connection: sa.Connection) -> None:
+        mode = "DEFERRED" if connection.get_execution_options().get("reads_only") else "IMMEDIATE"
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    """Apply the migrations that the database lacks; two servers that start together take turns."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7201947)"))
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")

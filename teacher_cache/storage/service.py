@@ -1,0 +1,126 @@
+"""Archives of a label service as stores: service://HOST/archives/..., read with the user's token.
+
+The service that the environment names is the only one that is sent the token: TEACHER_CACHE_SERVICE is its
+URL, and TEACHER_CACHE_TOKEN the token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import posixpath
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import httpx
+
+from teacher_cache.errors import DeniedError, InputError, UnreachableError
+from teacher_cache.storage.remote import RemoteBackend
+
+SERVICE_VARIABLE, TOKEN_VARIABLE = "TEACHER_CACHE_SERVICE", "TEACHER_CACHE_TOKEN"
+SCHEME = "service://"
+_TIMEOUT_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ServicePlace:
+    """Service that the environment names.
+
+    Attributes:
+        url: URL of the service, without a slash at the end.
+        token: Token of the user.
+    """
+
+    url: str
+    token: str = dataclasses.field(repr=False)
+
+    @property
+    def netloc(self) -> str:
+        """Host and port of the service."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of a request."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def web_url(self, url: str) -> str:
+        """Return the web address of a service:// URL.
+
+        Raises:
+            InputError: The URL is of another service, which is not sent this one's token.
+        """
+        netloc, slash, path = url.removeprefix(SCHEME).partition("/")
+        if netloc != self.netloc:
+            raise InputError(
+                f"{url} is not of the service {self.url}",
+                "Its token is sent nowhere else.",
+                f"set {SERVICE_VARIABLE} and {TOKEN_VARIABLE} to those of {netloc}",
+            )
+        return f"{self.url}{slash}{path}"
+
+
+def service_place(environment: Mapping[str, str] = os.environ) -> ServicePlace:
+    """Return the service that the environment names.
+
+    Raises:
+        InputError: A variable is missing or is no URL.
+    """
+    url, token = (environment.get(name, "").strip() for name in (SERVICE_VARIABLE, TOKEN_VARIABLE))
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or not token:
+        raise InputError(
+            f"{SERVICE_VARIABLE}={url!r}, {TOKEN_VARIABLE} {'set' if token else 'not set'}",
+            "It is not clear which service is asked, or by whom.",
+            f"set {SERVICE_VARIABLE} to its URL, such as https://labels.example.org, and {TOKEN_VARIABLE} "
+            "to the token that its administrator made",
+        )
+    return ServicePlace(url.rstrip("/"), token)
+
+
+class ServiceBackend(RemoteBackend):
+    """Backend of an archive of a service; what a student needs next can be written, and nothing else.
+
+    Args:
+        url: URL service://HOST/archives/...
+
+    Raises:
+        InputError: The environment names no service, or another one.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._place, self._service_url = service_place(), url
+        super().__init__(self._place.web_url(url), headers=self._place.headers)
+
+    def pinned_url(self) -> str:
+        """Return the URL itself; see Backend."""
+        return self._service_url
+
+    def url_beside(self, relative_path: str) -> str:
+        """Return the URL that a path relative to the root leads to; see Backend."""
+        path = posixpath.normpath(posixpath.join(self._service_url.removeprefix(SCHEME), relative_path))
+        if not path.startswith(f"{self._place.netloc}/archives/"):
+            raise ValueError(
+                f"{relative_path!r} leads from {self._service_url} out of the service's archives"
+            )
+        return SCHEME + path
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write what a student needs next; see Backend."""
+        try:
+            answer = httpx.put(
+                path,
+                content=data,
+                headers={**self._place.headers, "Content-Type": "application/json"},
+                timeout=_TIMEOUT_S,
+            )
+        except httpx.HTTPError as error:
+            raise UnreachableError(
+                f"{path} cannot be reached: {error}", "Nothing was written.", "run the same command again"
+            ) from error
+        if answer.is_error:
+            raise DeniedError(
+                f"{path} cannot be written: the service answers {answer.status_code}",
+                "Nothing was written.",
+                "ask for a token with the scope request",
+            )
