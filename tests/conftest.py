@@ -18,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch: severa
 import pytest
 import torch
 from hypothesis import settings
+from postgres import postgres as postgres
 from support import S3, SHARD_SIZE, extract_flags, write_class_folders
 from xdist.scheduler import LoadFileScheduling
 

@@ -26,14 +26,14 @@ SCOPES = {
 ASK: dict[str, Any] = {"data": "small", "teacher": "regnety", "img_size": IMG_SIZE, "topk": K}
 
 
-def small_config(folder: Path, data: str, port: int, **changes: Any) -> dict[str, Any]:
+def small_config(folder: Path, packed: str, port: int, /, **changes: Any) -> dict[str, Any]:
     """Return the configuration of a service with a small dataset and a small teacher."""
     teacher = {"teacher": TEACHER, "checkpoint": teacher_checkpoint(), "device": "cpu", "batch_size": 16}
     return {
         "url": f"http://127.0.0.1:{port}",
         "listen": f"127.0.0.1:{port}",
         "database": f"sqlite:///{folder}/service.db",
-        "data": {"small": data},
+        "data": {"small": packed},
         "archives": str(folder / "archives"),
         "teachers": {"regnety": teacher},
         "teams": {"vision": {}, "speech": {}},
@@ -48,11 +48,11 @@ def small_config(folder: Path, data: str, port: int, **changes: Any) -> dict[str
 class Serving:
     """A server, and the tokens of its users."""
 
-    def __init__(self, folder: Path, data: str, number: int = 0, **changes: Any) -> None:
+    def __init__(self, folder: Path, packed: str, number: int = 0, /, **changes: Any) -> None:
         self.folder, self.port = folder, free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self.file, self.log = folder / f"service{number}.yaml", folder / f"log{number}"
-        self.config = small_config(folder, data, self.port, **changes)
+        self.config = small_config(folder, packed, self.port, **changes)
         self.file.write_text(yaml.safe_dump(self.config))
         self.url = self.config["url"]
         self.process: subprocess.Popen[bytes] | None = None
