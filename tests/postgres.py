@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"postgresql://postgres@127.0.0.1:{port}"
     _wait(url, process)
     yield url
-    process.terminate()
+    process.send_signal(signal.SIGINT)  # a fast shutdown, which ends open connections
     process.wait(30)
 
 

@@ -13,7 +13,7 @@ import yaml
 from browser import FLAGS, check_accessible, chromium_path
 from playwright.sync_api import sync_playwright
 from postgres import database_url
-from serving import Serving
+from serving import SmallService
 from support import IMG_SIZE, TEACHER, teacher_checkpoint, write_class_folders
 
 from pipelines.cli import main as teacher_cache_main
@@ -25,6 +25,7 @@ SMALL_STUDENT = [
     *("--steps=2", "--batch-size=8", "--device=cpu"),
     *("--model-kwargs", "embed_dim=48", "depth=1", "num_heads=3", f"img_size={IMG_SIZE}"),
 ]
+TABLES = ("tokens", "label_sets", "jobs", "requests", "audit")
 WAIT_MS = 120_000
 
 
@@ -64,7 +65,7 @@ class Office:
             "teachers": {"regnety": teacher},
             "approval_gpu_hours": 8e-4,
         }
-        self.serving = Serving(folder, str(folder / "data"), **self.changes)
+        self.serving = SmallService(folder, str(folder / "data"), **self.changes)
         self.tokens: dict[str, str] = {}
 
     def archive(self, link: str) -> Path:
@@ -142,7 +143,7 @@ def test_the_story_of_three_users(office: Office) -> None:
     office.run("Sam", second, ID=job)
     assert (office.folder / "second" / "last.safetensors").exists()
     assert client.stop() == 0
-    texts = [client.log.read_text(), *(str(row) for row in client.database())]
+    texts = [client.log.read_text(), *(str(row) for table in TABLES for row in client.rows(table))]
     assert not any(token in text for token in office.tokens.values() for text in texts)
 
 

@@ -116,6 +116,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         approval_gpu_hours: GPU hours above which a job waits for approval.
         price_per_gpu_hour: Price of an hour, for plans.
         give_way_after_s: Seconds that a job runs before it gives way to a team that used less.
+        max_attempts: Times that a job is begun, whose process is killed each time, before it has failed.
         lease_s: Seconds after which a job whose server fell silent is taken over.
         requests_per_s: Requests a second of one token, in the long run.
         burst: Requests of one token at once.
@@ -139,6 +140,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     approval_gpu_hours: Annotated[float, Meta(ge=0)] = 1.0
     price_per_gpu_hour: Annotated[float, Meta(ge=0)] | None = None
     give_way_after_s: Annotated[float, Meta(ge=0)] = 600.0
+    max_attempts: _Count = 25
     lease_s: Annotated[float, Meta(ge=1)] = 30.0
     requests_per_s: _Positive = 50.0
     burst: _Count = 200

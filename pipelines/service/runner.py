@@ -26,6 +26,8 @@ from teacher_cache.storage.store import Store
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.25
 _CATALOG_EVERY_S = 2.0
+_OWN_CODES = (1, 2)
+"""Exit codes by which a command says that its work failed; after any other it is tried again."""
 
 
 class Runner:
@@ -114,9 +116,6 @@ class Runner:
         execution = self._executor.begin("plan", self._flags(leased, "plan"))
         if not self._watch(leased, execution):
             return
-        if execution.exit_code() != 0:
-            self._leases.settle(leased, "failed", error=execution.complaint())
-            return
         found = _last_json(execution.output())
         hours = (found or {}).get("gpu_hours") or 0.0
         self._leases.plan(leased, found, is_dear=hours > self._config.approval_gpu_hours, hours=hours)
@@ -127,12 +126,8 @@ class Runner:
         if not self._watch(leased, execution):
             return
         progress = read_progress(archive, job)
-        done: dict[str, Any] = {"progress": progress, "gpu_hours": progress["gpu_hours"]}
-        if execution.exit_code() != 0:
-            self._leases.settle(leased, "failed", error=execution.complaint(), **done)
-            return
         progress["manifest_sha256"] = sha256_hex(archive.get(MANIFEST_FILE))
-        self._leases.settle(leased, "done", error=None, **done)
+        self._leases.settle(leased, "done", error=None, progress=progress, gpu_hours=progress["gpu_hours"])
         self._is_catalog_old.set()
 
     def _watch(self, leased: Leased, execution: Execution) -> bool:
@@ -157,17 +152,28 @@ class Runner:
             if ending is None and (wish.is_cancelled or wish.gives_way):
                 ending = "cancelled" if wish.is_cancelled else "gives way"
                 execution.stop()
-        if ending is None or execution.exit_code() == 0:
+        execution.kill()  # what a killed process left behind
+        return self._is_done(leased, execution, ending)
+
+    def _is_done(self, leased: Leased, execution: Execution, ending: str | None) -> bool:
+        """Return whether a command that has ended did its work; settle its job otherwise."""
+        code, job = execution.exit_code(), leased.job
+        if code == 0:
             return True
-        waits: State = "planning" if leased.job["state"] == "planning" else "queued"
-        progress = read_progress(archive, job)
-        self._leases.settle(
-            leased,
-            "cancelled" if ending == "cancelled" else waits,
-            progress=progress,
-            gpu_hours=progress["gpu_hours"],
-            gives_way=False,
-        )
+        progress = read_progress(self._archive(leased), job["id"])
+        found: dict[str, Any] = {"progress": progress, "gpu_hours": progress["gpu_hours"]}
+        again: State = "planning" if job["state"] == "planning" else "queued"
+        if ending is not None:
+            state: State = "cancelled" if ending == "cancelled" else again
+            self._leases.settle(leased, state, gives_way=False, **found)
+        elif code in _OWN_CODES:
+            self._leases.settle(leased, "failed", error=execution.complaint(), **found)
+        elif job["attempt"] >= self._config.max_attempts:
+            text = f"its process was killed {job['attempt']} times, the last time with code {code}"
+            self._leases.settle(leased, "failed", error=text, **found)
+        else:
+            _LOG.warning("the process of job %s was killed (code %s); it is tried again", job["id"], code)
+            self._leases.settle(leased, again, **found)
         return False
 
     def _archive(self, leased: Leased) -> Store:

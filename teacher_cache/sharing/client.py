@@ -64,9 +64,9 @@ class Client:
         """
         return self._ask("POST", "/api/requests", asked)
 
-    def requests(self) -> list[Job]:
-        """Return the newest jobs."""
-        return self._ask("GET", "/api/requests")
+    def requests(self, limit: int = 100) -> list[Job]:
+        """Return the newest jobs, at most `limit`."""
+        return self._ask("GET", f"/api/requests?limit={limit}")
 
     def show(self, job: str) -> Job:
         """Return a job."""

@@ -63,7 +63,8 @@ class LocalExecution:
     def kill(self) -> None:
         """End it at once; see Execution."""
         self._life_line.close()
-        self._process.join()
+        if self._process.exitcode is None:
+            self._process.join()
 
     def output(self) -> str:
         """Return what it printed; see Execution."""
