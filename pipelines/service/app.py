@@ -101,6 +101,10 @@ def make_app(service: Service) -> fastapi.FastAPI:
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
     config = service.config
+    document = app.openapi()
+    offer = service.offer()
+    for name, offered in {"data": offer.data, "teacher": offer.teachers, "recipe": offer.recipes}.items():
+        document["components"]["schemas"]["Ask"]["properties"][name]["enum"] = offered
     app.add_middleware(Around, metrics=service.metrics)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.request_timeout_s)
     return app

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from teacher_cache.archive.filling import Filling, Pair
@@ -39,11 +40,14 @@ class Objects:
             name: Path of the object below the root.
             method: GET or HEAD.
             wanted: Value of the Range header, or None.
+
+        Raises:
+            HTTPException: There is no such object.
         """
         path = self._path(name) if _NAME.fullmatch(name) and len(name) <= 1024 else None
         size = None if path is None else await anyio.to_thread.run_sync(self._size, name, path)
         if path is None or size is None:
-            return Response("There is no such object.", 404, media_type="text/plain")
+            raise HTTPException(404, "there is no such object")
         span = _span(wanted, size)
         if span is None:
             return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
