@@ -76,7 +76,8 @@ def tab_to(page: Page, text: str) -> None:
     for _ in range(60):
         page.keyboard.press("Tab")
         focused = page.evaluate(
-            "(document.activeElement.innerText || document.activeElement.ariaLabel || '')"
+            "(({labels, innerText, ariaLabel, tagName}) => tagName === 'BODY' ? '' : "
+            "labels?.[0]?.innerText || innerText || ariaLabel || '')(document.activeElement)"
         )
         if text in focused:
             return

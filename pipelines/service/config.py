@@ -178,6 +178,18 @@ def read_config(file: str) -> ServiceConfig:
         raise InputError(f"{file}: {error}", "The service does not begin.", "correct the file") from error
     _check(config, file)
     folder = str(Path(file).absolute().parent)
+    config = _with_absolute_paths(config, folder)
+    path = config.database.partition("sqlite:///")[2]
+    if path and Path(path).is_relative_to(config.archives):
+        raise InputError(
+            f"{file}: database {config.database} lies below archives",
+            "Whoever may read archives could download it.",
+            "put it elsewhere",
+        )
+    return config
+
+
+def _with_absolute_paths(config: ServiceConfig, folder: str) -> ServiceConfig:
     return msgspec.structs.replace(
         config,
         data={name: absolute(url, folder) for name, url in config.data.items()},

@@ -1,0 +1,333 @@
+"""Rows are the record: one job for the same labels, leases that end, fair order; on both databases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import alembic.autogenerate
+import alembic.migration
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from postgres import database_url
+
+from pipelines.service.ask import Ask, job_id, label_set_of, views_of
+from pipelines.service.books import Books, missing
+from pipelines.service.config import RaySection, ServiceConfig, read_config
+from pipelines.service.fair import Claim, fair_order, load, who_gives_way
+from pipelines.service.leases import Leases
+from pipelines.service.ledger import Ledger, Who
+from pipelines.service.tables import META, open_database
+from pipelines.service.tokens import Tokens
+from pipelines.service.webhooks import check_webhook
+from teacher_cache.errors import InputError
+
+LEASE_S = 10.0
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 1e9
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Office:
+    """A database with two users, and what is done with it."""
+
+    def __init__(self, url: str, config: ServiceConfig) -> None:
+        self.engine, self.clock, self.config = open_database(url), Clock(), config
+        self.ledger, self.books = Ledger(self.engine, self.clock), Books(self.engine, self.clock)
+        self.leases = Leases(self.engine, self.clock, LEASE_S, {"vision": 2.0, "speech": 1.0})
+        tokens = Tokens(self.engine, self.clock)
+        self.users = {}
+        for name, team in (("rita", "vision"), ("sam", "speech")):
+            _, token = tokens.make(name, team, ["request"], days=1, max_requests=5, max_gpu_hours=10)
+            user = tokens.user(token)
+            assert user is not None
+            self.users[name] = user
+
+    def ask(self, user: str, **changes: Any) -> dict[str, Any]:
+        ask = Ask(**{"data": "small", "teacher": "regnety", "views": "0:2", **changes})
+        return self.ledger.submit(
+            ask, label_set_of(ask, self.config), views_of(ask, self.config), self.users[user]
+        )
+
+    def state(self, job: dict[str, Any]) -> str:
+        found = self.books.job(job["id"])
+        assert found is not None
+        return found["state"]
+
+    def planned(
+        self, user: str, hours: float = 0.0, *, is_dear: bool = False, **changes: Any
+    ) -> dict[str, Any]:
+        job = self.ask(user, **changes)
+        leased = self.leases.claim(f"planner of {job['id']}")
+        assert leased is not None
+        assert leased.job["id"] == job["id"]
+        self.leases.plan(leased, {"gpu_hours": hours}, hours, is_dear=is_dear)
+        return job
+
+
+@pytest.fixture
+def config(data: str, tmp_path: Path) -> ServiceConfig:
+    file = tmp_path / "service.yaml"
+    file.write_text(
+        f"url: https://labels.example.org\narchives: archives\ndata: {{small: {data}}}\n"
+        "teachers: {regnety: {teacher: regnety_002, pretrained: false}}\n"
+        "teams: {vision: {share: 2}, speech: {}}\nviews_per_unit: 2\n"
+    )
+    return read_config(str(file))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def office(request: pytest.FixtureRequest, config: ServiceConfig, tmp_path: Path) -> Iterator[Office]:
+    server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    office = Office(database_url(server) if server else f"sqlite:///{tmp_path}/service.db", config)
+    yield office
+    office.engine.dispose()
+
+
+def test_the_same_labels_are_one_job(office: Office) -> None:
+    first, second = office.ask("rita"), office.ask("sam", views="0:1")
+    assert first["id"] == second["id"] == office.ask("rita")["id"]
+    assert [asker["name"] for asker in office.books.askers(first["id"])] == ["rita", "sam"]
+    assert office.ask("rita", topk=5)["id"] != first["id"]
+
+
+def test_one_job_at_a_time_writes_an_archive(office: Office) -> None:
+    office.ask("rita"), office.ask("rita", views="0:4")
+    assert office.leases.claim("a") is not None
+    assert office.leases.claim("b") is None
+    office.ask("rita", topk=3)
+    assert office.leases.claim("b") is not None
+
+
+def test_a_lease_ends_and_only_its_holder_settles(office: Office) -> None:
+    job = office.planned("rita")
+    dead = office.leases.claim("dead")
+    assert dead is not None
+    office.clock.now_s += LEASE_S / 2
+    assert office.leases.renew(dead, {"units_done": 1}) is not None
+    office.clock.now_s += LEASE_S * 0.9
+    assert office.leases.claim("alive") is None
+    office.clock.now_s += LEASE_S
+    alive = office.leases.claim("alive")
+    assert alive is not None
+    assert alive.job["attempt"] == dead.job["attempt"] + 1
+    assert office.leases.renew(dead, None) is None
+    assert not office.leases.settle(dead, "done")
+    assert office.state(job) == "running"
+    assert office.leases.settle(alive, "done")
+    assert not office.leases.settle(alive, "done")
+    found = office.books.job(job["id"])
+    assert found is not None
+    assert (found["state"], found["times_done"]) == ("done", 1)
+
+
+def test_many_servers_that_claim_at_once_get_different_jobs(office: Office) -> None:
+    jobs = {office.ask("rita", topk=k)["id"] for k in range(1, 5)}
+    claimed: list[Any] = []
+
+    def claim(number: int) -> None:
+        for turn in range(8):
+            claimed.append(office.leases.claim(f"{number}-{turn}"))
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    got = [leased.job["id"] for leased in claimed if leased is not None]
+    assert sorted(got) == sorted(jobs)
+
+
+def test_dear_jobs_and_those_above_a_tokens_hours_wait_for_approval(office: Office) -> None:
+    dear = office.planned("rita", 3, is_dear=True, topk=2)
+    assert office.state(dear) == "waiting"
+    assert office.state(office.planned("rita", 11, topk=3)) == "waiting"
+    assert office.state(office.planned("rita", 3)) == "queued"
+    assert office.ledger.act("approve", dear["id"], office.users["sam"])
+    assert office.state(dear) == "queued"
+    with pytest.raises(InputError, match="cannot be approved"):
+        office.ledger.act("approve", dear["id"], office.users["sam"])
+    assert office.ledger.act("approve", "0" * 24, office.users["sam"]) is None
+
+
+def test_a_token_has_a_number_of_requests(office: Office) -> None:
+    for k in range(1, 6):
+        office.ask("rita", topk=k)
+    office.ask("rita", topk=1)
+    with pytest.raises(InputError, match="5 requests in 30 days, of 5"):
+        office.ask("rita", topk=6)
+    office.ask("sam", topk=6)
+
+
+def test_cancel_and_retry(office: Office) -> None:
+    waiting = office.planned("rita", 99)
+    office.ledger.act("cancel", waiting["id"], office.users["rita"])
+    assert office.state(waiting) == "cancelled"
+    office.ledger.act("retry", waiting["id"], office.users["rita"])
+    assert office.state(waiting) == "planning"
+    leased = office.leases.claim("a")
+    assert leased is not None
+    office.ledger.act("cancel", waiting["id"], office.users["rita"])
+    wish = office.leases.renew(leased, None)
+    assert wish is not None
+    assert wish.is_cancelled
+    assert office.leases.settle(leased, "cancelled")
+    assert office.ask("sam")["state"] == "planning"
+    actions = [line["action"] for line in office.books.audit(100)]
+    assert actions == ["submit", "cancel", "retry", "cancel", "submit"]
+
+
+def test_a_job_gives_way_to_a_team_that_used_less(office: Office) -> None:
+    long_one = office.planned("rita")
+    leased = office.leases.claim("a")
+    assert leased is not None
+    office.leases.renew(leased, {"gpu_hours": 5.0})
+    short = office.planned("sam", topk=2)
+    assert office.leases.ask_to_give_way(600) is None
+    office.clock.now_s += 601
+    assert office.leases.ask_to_give_way(600) == long_one["id"]
+    assert office.leases.ask_to_give_way(600) is None
+    office.leases.settle(leased, "queued", gives_way=False, gpu_hours=5.0)
+    following = office.leases.claim("b")
+    assert following is not None
+    assert following.job["id"] == short["id"]
+
+
+def test_what_is_there_is_told_by_rows(office: Office) -> None:
+    ask = Ask(data="small", teacher="regnety", views="0:6")
+    labels = label_set_of(ask, office.config)
+    assert office.books.found(labels, range(6)) == ([], None)
+    office.planned("rita")
+    leased = office.leases.claim("a")
+    assert leased is not None
+    office.leases.settle(leased, "done")
+    done, job = office.books.found(labels, range(6))
+    assert (done, job) == ([range(2)], None)
+    assert missing(range(6), done) == [2, 3, 4, 5]
+    assert office.books.queue() == {"done": 1}
+    assert office.books.archives() == {labels.archive}
+
+
+def test_migrations_make_the_tables(office: Office) -> None:
+    with office.engine.connect() as connection:
+        context = alembic.migration.MigrationContext.configure(connection)
+        assert alembic.autogenerate.compare_metadata(context, META) == []
+    open_database(office.engine.url.render_as_string(hide_password=False)).dispose()
+
+
+def test_the_id_of_a_job_depends_on_labels_alone(config: ServiceConfig) -> None:
+    ask = Ask(data="small", teacher="regnety", views="0:2")
+    labels = label_set_of(ask, config)
+    slower = msgspec.structs.replace(
+        config,
+        teachers={"regnety": msgspec.structs.replace(config.teachers["regnety"], batch_size=1, device="cpu")},
+        executor=RaySection(dashboard="http://head:8265", max_actors=3),
+    )
+    assert label_set_of(ask, slower).id == labels.id
+    assert label_set_of(ask, slower).flags["num_actors"] == 3
+    other = msgspec.structs.replace(
+        config,
+        teachers={"regnety": msgspec.structs.replace(config.teachers["regnety"], teacher="regnety_004")},
+    )
+    assert label_set_of(ask, other).id != labels.id
+    assert label_set_of(ask, other).archive != labels.archive
+    assert job_id(labels, range(2)) != job_id(labels, range(4))
+    assert labels.archive.startswith("small/regnety-deit-k10-")
+
+
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_views_are_widened_to_whole_units(first: int, count: int) -> None:
+    config = ServiceConfig(
+        url="http://x",
+        data={},
+        archives="a",
+        teachers={},
+        teams={},
+        views_per_unit=4,
+    )
+    ask = Ask(data="a", teacher="b", views=f"{first}:{first + count}")
+    views = views_of(ask, config)
+    assert views.start % 4 == views.stop % 4 == 0
+    assert views.start <= first < first + count <= views.stop
+    assert len(views) < count + 8
+
+
+teams = st.sampled_from(["vision", "speech", "robots"])
+claims = st.lists(
+    st.builds(Claim, st.uuids().map(str), teams, st.floats(0, 100), st.floats(0, 100)), max_size=8
+)
+hours = st.dictionaries(teams, st.floats(0, 100))
+
+
+@given(claims, hours)
+def test_the_fair_order_is_by_load_and_then_by_age(waiting: list[Claim], used: dict[str, float]) -> None:
+    shares = {"vision": 2.0}
+    order = fair_order(waiting, used, shares)
+    assert sorted(claim.id for claim in order) == sorted(claim.id for claim in waiting)
+    keys = [(load(claim.team, used, shares), claim.created) for claim in order]
+    assert keys == sorted(keys)
+
+
+@given(claims, claims, hours, st.floats(0, 200))
+def test_who_gives_way_is_old_enough_and_used_more(
+    running: list[Claim], waiting: list[Claim], used: dict[str, float], now: float
+) -> None:
+    found = who_gives_way(running, waiting, used, {}, now, 10.0)
+    if found is not None:
+        assert found in running
+        assert now - (found.started or 0) >= 10
+        lighter = [job for job in waiting if load(job.team, used, {}) < load(found.team, used, {})]
+        assert any(job.team not in {other.team for other in running} for job in lighter)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("url: ftp://x", "url ftp://x"),
+        ("listen: nowhere", "listen nowhere"),
+        ("views_per_unit: 99", "views_per_unit"),
+        ("colour: red", "unknown field `colour`"),
+        ("archives: https://example.org/archives", "archives https"),
+        ("database: sqlite:///archives/service.db", "below archives"),
+        ("data: {Bad/Name: x}", "matching regex"),
+        ("teams: {}", "teams"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(
+    config: ServiceConfig, tmp_path: Path, line: str, message: str
+) -> None:
+    del config
+    file = tmp_path / "service.yaml"
+    key = line.partition(":")[0]
+    kept = [each for each in file.read_text().splitlines() if not each.startswith(f"{key}:")]
+    file.write_text("\n".join([*kept, line]))
+    with pytest.raises(InputError, match=message):
+        read_config(str(file))
+
+
+def test_a_database_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError) as error:
+        open_database("postgresql+psycopg://ada:secret@127.0.0.1:1/x")
+    assert "secret" not in str(error.value)
+    with pytest.raises(InputError):
+        open_database("nosuch://x")
+
+
+def test_without_webhooks_none_is_told() -> None:
+    with pytest.raises(InputError, match="webhook"):
+        check_webhook("https://hooks.example.org/", None)
+
+
+def test_who_without_a_token_is_the_service() -> None:
+    assert Who(None, "service", "").token is None
