@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What a container of the image is: head, worker, submit, extract, train, or any other command.
+# What a container of the image is: head, worker, submit, extract, train, serve, or any other command.
 #
 #   head      a Ray head that runs no units itself; its dashboard asks for the token
 #   worker    a Ray worker of the head at RAY_HEAD_ADDRESS (host:port)
 #   submit    teacher-cache submit, to the head's dashboard
 #   extract   teacher-cache extract, in this container
 #   train     student train, in this container
+#   serve     teacher-cache serve, with the configuration that SERVICE_CONFIG names
 #
 # The token is the cluster's only door, so none opens without it: RAY_AUTH_TOKEN, or a file of it named by
 # RAY_AUTH_TOKEN_PATH (a Docker or Kubernetes secret).
@@ -23,7 +24,7 @@ require_token() {
     fi
 }
 
-[[ $# -gt 0 ]] || fail "no command: give head, worker, submit, extract, train, or a program."
+[[ $# -gt 0 ]] || fail "no command: give head, worker, submit, extract, train, serve, or a program."
 command=$1
 shift
 case "$command" in
@@ -50,6 +51,10 @@ case "$command" in
         ;;
     train)
         exec student train "$@"
+        ;;
+    serve)
+        [[ -s "${SERVICE_CONFIG:-/nowhere}" ]] || fail "no configuration: set SERVICE_CONFIG to a service.yaml, as docs/service.md describes it."
+        exec teacher-cache serve --config "$SERVICE_CONFIG" "$@"
         ;;
     *)
         exec "$command" "$@"

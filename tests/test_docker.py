@@ -67,8 +67,31 @@ def test_compose_keeps_the_dashboard_on_this_machine_and_the_token_in_a_secret()
         assert service["cap_drop"] == ["ALL"]
     assert worker["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
     assert compose["secrets"]["token"]["file"] == "./token"
-    for ignored in ("/docker/token", "/docker/store.env"):
+    for ignored in (
+        "/docker/token",
+        "/docker/store.env",
+        "/docker/database-password",
+        "/docker/service.yaml",
+    ):
         assert ignored in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_compose_starts_the_service_where_it_is_asked_for_and_on_this_machine_alone() -> None:
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    server, database = compose["services"]["server"], compose["services"]["database"]
+    assert server["command"] == ["serve"]
+    assert server["profiles"] == database["profiles"] == ["service"]
+    assert all(port.startswith("127.0.0.1:") for port in server["ports"])
+    assert "ports" not in database
+    assert server["cap_drop"] == ["ALL"]
+    assert server["healthcheck"]["test"][-1].endswith("/ready")
+    assert compose["secrets"]["database-password"]["file"] == "./database-password"
+
+
+def test_serve_refuses_to_start_without_a_configuration() -> None:
+    ended = subprocess.run([DOCKER / "entrypoint.sh", "serve"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "SERVICE_CONFIG" in ended.stderr
 
 
 def rayjob() -> dict:

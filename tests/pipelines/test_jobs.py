@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import PATIENCE_S, extract_flags, free_port, tree, wait_until
+from serving import ASK, SmallService
+from support import PATIENCE_S, extract_flags, free_port, labels_tree, tree, wait_until
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = str(ROOT / "docker" / "entrypoint.sh")
@@ -149,3 +150,29 @@ def test_the_entrypoint_opens_no_cluster_without_a_token() -> None:
     ended = run("extract", "--help")
     assert (ended.returncode, "--num-actors" in ended.stdout) == (0, True)
     assert run("python", "-c", "print(7)").stdout == "7\n"
+
+
+@pytest.mark.slow
+def test_the_service_runs_its_jobs_on_the_cluster_and_finds_them_again(
+    head: dict[str, str], data: str, tmp_path: Path
+) -> None:
+    """A server that is killed has begun a job; the next one does not begin it twice."""
+    executor = {"kind": "ray", "dashboard": head["RAY_API_SERVER_ADDRESS"], "max_actors": 1}
+    service = SmallService(tmp_path / "service", data, executor=executor, lease_s=2.0)
+    client = service.client("asker")
+    try:
+        service.start()
+        job = client.request(**ASK, views="0:4")
+        wait_until(lambda: client.show(job["id"])["state"] == "running")
+        service.kill()
+        service.start()
+        done = client.wait(job["id"])
+        assert done["state"] == "done", done["error"]
+        assert done["progress"]["units_done"] == done["progress"]["units"] == 10
+        assert [row["times_done"] for row in service.rows("jobs")] == [1]
+    finally:
+        service.kill()
+    plain = tmp_path / "plain"
+    words = extract_flags(data, plain, views="0:4", batch_size=16, device="cpu")
+    assert cli(words, head).returncode == 0
+    assert labels_tree(service.folder / "archives" / done["archive"]) == labels_tree(plain)

@@ -93,7 +93,7 @@ def test_the_keyboard_alone_asks_and_finds(
     page.keyboard.type("0:2")
     page.get_by_label("Side of a view").fill(str(ASK["img_size"]))
     page.get_by_label("Classes kept").fill(str(ASK["topk"]))
-    page.get_by_label("Recipe").select_option("deit")
+    page.get_by_role("combobox", name="Recipe").select_option("deit")
     page.get_by_role("button", name="Ask").focus()
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/requests/{jobs['done']['id']}")
