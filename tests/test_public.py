@@ -17,6 +17,7 @@ from teacher_cache.errors import InputError
 
 PUBLIC = {
     *(
+        "Client",
         "LabelledViews",
         "Labels",
         "PackedDataset",

@@ -70,7 +70,7 @@ class RequestConfig(Flags, JsonFlag):
     affinity: Literal["calibrated", "none"] = "calibrated"
     """Class affinity of the archive."""
     follow: bool = False
-    """Say that a student will follow the job: labels come one view at a time."""
+    """Make labels one view at a time, for a student that follows the job."""
     webhook: str | None = None
     """URL that is told of the job's end, on a host that the service names."""
     wait: bool = False

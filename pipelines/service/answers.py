@@ -69,10 +69,10 @@ class JobAnswer(pydantic.BaseModel):
 
 
 class Resolved(pydantic.BaseModel):
-    """What is there of an ask.
+    """Part of an ask that is there.
 
     Attributes:
-        state: There, partly there, or absent.
+        state: Whether all of it is there, a part, or nothing.
         views: Views of the ask, widened to whole units.
         missing: Views that are not there.
         link: Link to the archive, if all is there.

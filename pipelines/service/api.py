@@ -54,12 +54,12 @@ def make_api(service: Service) -> APIRouter:
 
     @api.get("/health", tags=["server"])
     def health() -> Health:
-        """Tell that the server answers."""
+        """Return that the server answers."""
         return Health(status="ok")
 
     @api.get("/ready", tags=["server"], responses=_OPEN)
     def ready(response: Response) -> Health:
-        """Tell whether the database answers and jobs are looked for."""
+        """Return whether the database answers and jobs are looked for."""
         is_ready = books.is_there() and service.runner.is_alive
         response.status_code = 200 if is_ready else 503
         return Health(status="ok" if is_ready else "not ready")
@@ -74,6 +74,10 @@ def make_api(service: Service) -> APIRouter:
         """Return figures for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    @api.get("/api/may-read", status_code=204, tags=["server"], responses=_REFUSED, dependencies=[reads])
+    def may_read() -> None:
+        """Allow a proxy, which sends objects itself, to send them to the holder of a token."""
+
     @api.get("/api/offer", tags=["requests"], responses=_REFUSED, dependencies=[reads])
     def offer() -> Offer:
         """Return the datasets, teachers and recipes that can be asked for."""
@@ -81,13 +85,13 @@ def make_api(service: Service) -> APIRouter:
 
     @api.post("/api/resolve", tags=["requests"], responses=_REFUSED, dependencies=[reads])
     def resolve(ask: Ask) -> Resolved:
-        """Tell what is there of some labels; nothing is begun."""
+        """Return which part of some labels is there; nothing is begun."""
         with _refusing():
             return service.resolve(ask)
 
     @api.post("/api/requests", status_code=202, tags=["requests"], responses=_REFUSED)
     def submit(ask: Ask, user: User = requests) -> JobAnswer:
-        """Ask for labels; the same labels are one job, whoever asks."""
+        """Ask for labels; the same labels are one job for all users."""
         with _refusing():
             return service.submit(ask, user)
 

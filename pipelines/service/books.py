@@ -1,4 +1,4 @@
-"""Books: what the database tells of jobs, and what an ask finds there already."""
+"""Books: facts of the database about jobs, and the part of an ask that is there already."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def read_config(file: str) -> ServiceConfig:
     if path and Path(path).is_relative_to(config.archives):
         raise InputError(
             f"{file}: database {config.database} lies below archives",
-            "Whoever may read archives could download it.",
+            "Every reader of archives could download it.",
             "put it elsewhere",
         )
     return config

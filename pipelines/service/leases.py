@@ -113,7 +113,7 @@ class Leases:
             leased: Job whose plan was made.
             plan: Estimate of the work; None if nothing is left to do.
             hours: GPU hours of the plan.
-            is_dear: Whether the plan needs approval whoever asks.
+            is_dear: Whether the plan needs approval for every token.
         """
         first = sa.select(REQUESTS.c.token).where(REQUESTS.c.job == leased.job["id"]).order_by(REQUESTS.c.id)
         with self._engine.connect().execution_options(reads_only=True) as connection:

@@ -36,7 +36,7 @@ class Service:
         config: Configuration.
         tokens: Tokens of users.
         ledger: Changes of requests and jobs.
-        books: What the database tells.
+        books: Facts of the database.
         access: Access to routes.
         metrics: Figures for Prometheus.
         objects: Objects of archives.

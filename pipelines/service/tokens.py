@@ -24,7 +24,7 @@ class User(Who):
     """User of a token that is valid now.
 
     Attributes:
-        scopes: What the user may do.
+        scopes: Rights of the user.
         expires: Time at which the token ends, in seconds.
     """
 

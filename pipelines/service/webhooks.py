@@ -43,7 +43,7 @@ class Webhooks:
 
     Args:
         engine: Database.
-        section: Hosts and the key; None tells nobody.
+        section: Hosts and the key; None for no webhooks.
         now: Function that returns the time in seconds.
     """
 
@@ -52,7 +52,7 @@ class Webhooks:
         self._secret = None if section is None else Path(section.secret_file).read_bytes().strip()
 
     def tell(self) -> None:
-        """Tell of jobs that have ended and were not told yet; a host that fails is not asked again."""
+        """Send messages about jobs that have ended; a host that fails is not asked again."""
         if self._secret is None:
             return
         query = (

@@ -57,7 +57,7 @@ class Client:
         return self._ask("POST", "/api/resolve", asked)
 
     def request(self, **asked: Any) -> Job:
-        """Ask for labels, and return their job; the same labels are one job, whoever asks.
+        """Ask for labels, and return their job; the same labels are one job for all users.
 
         Args:
             **asked: Labels by name, as for `resolve`; follow and webhook too.
@@ -118,7 +118,7 @@ class Client:
             found = self.show(job)
         if not found["link"]:
             raise TeacherCacheError(
-                f"request {job} is {found['state']}: {found['error'] or 'nobody said why'}",
+                f"request {job} is {found['state']}: {found['error'] or 'it was cancelled'}",
                 "There are no labels to read.",
                 f"teacher-cache request retry --id {job}",
             )

@@ -64,14 +64,14 @@ def service_place(environment: Mapping[str, str] = os.environ) -> ServicePlace:
     """Return the service that the environment names.
 
     Raises:
-        InputError: A variable is missing or is no URL.
+        InputError: A variable is missing or does not hold a URL.
     """
     url, token = (environment.get(name, "").strip() for name in (SERVICE_VARIABLE, TOKEN_VARIABLE))
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc or not token:
         raise InputError(
             f"{SERVICE_VARIABLE}={url!r}, {TOKEN_VARIABLE} {'set' if token else 'not set'}",
-            "It is not clear which service is asked, or by whom.",
+            "It is not clear which service is asked, and for which user.",
             f"set {SERVICE_VARIABLE} to its URL, such as https://labels.example.org, and {TOKEN_VARIABLE} "
             "to the token that its administrator made",
         )

@@ -62,6 +62,11 @@ FLAGS = {
     "teacher-cache view": f"{CACHE} archive data port static num_samples",
     "teacher-cache catalog": "json root",
     "teacher-cache card": f"json {CACHE} image_license teacher_license archive name license url data",
+    "teacher-cache serve": "config",
+    "teacher-cache token": "json config name team scopes days max_requests max_gpu_hours",
+    "teacher-cache request": (
+        "json action id data teacher recipe views img_size topk values affinity follow webhook wait"
+    ),
     "student train": (
         f"{CACHE} data output resume dry_run model pretrained finetune model_kwargs distillation "
         "distillation_token labels follow follow_timeout_s label_weights teacher teacher_checkpoint "

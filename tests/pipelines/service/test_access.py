@@ -25,6 +25,7 @@ from teacher_cache.sharing.client import Client
 SCOPE_OF = {
     "GET /metrics": "read",
     "GET /api/offer": "read",
+    "GET /api/may-read": "read",
     "POST /api/resolve": "read",
     "POST /api/requests": "request",
     "GET /api/requests": "read",
