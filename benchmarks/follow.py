@@ -89,8 +89,9 @@ def run(config: FollowConfig) -> int:
     for name, value in figures.items():
         table.add_row(name, str(value))
     Console().print(table)
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "json"}
     head = {"environment": environment(("teacher-cache", "torch", "timm"))}
-    write_json(config.json, {**head, "config": dataclasses.asdict(config), **figures})
+    write_json(config.json, {**head, "config": settings, **figures})
     return 0
 
 

@@ -80,9 +80,9 @@ def run(config: KillsConfig) -> int:
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
     Console().print(table)
-    write_json(
-        config.json, {"environment": environment(_PACKAGES), "config": dataclasses.asdict(config), **figures}
-    )
+    settings = {**dataclasses.asdict(config), "database": _dialect(config)}
+    del settings["json"]
+    write_json(config.json, {"environment": environment(_PACKAGES), "config": settings, **figures})
     wanted = {"accepted": "done_once", "archives": "archives_equal"}
     return 0 if all(figures[name] == figures[held] for name, held in wanted.items()) else 1
 
@@ -137,6 +137,11 @@ def _campaign(config: KillsConfig, folder: Path) -> dict[str, Any]:
 
 def _lives(thread: threading.Thread) -> bool:
     return thread.is_alive()
+
+
+def _dialect(config: KillsConfig) -> str:
+    """Return the name of the database's kind."""
+    return "sqlite" if config.database is None else sa.engine.make_url(config.database).get_dialect().name
 
 
 def _packed(folder: Path) -> Path:

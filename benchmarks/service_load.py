@@ -84,7 +84,7 @@ def run(config: LoadConfig) -> int:
     for name, value in figures.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
     Console().print(table)
-    settings = dataclasses.asdict(config)
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "json"}
     write_json(config.json, {"environment": environment(_PACKAGES), "config": settings, **figures})
     return 0
 

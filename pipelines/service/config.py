@@ -109,6 +109,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         teams: Teams by name; tokens belong to one of them.
         listen: Address and port of the server.
         database: URL of the database, as SQLAlchemy takes it.
+        database_password_file: File of the database's password, such as a Docker secret.
         recipes: Recipes by name: names of the program's recipes, or YAML files.
         executor: Executor of the jobs.
         views_per_unit: Views of a unit; requests are widened to whole units.
@@ -133,6 +134,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     teams: dict[Name, TeamSection]
     listen: str = "127.0.0.1:8000"
     database: str = "sqlite:///service.db"
+    database_password_file: str | None = None
     recipes: dict[Name, str] = msgspec.field(default_factory=lambda: {name: name for name in NAMED})
     executor: LocalSection | RaySection = LocalSection()
     views_per_unit: Annotated[int, Meta(ge=1, le=32)] = 4
@@ -195,6 +197,8 @@ def _with_absolute_paths(config: ServiceConfig, folder: str) -> ServiceConfig:
         data={name: absolute(url, folder) for name, url in config.data.items()},
         archives=absolute(config.archives, folder),
         database=_database(config.database, folder),
+        database_password_file=config.database_password_file
+        and absolute(config.database_password_file, folder),
         recipes={
             name: absolute(recipe, folder) if recipe.endswith((".yaml", ".yml")) else recipe
             for name, recipe in config.recipes.items()

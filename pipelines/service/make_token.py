@@ -24,7 +24,7 @@ def make_token(service: ServiceConfig, asked: TokenConfig) -> tuple[str, str]:
             "Its hours could not be shared out.",
             f"choose one of {', '.join(service.teams)}, or add it under teams",
         )
-    engine = open_database(service.database)
+    engine = open_database(service.database, service.database_password_file)
     made = Tokens(engine, time.time).make(
         asked.name[:64],
         asked.team,

@@ -109,8 +109,10 @@ class Runner:
                 self._extract(leased)
         except TeacherCacheError as error:
             self._leases.settle(leased, "failed", error=str(error))
-        except Exception:
-            _LOG.exception("job %s met an error; its lease ends, and it is tried again", leased.job["id"])
+        except Exception as error:
+            _LOG.exception("job %s met an error", leased.job["id"])
+            if leased.job["attempt"] >= self._config.max_attempts:
+                self._leases.settle(leased, "failed", error=f"{type(error).__name__}: {error}")
 
     def _plan(self, leased: Leased) -> None:
         execution = self._executor.begin("plan", self._flags(leased, "plan"))

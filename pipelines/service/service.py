@@ -99,7 +99,7 @@ def make_service(config: ServiceConfig, now: Callable[[], float] = time.time) ->
     Raises:
         InputError: The database or the root of archives cannot be used.
     """
-    engine = open_database(config.database)
+    engine = open_database(config.database, config.database_password_file)
     books = Books(engine, now)
     metrics = Metrics(books.queue, books.hours)
     tokens = Tokens(engine, now)

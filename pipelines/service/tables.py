@@ -85,21 +85,28 @@ AUDIT = sa.Table(
 )
 
 
-def open_database(url: str) -> sa.Engine:
+def open_database(url: str, password_file: str | None = None) -> sa.Engine:
     """Open a database, and bring its tables to this release's form.
 
     SQLite writes a log ahead (WAL) and takes its lock when a transaction begins, so that two writers wait
     for each other in place of failing; a transaction that was committed survives a kill.
 
+    Args:
+        url: URL of the database, as SQLAlchemy takes it.
+        password_file: File of its password; None where the URL has it, or none is needed.
+
     Raises:
         InputError: There is no such database, or it may not be used.
     """
     try:
-        engine = sa.create_engine(url, pool_pre_ping=True)
+        place = sa.engine.make_url(url)
+        if password_file is not None:
+            place = place.set(password=Path(password_file).read_text().strip())
+        engine = sa.create_engine(place, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
         _upgrade(engine)
-    except (sa.exc.SQLAlchemyError, ImportError) as error:
+    except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
         text = str(getattr(error, "orig", None) or error).partition("\n")[0]
         hidden = sa.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
         raise InputError(

@@ -324,6 +324,15 @@ def test_a_database_that_is_not_there_is_refused() -> None:
         open_database("nosuch://x")
 
 
+def test_the_password_of_a_database_may_lie_in_a_file(postgres: str, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    engine = open_database(database_url(postgres), str(tmp_path / "password"))
+    assert engine.url.password == "secret"
+    engine.dispose()
+    with pytest.raises(InputError, match="No such file"):
+        open_database(database_url(postgres), str(tmp_path / "nothing"))
+
+
 def test_without_webhooks_none_is_told() -> None:
     with pytest.raises(InputError, match="webhook"):
         check_webhook("https://hooks.example.org/", None)
