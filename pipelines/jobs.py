@@ -29,6 +29,8 @@ _ENTRYPOINTS = {
 }
 _STOP_MARGIN_S = 15.0
 _POLL_S = 1.0
+_KILLED = 137
+"""Exit code of a job that did not end by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +121,21 @@ def stop(config: StopConfig) -> str:
 
 
 def exit_code(flags: JobFlags, job: str) -> int | None:
-    """Return 0 if the job succeeded, 1 if it did not, None while it runs."""
+    """Return the exit code of a job's driver, 137 if it was killed or stopped, None while it runs."""
     with _client(flags) as client:
-        state = client.get_job_status(job)
-        return (0 if state == JobStatus.SUCCEEDED else 1) if state.is_terminal() else None
+        found = client.get_job_info(job)
+        if not found.status.is_terminal():
+            return None
+        if found.status == JobStatus.SUCCEEDED:
+            return 0
+        code = found.driver_exit_code
+        return _KILLED if code is None or found.status == JobStatus.STOPPED else code
+
+
+def ask_to_stop(flags: JobFlags, job: str) -> None:
+    """Ask a job to stop, without waiting for its end."""
+    with _client(flags) as client:
+        client.stop_job(job)
 
 
 def output(flags: JobFlags, job: str) -> str:

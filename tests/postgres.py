@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,18 +33,15 @@ def database_url(server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """URL of a PostgreSQL server, without a database."""
     initdb, server = program("initdb"), program("postgres")
     if initdb is None or server is None:
         pytest.skip("no PostgreSQL: apt-get install postgresql")
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
+    folder, port = Path(tempfile.mkdtemp(prefix="postgres-")), free_port()
     user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
     if user:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres", "postgres")
-        for parent in folder.parents:
-            if parent.is_relative_to(tmp_path_factory.getbasetemp().parent):
-                parent.chmod(0o755)
     data = folder / "data"
     subprocess.run(
         [initdb, "-D", str(data), "-A", "trust", "-U", "postgres", "-N"],
@@ -65,6 +63,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield url
     process.send_signal(signal.SIGINT)  # a fast shutdown, which ends open connections
     process.wait(30)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

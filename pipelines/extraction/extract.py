@@ -24,7 +24,7 @@ from pipelines.extraction.take import as_shelved, shelves_of, take, taken_of, un
 from pipelines.flags.engines import ENGINES
 from pipelines.flags.extract import ExtractConfig, PlanConfig
 from teacher_cache.archive.companions import are_figures_current
-from teacher_cache.archive.filling import Filling
+from teacher_cache.archive.filling import JOB_FILE, Filling
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.labels.arrays import check_topk
 from teacher_cache.program.flags import with_absolute_paths
@@ -63,7 +63,7 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         if not prepared.missing and not prepared.calibration:
             report = close(prepared, None, 0.0, {}, None)
             if config.followed:
-                Filling(prepared.writer.store).delete()
+                Filling(prepared.writer.store).store.delete(JOB_FILE)
         elif config.followed:
             report = fill(at_work, engine, prepared, worker, found, dataset.info.classes, track)
         else:

@@ -20,7 +20,7 @@ from pipelines.extraction.run import close, new_run, run
 from pipelines.flags.extract import ExtractConfig
 from teacher_cache.archive.calibration import copy_agreement
 from teacher_cache.archive.fetch import fetched
-from teacher_cache.archive.filling import Filling, News, Pair
+from teacher_cache.archive.filling import JOB_FILE, Filling, News, Pair
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.manifest import complete_views
 from teacher_cache.archive.receipts import Receipt
@@ -93,7 +93,7 @@ def fill(
         return report
     seal(prepared, writer, track)
     sealed = close(prepared, None, 0.0, {}, report.agreement)
-    filling.delete()
+    _delete_what_is_held(filling, archive, writer)
     return dataclasses.replace(
         sealed,
         units=report.units,
@@ -195,6 +195,15 @@ class _Teller:
             self._looked_s = now_s
             self._students = self._filling.wanted()
         return self._students
+
+
+def _delete_what_is_held(filling: Filling, archive: ArchiveWriter, writer: ArchiveWriter) -> None:
+    """Delete the filling, unless it has units of views that the archive does not hold: another job's."""
+    held = set(_one_view_units(receipt.unit for receipt in archive.receipts()))
+    if {receipt.unit for receipt in writer.receipts()} <= held:
+        filling.delete()
+    else:
+        filling.store.delete(JOB_FILE)
 
 
 def _copy_calibration(source: ArchiveWriter, destination: ArchiveWriter) -> None:

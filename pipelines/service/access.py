@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException, Request
 
 from pipelines.service.guard import RateLimit
-from pipelines.service.metrics import Metrics
 from pipelines.service.tokens import Scope, Tokens, User
 
 COOKIE = "teacher_cache_token"
@@ -28,43 +27,45 @@ class Access:
     Args:
         tokens: Tokens of the database.
         limit: Limit of each token's requests.
-        metrics: Counters of refusals.
         netloc: Host and port under which users reach the server.
         now: Function that returns the time in seconds.
     """
 
-    def __init__(
-        self, tokens: Tokens, limit: RateLimit, metrics: Metrics, netloc: str, now: Callable[[], float]
-    ) -> None:
-        self._tokens, self._limit, self._metrics = tokens, limit, metrics
-        self._netloc, self._now = netloc, now
+    def __init__(self, tokens: Tokens, limit: RateLimit, netloc: str, now: Callable[[], float]) -> None:
+        self._tokens, self._limit, self._netloc, self._now = tokens, limit, netloc, now
         self._known: collections.OrderedDict[bytes, tuple[float, User]] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def needs(self, scope: Scope) -> Callable[[Request], User]:
-        """Return the dependency of a route that needs a scope: 401 without a token, 403 without the scope."""
+    def needs(self, scope: Scope, *, is_limited: bool = True) -> Callable[[Request], User]:
+        """Return the dependency of a route that needs a scope: 401 without a token, 403 without the scope.
+
+        Args:
+            scope: Scope that the token must have.
+            is_limited: Whether the route counts among a token's requests a second; downloads do not.
+        """
 
         def user(request: Request) -> User:
             found = self.user_of(request)
             if found is None:
-                self._metrics.refuse(401)
                 raise HTTPException(
                     401,
                     "a valid token is needed",
                     headers={"WWW-Authenticate": 'Bearer realm="teacher-cache"'},
                 )
             if scope not in found.scopes:
-                self._metrics.refuse(403)
                 raise HTTPException(403, f"this token has no scope {scope}")
-            wait_s = self._limit.take(found.token or "")
-            if wait_s:
-                self._metrics.refuse(429)
-                raise HTTPException(
-                    429, "too many requests of this token", headers={"Retry-After": str(math.ceil(wait_s))}
-                )
+            if is_limited:
+                self.limit(found)
             return found
 
         return user
+
+    def limit(self, user: User) -> None:
+        """Count a request of a user. Raises HTTPException if there were too many."""
+        wait_s = self._limit.take(user.token or "")
+        if wait_s:
+            headers = {"Retry-After": str(math.ceil(wait_s))}
+            raise HTTPException(429, "too many requests of this token", headers=headers)
 
     def user_of(self, request: Request) -> User | None:
         """Return the user who asks; None without a valid token.
@@ -79,7 +80,6 @@ class Access:
         if cookie is None:
             return None
         if request.method not in _SAFE and not self._is_from_here(request):
-            self._metrics.refuse(403)
             raise HTTPException(403, "a page of another site asks for this")
         return self._user(cookie)
 

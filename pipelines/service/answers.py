@@ -147,7 +147,8 @@ class Health(pydantic.BaseModel):
 
 def link_of(row: Mapping[str, Any], config: ServiceConfig) -> Link | None:
     """Return the link of a job; None before there are labels to read."""
-    is_followed = row["is_followed"] and row["state"] in ("running", "queued")
+    can_follow = "followed" in (row["progress"] or {})
+    is_followed = row["is_followed"] and can_follow and row["state"] in ("running", "queued")
     if row["state"] != "done" and not is_followed:
         return None
     is_remote = "://" in config.archives

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from pipelines.service.answers import (
@@ -28,13 +30,15 @@ from pipelines.service.ask import Ask
 from pipelines.service.ledger import OVER, State
 from pipelines.service.service import Service
 from pipelines.service.tokens import User
-from teacher_cache.archive.filling import Pair
 from teacher_cache.errors import InputError
 
 _POLL_S, _BEAT_S = 0.5, 10.0
-_MAX_STREAM_S = 3600.0
+_MAX_STREAM_S, _MAX_STREAMS = 3600.0, 16
+"""Seconds of a stream, and streams of a token at once on a server."""
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 TokenId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
+_Whole = Annotated[int, Field(ge=0, le=2**32)]
+WantedPair = tuple[_Whole, _Whole]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 _OPEN: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 _REFUSED: dict[int | str, dict[str, Any]] = {
@@ -46,11 +50,12 @@ _CONFLICT: dict[int | str, dict[str, Any]] = {**_NOT_FOUND, 409: {"model": Troub
 
 def make_api(service: Service) -> APIRouter:
     """Return the routes of the API."""
-    api = APIRouter()
+    api, streams = APIRouter(), collections.Counter[str]()
     access, books = service.access, service.books
     reads, requests, approves, administers = (
         Depends(access.needs(scope)) for scope in ("read", "request", "approve", "admin")
     )
+    downloads = Depends(access.needs("read", is_limited=False))
 
     @api.get("/health", tags=["server"])
     def health() -> Health:
@@ -74,7 +79,7 @@ def make_api(service: Service) -> APIRouter:
         """Return figures for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @api.get("/api/may-read", status_code=204, tags=["server"], responses=_REFUSED, dependencies=[reads])
+    @api.get("/api/may-read", status_code=204, tags=["server"], responses=_REFUSED, dependencies=[downloads])
     def may_read() -> None:
         """Allow a proxy, which sends objects itself, to send them to the holder of a token."""
 
@@ -112,11 +117,15 @@ def make_api(service: Service) -> APIRouter:
         responses={**_NOT_FOUND, 200: {"content": {"text/event-stream": {}}}},
         response_class=StreamingResponse,
     )
-    def events(job: JobId) -> StreamingResponse:
+    def events(job: JobId, user: User = reads) -> StreamingResponse:
         """Stream a job as server-sent events, one at each change, until it is over."""
         _there(books.job(job))
+        if streams[user.token or ""] >= _MAX_STREAMS:
+            raise HTTPException(429, f"this token has {_MAX_STREAMS} streams open")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_events(service, job), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            _events(service, job, user.token or "", streams), media_type="text/event-stream", headers=headers
+        )
 
     def act(action: Literal["approve", "cancel", "retry"], job: str, user: User) -> JobAnswer:
         with _refusing(409):
@@ -176,7 +185,7 @@ def make_api(service: Service) -> APIRouter:
         tags=["archives"],
         responses=parts,
         response_class=Response,
-        dependencies=[reads],
+        dependencies=[downloads],
     )
     @api.get(
         "/archives/{name:path}",
@@ -194,11 +203,10 @@ def make_api(service: Service) -> APIRouter:
         status_code=204,
         tags=["archives"],
         responses=_NOT_FOUND,
-        dependencies=[requests],
     )
-    def want(name: str, pairs: list[Pair]) -> None:
+    def want(name: str, pairs: list[WantedPair], user: User = requests) -> None:
         """Write what a student that follows a job needs next; nothing else can be written."""
-        if not service.objects.put_wanted(name, pairs):
+        if not service.objects.put_wanted(name, pairs, user.token or ""):
             raise HTTPException(404, "only STUDENT.json of an archive that is being filled can be written")
 
     return api
@@ -226,7 +234,18 @@ def _refusing(status: int = 400) -> Iterator[None]:
         raise HTTPException(status, detail) from error
 
 
-async def _events(service: Service, job: str) -> AsyncIterator[str]:
+async def _events(
+    service: Service, job: str, token: str, streams: collections.Counter[str]
+) -> AsyncIterator[str]:
+    streams[token] += 1
+    try:
+        async for event in _changes(service, job):
+            yield event
+    finally:
+        streams[token] -= 1
+
+
+async def _changes(service: Service, job: str) -> AsyncIterator[str]:
     last, silent_s, total_s = "", 0.0, 0.0
     while total_s < _MAX_STREAM_S:
         row = await anyio.to_thread.run_sync(service.books.job, job)

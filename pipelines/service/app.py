@@ -6,8 +6,10 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import fastapi
+import sqlalchemy as sa
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,6 +23,8 @@ from pipelines.service.pages import make_pages, policy_of
 from pipelines.service.service import Service
 from teacher_cache.errors import TeacherCacheError
 
+MAX_ORDER_BYTES = 2**22
+_REFUSALS = (401, 403, 408, 413, 429)
 _LOG = logging.getLogger(__name__)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -57,6 +61,8 @@ class Around:
                 pairs = [(name.lower().encode(), value.encode()) for name, value in extra.items()]
                 message = {**message, "headers": [*message.get("headers", ()), *pairs]}
                 route = getattr(scope.get("route"), "path", "other")
+                if message["status"] in _REFUSALS:
+                    self._metrics.refuse(message["status"])
                 self._metrics.answer(route, message["status"], time.monotonic() - begun_s)
             await send(message)
 
@@ -73,7 +79,12 @@ def make_app(service: Service) -> fastapi.FastAPI:
         service.runner.close()
 
     app = fastapi.FastAPI(
-        title="teacher-cache", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="teacher-cache",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     app.include_router(make_api(service))
     app.include_router(make_pages(service))
@@ -87,7 +98,8 @@ def make_app(service: Service) -> fastapi.FastAPI:
         return JSONResponse({"detail": found}, 422)
 
     @app.exception_handler(TeacherCacheError)
-    async def failed(_: Request, error: TeacherCacheError) -> Response:
+    @app.exception_handler(sa.exc.SQLAlchemyError)
+    async def failed(_: Request, error: Exception) -> Response:
         """Answer that a store or the database did not."""
         _LOG.error("a request failed: %s", error)
         return JSONResponse({"detail": "the service cannot answer now"}, 503)
@@ -101,10 +113,23 @@ def make_app(service: Service) -> fastapi.FastAPI:
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
     config = service.config
+
+    def max_bytes(path: str) -> int:
+        """Return the size limit of a body: students' orders are long lists."""
+        return MAX_ORDER_BYTES if path.startswith("/archives/") else config.max_body_bytes
+
     document = app.openapi()
     offer = service.offer()
     for name, offered in {"data": offer.data, "teacher": offer.teachers, "recipe": offer.recipes}.items():
         document["components"]["schemas"]["Ask"]["properties"][name]["enum"] = offered
+
+    @app.get(
+        "/openapi.json", include_in_schema=False, dependencies=[fastapi.Depends(service.access.needs("read"))]
+    )
+    def openapi() -> dict[str, Any]:
+        """Return the description of the API."""
+        return document
+
+    app.add_middleware(BodyLimit, max_bytes=max_bytes, timeout_s=config.request_timeout_s)
     app.add_middleware(Around, metrics=service.metrics)
-    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.request_timeout_s)
     return app

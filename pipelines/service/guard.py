@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
 )
+_MAX_HEAD_BYTES = 65536
 _SPARE_FILES = 512
 """Files that a server opens besides connections."""
 
@@ -27,6 +28,7 @@ def guarded_protocol(max_connections: int, timeout_s: float) -> type[HttpToolsPr
 
     class Guarded(HttpToolsProtocol):
         _deadline: asyncio.TimerHandle | None = None
+        _head_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
             if len(self.connections) >= max_connections:
@@ -44,6 +46,9 @@ def guarded_protocol(max_connections: int, timeout_s: float) -> type[HttpToolsPr
                 return
             super().data_received(data)
             if self._is_idle:
+                self._head_bytes += len(data)
+                if self._head_bytes > _MAX_HEAD_BYTES:
+                    self.transport.abort()
                 self._expect()
             else:
                 self._rest()
@@ -66,6 +71,7 @@ def guarded_protocol(max_connections: int, timeout_s: float) -> type[HttpToolsPr
                 self._deadline = self.loop.call_later(timeout_s, self._give_up)
 
         def _rest(self) -> None:
+            self._head_bytes = 0
             if self._deadline is not None:
                 self._deadline.cancel()
                 self._deadline = None
@@ -92,11 +98,11 @@ class BodyLimit:
 
     Args:
         app: Application behind.
-        max_bytes: Size limit of a body in bytes.
+        max_bytes: Size limit of a body in bytes, by the path that it is sent to.
         timeout_s: Seconds within which a body must have arrived.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: Callable[[str], int], timeout_s: float) -> None:
         self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,8 +110,9 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
+        max_bytes = self._max_bytes(scope["path"])
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._max_bytes:
+        if not length.isdigit() or int(length) > max_bytes:
             await _answer(send, 413)
             return
         parts, size, is_more = [], 0, True
@@ -117,7 +124,7 @@ class BodyLimit:
                         return
                     parts.append(message.get("body", b""))
                     size, is_more = size + len(parts[-1]), message.get("more_body", False)
-                    if size > self._max_bytes:
+                    if size > max_bytes:
                         await _answer(send, 413)
                         return
         except TimeoutError:

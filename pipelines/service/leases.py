@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from pipelines.service.fair import Claim, fair_order, who_gives_way
 from pipelines.service.ledger import OVER, State, used_hours
-from pipelines.service.tables import JOBS, LABEL_SETS, REQUESTS, TOKENS
+from pipelines.service.tables import JOBS, LABEL_SETS, TOKENS
 
 _AT_WORK = ("planning", "queued", "running")
-_CANDIDATES = 256
+_CANDIDATES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Leases:
         is_free = sa.or_(LABEL_SETS.c.owner.is_(None), LABEL_SETS.c.lease_until < now)
         with self._engine.begin() as connection:
             query = (
-                sa.select(JOBS, LABEL_SETS.c.archive, LABEL_SETS.c.flags)
+                sa.select(JOBS, LABEL_SETS.c.archive, LABEL_SETS.c.flags, LABEL_SETS.c.owner)
                 .join(LABEL_SETS)
                 .where(JOBS.c.state.in_(_AT_WORK), is_free)
                 .order_by(JOBS.c.created)
@@ -78,7 +78,10 @@ class Leases:
                 if connection.execute(lease.values(**until)).rowcount != 1:
                     continue
                 state = "planning" if row["state"] == "planning" else "running"
-                values = {"state": state, "attempt": row["attempt"] + 1, "started": now, "gives_way": False}
+                values = {
+                    **{"state": state, "attempt": row["attempt"] + 1, "started": now, "gives_way": False},
+                    "kills": row["kills"] + (row["owner"] is not None),
+                }
                 as_read = sa.and_(
                     JOBS.c.id == claim.id,
                     JOBS.c.state == row["state"],
@@ -115,11 +118,15 @@ class Leases:
             hours: GPU hours of the plan.
             is_dear: Whether the plan needs approval for every token.
         """
-        first = sa.select(REQUESTS.c.token).where(REQUESTS.c.job == leased.job["id"]).order_by(REQUESTS.c.id)
+        token = leased.job["token"]
+        is_open = sa.and_(
+            JOBS.c.token == token, JOBS.c.state.in_(("queued", "running")), JOBS.c.id != leased.job["id"]
+        )
         with self._engine.connect().execution_options(reads_only=True) as connection:
-            token = connection.scalar(first.limit(1))
             limit = connection.scalar(sa.select(TOKENS.c.max_gpu_hours).where(TOKENS.c.id == token)) or 0.0
             used = sum(used_hours(connection, self._now(), token).values())
+            planned = connection.scalars(sa.select(JOBS.c.plan).where(is_open)).all()
+        used += sum((plan or {}).get("gpu_hours") or 0.0 for plan in planned)
         needs_approval = (is_dear or used + hours > limit) and leased.job["approved_by"] is None
         return self.settle(leased, "waiting" if needs_approval else "queued", plan=plan)
 
@@ -128,6 +135,9 @@ class Leases:
         with self._engine.begin() as connection:
             if not self._holds(connection, leased):
                 return False
+            is_job = JOBS.c.id == leased.job["id"]
+            if state not in OVER and connection.scalar(sa.select(JOBS.c.is_cancelled).where(is_job)):
+                state = "cancelled"
             if state in OVER:
                 values["ended"] = self._now()
             if state == "done":
@@ -142,12 +152,14 @@ class Leases:
     def ask_to_give_way(self, after_s: float) -> str | None:
         """Ask the running job that is to give way, if there is one, and return its id."""
         with self._engine.begin() as connection:
-            rows = connection.execute(
-                sa.select(JOBS).where(JOBS.c.state.in_(("queued", "running")))
-            ).mappings()
+            query = sa.select(JOBS, LABEL_SETS.c.owner).join(LABEL_SETS)
+            query = query.where(JOBS.c.state.in_(("queued", "running")))
+            rows = connection.execute(query).mappings().all()
+            if any(row["gives_way"] for row in rows):
+                return None
             claims = [(row, Claim(row["id"], row["team"], row["created"], row["started"])) for row in rows]
-            running = [claim for row, claim in claims if row["state"] == "running" and not row["gives_way"]]
-            waiting = [claim for row, claim in claims if row["state"] == "queued"]
+            running = [claim for row, claim in claims if row["state"] == "running"]
+            waiting = [claim for row, claim in claims if row["state"] == "queued" and row["owner"] is None]
             hours = used_hours(connection, self._now())
             job = who_gives_way(running, waiting, hours, self._shares, self._now(), after_s)
             if job is not None:

@@ -6,10 +6,11 @@ planning -> waiting (for approval) -> queued -> running -> done | failed | cance
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from pipelines.service.ask import Ask, LabelSet, job_id
 from pipelines.service.tables import AUDIT, JOBS, LABEL_SETS, REQUESTS
@@ -19,7 +20,10 @@ State = Literal["planning", "waiting", "queued", "running", "done", "failed", "c
 OVER: tuple[State, ...] = ("done", "failed", "cancelled")
 PERIOD_S = 30 * 86400.0
 """Period of the hours that the fair order counts, and of the limits of tokens, in seconds."""
-_AGAIN = {"state": "planning", "is_cancelled": False, "gives_way": False, "error": None, "ended": None}
+_AGAIN = {
+    **{"state": "planning", "is_cancelled": False, "gives_way": False, "error": None, "ended": None},
+    **{"approved_by": None, "kills": 0},
+}
 _ACTED = {"approve": "approved", "cancel": "cancelled", "retry": "retried"}
 
 
@@ -72,27 +76,26 @@ class Ledger:
                     "Nothing was written down.",
                     "ask an administrator for a token with more",
                 )
-            _insert_new(
-                connection,
-                LABEL_SETS,
-                {"id": labels.id, "archive": labels.archive, "flags": labels.flags},
-            )
+            known = {"id": labels.id, "archive": labels.archive, "flags": labels.flags}
+            _insert(connection, LABEL_SETS, known, ["id"], ["flags"])
             fresh = {
                 **{"id": job, "labels": labels.id, "first_view": views.start, "stop_view": views.stop},
-                **{"team": who.team, "state": "planning", "is_followed": ask.follow},
-                **{"is_cancelled": False, "gives_way": False, "attempt": 0, "times_done": 0},
+                **{"team": who.team, "token": who.token, "state": "planning", "is_followed": ask.follow},
+                **{"is_cancelled": False, "gives_way": False, "attempt": 0, "kills": 0, "times_done": 0},
                 **{"gpu_hours": 0.0, "created": now},
             }
-            _insert_new(connection, JOBS, fresh)
+            _insert(connection, JOBS, fresh, ["id"])
             ended = sa.and_(JOBS.c.id == job, JOBS.c.state.in_(("failed", "cancelled")))
-            connection.execute(sa.update(JOBS).where(ended).values(**_AGAIN, team=who.team))
+            connection.execute(sa.update(JOBS).where(ended).values(**_AGAIN, team=who.team, token=who.token))
+            is_open = sa.and_(JOBS.c.id == job, JOBS.c.state.not_in(OVER))
+            connection.execute(sa.update(JOBS).where(is_open).values(is_cancelled=False))
             if ask.follow:
                 connection.execute(sa.update(JOBS).where(JOBS.c.id == job).values(is_followed=True))
             request = {
                 **{"job": job, "token": who.token, "asked": _plain(ask), "webhook": ask.webhook},
                 **{"is_told": False, "created": now},
             }
-            _insert_new(connection, REQUESTS, request)
+            _insert(connection, REQUESTS, request, ["job", "token"], ["webhook", "is_told"])
             self._audit(connection, who, "submit", job)
             return _row(connection.execute(sa.select(JOBS).where(JOBS.c.id == job)))
 
@@ -105,16 +108,7 @@ class Ledger:
         changes: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "approve": (("waiting",), {"state": "queued", "approved_by": who.name}),
             "cancel": (("planning", "waiting", "queued", "running"), {"is_cancelled": True}),
-            "retry": (
-                ("failed", "cancelled"),
-                {
-                    "state": "planning",
-                    "is_cancelled": False,
-                    "gives_way": False,
-                    "error": None,
-                    "ended": None,
-                },
-            ),
+            "retry": (("failed", "cancelled"), _AGAIN),
         }
         states, values = changes[action]
         with self._engine.begin() as connection:
@@ -122,9 +116,8 @@ class Ledger:
             is_done = connection.execute(found).rowcount == 1
             if is_done and action == "cancel":
                 lease = sa.select(LABEL_SETS.c.id).where(LABEL_SETS.c.owner.is_not(None))
-                free = sa.and_(
-                    JOBS.c.id == job, sa.or_(JOBS.c.state == "waiting", JOBS.c.labels.not_in(lease))
-                )
+                is_idle = sa.or_(JOBS.c.state.in_(("waiting", "queued")), JOBS.c.labels.not_in(lease))
+                free = sa.and_(JOBS.c.id == job, is_idle)
                 ended = {"state": "cancelled", "ended": self._now()}
                 connection.execute(sa.update(JOBS).where(free).values(**ended))
             if is_done:
@@ -161,10 +154,10 @@ def used_hours(connection: sa.Connection, now: float, token: str | None = None) 
         token: Id of a token, to count the jobs that it asked for alone.
     """
     query = sa.select(JOBS.c.team, JOBS.c.gpu_hours, JOBS.c.progress, JOBS.c.state).where(
-        JOBS.c.created > now - PERIOD_S
+        sa.func.coalesce(JOBS.c.started, JOBS.c.created) > now - PERIOD_S
     )
     if token is not None:
-        query = query.where(JOBS.c.id.in_(sa.select(REQUESTS.c.job).where(REQUESTS.c.token == token)))
+        query = query.where(JOBS.c.token == token)
     hours: dict[str, float] = {}
     for row in connection.execute(query).mappings():
         under_way = (row["progress"] or {}).get("gpu_hours", 0.0) if row["state"] == "running" else 0.0
@@ -172,10 +165,21 @@ def used_hours(connection: sa.Connection, now: float, token: str | None = None) 
     return hours
 
 
-def _insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> None:
-    """Insert a row unless there is one of the same keys."""
-    dialect = __import__(f"sqlalchemy.dialects.{connection.dialect.name}", fromlist=["insert"])
-    connection.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+def _insert(
+    connection: sa.Connection,
+    table: sa.Table,
+    values: Mapping[str, Any],
+    keys: Sequence[str],
+    changed: Sequence[str] = (),
+) -> None:
+    """Insert a row; where there is one of the same keys, change some of its columns alone."""
+    make = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
+    new: Any = make(table).values(**values)
+    if not changed:
+        connection.execute(new.on_conflict_do_nothing(index_elements=keys))
+        return
+    changes = {name: new.excluded[name] for name in changed}
+    connection.execute(new.on_conflict_do_update(index_elements=keys, set_=changes))
 
 
 def _row(found: sa.CursorResult[Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _CHUNK_BYTES = 2**20
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _NAME = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 _WANTED = re.compile(r"([a-z0-9._-]+/[a-z0-9._-]+)\.filling/students/([0-9a-z]{1,64})\.json")
+_MAX_STUDENTS = 8
 _TYPE = "application/octet-stream"
 
 
@@ -69,12 +70,15 @@ class Objects:
         size = None if path is None else self._size(name, path)
         return None if path is None or size is None else sha256_hex(self._read(name, path, 0, size))
 
-    def put_wanted(self, name: str, pairs: list[Pair]) -> bool:
+    def put_wanted(self, name: str, pairs: list[Pair], token: str) -> bool:
         """Write what a student needs next; return False where no archive is being filled.
+
+        A token has few students at a time: more would hide those of others.
 
         Args:
             name: Path of the document: ARCHIVE.filling/students/STUDENT.json.
             pairs: Pairs of an image shard and a view, in order.
+            token: Id of the student's token.
         """
         match = _WANTED.fullmatch(name)
         if match is None or self._path(name) is None:
@@ -82,7 +86,11 @@ class Objects:
         filling = Filling(Store(f"{self.store.url}/{match[1]}"))
         if filling.news() is None:
             return False
-        filling.want(match[2], pairs)
+        own = f"{token}x{match[2]}"
+        others = {each for each in filling.students.list() if each.startswith(f"{token}x")} - {f"{own}.json"}
+        if len(others) >= _MAX_STUDENTS:
+            return False
+        filling.want(own, pairs)
         return True
 
     def _path(self, name: str) -> str | None:

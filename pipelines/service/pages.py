@@ -126,7 +126,10 @@ def make_pages(service: Service) -> APIRouter:
 
     def user_or_login(request: Request) -> User | None:
         user = access.user_of(request)
-        return user if user is not None and "read" in user.scopes else None
+        if user is None or "read" not in user.scopes:
+            return None
+        access.limit(user)
+        return user
 
     def login(to: str, problem: str = "", status: int = 401) -> Response:
         return pages.page("login", None, status, to=to, problem=problem)
@@ -196,7 +199,6 @@ def make_pages(service: Service) -> APIRouter:
     def enter(token: str = Form(max_length=_MAX_TOKEN), to: str = Form("/", max_length=256)) -> Response:
         user = service.tokens.user(token.strip())
         if user is None or "read" not in user.scopes:
-            service.metrics.refuse(401)
             return login(to, "This token is unknown, has expired, or may not read.")
         place = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
         response = RedirectResponse(quote(place, safe="/"), 303)

@@ -12,24 +12,36 @@ from teacher_cache.storage.store import Store
 _SECONDS = ("render_s", "teacher_s")
 
 
-def run_dir_of(archive: Store, job: str) -> str:
-    """Return the folder of a job's events, beside its archive."""
+def run_dir_of(archive: Store, job: str, attempt: int) -> str:
+    """Return the folder of the events of an attempt at a job, beside its archive."""
     name = archive.url.rpartition("/")[2]
-    return archive.beside(f"../{name}.runs/service-{job}").url
+    return archive.beside(f"../{name}.runs/service-{job}/{attempt}").url
 
 
-def read_progress(archive: Store, job: str) -> dict[str, Any]:
+def read_progress(archive: Store, job: str, attempts: int, views: range) -> dict[str, Any]:
     """Return the units and views that a job has done, and its GPU hours over all attempts.
 
     Args:
         archive: Store of the archive.
         job: Id of the job.
+        attempts: Number of times that the job was begun.
+        views: Views that the job makes.
     """
     found: dict[str, Any] = {"units": 0, "units_done": 0, "views_done": 0, "gpu_hours": 0.0}
+    for attempt in range(1, attempts + 1):
+        _add_events(found, Store(run_dir_of(archive, job, attempt)))
+    news = Filling(archive).news()
+    if news is not None and any(first <= views.start and views.stop <= stop for first, stop in news.views):
+        found["followed"] = news.state
+    return found
+
+
+def _add_events(found: dict[str, Any], run: Store) -> None:
+    """Add what the events of one attempt tell."""
     try:
-        lines = Store(run_dir_of(archive, job)).get(EVENTS_FILE).splitlines()
+        lines = run.get(EVENTS_FILE).splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        lines = []
+        return
     for line in lines:
         try:
             event = json.loads(line)
@@ -41,7 +53,3 @@ def read_progress(archive: Store, job: str) -> dict[str, Any]:
         elif event.get("event") == "unit_done":
             found["units_done"] += 1
             found["views_done"] += event["views"]
-    news = Filling(archive).news()
-    if news is not None:
-        found["followed"] = news.state
-    return found

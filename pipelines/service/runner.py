@@ -10,6 +10,8 @@ import threading
 import time
 from typing import Any
 
+import sqlalchemy as sa
+
 from pipelines.service.config import ServiceConfig
 from pipelines.service.executors.executor import Execution, Executor, Verb
 from pipelines.service.leases import Leased, Leases
@@ -25,7 +27,9 @@ from teacher_cache.storage.store import Store
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.25
-_CATALOG_EVERY_S = 2.0
+_CATALOG_EVERY_S, _TOLD_EVERY_S = 2.0, 1.0
+_READ_SHARE = 20
+"""Progress is read for at most a twentieth of the time."""
 _OWN_CODES = (1, 2)
 """Exit codes by which a command says that its work failed; after any other it is tried again."""
 
@@ -49,6 +53,7 @@ class Runner:
         self._loop = threading.Thread(target=self._run, name="runner", daemon=True)
         self._is_catalog_old = threading.Event()
         self._catalog = threading.Thread(target=self._keep_catalog, name="catalog", daemon=True)
+        self._telling = threading.Thread(target=self._keep_telling, name="webhooks", daemon=True)
 
     @property
     def is_alive(self) -> bool:
@@ -59,6 +64,7 @@ class Runner:
         """Begin to look for jobs."""
         self._loop.start()
         self._catalog.start()
+        self._telling.start()
 
     def close(self) -> None:
         """Stop the jobs of this server, which others then continue, and end."""
@@ -88,7 +94,6 @@ class Runner:
             thread.start()
         else:
             self._leases.ask_to_give_way(self._config.give_way_after_s)
-        self._webhooks.tell()
 
     def _keep_catalog(self) -> None:
         while not self._is_closing.wait(_CATALOG_EVERY_S):
@@ -98,6 +103,13 @@ class Runner:
                     put_catalog(Store(self._config.archives), silent)
                 except TeacherCacheError as error:
                     _LOG.warning("the catalog is not made: %s", error)
+
+    def _keep_telling(self) -> None:
+        while not self._is_closing.wait(_TOLD_EVERY_S):
+            try:
+                self._webhooks.tell()
+            except sa.exc.SQLAlchemyError as error:
+                _LOG.warning("webhooks are told later: %s", error)
 
     def _do(self, leased: Leased) -> None:
         try:
@@ -111,7 +123,7 @@ class Runner:
             self._leases.settle(leased, "failed", error=str(error))
         except Exception as error:
             _LOG.exception("job %s met an error", leased.job["id"])
-            if leased.job["attempt"] >= self._config.max_attempts:
+            if leased.job["kills"] >= self._config.max_attempts:
                 self._leases.settle(leased, "failed", error=f"{type(error).__name__}: {error}")
 
     def _plan(self, leased: Leased) -> None:
@@ -120,49 +132,66 @@ class Runner:
             return
         found = _last_json(execution.output())
         hours = (found or {}).get("gpu_hours") or 0.0
+        if found is not None and self._config.price_per_gpu_hour is not None:
+            found["cost"] = hours * self._config.price_per_gpu_hour
         self._leases.plan(leased, found, is_dear=hours > self._config.approval_gpu_hours, hours=hours)
 
     def _extract(self, leased: Leased) -> None:
-        archive, job = self._archive(leased), leased.job["id"]
+        archive = self._archive(leased)
         execution = self._executor.begin("extract", self._flags(leased, "extract"))
         if not self._watch(leased, execution):
             return
-        progress = read_progress(archive, job)
+        progress = self._progress(leased)
         progress["manifest_sha256"] = sha256_hex(archive.get(MANIFEST_FILE))
         self._leases.settle(leased, "done", error=None, progress=progress, gpu_hours=progress["gpu_hours"])
         self._is_catalog_old.set()
 
     def _watch(self, leased: Leased, execution: Execution) -> bool:
-        """Wait for the end of a command; return False if it was settled otherwise meanwhile."""
-        archive, job = self._archive(leased), leased.job["id"]
-        renewed_s, ending = time.monotonic(), None
-        while execution.exit_code() is None:
+        """Wait for the end of a command; return False if it was settled otherwise meanwhile.
+
+        A store, cluster or database that does not answer for a while is asked again, while the lease lasts.
+        """
+        job, ending = leased.job["id"], None
+        renewed_s = read_s = time.monotonic()
+        progress: dict[str, Any] | None = None
+        while True:
+            try:
+                if execution.exit_code() is not None:
+                    break
+                if self._is_closing.is_set() and ending is None:
+                    ending = "closing"
+                    execution.stop()
+                now_s = time.monotonic()
+                if now_s - renewed_s >= min(1.0, self._config.lease_s / 4):
+                    renewed_s = now_s
+                    wish = self._leases.renew(leased, progress)
+                    if wish is None:
+                        _LOG.warning("the lease of job %s was lost, and another server has it", job)
+                        execution.kill()
+                        return False
+                    if ending is None and (wish.is_cancelled or wish.gives_way):
+                        ending = "cancelled" if wish.is_cancelled else "gives way"
+                        execution.stop()
+                if leased.job["state"] == "running" and now_s >= read_s:
+                    progress = self._progress(leased)
+                    read_s = now_s + max(1.0, _READ_SHARE * (time.monotonic() - now_s))
+            except (TeacherCacheError, sa.exc.SQLAlchemyError) as error:
+                _LOG.warning("job %s is watched with trouble: %s", job, error)
             time.sleep(_POLL_S / 5)
-            now_s = time.monotonic()
-            if self._is_closing.is_set() and ending is None:
-                ending = "closing"
-                execution.stop()
-            if now_s - renewed_s < min(1.0, self._config.lease_s / 4):
-                continue
-            renewed_s = now_s
-            progress = read_progress(archive, job) if leased.job["state"] == "running" else None
-            wish = self._leases.renew(leased, progress)
-            if wish is None:
-                _LOG.warning("the lease of job %s was lost, and another server has it", job)
-                execution.kill()
-                return False
-            if ending is None and (wish.is_cancelled or wish.gives_way):
-                ending = "cancelled" if wish.is_cancelled else "gives way"
-                execution.stop()
         execution.kill()  # what a killed process left behind
         return self._is_done(leased, execution, ending)
+
+    def _progress(self, leased: Leased) -> dict[str, Any]:
+        job = leased.job
+        views = range(job["first_view"], job["stop_view"])
+        return read_progress(self._archive(leased), job["id"], job["attempt"], views)
 
     def _is_done(self, leased: Leased, execution: Execution, ending: str | None) -> bool:
         """Return whether a command that has ended did its work; settle its job otherwise."""
         code, job = execution.exit_code(), leased.job
         if code == 0:
             return True
-        progress = read_progress(self._archive(leased), job["id"])
+        progress = self._progress(leased)
         found: dict[str, Any] = {"progress": progress, "gpu_hours": progress["gpu_hours"]}
         again: State = "planning" if job["state"] == "planning" else "queued"
         if ending is not None:
@@ -170,12 +199,12 @@ class Runner:
             self._leases.settle(leased, state, gives_way=False, **found)
         elif code in _OWN_CODES:
             self._leases.settle(leased, "failed", error=execution.complaint(), **found)
-        elif job["attempt"] >= self._config.max_attempts:
-            text = f"its process was killed {job['attempt']} times, the last time with code {code}"
+        elif job["kills"] + 1 >= self._config.max_attempts:
+            text = f"its process was killed {job['kills'] + 1} times, the last time with code {code}"
             self._leases.settle(leased, "failed", error=text, **found)
         else:
             _LOG.warning("the process of job %s was killed (code %s); it is tried again", job["id"], code)
-            self._leases.settle(leased, again, **found)
+            self._leases.settle(leased, again, kills=job["kills"] + 1, **found)
         return False
 
     def _archive(self, leased: Leased) -> Store:
@@ -187,7 +216,7 @@ class Runner:
             **leased.flags,
             "out": archive.url,
             "views": f"{job['first_view']}:{job['stop_view']}",
-            "run_dir": run_dir_of(archive, job["id"]),
+            "run_dir": run_dir_of(archive, job["id"], job["attempt"]),
         }
         if job["is_followed"] and verb == "extract":
             flags["followed"] = True
@@ -197,4 +226,8 @@ class Runner:
 def _last_json(text: str) -> dict[str, Any] | None:
     """Return the last line of a command's output as JSON."""
     lines = [line for line in text.splitlines() if line.startswith(("{", "null"))]
-    return json.loads(lines[-1]) if lines else None
+    if not lines:
+        raise TeacherCacheError(
+            "the plan printed no estimate", "Its cost is not known, so nothing is made.", "try it again"
+        )
+    return json.loads(lines[-1])

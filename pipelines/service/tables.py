@@ -45,6 +45,7 @@ JOBS = sa.Table(
     sa.Column("first_view", sa.Integer, nullable=False),
     sa.Column("stop_view", sa.Integer, nullable=False),
     sa.Column("team", sa.String(64), nullable=False),
+    sa.Column("token", sa.String(16), sa.ForeignKey("tokens.id"), nullable=False),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("is_followed", sa.Boolean, nullable=False),
     sa.Column("is_cancelled", sa.Boolean, nullable=False),
@@ -54,6 +55,7 @@ JOBS = sa.Table(
     sa.Column("progress", sa.JSON),
     sa.Column("error", sa.Text),
     sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("kills", sa.Integer, nullable=False),
     sa.Column("times_done", sa.Integer, nullable=False),
     sa.Column("gpu_hours", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
@@ -102,7 +104,7 @@ def open_database(url: str, password_file: str | None = None) -> sa.Engine:
         place = sa.engine.make_url(url)
         if password_file is not None:
             place = place.set(password=Path(password_file).read_text().strip())
-        engine = sa.create_engine(place, pool_pre_ping=True)
+        engine = sa.create_engine(place, pool_pre_ping=True, pool_size=10, max_overflow=30)
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
         _upgrade(engine)

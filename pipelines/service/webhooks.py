@@ -83,6 +83,7 @@ class Webhooks:
         digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
         headers = {"Content-Type": "application/json", SIGNATURE_HEADER: f"sha256={digest}"}
         try:
-            httpx.post(url, content=body, headers=headers, timeout=_TIMEOUT_S, follow_redirects=False)
-        except httpx.HTTPError as error:
+            with httpx.stream("POST", url, content=body, headers=headers, timeout=_TIMEOUT_S):
+                pass  # the answer is not read
+        except Exception as error:  # whatever a host or its name does, others are told
             _LOG.warning("a webhook on %s was not told: %s", urlsplit(url).netloc, type(error).__name__)

@@ -23,7 +23,7 @@ from teacher_cache.storage.store import Store
 
 JOB_FILE = "job.json"
 _SUFFIX, _LABELS, _STUDENTS = ".filling", "labels", "students"
-_MAX_STUDENTS, _MAX_PAIRS = 64, 2**20
+_MAX_STUDENTS, _MAX_PAIRS = 64, 2**18
 """Number of students that are heard, and of pairs that each may name."""
 _LOG = logging.getLogger(__name__)
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -115,7 +115,7 @@ class Filling:
 
         Args:
             student: Name of the student, of letters and digits.
-            pairs: Pairs in the order of their first need; those behind the first million are left to the
+            pairs: Pairs in the order of their first need; those behind the first 262,144 are left to the
                 job's own order.
         """
         first_ones = list(itertools.islice(dict.fromkeys(pairs), _MAX_PAIRS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import httpx
 
 from teacher_cache.errors import DeniedError, InputError, TeacherCacheError, UnreachableError
-from teacher_cache.storage.service import SCHEME, ServicePlace, service_place
+from teacher_cache.storage.service import SCHEME, SERVICE_VARIABLE, TOKEN_VARIABLE, service_place
 
 Job = dict[str, Any]
 """Job as the service's API answers it: id, state, views, archive, plan, progress, error, link."""
@@ -40,8 +41,11 @@ class Client:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
-        given = url is not None and token is not None
-        self._place = ServicePlace(url.rstrip("/"), token) if given else service_place()  # type: ignore[union-attr,arg-type]
+        environment = dict(os.environ)
+        if url is not None:
+            environment[SERVICE_VARIABLE] = url
+            environment[TOKEN_VARIABLE] = token or ""  # the environment's token is sent to no other service
+        self._place = service_place(environment)
         self._http = httpx.Client(base_url=self._place.url, headers=self._place.headers, timeout=_TIMEOUT_S)
 
     def offer(self) -> dict[str, Any]:

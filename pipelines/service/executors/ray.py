@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines import jobs
-from pipelines.flags.jobs import JobFlags, StopConfig, SubmitConfig
+from pipelines.flags.jobs import JobFlags, SubmitConfig
 from pipelines.service.executors.executor import Verb
 
 _COMPLAINT_LINES = 12
@@ -39,12 +39,12 @@ class RayExecution:
         self._flags, self._job = JobFlags(dashboard=dashboard), job
 
     def exit_code(self) -> int | None:
-        """Return 0 or 1 once the job is over; see Execution."""
+        """Return the exit code once the job is over; see Execution."""
         return jobs.exit_code(self._flags, self._job)
 
     def stop(self) -> None:
-        """Stop the job and wait; see Execution."""
-        jobs.stop(StopConfig(dashboard=self._flags.dashboard, job=self._job))
+        """Ask the job to stop; see Execution."""
+        jobs.ask_to_stop(self._flags, self._job)
 
     def kill(self) -> None:
         """Leave the job to the server that now holds its lease; see Execution."""

@@ -21,6 +21,7 @@ from serving import ASK, SCOPES, SmallService
 
 from teacher_cache.errors import DeniedError, InputError
 from teacher_cache.sharing.client import Client
+from teacher_cache.storage.store import Store
 
 SCOPE_OF = {
     "GET /metrics": "read",
@@ -72,7 +73,7 @@ def job(service: SmallService) -> dict[str, Any]:
 
 
 def operations(service: SmallService) -> set[str]:
-    document = httpx.get(f"{service.url}/openapi.json").json()
+    document = httpx.get(f"{service.url}/openapi.json", headers=service.headers("reader")).json()
     return {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
 
 
@@ -363,6 +364,21 @@ def test_a_revoked_token_ends(service: SmallService) -> None:
     lines = admin.get("/api/audit").json()
     assert {"make token", "revoke token"} <= {line["action"] for line in lines}
     assert made["token"] not in str(lines)
+
+
+def test_a_client_sends_the_environments_token_to_no_other_service(
+    service: SmallService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHER_CACHE_SERVICE", "https://labels.example.org")
+    monkeypatch.setenv("TEACHER_CACHE_TOKEN", service.token("reader"))
+    with pytest.raises(InputError, match="TEACHER_CACHE_TOKEN not set"):
+        Client(service.url)
+    with pytest.raises(InputError, match="not of the service"):
+        Store(f"service://127.0.0.1:{service.port}/archives/x")
+
+
+def test_the_description_of_the_api_is_for_readers(service: SmallService) -> None:
+    assert httpx.get(f"{service.url}/openapi.json").status_code == 401
 
 
 def test_a_client_says_what_was_wrong(service: SmallService) -> None:

@@ -154,6 +154,9 @@ def test_dear_jobs_and_those_above_a_tokens_hours_wait_for_approval(office: Offi
     assert office.state(dear) == "waiting"
     assert office.state(office.planned("rita", 11, topk=3)) == "waiting"
     assert office.state(office.planned("rita", 3)) == "queued"
+    running = office.leases.claim("a")
+    assert running is not None
+    assert office.state(office.planned("rita", 8, topk=4)) == "waiting", "3 hours are under way, of 10"
     assert office.ledger.act("approve", dear["id"], office.users["sam"])
     assert office.state(dear) == "queued"
     with pytest.raises(InputError, match="cannot be approved"):
@@ -186,6 +189,52 @@ def test_cancel_and_retry(office: Office) -> None:
     assert office.ask("sam")["state"] == "planning"
     actions = [line["action"] for line in office.books.audit(100)]
     assert actions == ["submit", "cancel", "retry", "cancel", "submit"]
+
+
+def test_a_cancel_is_not_lost_and_a_new_request_takes_it_back(office: Office) -> None:
+    job = office.ask("rita")
+    leased = office.leases.claim("a")
+    assert leased is not None
+    office.ledger.act("cancel", job["id"], office.users["rita"])
+    office.leases.plan(leased, None, 0.0, is_dear=True)
+    assert office.state(job) == "cancelled"
+    again = office.planned("sam")
+    office.ledger.act("cancel", again["id"], office.users["sam"])
+    assert office.state(again) == "cancelled"
+    office.ask("sam")
+    leased = office.leases.claim("b")
+    assert leased is not None
+    office.ledger.act("cancel", job["id"], office.users["sam"])
+    office.ask("rita")
+    wish = office.leases.renew(leased, None)
+    assert wish is not None
+    assert not wish.is_cancelled
+
+
+def test_a_label_set_has_the_flags_of_now(office: Office) -> None:
+    office.ask("rita")
+    teacher = msgspec.structs.replace(office.config.teachers["regnety"], batch_size=3)
+    office.config = msgspec.structs.replace(office.config, teachers={"regnety": teacher})
+    office.ask("rita", views="2:4")
+    leased = office.leases.claim("a")
+    assert leased is not None
+    assert leased.flags["batch_size"] == 3
+
+
+def test_kills_are_counted_and_a_retry_forgets_them(office: Office) -> None:
+    job = office.ask("rita")
+    for number in range(3):
+        leased = office.leases.claim(f"dead {number}")
+        assert leased is not None
+        assert leased.job["kills"] == number
+        office.clock.now_s += LEASE_S * 2
+    leased = office.leases.claim("alive")
+    assert leased is not None
+    office.leases.settle(leased, "failed", error="no")
+    office.ledger.act("retry", job["id"], office.users["rita"])
+    found = office.books.job(job["id"])
+    assert found is not None
+    assert (found["kills"], found["attempt"], found["approved_by"]) == (0, 4, None)
 
 
 def test_a_job_gives_way_to_a_team_that_used_less(office: Office) -> None:
