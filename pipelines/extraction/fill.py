@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from pipelines.extraction.engines.engine import Engine, Event, UnitDone
+from pipelines.extraction.engines.engine import Engine, Event, UnitDone, first_line
 from pipelines.extraction.estimate import Estimate
 from pipelines.extraction.missing import MissingUnits
 from pipelines.extraction.order import Description
@@ -25,7 +25,6 @@ from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.manifest import complete_views
 from teacher_cache.archive.receipts import Receipt
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.errors import TeacherCacheError
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.program.flags import parse_views
 from teacher_cache.program.progress import Advance, Track
@@ -84,8 +83,8 @@ def fill(
     except KeyboardInterrupt:
         teller.tell("stopped")
         raise
-    except TeacherCacheError as error:
-        teller.tell("failed", error.value)
+    except Exception as error:
+        teller.tell("failed", first_line(error))
         raise
     if report.quarantined:
         names = ", ".join(report.quarantined)
