@@ -60,6 +60,8 @@ def submit(config: SubmitConfig, verb: Literal["extract", "plan"] = "extract") -
     """
     recipe = recipes.load(config.recipe, config.img_size)
     flags = _flags(with_absolute_paths(config))
+    if verb == "plan":
+        flags["json"] = True  # what reads the job's output reads a line of JSON
     asked = {name: flags.get(name) for name in flags_with(LabelRequest, LABELS)}
     plan = sha256_of({**asked, "recipe": recipe.to_dict(), **({} if verb == "extract" else {"verb": verb})})
     with _client(config) as client, tempfile.TemporaryDirectory() as folder:
@@ -154,8 +156,6 @@ def _flags(config: SubmitConfig) -> dict[str, Any]:
     fields = {*dataclasses.fields(LabelRequest), *dataclasses.fields(ActorFlags)}
     defaults = {field.name: field.default for field in dataclasses.fields(ExtractConfig)}
     flags: dict[str, Any] = {"engine": "ray", "address": "auto"}
-    if config.json:
-        flags["json"] = True
     for name in sorted(field.name for field in fields):
         value = getattr(config, name)
         if value == defaults[name]:

@@ -25,7 +25,7 @@ class RayExecutor:
 
     def begin(self, verb: Verb, flags: Mapping[str, Any]) -> RayExecution:
         """Begin a command, or find it; see Executor."""
-        config = SubmitConfig(**{**flags, "dashboard": self._dashboard, "json": True})
+        config = SubmitConfig(**{**flags, "dashboard": self._dashboard})
         return RayExecution(self._dashboard, jobs.submit(config, verb).job)
 
     def close(self) -> None:
