@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+
+from pipelines.machine import environment
 
 
 def interleaved(runs: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
@@ -55,6 +58,27 @@ def write_json(file: str | None, result: Mapping[str, Any]) -> None:
     if file is not None:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def report_figures(
+    title: str, figures: Mapping[str, Any], config: Any, packages: tuple[str, ...], **changes: Any
+) -> None:
+    """Print figures as a table, and write them with the settings and the machine to the file of --json.
+
+    Args:
+        title: Title of the table.
+        figures: Figures by name.
+        config: Flags of the benchmark, with a flag --json.
+        packages: Packages whose versions belong to the result.
+        **changes: Settings that are written otherwise than they were given.
+    """
+    table = Table("what", "figure", title=title)
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(table)
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "json"}
+    head = {"environment": environment(packages), "config": settings | changes}
+    write_json(config.json, {**head, **figures})
 
 
 def write_photographs(folder: Path, count: int) -> None:

@@ -24,12 +24,9 @@ from typing import Annotated, Any
 import timm
 import torch
 from msgspec import Meta
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.common import write_json
+from benchmarks.common import report_figures
 from pipelines.demo.digits import SIDE_PX, write_digits
-from pipelines.machine import environment
 from teacher_cache import TeacherModel
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single
@@ -85,13 +82,8 @@ def run(config: FollowConfig) -> int:
         figures = _measured(config, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    table = Table("what", "figure", title="A student beside the job that makes its labels")
-    for name, value in figures.items():
-        table.add_row(name, str(value))
-    Console().print(table)
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "json"}
-    head = {"environment": environment(("teacher-cache", "torch", "timm"))}
-    write_json(config.json, {**head, "config": settings, **figures})
+    title = "A student beside the job that makes its labels"
+    report_figures(title, figures, config, ("teacher-cache", "torch", "timm"))
     return 0
 
 
@@ -100,7 +92,7 @@ def _measured(config: FollowConfig, folder: Path) -> dict[str, Any]:
     data, finished = folder / "data", folder / "finished"
     pack = ["pipelines.cli", "pack", str(folder / "images" / "train"), str(data), "--shard-size", str(_SHARD)]
     _wait(_begun(pack, 0.0))
-    job_s, batches = _seconds(_begun(_extract(config, data, finished), 0.0)), 0
+    job_s = _seconds(_begun(_extract(config, data, finished), 0.0))
     plain: list[float] = []
     following: list[float] = []
     for turn in range(config.repeats):

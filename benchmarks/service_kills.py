@@ -25,14 +25,11 @@ from typing import Annotated, Any
 import psutil
 import sqlalchemy as sa
 from msgspec import Meta
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.common import write_json
+from benchmarks.common import report_figures
 from benchmarks.serving import Serving
 from pipelines.cli import main as teacher_cache_main
 from pipelines.demo.digits import write_digits
-from pipelines.machine import environment
 from teacher_cache.archive.companions import is_companion
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single
@@ -76,13 +73,8 @@ def run(config: KillsConfig) -> int:
         figures = _campaign(config, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    table = Table("what", "figure", title="Kills of the service under load")
-    for name, value in figures.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(table)
-    settings = {**dataclasses.asdict(config), "database": _dialect(config)}
-    del settings["json"]
-    write_json(config.json, {"environment": environment(_PACKAGES), "config": settings, **figures})
+    title = "Kills of the service under load"
+    report_figures(title, figures, config, _PACKAGES, database=_dialect(config))
     wanted = {"accepted": "done_once", "archives": "archives_equal"}
     return 0 if all(figures[name] == figures[held] for name, held in wanted.items()) else 1
 

@@ -28,15 +28,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.common import write_json
+from benchmarks.common import report_figures
 from benchmarks.remote import free_port
 from benchmarks.serving import Serving
 from pipelines.cli import main as teacher_cache_main
 from pipelines.demo.digits import write_digits
-from pipelines.machine import environment
 from teacher_cache.errors import InputError, TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
@@ -80,12 +77,7 @@ def run(config: LoadConfig) -> int:
         figures = _measured(config, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    table = Table("what", "figure", title="The service under load")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(table)
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "json"}
-    write_json(config.json, {"environment": environment(_PACKAGES), "config": settings, **figures})
+    report_figures("The service under load", figures, config, _PACKAGES)
     return 0
 
 

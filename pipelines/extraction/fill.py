@@ -69,10 +69,11 @@ def fill(
     spec = dataclasses.replace(archive.spec, views_per_unit=1)
     writer = ArchiveWriter.open(filling.labels, spec)
     _copy_calibration(archive, writer)
-    finished = _one_view_units(receipt.unit for receipt in archive.receipts())
+    receipts = archive.receipts()
+    finished = _one_view_units(receipt.unit for receipt in receipts)
     done = [*finished, *(receipt.unit for receipt in writer.receipts())]
     missing = MissingUnits(spec.layout, parse_views(config.views), done)
-    teller = _Teller(filling, _views_at_the_end(prepared), len(missing))
+    teller = _Teller(filling, _views_at_the_end(prepared, receipts), len(missing))
     inner = Prepared(writer, {}, missing, prepared.is_labelled, prepared.is_calibrated)
     teller.tell()
     try:
@@ -229,9 +230,9 @@ def _one_view_units(units: Iterator[Unit]) -> list[Unit]:
     return [Unit(unit.shard, view, view, view + 1) for unit in units for view in unit.views]
 
 
-def _views_at_the_end(prepared: Prepared) -> list[Pair]:
+def _views_at_the_end(prepared: Prepared, receipts: list[Receipt]) -> list[Pair]:
     """Return the ranges of views that every shard has when the missing units are there."""
     spec = prepared.writer.spec
     elsewhere = [receipt for receipts in prepared.writer.extends.values() for receipt in receipts]
     missing = [Receipt(unit, spec.rows(unit.shard), "", {}) for unit in prepared.missing]
-    return complete_views(spec.layout.num_shards, [*prepared.writer.receipts(), *elsewhere, *missing])
+    return complete_views(spec.layout.num_shards, [*receipts, *elsewhere, *missing])

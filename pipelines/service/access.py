@@ -41,7 +41,7 @@ class Access:
 
         Args:
             scope: Scope that the token must have.
-            is_limited: Whether the route counts among a token's requests a second; downloads do not.
+            is_limited: Whether the route counts among a token's requests a second.
         """
 
         def user(request: Request) -> User:

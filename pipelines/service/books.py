@@ -61,11 +61,6 @@ class Books:
         done = [range(row["first_view"], row["stop_view"]) for row in rows if row["state"] == "done"]
         return done, next((row for row in rows if row["id"] == job), None)
 
-    def archives(self) -> set[str]:
-        """Return the paths of the archives that the service has begun."""
-        with self._reading() as connection:
-            return set(connection.scalars(sa.select(LABEL_SETS.c.archive)))
-
     def audit(self, limit: int) -> list[dict[str, Any]]:
         """Return the newest lines of the audit log."""
         query = sa.select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit)

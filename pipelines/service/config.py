@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -161,11 +160,6 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Address and port of `listen`."""
         host, _, port = self.listen.rpartition(":")
         return host, int(port)
-
-    @property
-    def lease(self) -> datetime.timedelta:
-        """Time after which a job whose server fell silent is taken over."""
-        return datetime.timedelta(seconds=self.lease_s)
 
 
 def read_config(file: str) -> ServiceConfig:

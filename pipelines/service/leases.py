@@ -69,7 +69,7 @@ class Leases:
                 .limit(_CANDIDATES)
             )
             rows = {row["id"]: row for row in connection.execute(query).mappings()}
-            hours = used_hours(connection, self._now())
+            hours = used_hours(connection, now) if rows else {}
             claims = [Claim(row["id"], row["team"], row["created"]) for row in rows.values()]
             for claim in fair_order(claims, hours, self._shares):
                 row = rows[claim.id]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import json
 from typing import Any
 from urllib.parse import quote
 
@@ -61,7 +60,6 @@ class Pages:
         self._environment.filters |= {
             "bytes": text_of_bytes,
             "time": _time,
-            "json": _pretty,
             "number": _number,
         }
 
@@ -86,9 +84,7 @@ class Pages:
         """Return the page of requests, with the form for a new one."""
         service = self._service
         jobs = [job_answer(row, service.config) for row in service.books.jobs(None, _JOBS)]
-        return self.page(
-            "requests", user, status, jobs=jobs, offer=service.offer(), problem=problem, ask=None
-        )
+        return self.page("requests", user, status, jobs=jobs, offer=service.offer(), problem=problem)
 
     def request(self, user: User, job: str, problem: str = "", status: int = 200) -> Response:
         """Return the page of a request. Raises HTTPException if there is none."""
@@ -220,7 +216,7 @@ def make_pages(service: Service) -> APIRouter:
         if user is None:
             return login(f"/explorer/{dataset}/{name}/")
         app = await run_in_threadpool(_explorer, f"{dataset}/{name}")
-        return _Forwarded(app, f"/explorer/{dataset}/{name}", f"/{rest}")
+        return _Forwarded(app, f"/{rest}")
 
     def _explorer(archive: str) -> ASGIApp:
         objects = service.objects
@@ -238,9 +234,9 @@ def make_pages(service: Service) -> APIRouter:
 class _Forwarded(Response):
     """Response of another application, below a path of this one."""
 
-    def __init__(self, app: ASGIApp, root: str, path: str) -> None:
+    def __init__(self, app: ASGIApp, path: str) -> None:
         super().__init__()
-        self._app, self._root, self._path = app, root, path
+        self._app, self._path = app, path
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Let the other application answer."""
@@ -259,10 +255,6 @@ def _time(seconds: float | None) -> str:
     if seconds is None:
         return "—"
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(" ", "seconds")[:19] + " UTC"
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True)
 
 
 def _number(value: float | None) -> str:

@@ -72,7 +72,6 @@ class Runner:
         self._loop.join()
         for thread in list(self._at_work):
             thread.join()
-        self._executor.close()
 
     def _run(self) -> None:
         while not self._is_closing.is_set():

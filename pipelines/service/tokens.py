@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -14,8 +14,7 @@ from pipelines.service.ledger import Who
 from pipelines.service.tables import TOKENS
 
 Scope = Literal["read", "request", "approve", "admin"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
-PREFIX = "tc_"
+_PREFIX = "tc_"
 _BYTES = 32
 
 
@@ -54,7 +53,7 @@ class Tokens:
         max_gpu_hours: float,
     ) -> tuple[str, str]:
         """Make a token, and return its id and the token itself, which is written nowhere else."""
-        token, now = PREFIX + secrets.token_urlsafe(_BYTES), self._now()
+        token, now = _PREFIX + secrets.token_urlsafe(_BYTES), self._now()
         token_id = secrets.token_hex(8)
         values = {
             "id": token_id,

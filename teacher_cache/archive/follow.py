@@ -34,7 +34,6 @@ from teacher_cache.storage.store import Store
 _T = TypeVar("_T")
 _LOCAL_POLL_S, _REMOTE_POLL_S = 0.1, 1.0
 _FIRST_SAID_S, _SAID_EVERY_S = 5.0, 30.0
-DEFAULT_TIMEOUT_S = 3600.0
 
 
 def _say_nothing(_: str) -> None:
@@ -55,7 +54,7 @@ class Patience:
         is_stopped: Function that tells whether to stop waiting.
     """
 
-    timeout_s: float = DEFAULT_TIMEOUT_S
+    timeout_s: float
     say: Callable[[str], None] = _say_nothing
     is_stopped: Callable[[], bool] = _never
 

@@ -167,13 +167,13 @@ def test_a_failed_job_stops_the_student_with_its_reason_and_a_state(data: str, t
     archive, output = tmp_path / "labels", tmp_path / "run"
     limit = extract_words(data, archive, "--followed", "--max-gpu-hours=1e-3", "--affinity=none")
     job = Side(teacher_cache_main, limit, tmp_path / "job")
-    wait_until(lambda: Filling(Store(archive)).news() is not None, job.process.is_alive)
+    receipts = archive.with_name("labels.filling") / "labels" / "receipts"
+    wait_until(lambda: len(list(receipts.glob("0*"))) > 5, job.process.is_alive)  # a whole view, and not all
+    job.process.kill()
+    job.process.join()
     words = train_words(data, archive, output, "--follow", "--resume=auto", "--tail=uniform")
     student = Side(student_main, words, tmp_path / "student")
     wait_until(lambda: (output / "metrics.jsonl").exists(), student.process.is_alive)
-    Filling(Store(archive)).tell(News("failed", [(0, VIEWS)], 30, 3, "", "the teacher's disk is full"))
-    job.process.kill()
-    job.process.join()
     Filling(Store(archive)).tell(News("failed", [(0, VIEWS)], 30, 3, "", "the teacher's disk is full"))
     assert student.exit_code() == 1
     text = student.log.read_text()

@@ -47,7 +47,3 @@ class Executor(Protocol):
             TeacherCacheError: It cannot begin.
         """
         ...
-
-    def close(self) -> None:
-        """End what belongs to the server alone."""
-        ...

@@ -37,9 +37,6 @@ class LocalExecutor:
         """Begin a command; see Executor."""
         return LocalExecution(self._context, [verb, *as_words({**flags, "json": True})])
 
-    def close(self) -> None:
-        """Do nothing, because commands end by themselves with this process."""
-
 
 class LocalExecution:
     """Process that runs a command; see Execution."""

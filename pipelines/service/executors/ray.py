@@ -28,9 +28,6 @@ class RayExecutor:
         config = SubmitConfig(**{**flags, "dashboard": self._dashboard})
         return RayExecution(self._dashboard, jobs.submit(config, verb).job)
 
-    def close(self) -> None:
-        """Do nothing, because jobs belong to the cluster."""
-
 
 class RayExecution:
     """Job of a Ray cluster; see Execution."""
