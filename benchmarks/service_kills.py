@@ -258,7 +258,7 @@ def _times_done(server: Serving) -> dict[str, int]:
     """Return how often each job was settled as done, as the database counts."""
     engine = sa.create_engine(server.config["database"])
     with engine.connect() as connection:
-        rows = connection.execute(sa.text("SELECT id, times_done FROM jobs")).tuples().all()
+        rows = connection.execute(sa.text("SELECT id, times_done FROM jobs")).all()
     engine.dispose()
     return dict(rows)
 

@@ -190,7 +190,7 @@ def make_api(service: Service) -> APIRouter:
         tags=["archives"],
         responses=parts,
         response_class=Response,
-        dependencies=[reads],
+        dependencies=[downloads],
     )
     async def download(name: str, request: Request) -> Response:
         """Return an object of an archive, or a part of it."""

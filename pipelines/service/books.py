@@ -71,7 +71,7 @@ class Books:
         """Return the number of jobs by state."""
         query = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
         with self._reading() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return dict(connection.execute(query).all())
 
     def hours(self) -> Mapping[str, float]:
         """Return the GPU hours of each team in 30 days."""

@@ -32,9 +32,7 @@ def inodes(folder: Path) -> dict[str, int]:
     objects = folder.glob("labels.zarr/*/c/*/*/*")
     # A killed process leaves files that it had not published; the next one deletes them.
     return {
-        str(file.relative_to(folder)): file.stat().st_ino
-        for file in objects
-        if ".partial-" not in file.name
+        str(file.relative_to(folder)): file.stat().st_ino for file in objects if ".partial-" not in file.name
     }
 
 

@@ -338,7 +338,7 @@ def test_ten_thousand_connections_at_once(service: SmallService) -> None:
         assert time.monotonic() < end_s
 
 
-def test_requests_of_one_token_are_limited(data: str, tmp_path: Path) -> None:
+def test_requests_of_one_token_are_limited_but_not_downloads(data: str, tmp_path: Path) -> None:
     service = SmallService(tmp_path, data, requests_per_s=1.0, burst=3)
     headers = {user: service.headers(user) for user in ("asker", "other")}
     service.start()
@@ -348,6 +348,9 @@ def test_requests_of_one_token_are_limited(data: str, tmp_path: Path) -> None:
         assert codes[-1].status_code == 429
         assert int(codes[-1].headers["retry-after"]) >= 1
         assert httpx.get(f"{service.url}/api/offer", headers=headers["other"]).status_code == 200
+        object_url = f"{service.url}/archives/no-such/archive/object"
+        found = [httpx.get(object_url, headers=headers["asker"]).status_code for _ in range(6)]
+        assert found == [404] * 6
     finally:
         service.kill()
 
