@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipelines.service.ask import NamePart
 from pipelines.service.config import ServiceConfig
-from pipelines.service.ledger import State
+from pipelines.service.ledger import State, hours_of
 from pipelines.service.tokens import Scope
 
 
@@ -162,10 +162,11 @@ def link_of(row: Mapping[str, Any], config: ServiceConfig) -> Link | None:
 def job_answer(row: Mapping[str, Any], config: ServiceConfig) -> JobAnswer:
     """Return a job of the database as the API answers it."""
     same = ("id", "state", "archive", "team", "plan", "progress", "error", "approved_by", "attempt")
-    times = ("gpu_hours", "created", "started", "ended")
+    times = ("created", "started", "ended")
     return JobAnswer(
         **{name: row[name] for name in (*same, *times)},
         views=f"{row['first_view']}:{row['stop_view']}",
+        gpu_hours=hours_of(row),
         follow=row["is_followed"],
         link=link_of(row, config),
     )

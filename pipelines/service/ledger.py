@@ -160,9 +160,14 @@ def used_hours(connection: sa.Connection, now: float, token: str | None = None) 
         query = query.where(JOBS.c.token == token)
     hours: dict[str, float] = {}
     for row in connection.execute(query).mappings():
-        under_way = (row["progress"] or {}).get("gpu_hours", 0.0) if row["state"] == "running" else 0.0
-        hours[row["team"]] = hours.get(row["team"], 0.0) + max(row["gpu_hours"], under_way)
+        hours[row["team"]] = hours.get(row["team"], 0.0) + hours_of(dict(row))
     return hours
+
+
+def hours_of(row: Mapping[str, Any]) -> float:
+    """Return the GPU hours of a job, with those of a run that is under way."""
+    under_way = (row["progress"] or {}).get("gpu_hours", 0.0) if row["state"] == "running" else 0.0
+    return float(max(row["gpu_hours"], under_way))
 
 
 def _insert(

@@ -33,7 +33,7 @@ def jobs(service: SmallService) -> dict[str, dict[str, Any]]:
     assert client.wait(done["id"])["state"] == "done"
     catalog = service.folder / "archives" / "catalog.json"
     wait_until(catalog.exists)
-    return {"done": client.show(done["id"]), "waiting": waiting}
+    return {"done": client.show(done["id"]), "waiting": client.show(waiting["id"])}
 
 
 def signed_in(browser: Browser, service: SmallService, user: str) -> Page:
@@ -59,6 +59,18 @@ def test_every_page_is_accessible_and_fits_a_phone(
         page.goto(service.url + address)
         check_accessible(page)
         check_fits(page)
+
+
+def test_pages_say_which_views_there_are_and_how_many_units_are_planned(
+    browser: Browser, service: SmallService, jobs: dict[str, dict[str, Any]]
+) -> None:
+    page = signed_in(browser, service, "reader")
+    assert "0:2" in page.locator("#archives tbody td").all_inner_texts()
+    page.goto(f"{service.url}/requests/{jobs['waiting']['id']}")
+    units = jobs["waiting"]["plan"]["units"]
+    assert page.locator("#figures").inner_text() == f"0 of {units} units"
+    page.goto(f"{service.url}/requests/{jobs['done']['id']}")
+    assert page.locator("#hours").inner_text() not in ("", "0")
 
 
 def test_no_page_asks_another_host_or_meets_an_error(
