@@ -16,14 +16,14 @@ from pipelines.cli import main
 pytestmark = [pytest.mark.ray, pytest.mark.kill, pytest.mark.slow]
 
 _SLOW = {
-    **{"teacher": "regnety_016", "checkpoint": None, "img_size": 224},
+    **{"teacher": "python:own_teacher:build", "checkpoint": None},
     **{"views": "0:4", "views_per_unit": 1, "batch_size": 8},
 }
-"""Twenty units of eight views, each a good part of a second: there is time to kill somebody."""
+"""Twenty units of eight views, each half a second: there is time to kill somebody."""
 
 
 def slow_flags(data: str, out: Path, **changes: object) -> list[str]:
-    return [*extract_flags(data, out, **{**_SLOW, **changes}), "--no-pretrained"]
+    return [*extract_flags(data, out, **{**_SLOW, **changes}), "--model-kwargs", "pause_s=0.5", "--allow-disagreement"]
 
 
 @pytest.fixture(scope="module")
