@@ -12,9 +12,9 @@ os.environ["RAY_AUTH_MODE"] = "token"  # before anything imports ray
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112  # Ray's own spelling; saves idle processes
-_HERE = str(Path(__file__).parent)
-if _HERE not in os.environ.get("PYTHONPATH", "").split(os.pathsep):  # teachers of tests, also in workers of Ray
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_HERE, os.environ.get("PYTHONPATH"))))
+os.environ["PYTHONPATH"] = os.pathsep.join(  # where workers of Ray, too, find the tests' own teacher
+    filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+)
 if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch: several processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

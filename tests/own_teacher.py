@@ -22,7 +22,9 @@ class MeanColour(torch.nn.Module):
         return self.gain * self.head(torch.nn.functional.adaptive_avg_pool2d(inputs_BCHW, 2).flatten(1))
 
 
-def build(num_classes: int = 3, gain: float = 4.0, seed: int = 0, pause_s: float = 0.0, **changes: object) -> TeacherModel:
+def build(
+    num_classes: int = 3, gain: float = 4.0, seed: int = 0, pause_s: float = 0.0, **changes: object
+) -> TeacherModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = MeanColour(num_classes, gain, pause_s)

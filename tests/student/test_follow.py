@@ -7,14 +7,13 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from support import extract_flags, labels_tree, tree, wait_until
+from support import begun, extract_flags, labels_tree, tree, wait_until
 
 from pipelines.cli import main as teacher_cache_main
 from pipelines.extraction.fill import students_first
@@ -35,11 +34,6 @@ MODEL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads
 
 BEGUN: list[multiprocessing.process.BaseProcess] = []
 
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    ["student.train", "student.cli", "pipelines.extraction.worker", "pipelines.cli", "support", "pandas"]
-)
-
 
 def extract_words(data: str, out: Path, *flags: str, **changes: object) -> list[str]:
     small = {"views": f"0:{VIEWS}", "views_per_unit": VIEWS_PER_UNIT, "batch_size": 8, **changes}
@@ -54,14 +48,6 @@ def train_words(data: str, labels: Path, output: Path, *flags: str) -> list[str]
     ]
 
 
-def run_in_a_thread_of_its_own(main: Callable[[list[str]], int], arguments: list[str], log: Path) -> None:
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 2)
-        sys.exit(main(arguments))
-
-
 class Side:
     """One of the two: the job, or the student."""
 
@@ -71,9 +57,7 @@ class Side:
         self.process = self._begun()
 
     def _begun(self) -> multiprocessing.process.BaseProcess:
-        arguments = (self.main, self.words, self.log)
-        process = processes.Process(target=run_in_a_thread_of_its_own, args=arguments)
-        process.start()
+        process = begun(self.main, self.words, self.log)
         BEGUN.append(process)
         return process
 

@@ -6,14 +6,13 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from support import free_port, tree, wait_until
+from support import begun, forked, free_port, run_in_a_thread_of_its_own, tree, wait_until
 
 from student import evaluate
 from student.cli import main
@@ -29,9 +28,6 @@ SHORT = "--steps=30"
 KILLS = 20
 MODEL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")
 
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["student.train", "student.cli", "support", "pandas", "numba.np.arraymath"])
-
 
 def words(output: Path, data: str, labels: str, *flags: str) -> list[str]:
     return [
@@ -41,20 +37,8 @@ def words(output: Path, data: str, labels: str, *flags: str) -> list[str]:
     ]
 
 
-def run_in_a_thread_of_its_own(arguments: list[str]) -> None:
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of what renders: as where a shell started this
-    sys.exit(main(arguments))
-
-
-def begun(arguments: list[str]) -> multiprocessing.process.BaseProcess:
-    process = processes.Process(target=run_in_a_thread_of_its_own, args=(arguments,))
-    process.start()
-    return process
-
-
 def run(arguments: list[str]) -> None:
-    process = begun(arguments)
+    process = begun(main, arguments)
     process.join()
     assert process.exitcode == 0
 
@@ -101,7 +85,7 @@ def test_killed_twenty_times_it_is_the_undisturbed_run(
     resumed = 0
     for kill in range(KILLS):
         flags = ("--resume=auto", f"--workers={kill % 2}")
-        process = begun(words(output, data, labels, *flags))
+        process = begun(main, words(output, data, labels, *flags))
         goal = len(steps(output)) + rng.randrange(14) if kill else 3
         until(lambda goal=goal: num_lines(output) > goal, process)  # type: ignore[misc]
         time.sleep(rng.uniform(0, 0.05))
@@ -120,12 +104,12 @@ def run_as_rank(rank: int, port: int, arguments: list[str]) -> None:
     """Be what torchrun makes a process: the environment is all it gives."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    run_in_a_thread_of_its_own(arguments)
+    run_in_a_thread_of_its_own(main, arguments, None)
 
 
 def begun_as_two_ranks(arguments: list[str]) -> list[multiprocessing.process.BaseProcess]:
     port = free_port()
-    ranks = [processes.Process(target=run_as_rank, args=(rank, port, arguments)) for rank in (0, 1)]
+    ranks = [forked.Process(target=run_as_rank, args=(rank, port, arguments)) for rank in (0, 1)]
     for process in ranks:
         process.start()
     return ranks
@@ -174,7 +158,7 @@ def test_asked_to_stop_it_finishes_its_update_and_saves(
 ) -> None:
     output = tmp_path / "run"
     never_due = "--checkpoint-interval=100000"
-    process = begun(words(output, data, labels, never_due))
+    process = begun(main, words(output, data, labels, never_due))
     until(lambda: num_lines(output) > 20, process)
     assert process.pid is not None
     os.kill(process.pid, which)

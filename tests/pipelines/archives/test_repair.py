@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import re
 import shutil
 import subprocess
@@ -13,7 +12,17 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from support import IMG_SIZE, SHARD_SIZE, TEACHER, K, extract_flags, teacher_checkpoint, tree
+from support import (
+    IMG_SIZE,
+    SHARD_SIZE,
+    TEACHER,
+    K,
+    begun,
+    extract_flags,
+    forked,
+    teacher_checkpoint,
+    tree,
+)
 
 from pipelines.cli import main
 from teacher_cache.archive.layout import Unit
@@ -217,23 +226,12 @@ def test_a_wrong_verify_is_said(flags: list[str], labels: str) -> None:
     assert main(["verify", labels, *flags]) == 2
 
 
-def _extract(flags: list[str]) -> None:
-    torch.set_num_threads(1)
-    sys.exit(main(flags))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_sizes", [(64, 64), (64, 5)])
 def test_two_extracts_at_once_are_harmless(batch_sizes: tuple[int, int], data: str, tmp_path: Path) -> None:
     """Also with other batch sizes, whose floats may differ: each unit is one writer's, whole."""
-    context = multiprocessing.get_context("spawn")
     out = tmp_path / "both"
-    runs = [
-        context.Process(target=_extract, args=(extract_flags(data, out, batch_size=size),))
-        for size in batch_sizes
-    ]
-    for run in runs:
-        run.start()
+    runs = [begun(main, extract_flags(data, out, batch_size=size)) for size in batch_sizes]
     for run in runs:
         run.join()
     assert [run.exitcode for run in runs] == [0, 0]
@@ -258,8 +256,7 @@ def test_a_unit_is_never_of_two_writers(labels: str, tmp_path: Path) -> None:
     spec = ArchiveReader(labels).spec
     out = str(tmp_path / "race")
     ArchiveWriter.open(Store(out), spec)
-    context = multiprocessing.get_context("spawn")
-    runs = [context.Process(target=_commit, args=(out, spec, value, 60)) for value in (0, 1)]
+    runs = [forked.Process(target=_commit, args=(out, spec, value, 60)) for value in (0, 1)]
     for run in runs:
         run.start()
     for run in runs:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from support import tree, wait_until
+from support import begun, tree, wait_until
 
 from pipelines.cli import main
 from teacher_cache.archive.open import open_labels
@@ -172,12 +169,10 @@ def parts_of(out: Path) -> set[str]:
 def test_sigkill_in_the_calibration_loses_less_than_a_part(hues: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     words = [*flags(hues, out, "--affinity=none", "--batch-size=4")]  # 1,024 calibration views: four parts
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "extract", *words], stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: len(parts_of(out)) >= 2, lambda: process.poll() is None)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = begun(main, ["extract", *words])
+    wait_until(lambda: len(parts_of(out)) >= 2, process.is_alive)
+    process.kill()
+    process.join()
     kept = parts_of(out)
     assert 2 <= len(kept) < 4
     assert main(["extract", *words]) == 0

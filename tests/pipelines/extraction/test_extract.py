@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from support import (
     CLASSES,
     IMG_SIZE,
     SHARD_SIZE,
+    begun,
     encoded,
     extract_flags,
     picture,
@@ -39,10 +38,6 @@ from teacher_cache.storage.store import Store
 Capture = pytest.CaptureFixture[str]
 
 
-def start(flags: list[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "pipelines.cli", *flags], stderr=subprocess.DEVNULL)
-
-
 @pytest.mark.kill
 @pytest.mark.slow
 def test_sigkill_anywhere_then_again_gives_the_undisturbed_archive(
@@ -54,11 +49,12 @@ def test_sigkill_anywhere_then_again_gives_the_undisturbed_archive(
     rng = random.Random(0)
     while kills < 4 and not (out / "manifest.json").exists():
         before = set(out.rglob("*"))
-        process = start(extract_flags(data, out))
-        wait_until(lambda known=before: set(out.rglob("*")) - known, lambda p=process: p.poll() is None)
+        process = begun(main, extract_flags(data, out))
+        wait_until(lambda known=before: set(out.rglob("*")) - known, lambda p=process: p.is_alive())
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
     assert kills >= 2
     assert main(extract_flags(data, out)) == 0
     assert tree(out) == tree(labels)
@@ -84,10 +80,11 @@ def test_sigkill_between_objects_and_receipt_loses_only_that_unit(
 @pytest.mark.kill
 def test_sigterm_stops_cleanly_and_keeps_what_is_finished(data: str, labels: str, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    process = start(extract_flags(data, out))
-    wait_until(lambda: list(out.glob("receipts/*.json")), lambda: process.poll() is None)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() in (130, 0)
+    process = begun(main, extract_flags(data, out))
+    wait_until(lambda: list(out.glob("receipts/*.json")), process.is_alive)
+    process.terminate()
+    process.join()
+    assert process.exitcode in (130, 0)
     assert main(extract_flags(data, out)) == 0
     assert tree(out) == tree(labels)
 

@@ -23,7 +23,12 @@ _SLOW = {
 
 
 def slow_flags(data: str, out: Path, **changes: object) -> list[str]:
-    return [*extract_flags(data, out, **{**_SLOW, **changes}), "--model-kwargs", "pause_s=0.5", "--allow-disagreement"]
+    return [
+        *extract_flags(data, out, **{**_SLOW, **changes}),
+        "--model-kwargs",
+        "pause_s=0.5",
+        "--allow-disagreement",
+    ]
 
 
 @pytest.fixture(scope="module")
