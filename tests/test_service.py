@@ -63,7 +63,7 @@ class Office:
             "archives": str(folder / config["archives"]),
             "data": {"photos": str(folder / "data")},
             "teachers": {"regnety": teacher},
-            "approval_gpu_hours": 2e-3,  # 20 times a small request here, and a third of the dear one
+            "approval_gpu_hours": 1e-3,  # ten times a small request here, and a fifth of the dear one
         }
         self.serving = SmallService(folder, str(folder / "data"), **self.changes)
         self.tokens: dict[str, str] = {}
