@@ -49,7 +49,13 @@ def open_any(
 
 
 def _open(url: str, room: CacheRoom, following: Patience | None) -> LabelSource:
-    return open_labels(url, room) if following is None else open_following(url, room, following)
+    if following is None or _is_export(url):
+        return open_labels(url, room)
+    return open_following(url, room, following)
+
+
+def _is_export(url: str) -> bool:
+    return Store(url).stat(EXPORT_FILE) is not None
 
 
 def open_labels(url: str, room: CacheRoom = _ROOM) -> LabelSource:
@@ -62,5 +68,4 @@ def open_labels(url: str, room: CacheRoom = _ROOM) -> LabelSource:
     Raises:
         ArchiveError: The URL holds neither, or the labels are unfinished or damaged.
     """
-    is_export = Store(url).stat(EXPORT_FILE) is not None
-    return ExportReader(url, room) if is_export else ArchiveReader(url, room)
+    return ExportReader(url, room) if _is_export(url) else ArchiveReader(url, room)

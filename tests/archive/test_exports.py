@@ -20,7 +20,8 @@ from support import CLASSES, SHARD_SIZE, extract_flags, labels_tree, tree, write
 from pipelines.cli import main
 from student.cli import main as student_main
 from teacher_cache.archive.export_tars import shard_labels
-from teacher_cache.archive.open import open_labels
+from teacher_cache.archive.follow import Patience
+from teacher_cache.archive.open import open_any, open_labels
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.read_tars import ExportReader
 from teacher_cache.archive.verify import verify
@@ -42,6 +43,9 @@ def test_an_export_has_the_archives_labels(labels: str, exported: str) -> None:
     archive, export = ArchiveReader(labels), open_labels(exported)
     assert isinstance(export, ExportReader)
     assert export.views == archive.views
+    assert isinstance(
+        open_any([exported], following=Patience(0.0)), ExportReader
+    )  # there is nothing to follow
     for shard in range(5):
         for view in (0, 2, 1, 2):
             for ours, theirs in zip(archive.labels(shard, view), export.labels(shard, view), strict=True):
