@@ -13,7 +13,7 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112  # Ray's own spelling; saves idle processes
 os.environ["PYTHONPATH"] = os.pathsep.join(  # where workers of Ray, too, find the tests' own teacher
-    filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+    filter(None, [str(Path(__file__).parent / "teachers"), os.environ.get("PYTHONPATH")])
 )
 if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch: several processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
