@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from student.config import TrainConfig
@@ -124,11 +123,8 @@ def _labels(config: TrainConfig) -> list[str]:
     if not any(request_of(url) for url in config.labels):
         return list(config.labels)
 
-    def say(job: Mapping[str, Any]) -> None:
-        say_on_stderr(f"waiting for request {job['id']}, which is {job['state']}")
-
     client = Client()
-    return [client.labels(url, follow=config.follow, say=say) for url in config.labels]
+    return [client.labels(url, follow=config.follow, say=say_on_stderr) for url in config.labels]
 
 
 def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: AnySource | None) -> None:

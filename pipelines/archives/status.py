@@ -16,7 +16,7 @@ from teacher_cache.archive.receipts import RECEIPTS, Receipt
 from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.spec_file import existing_spec
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.errors import ArchiveError
+from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.agreement import Agreement
 from teacher_cache.storage.store import Store
 
@@ -59,8 +59,15 @@ def status(url: str) -> Status:
 
     Raises:
         ArchiveError: There is no archive.
+        InputError: The store cannot list files.
     """
     store = Store(url)
+    if not store.can_list:
+        raise InputError(
+            f"status of {url}: a web server lists no files",
+            "Receipts without a manifest cannot be counted.",
+            f"teacher-cache verify {url} reads what its manifest names",
+        )
     if store.stat(SPEC_FILE) is None and store.stat(MANIFEST_FILE) is None:
         raise ArchiveError(
             f"{url} is not an archive: it has no {SPEC_FILE}", "There is nothing to show.", "check the path"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from pipelines.commands.sharing import packages_of
 from pipelines.flags.service import RequestConfig, ServeConfig, TokenConfig
+from teacher_cache.archive.follow import say_on_stderr
 from teacher_cache.program.commandline import show
 
 _ASKED = ("data", "teacher", "recipe", "views", "img_size", "topk", "values", "affinity", "follow", "webhook")
@@ -34,7 +34,7 @@ def token(config: TokenConfig) -> int:
 
 def request(config: RequestConfig) -> int:
     """Ask a service for labels; the exit code is 1 if --wait met a failure."""
-    from teacher_cache.sharing.client import Client
+    from teacher_cache.sharing.client import OVER, Client, line_of
 
     client = Client()
     asked = {name: getattr(config, name) for name in _ASKED}
@@ -45,7 +45,7 @@ def request(config: RequestConfig) -> int:
         return 0
     if config.action == "list":
         jobs = client.requests()
-        show(config, jobs, [_line(job) for job in jobs] or ["nothing was asked for yet"])
+        show(config, jobs, [line_of(job) for job in jobs] or ["nothing was asked for yet"])
         return 0
     if config.action == "submit":
         job = client.request(**asked)
@@ -54,17 +54,12 @@ def request(config: RequestConfig) -> int:
     else:
         job = client.act(config.action, config.id or "")
     if config.wait:
-        job = client.wait(job["id"], lambda job: print(_line(job), file=sys.stderr))
-    show(config, job, [_line(job), *([job["link"]["labels"]] if job["link"] else [])])
+        job = client.wait(job["id"], say_on_stderr)
+    lines = [line_of(job), *([job["link"]["labels"]] if job["link"] else [])]
+    if config.action == "cancel" and job["state"] not in OVER:
+        lines.append("it is being cancelled: its process is told to stop")
+    show(config, job, lines)
     is_bad = config.wait and job["state"] != "done"
     if is_bad and job["error"]:
         print(job["error"], file=sys.stderr)
     return 1 if is_bad else 0
-
-
-def _line(job: Mapping[str, Any]) -> str:
-    progress = job["progress"] or {}
-    done = f", {progress['units_done']:,} of {progress['units']:,} units" if progress.get("units") else ""
-    plan = job["plan"] or {}
-    hours = f", planned {plan['gpu_hours']:,.3g} GPU hours" if "gpu_hours" in plan else ""
-    return f"{job['id']} {job['state']}: views {job['views']} of {job['archive']}{done}{hours}"

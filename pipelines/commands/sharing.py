@@ -38,7 +38,12 @@ def push(config: PushConfig) -> int:
 
 def pull(config: PullConfig) -> int:
     """Fetch an archive."""
-    return _copy(config, config.url, config.archive, "pull")
+    from teacher_cache.archive.follow import say_on_stderr
+    from teacher_cache.sharing.client import Client, request_of
+
+    is_request = request_of(config.url) is not None
+    url = Client().labels(config.url, follow=False, say=say_on_stderr) if is_request else config.url
+    return _copy(config, url, config.archive, "pull")
 
 
 def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:

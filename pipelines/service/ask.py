@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import pydantic
 from pydantic import Field
 
-from pipelines.service.config import NAME_PATTERN, RaySection, ServiceConfig
+from pipelines.service.config import NAME_PATTERN, LocalSection, RaySection, ServiceConfig
 from teacher_cache.dataset.index import read_info
-from teacher_cache.errors import InputError, nearest
+from teacher_cache.errors import InputError, StoreError, nearest
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.labels.encodings import Values
 from teacher_cache.program.flags import parse_views
@@ -107,6 +109,26 @@ def label_set_of(ask: Ask, config: ServiceConfig) -> LabelSet:
         flags["num_actors"] = config.executor.max_actors
         flags["gpus_per_actor"] = config.executor.gpus_per_actor
     return LabelSet(digest[:32], archive, {name: value for name, value in flags.items() if value is not None})
+
+
+def check_offer(config: ServiceConfig) -> None:
+    """Refuse a configuration whose offer cannot be kept.
+
+    Raises:
+        InputError: A dataset is not there, or a checkpoint that this machine's jobs would read.
+    """
+    for url in config.data.values():
+        with contextlib.suppress(StoreError):  # a store that is away now may be back before somebody asks
+            _dataset_sha256(url)
+    for name, teacher in config.teachers.items():
+        file = teacher.checkpoint
+        is_here = isinstance(config.executor, LocalSection) and file is not None and "://" not in file
+        if is_here and not Path(str(file)).is_file():
+            raise InputError(
+                f"teachers: {name}: checkpoint {file} is not a file",
+                "Every job of this teacher would fail.",
+                "correct the path, which is relative to the folder of the configuration",
+            )
 
 
 def views_of(ask: Ask, config: ServiceConfig) -> range:

@@ -8,6 +8,7 @@ import socket
 import uvicorn
 
 from pipelines.service.app import make_app
+from pipelines.service.ask import check_offer
 from pipelines.service.config import read_config
 from pipelines.service.guard import allow_files, guarded_protocol
 from pipelines.service.service import make_service
@@ -24,6 +25,7 @@ def serve(file: str) -> None:
         InputError: The configuration is wrong, or the address is taken.
     """
     config = read_config(file)
+    check_offer(config)
     app = make_app(make_service(config))
     host, port = config.address
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

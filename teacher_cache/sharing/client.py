@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NoReturn
 
 import httpx
 
@@ -19,9 +20,12 @@ _TIMEOUT_S = 30.0
 _TRIES = 5
 _POLL_S = 1.0
 _SAID_EVERY_S = 10.0
+_AWAY_S = 600.0
+"""Seconds for which waiting goes on while the service does not answer, such as while it starts again."""
+_ID = re.compile(r"[0-9a-f]{24}")
 
 
-def _say_nothing(_: Job) -> None:
+def _say_nothing(_: str) -> None:
     pass
 
 
@@ -74,37 +78,31 @@ class Client:
 
     def show(self, job: str) -> Job:
         """Return a job."""
-        return self._ask("GET", f"/api/requests/{job}")
+        return self._ask("GET", f"/api/requests/{_checked(job)}")
 
     def act(self, action: Literal["approve", "cancel", "retry"], job: str) -> Job:
         """Approve, cancel or retry a job."""
-        return self._ask("POST", f"/api/requests/{job}/{action}")
+        return self._ask("POST", f"/api/requests/{_checked(job)}/{action}")
 
-    def wait(self, job: str, say: Callable[[Job], object] = _say_nothing) -> Job:
-        """Wait until a job is over, and return it.
+    def wait(self, job: str, say: Callable[[str], object] = _say_nothing) -> Job:
+        """Wait until a job is over, and return it; a service that is away is waited for, ten minutes at most.
 
         Args:
             job: Id of the job.
-            say: Function that is told the job at every change of its state, and now and then.
-        """
-        state, said_s = "", 0.0
-        while True:
-            found = self.show(job)
-            now_s = time.monotonic()
-            if found["state"] != state or now_s - said_s > _SAID_EVERY_S:
-                state, said_s = found["state"], now_s
-                say(found)
-            if state in OVER:
-                return found
-            time.sleep(_POLL_S)
+            say: Function that is told a line of text at every change of the job's state, and now and then.
 
-    def labels(self, url: str, *, follow: bool, say: Callable[[Job], object] = _say_nothing) -> str:
+        Raises:
+            UnreachableError: The service has not answered for ten minutes.
+        """
+        return self._until(lambda found: found["state"] in OVER, job, say)
+
+    def labels(self, url: str, *, follow: bool, say: Callable[[str], object] = _say_nothing) -> str:
         """Return the URL of the labels that a request's URL stands for, once they can be read.
 
         Args:
             url: URL service://HOST/requests/ID; any other URL is returned unchanged.
             follow: Whether labels that are still being made can be read.
-            say: Function that is told the job now and then.
+            say: Function that is told a line of text at every change of the job's state, and now and then.
 
         Raises:
             TeacherCacheError: The job failed or was cancelled.
@@ -113,13 +111,7 @@ class Client:
         if job is None:
             return url
         self._place.web_url(url)  # raises where it is another service's
-        found = self.show(job)
-        while not (found["link"] and (follow or found["state"] == "done")):
-            if found["state"] in OVER:
-                break
-            say(found)
-            time.sleep(_POLL_S)
-            found = self.show(job)
+        found = self._until(lambda found: found["state"] in OVER or (follow and found["link"]), job, say)
         if not found["link"]:
             raise TeacherCacheError(
                 f"request {job} is {found['state']}: {found['error'] or 'it was cancelled'}",
@@ -127,6 +119,24 @@ class Client:
                 f"teacher-cache request retry --id {job}",
             )
         return found["link"]["labels"]
+
+    def _until(self, is_met: Callable[[Job], object], job: str, say: Callable[[str], object]) -> Job:
+        state, said_s, heard_s = "", 0.0, time.monotonic()
+        while True:
+            found, now_s = None, time.monotonic()
+            try:
+                found = self.show(job)
+                heard_s, now, line = now_s, found["state"], line_of(found)
+            except UnreachableError as error:
+                if now_s - heard_s > _AWAY_S:
+                    raise
+                now, line = "away", f"{job}: {error.value}; it is asked again"
+            if now != state or now_s - said_s > _SAID_EVERY_S:
+                state, said_s = now, now_s
+                say(line)
+            if found is not None and is_met(found):
+                return found
+            time.sleep(_POLL_S)
 
     def _ask(self, method: str, path: str, asked: Any = None) -> Any:
         """Return the answer of the service. Raises InputError, DeniedError, UnreachableError."""
@@ -145,22 +155,61 @@ class Client:
                 f"It was tried {_TRIES} times. A request that was accepted is not lost.",
                 "run the same command again when the service answers",
             )
-        if answer.is_success:
-            return answer.json()
-        detail = answer.json().get("detail") if "json" in answer.headers.get("content-type", "") else None
-        if answer.status_code in (401, 403):
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if answer.is_success and found is not None:
+            return found
+        self._refuse(
+            answer.status_code, found.get("detail") if isinstance(found, dict) else None, path, asked
+        )
+
+    def _refuse(self, status: int, detail: Any, path: str, asked: Mapping[str, Any] | None) -> NoReturn:
+        """Raise the error that an answer stands for."""
+        url = self._place.url
+        if status in (401, 403):
             raise DeniedError(
-                f"{self._place.url}: {detail or 'access is denied'}",
+                f"{url}: {detail or 'access is denied'}",
                 "Nothing was asked.",
-                "check TEACHER_CACHE_TOKEN, or ask for a token with the scope",
+                "check TEACHER_CACHE_TOKEN" if status == 401 else "ask an administrator of the service",
             )
         if isinstance(detail, dict):
             raise InputError(detail["error"], detail["consequence"], detail["remedy"])
+        if isinstance(detail, list):
+            wrong = [(str(each["loc"][-1]), each["msg"]) for each in detail]
+            raise InputError(
+                "; ".join(f"{name} {(asked or {}).get(name, '')!r}: {text}" for name, text in wrong),
+                "Nothing was begun.",
+                f"correct {', '.join(name for name, _ in wrong)}",
+            )
+        if detail is None or status == 405 or (status, detail) == (404, "Not Found"):
+            raise InputError(
+                f"{url} answers {status} to {path}, and not as a label service does",
+                "Nothing was asked.",
+                f"set {SERVICE_VARIABLE} to the address of the service, without the path of a page",
+            )
+        raise InputError(f"{path}: {detail}", "Nothing was begun.", "see what there is: request list")
+
+
+def line_of(job: Job) -> str:
+    """Return what a job is, in a line."""
+    progress, plan = job["progress"] or {}, job["plan"] or {}
+    done = f", {progress['units_done']:,} of {progress['units']:,} units" if progress.get("units") else ""
+    hours = f", planned {plan['gpu_hours']:,.3g} GPU hours" if "gpu_hours" in plan else ""
+    more = "; it waits for approval" if job["state"] == "waiting" else ""
+    return f"{job['id']} {job['state']}: views {job['views']} of {job['archive']}{done}{hours}{more}"
+
+
+def _checked(job: str) -> str:
+    """Return the id of a job. Raises InputError if it is none: no other path of the service is asked."""
+    if not _ID.fullmatch(job):
         raise InputError(
-            f"{self._place.url} refuses the request: {detail or answer.status_code}",
-            "Nothing was begun.",
-            "correct it",
+            f"request {job!r}",
+            "An id has 24 digits and letters a to f. Nothing was asked.",
+            "see the ids: teacher-cache request list",
         )
+    return job
 
 
 def request_of(url: str) -> str | None:

@@ -26,7 +26,8 @@ _FINAL = (
 """Errors that a retry would meet again."""
 _WITHOUT_LISTS = ("http", "https")
 """Schemes of stores that are read by name: a web server lists nothing."""
-_NOT_THERE = (404, 410)
+_NOT_THERE, _REFUSED = (404, 410), (401, 403)
+"""Statuses of web servers."""
 _BOTOCORE = {
     "connect_timeout": 10,
     "read_timeout": 60,
@@ -232,6 +233,8 @@ def _web_info(fs: Any, path: str) -> dict[str, Any]:
         status = getattr(error.__cause__, "status", None)
         if error.__cause__ is None or status in _NOT_THERE:
             raise
+        if status in _REFUSED:
+            raise error.__cause__ from error
         raise ConnectionError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error
 
 
@@ -259,12 +262,13 @@ def _is_invalid(error: BaseException) -> bool:
 
 
 def _is_about_credentials(error: BaseException) -> bool:
-    """Return whether a cloud library found no credentials, as the name of the error's type shows."""
-    return "Credentials" in type(error).__name__
+    """Return whether there are no credentials, as the error's type shows, or a web server refuses them."""
+    return "Credentials" in type(error).__name__ or getattr(error, "status", None) in _REFUSED
 
 
 def _denied(path: str, reason: str) -> DeniedError:
     return DeniedError(
         f"{path}: access is denied ({reason.strip().rstrip('.')}): check the store's key and secret, "
-        "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or HF_TOKEN, and what they allow"
+        "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, HF_TOKEN or TEACHER_CACHE_TOKEN, and what they "
+        "allow"
     )

@@ -68,6 +68,12 @@ def service_place(environment: Mapping[str, str] = os.environ) -> ServicePlace:
     """
     url, token = (environment.get(name, "").strip() for name in (SERVICE_VARIABLE, TOKEN_VARIABLE))
     parts = urlsplit(url)
+    if not (token.isascii() and token.isprintable()):
+        raise InputError(
+            f"{TOKEN_VARIABLE} has characters that no token has",
+            "The service would refuse it.",
+            f"set {TOKEN_VARIABLE} to the token as its administrator gave it",
+        )
     if parts.scheme not in ("http", "https") or not parts.netloc or not token:
         raise InputError(
             f"{SERVICE_VARIABLE}={url!r}, {TOKEN_VARIABLE} {'set' if token else 'not set'}",
