@@ -112,7 +112,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         recipes: Recipes by name: names of the program's recipes, or YAML files.
         executor: Executor of the jobs.
         views_per_unit: Views of a unit; requests are widened to whole units.
-        max_views: Largest view index of a request, and one.
+        max_views: End of the views that can be asked for.
         approval_gpu_hours: GPU hours above which a job waits for approval.
         price_per_gpu_hour: Price of an hour, for plans.
         give_way_after_s: Seconds that a job runs before it gives way to a team that used less.
