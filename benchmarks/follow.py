@@ -44,8 +44,8 @@ class FollowConfig(Flags):
 
     views: Annotated[int, Meta(ge=2)] = 20
     """Views, and epochs of the student."""
-    repeats: Annotated[int, Meta(ge=1)] = 3
-    """Turns of each measurement."""
+    repeats: Annotated[int, Meta(ge=1)] = 4
+    """Turns of each measurement; with an even number each order of a pair is met as often."""
     json: str | None = None
     """File for the figures as JSON."""
 

@@ -213,7 +213,7 @@ def make_api(service: Service) -> APIRouter:
 def may_change(row: dict[str, Any] | None, user: User) -> None:
     """Refuse a change of another team's job. Raises HTTPException."""
     if row is not None and row["team"] != user.team and "admin" not in user.scopes:
-        raise HTTPException(403, f"job {row['id']} is team {row['team']}'s, which asked last")
+        raise HTTPException(403, f"job {row['id']} is charged to team {row['team']}")
 
 
 def _there(row: dict[str, Any] | None) -> dict[str, Any]:

@@ -120,10 +120,9 @@ def check_offer(config: ServiceConfig) -> None:
     for url in config.data.values():
         with contextlib.suppress(StoreError):  # a store that is away now may be back before somebody asks
             _dataset_sha256(url)
-    for name, teacher in config.teachers.items():
-        file = teacher.checkpoint
-        is_here = isinstance(config.executor, LocalSection) and file is not None and "://" not in file
-        if is_here and not Path(str(file)).is_file():
+    checkpoints = {name: teacher.checkpoint for name, teacher in config.teachers.items()}
+    for name, file in checkpoints.items() if isinstance(config.executor, LocalSection) else ():
+        if file is not None and "://" not in file and not Path(file).is_file():
             raise InputError(
                 f"teachers: {name}: checkpoint {file} is not a file",
                 "Every job of this teacher would fail.",

@@ -160,11 +160,11 @@ def used_hours(connection: sa.Connection, now: float, token: str | None = None) 
         query = query.where(JOBS.c.token == token)
     hours: dict[str, float] = {}
     for row in connection.execute(query).mappings():
-        hours[row["team"]] = hours.get(row["team"], 0.0) + hours_of(dict(row))
+        hours[row["team"]] = hours.get(row["team"], 0.0) + hours_of(row)
     return hours
 
 
-def hours_of(row: Mapping[str, Any]) -> float:
+def hours_of(row: Mapping[Any, Any]) -> float:
     """Return the GPU hours of a job, with those of a run that is under way."""
     under_way = (row["progress"] or {}).get("gpu_hours", 0.0) if row["state"] == "running" else 0.0
     return float(max(row["gpu_hours"], under_way))

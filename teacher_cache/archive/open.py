@@ -49,9 +49,9 @@ def open_any(
 
 
 def _open(url: str, room: CacheRoom, following: Patience | None) -> LabelSource:
-    if following is None or _is_export(url):
+    if following is None:
         return open_labels(url, room)
-    return open_following(url, room, following)
+    return ExportReader(url, room) if _is_export(url) else open_following(url, room, following)
 
 
 def _is_export(url: str) -> bool:
