@@ -33,6 +33,7 @@ from benchmarks.common import interleaved, ratio, write_json, write_photographs
 from pipelines.extraction.extract import extract
 from pipelines.flags.extract import ExtractConfig
 from pipelines.machine import environment
+from teacher_cache.batches.batch import view_batch
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
@@ -135,7 +136,7 @@ def _bare_batches(config: ExtractBenchConfig, dataset: PackedDataset) -> Iterato
         for load in unit_loads(
             dataset.rows_of(shard), range(config.views), config.batch_size, renderer.mixing
         ):
-            for batch in renderer.render(load):
+            for batch in map(view_batch, renderer.render(load)):
                 yield batch.pixels(device)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from student.prepare import Run
-from teacher_cache.archive.follow import FollowingReader, Patience, say_on_stderr
+from teacher_cache.archive.follow import FollowingReader, Patience
 from teacher_cache.errors import StoreError
 from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.program.progress import say_on_stderr
 from teacher_cache.stream.plan import pairs_in_order
 
 

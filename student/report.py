@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from student.metrics import read_metrics
 from teacher_cache.errors import InputError
+from teacher_cache.program.chart import Panel, Series, chart_png
 from teacher_cache.storage.store import Store
 
 _CURVES = {
@@ -23,6 +23,7 @@ _CURVES = {
 }
 _POINTS = 400
 """Most points of a curve; more steps are averaged in groups of equal size."""
+_WIDTH_PX, _HEIGHT_PX = 960, 336
 
 
 def write_report(runs: Sequence[str], out: str) -> Path:
@@ -33,15 +34,14 @@ def write_report(runs: Sequence[str], out: str) -> Path:
         out: File of the page.
 
     Raises:
-        InputError: A folder is not a run, or jinja2 or matplotlib is not installed.
+        InputError: A folder is not a run, or jinja2 is not installed.
     """
     try:
         import jinja2
-        import matplotlib.figure  # noqa: F401  # the curves need it; fail before the tables are made
     except ImportError as error:
         raise InputError(
             "student report",
-            "jinja2 and matplotlib are not installed.",
+            "jinja2 is not installed.",
             "pip install 'teacher-cache[report]'",
         ) from error
     names = _names(runs)
@@ -134,19 +134,11 @@ def _series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], 
 
 
 def _curve(metrics: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> str:
-    """Return one figure with a curve per run, as a data URL of an SVG."""
-    import matplotlib as mpl
-    import matplotlib.figure
-
-    figure = matplotlib.figure.Figure(figsize=(8, 2.8), layout="constrained")
-    axes = figure.subplots()
+    """Return one picture with a curve per run, as a data URL of a PNG."""
+    series = []
     for name, lines in metrics.items():
         steps, values = _series(lines, key)
         if steps:
-            axes.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 30 else None)
-    axes.set_xlabel("update")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with io.BytesIO() as svg, mpl.rc_context({"svg.hashsalt": "teacher-cache"}):
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        return f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
+            series.append(Series(name, steps, values, is_line=len(steps) > 1))
+    png = chart_png([Panel(series, "update")], _WIDTH_PX, _HEIGHT_PX)
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

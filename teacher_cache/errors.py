@@ -1,6 +1,7 @@
 """Tree of errors. Every message gives the value, the consequence and the remedy.
 
 TeacherCacheError            exit code 1: the work failed, or a check fell short
+├── LostProcessError         a process that renders was killed
 ├── StoreError               a store could not read or write
 │   ├── FullError            there is no room left in the store
 │   ├── UnreachableError     the store answered none of several tries
@@ -45,6 +46,10 @@ class InputError(TeacherCacheError):
     """A request, or the data it points at, is wrong."""
 
     exit_code = 2
+
+
+class LostProcessError(TeacherCacheError):
+    """A process that renders was killed, or ended by itself."""
 
 
 class StoreError(TeacherCacheError):

@@ -12,11 +12,9 @@ from pipelines.extraction.record import REPORT_FILE
 from pipelines.flags.sharing import CardConfig, SignConfig
 from teacher_cache.archive.companions import are_figures_current
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError, StoreError
 from teacher_cache.program.progress import Track
 from teacher_cache.sharing.card import About, put_card
-from teacher_cache.sharing.measure import measure_and_put
 from teacher_cache.sharing.signature import Statement, private_key, sign
 from teacher_cache.sharing.sums import put_sums
 from teacher_cache.storage.store import Store
@@ -71,6 +69,9 @@ def write_card(config: CardConfig, track: Track) -> list[str]:
     """
     reader, store = ArchiveReader(config.archive, config.room), Store(config.archive)
     if config.data is not None and not are_figures_current(store):
+        from teacher_cache.dataset.shards import PackedDataset
+        from teacher_cache.sharing.measure import measure_and_put
+
         dataset = PackedDataset(config.data, config.room)
         reader.check_replay(dataset.info)
         measure_and_put(reader, store, dataset, track)

@@ -15,7 +15,8 @@ from pipelines.flags.images import InspectConfig
 from teacher_cache import images
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
-from teacher_cache.batches.batch import ViewBatch, ViewIds
+from teacher_cache.batches.batch import ViewBatch, view_batch
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
@@ -95,7 +96,7 @@ class Inspector:
 
     def _render(self, row: int, view: int) -> ViewBatch:
         (batch,) = self._renderer.render([ViewIds(np.array([row]), np.array([view]))])
-        return batch
+        return view_batch(batch)
 
 
 def inspect_view(config: InspectConfig) -> Inspection:
@@ -134,7 +135,7 @@ def _row(dataset: PackedDataset, config: InspectConfig) -> int:
 
 
 def _label(archive: LabelSource, dataset: PackedDataset, row: int, view: int) -> list[dict[str, Any]]:
-    labels = archive.lookup(np.array([row]), np.array([view]))
+    labels = archive.decode_rows(archive.lookup_stored(np.array([row]), np.array([view])))
     pairs = zip(labels.class_ids_BK[0].tolist(), labels.probabilities()[0].tolist(), strict=True)
     classes = dataset.info.classes
     return [

@@ -12,7 +12,7 @@ from pipelines.extraction.labeller import labeller_of
 from pipelines.flags.archives import VerifyConfig
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.source import LabelSource
-from teacher_cache.batches.batch import ViewIds
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.encodings import ENCODINGS
 from teacher_cache.labels.topk import Labels

@@ -7,8 +7,8 @@ from typing import Any
 
 from pipelines.commands.sharing import packages_of
 from pipelines.flags.service import RequestConfig, ServeConfig, TokenConfig
-from teacher_cache.archive.follow import say_on_stderr
 from teacher_cache.program.commandline import show
+from teacher_cache.program.progress import say_on_stderr
 
 _ASKED = ("data", "teacher", "recipe", "views", "img_size", "topk", "values", "affinity", "follow", "webhook")
 

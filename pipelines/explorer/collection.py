@@ -6,19 +6,21 @@ import dataclasses
 import functools
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipelines.archives.inspect_view import Inspection, Inspector
 from teacher_cache import images
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.sharing.figures import rows_of
 from teacher_cache.sharing.gather import facts_of
+
+if TYPE_CHECKING:
+    from pipelines.archives.inspect_view import Inspection, Inspector
 
 SORTS = {
     "label": "unlike their true class",
@@ -73,7 +75,7 @@ class Collection:
 
     def __init__(self, archive: ArchiveReader, dataset: PackedDataset | None) -> None:
         if dataset is not None:
-            archive.check_replay(dataset.info)
+            archive.check_dataset(dataset.info)
         self.reader, self._dataset = archive, dataset
         self.facts, self.figures = facts_of(archive)
         table = rows_of(archive.store, self.figures) if self.figures is not None else None
@@ -82,12 +84,20 @@ class Collection:
         )
         self._lookup = archive.keeping(_KEPT)
         self._orders = {sort: self._sort(sort) for sort in self.sorts}
-        self._inspector = None if dataset is None else Inspector(dataset, archive.recipe, archive)
 
     @property
     def has_images(self) -> bool:
         """Whether images can be shown."""
-        return self._inspector is not None
+        return self._dataset is not None
+
+    @functools.cached_property
+    def _inspector(self) -> Inspector:
+        """Inspector of views; the first one asked for loads what renders, and checks its pixels."""
+        from pipelines.archives.inspect_view import Inspector
+
+        assert self._dataset is not None
+        self.reader.check_pixels()
+        return Inspector(self._dataset, self.reader.recipe, self.reader)
 
     @functools.cached_property
     def classes(self) -> Sequence[str]:
@@ -166,13 +176,12 @@ class Collection:
         Raises:
             ArchiveError: The archive has no such label, or it is damaged.
         """
-        labels = self._lookup(np.array([row]), np.array([view]))
+        labels = self.reader.decode_rows(self._lookup(np.array([row]), np.array([view])))
         pairs = zip(labels.class_ids_BK[0].tolist(), labels.probabilities()[0].tolist(), strict=True)
         return list(pairs)
 
     def inspect(self, row: int, view: int) -> Inspection:
         """Return the parameters and pictures of a view; see `Inspector`."""
-        assert self._inspector is not None
         return self._inspector.inspect(row, view)
 
     def thumbnail(self, row: int) -> bytes:
@@ -185,7 +194,6 @@ class Collection:
 
     def view_picture(self, row: int, view: int) -> bytes:
         """Return a view as a student sees it, as a JPEG."""
-        assert self._inspector is not None
         return encoded(self._inspector.picture(row, view), "JPEG")
 
     def coverage(self, columns: int) -> list[tuple[str, list[float]]]:

@@ -18,8 +18,9 @@ from pipelines.flags.teacher import TeacherFlags
 from teacher_cache.archive.layout import Layout, Unit
 from teacher_cache.archive.source import LabelSource
 from teacher_cache.archive.spec import LabelSpec
-from teacher_cache.batches.batch import ViewBatch, ViewIds
-from teacher_cache.batches.pool import Load, RenderPool
+from teacher_cache.batches.batch import ViewBatch
+from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.rendered import Load, ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
@@ -148,7 +149,8 @@ class Labeller:
         return self.dataset.index.keys_sha256(rows.start, rows.stop)
 
     def close(self) -> None:
-        """End the processes that render."""
+        """End the processes that render; the next task starts others."""
+        self._pool.close()
         self._pool = self._new_pool()
 
     @contextlib.contextmanager
@@ -157,10 +159,10 @@ class Labeller:
         try:
             yield
         except BaseException:
-            self._pool = self._new_pool()
+            self.close()
             raise
 
-    def _new_pool(self) -> RenderPool:
+    def _new_pool(self) -> RenderPool[BatchRenderer]:
         return RenderPool(BatchRenderer(self.dataset, self.recipe), self._workers)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
-from numcodecs import blosc
 
 _CRC_BYTES = 4
 _PLACE_BYTES = 16
@@ -95,6 +94,8 @@ def inflate(frame: bytes | memoryview, chunk: ChunkFormat) -> npt.NDArray[Any]:
 
 
 def _decompressed(frame: bytes | memoryview) -> bytes:
+    from numcodecs import blosc  # heavy, and only who reads labels needs it
+
     try:
         return blosc.decompress(frame)
     except RuntimeError as error:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from teacher_cache.archive.source import LabelLookup, LabelSource, view_ranges
 from teacher_cache.archive.spec import ArchiveSpec
-from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.topk import EnsembleAffinity, EnsembleLabels
 from teacher_cache.views.recipe import Recipe
+
+if TYPE_CHECKING:
+    from teacher_cache.dataset.index import DatasetInfo
 
 Ints = npt.NDArray[np.int64]
 
@@ -94,12 +97,18 @@ class LabelEnsemble:
 
     def lookup(self, rows_B: Ints, views_B: Ints) -> EnsembleLabels:
         """Return the labels of each (row, view), on the CPU; see `LabelSource.lookup`."""
-        found = tuple(member.lookup(rows_B, views_B) for member in self.members)
-        return EnsembleLabels(found, torch.tensor(self.weights))
+        return self.decode(tuple(member.lookup_stored(rows_B, views_B) for member in self.members))
+
+    def decode(self, arrays: Sequence[LabelArrays]) -> EnsembleLabels:
+        """Return labels that a lookup gave, as tensors on the CPU."""
+        import torch
+
+        labels = (member.decode(one) for member, one in zip(self.members, arrays, strict=True))
+        return EnsembleLabels(tuple(labels), torch.tensor(self.weights))
 
     def keeping(self, num_kept: int) -> EnsembleLookup:
         """Return a lookup of its own that keeps the labels of `num_kept` pairs of a shard and a view."""
-        return EnsembleLookup([member.keeping(num_kept) for member in self.members], self.weights)
+        return EnsembleLookup([member.keeping(num_kept) for member in self.members])
 
 
 class EnsembleLookup:
@@ -107,21 +116,20 @@ class EnsembleLookup:
 
     Args:
         members: Lookup of each archive.
-        weights: Weight of each.
 
     Attributes:
         num_kept: Number of pairs of a shard and a view that are kept of each.
         is_local: Whether all labels are read from local folders.
     """
 
-    def __init__(self, members: Sequence[LabelLookup], weights: Sequence[float]) -> None:
-        self._members, self._weights_A = members, torch.tensor(weights)
+    def __init__(self, members: Sequence[LabelLookup]) -> None:
+        self._members = members
         self.num_kept = members[0].num_kept
         self.is_local = all(member.is_local for member in members)
 
-    def __call__(self, rows_B: Ints, views_B: Ints) -> EnsembleLabels:
-        """Return the labels of each (row, view); see `LabelSource.lookup`."""
-        return EnsembleLabels(tuple(member(rows_B, views_B) for member in self._members), self._weights_A)
+    def __call__(self, rows_B: Ints, views_B: Ints) -> tuple[LabelArrays, ...]:
+        """Return the labels of each (row, view) as stored: `LabelEnsemble.decode` makes tensors of them."""
+        return tuple(member(rows_B, views_B) for member in self._members)
 
     def pairs(self, rows_B: Ints, views_B: Ints) -> list[tuple[int, int]]:
         """Return the pairs of a shard and a view that hold the labels of each (row, view)."""

@@ -65,7 +65,7 @@ def export_images(
 
 def _images_table(source: LabelSource, dataset: PackedDataset, shard: int, views: range) -> pa.Table:
     rows, count = dataset.rows_of(shard), len(views)
-    labels = [source.labels(shard, view) for view in views]
+    labels = [source.decode_rows(source.stored(shard, view)) for view in views]
     ids_RVK, logits_RVK, tail_RV = (np.stack(arrays, 1) for arrays in zip(*labels, strict=True))
     k = ids_RVK.shape[2]
     blobs = [dataset.image_bytes(row) for row in rows]
@@ -95,14 +95,14 @@ def _images_table(source: LabelSource, dataset: PackedDataset, shard: int, views
 
 
 def _table(source: LabelSource, shard: int, view: int, rows: range, keys: pa.Array) -> pa.Table:
-    labels = source.labels(shard, view)
+    labels = source.decode_rows(source.stored(shard, view))
     k = labels.class_ids_BK.shape[1]
     columns = {
         "key": keys,
         "row": pa.array(np.arange(rows.start, rows.stop)),
         "view": pa.array(np.full(len(rows), view, np.int32)),
-        "class_ids": pa.FixedSizeListArray.from_arrays(labels.class_ids_BK.numpy().ravel(), k),
-        "logits": pa.FixedSizeListArray.from_arrays(labels.relative_logits_BK.numpy().ravel(), k),
-        "tail": pa.array(labels.tail_B.numpy()),
+        "class_ids": pa.FixedSizeListArray.from_arrays(labels.class_ids_BK.ravel(), k),
+        "logits": pa.FixedSizeListArray.from_arrays(labels.relative_logits_BK.ravel(), k),
+        "tail": pa.array(labels.tail_B),
     }
     return pa.table(columns)

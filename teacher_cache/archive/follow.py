@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -27,7 +26,7 @@ from teacher_cache.archive.spec import SPEC_FILE
 from teacher_cache.archive.spec_file import existing_spec
 from teacher_cache.errors import DamagedError, TeacherCacheError
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.labels.topk import Labels
+from teacher_cache.program.progress import say_on_stderr
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
 
@@ -66,7 +65,7 @@ class _Place(NamedTuple):
 
 
 class FollowingReader(LabelSource):
-    """Reader of an archive that a job is still filling; `labels` waits for the unit's receipt.
+    """Reader of an archive that a job is still filling; `stored` waits for the unit's receipt.
 
     Args:
         url: Folder of the archive, or any URL fsspec opens.
@@ -94,7 +93,7 @@ class FollowingReader(LabelSource):
     def __reduce__(self) -> tuple[type[FollowingReader], tuple[str, CacheRoom, float]]:
         return FollowingReader, (self.url, self._room, self._timeout_s)
 
-    def labels(self, shard: int, view: int) -> Labels:
+    def stored(self, shard: int, view: int) -> LabelArrays:
         """Return the labels of one view of a shard, once they are there; see LabelSource.
 
         Raises:
@@ -102,16 +101,16 @@ class FollowingReader(LabelSource):
         """
         patience = Patience(self._timeout_s)
         if self._finished is not None and self._has(self._finished, shard, view):
-            return self._finished.labels(shard, view)
+            return self._finished.stored(shard, view)
         place = self._until_there(shard, view, patience)
         try:
-            return place.reader.labels(place.store, place.receipt, view)
+            return place.reader.stored(place.store, place.receipt, view)
         except DamagedError:
             del self._found[shard, view]
             again = self._until_there(shard, view, patience)
             if again.store.url == place.store.url:
                 raise
-            return again.reader.labels(again.store, again.receipt, view)  # the seal has just moved them
+            return again.reader.stored(again.store, again.receipt, view)  # the seal has just moved them
 
     def wait(self, shard: int, view: int, patience: Patience) -> None:
         """Wait until the labels of one view of a shard are there.
@@ -252,11 +251,6 @@ def until(
             raise KeyboardInterrupt
         time.sleep(poll_s)
     return found
-
-
-def say_on_stderr(text: str) -> None:
-    """Print a line to stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _waiting_line(what: str, waited_s: float, silent_s: float, news: News | None) -> str:

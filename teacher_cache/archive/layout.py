@@ -3,7 +3,8 @@
 A unit is (image shard, block of views). Every array of labels has one Zarr shard file per unit, here called
 an object, with a chunk per view: chunks shared between views would save few bytes, and reading one view would
 inflate all of them (decisions/0009). The arrays of the class affinity have one object each. Zarr makes the
-objects in memory, so that only whole objects reach a store; chunks.py reads them.
+objects in memory, so that only whole objects reach a store; chunks.py reads them, and zarr_json.py writes the
+documents that Zarr readers need.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.abc.codec import BytesBytesCodec
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import MemoryStore
 
 from teacher_cache.archive.chunks import ChunkFormat, ReadRange, read_chunk, read_places
+from teacher_cache.archive.zarr_json import array_json, group_json
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.arrays import LabelArrays, idx_dtype, idx_fill
 from teacher_cache.labels.encodings import AFFINITY_VALUES, ENCODINGS, Values
@@ -180,14 +178,19 @@ class Layout:
 
     def metadata(self, num_views: int, attributes: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the Zarr documents, by name in the archive, of a group that holds views [0, num_views)."""
-        memory = MemoryStore()
-        group = zarr.create_group(memory, attributes=dict(attributes))
+        documents = {f"{GROUP}/zarr.json": group_json(attributes)}
         for name in self._names:
             array = self._array(name)
             rows = (self.num_shards * self.rows_per_shard, num_views, *array.chunk[2:])
-            _create(group, name, array, array.chunk if name in AFFINITY_ARRAYS else rows)
-        documents = memory._store_dict
-        return {f"{GROUP}/{name}": documents[name].to_bytes() for name in sorted(documents)}
+            documents[f"{GROUP}/{name}/zarr.json"] = array_json(
+                array.chunk if name in AFFINITY_ARRAYS else rows,
+                array.dtype,
+                array.fill,
+                chunk=array.chunk,
+                shard=array.shard,
+                dimensions=array.dimensions,
+            )
+        return dict(sorted(documents.items()))
 
     def encode_unit(self, arrays: LabelArrays) -> dict[str, bytes]:
         """Encode a unit's labels, (rows, views, k) and (rows, views), as one object per array.
@@ -247,31 +250,28 @@ class Layout:
         return _Array(dtype, fill, chunk, shard, _DIMENSIONS[: len(chunk)])
 
     def _encode(self, name: str, values: npt.NDArray[Any]) -> bytes:
+        import zarr  # heavy, and only who writes labels needs it
+        from zarr.codecs import BloscCodec, Crc32cCodec
+        from zarr.storage import MemoryStore
+
         array, memory = self._array(name), MemoryStore()
-        shape = array.shard or array.chunk
-        stored = _create(zarr.create_group(memory), name, array, shape)
+        size, shape = array.dtype.itemsize, array.shard or array.chunk
+        blosc = BloscCodec(typesize=size, cname="zstd", clevel=5, shuffle="bitshuffle", blocksize=0)
+        stored = zarr.create_array(
+            memory,
+            name=name,
+            shape=shape,
+            chunks=array.chunk,
+            shards=array.shard,
+            dtype=array.dtype,
+            compressors=[blosc, Crc32cCodec()],
+            fill_value=array.fill,
+            config={"write_empty_chunks": True},
+        )
         padding = [(0, whole - part) for whole, part in zip(shape, values.shape, strict=True)]
-        stored[...] = np.pad(values, padding, constant_values=stored.fill_value)
+        stored[...] = np.pad(values, padding, constant_values=array.dtype.type(array.fill))
         (key,) = (key for key in memory._store_dict if "/c/" in key)
         return memory._store_dict[key].to_bytes()
-
-
-def _create(group: zarr.Group, name: str, array: _Array, shape: tuple[int, ...]) -> zarr.Array:
-    compressors: list[BytesBytesCodec] = [
-        BloscCodec(typesize=array.dtype.itemsize, cname="zstd", clevel=5, shuffle="bitshuffle", blocksize=0),
-        Crc32cCodec(),
-    ]
-    return group.create_array(
-        name,
-        shape=shape,
-        chunks=array.chunk,
-        shards=array.shard,
-        dtype=array.dtype,
-        compressors=compressors,
-        fill_value=array.fill,
-        dimension_names=array.dimensions,
-        config={"write_empty_chunks": True},
-    )
 
 
 def _reads(data: bytes) -> ReadRange:

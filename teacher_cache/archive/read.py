@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 from teacher_cache.archive.manifest import read_manifest, zarr_documents
 from teacher_cache.archive.part import Position, coverage, places, read_part, relative_stores
 from teacher_cache.archive.read_units import UnitReader
 from teacher_cache.archive.receipts import Receipt
 from teacher_cache.archive.source import LabelSource, view_ranges
-from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.labels.topk import Labels
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
+
+if TYPE_CHECKING:
+    from teacher_cache.dataset.index import DatasetInfo
 
 _ROOM = CacheRoom()
 
@@ -72,10 +74,10 @@ class ArchiveReader(LabelSource):
         """Size of all label objects in bytes."""
         return sum(receipt.num_bytes for receipt in self.receipts)
 
-    def check_replay(self, dataset: DatasetInfo) -> None:
-        """Refuse a dataset or views that the labels were not made for; see LabelSource."""
+    def check_dataset(self, dataset: DatasetInfo) -> None:
+        """Refuse a dataset that the labels were not made for, and Zarr documents of other labels."""
         self.check_zarr()
-        super().check_replay(dataset)
+        super().check_dataset(dataset)
 
     def check_zarr(self) -> None:
         """Refuse an archive whose Zarr documents do not fit its labels: plain Zarr would trust them.
@@ -106,7 +108,7 @@ class ArchiveReader(LabelSource):
         except ValueError as error:
             raise self._reader.damaged("the class affinity", str(error)) from error
 
-    def labels(self, shard: int, view: int) -> Labels:
+    def stored(self, shard: int, view: int) -> LabelArrays:
         """Return the labels of one view of all samples of a shard, in order; see LabelSource."""
         relative_url, receipt = self._units.get((shard, view // self._layout.views_per_unit), ("", None))
         if receipt is None or view not in receipt.unit.views:
@@ -116,7 +118,7 @@ class ArchiveReader(LabelSource):
                 + (f" of shards {view_ranges(self._shards)}." if self._shards else "."),
                 "extract or pull more, or ask for fewer",
             )
-        return self._reader.labels(self._stores[relative_url], receipt, view)
+        return self._reader.stored(self._stores[relative_url], receipt, view)
 
     def store_of(self, receipt: Receipt) -> Store:
         """Return the store of a unit's objects: this archive's, or that of one it extends."""

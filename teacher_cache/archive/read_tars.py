@@ -24,8 +24,6 @@ from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, Index, read_i
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.labels.codec import decode
-from teacher_cache.labels.topk import Labels
 from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
 from teacher_cache.storage.store import Store
 
@@ -90,7 +88,7 @@ class ExportReader(LabelSource):
             raise self._damaged(f"{AFFINITY_FILE} does not have the sha256 in {EXPORT_FILE}")
         return affinity_arrays(np.frombuffer(data[-count * dtype.itemsize :], dtype))
 
-    def labels(self, shard: int, view: int) -> Labels:
+    def stored(self, shard: int, view: int) -> LabelArrays:
         """Return the labels of one view of all samples of a shard, in order; see LabelSource."""
         if view not in self.views or not 0 <= shard < len(self.info.shards):
             raise ArchiveError(
@@ -114,7 +112,7 @@ class ExportReader(LabelSource):
             raise self._damaged(
                 f"a class id in {self.info.shards[shard].name} is not below the number of classes"
             )
-        return decode(arrays, self.spec.labels.num_classes, self.spec.labels.values)
+        return arrays
 
     def records(self, shard: int) -> LabelArrays:
         """Return a shard's labels as stored, (rows, views, ...), after checking their sha256.

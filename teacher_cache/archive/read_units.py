@@ -17,8 +17,7 @@ from teacher_cache.archive.receipts import Receipt
 from teacher_cache.errors import DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.labels.codec import decode
-from teacher_cache.labels.topk import Labels
+from teacher_cache.labels.codec import decode_rows
 from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
 from teacher_cache.storage.store import Store
 
@@ -38,8 +37,8 @@ class UnitReader:
         self._cache = ReadThroughCache(room)
         self._spans: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
 
-    def labels(self, store: Store, receipt: Receipt, view: int) -> Labels:
-        """Return the labels of one view of a unit's rows.
+    def stored(self, store: Store, receipt: Receipt, view: int) -> LabelArrays:
+        """Return the labels of one view of a unit's rows, as they are stored.
 
         Raises:
             DamagedError: An object is missing, or is not the one that the receipt names, or holds a number
@@ -50,13 +49,13 @@ class UnitReader:
         rows = LabelArrays(*(values[: receipt.rows] for values in arrays))
         if not (rows.idx < layout.num_classes).all():
             raise self.damaged(what, "a class id is not below the number of classes")
-        labels = decode(rows, layout.num_classes, layout.values)
+        labels = decode_rows(rows, layout.num_classes, layout.values)
         if (
             not ((labels.tail_B >= 0) & (labels.tail_B <= 1)).all()
             or not (labels.relative_logits_BK <= 0).all()
         ):
             raise self.damaged(what, "a probability is not between 0 and 1")
-        return labels
+        return rows
 
     def objects(self, store: Store, receipt: Receipt) -> dict[str, bytes]:
         """Return a unit's objects, each hashed. Raises DamagedError."""

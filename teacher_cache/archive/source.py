@@ -5,23 +5,24 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from teacher_cache.archive.spec import ArchiveSpec
-from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.labels.codec import decode
+from teacher_cache.labels.arrays import LabelArrays, empty_labels
+from teacher_cache.labels.codec import LabelRows, decode, decode_rows
 from teacher_cache.labels.encodings import AFFINITY_VALUES
 from teacher_cache.labels.topk import Labels
 from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
-from teacher_cache.views.probe import check_probe
 from teacher_cache.views.recipe import Recipe
+
+if TYPE_CHECKING:
+    from teacher_cache.dataset.index import DatasetInfo
+    from teacher_cache.dataset.shards import PackedDataset
 
 Ints = npt.NDArray[np.int64]
 _KEPT = 32
@@ -47,12 +48,24 @@ class LabelSource(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def labels(self, shard: int, view: int) -> Labels:
-        """Return the labels of one view of all samples of a shard, in order.
+    def stored(self, shard: int, view: int) -> LabelArrays:
+        """Return the labels of one view of all samples of a shard, in order, as they are stored.
 
         Raises:
             ArchiveError: The labels are missing or damaged; the message names the place.
         """
+
+    def labels(self, shard: int, view: int) -> Labels:
+        """Return the labels of one view of all samples of a shard, in order; see `stored`."""
+        return self.decode(self.stored(shard, view))
+
+    def decode(self, arrays: LabelArrays) -> Labels:
+        """Return labels that `stored` or a lookup gave, as tensors on the CPU."""
+        return decode(arrays, self.spec.labels.num_classes, self.spec.labels.values)
+
+    def decode_rows(self, arrays: LabelArrays) -> LabelRows:
+        """Return labels that `stored` or a lookup gave, as NumPy arrays."""
+        return decode_rows(arrays, self.spec.labels.num_classes, self.spec.labels.values)
 
     def lookup(self, rows_B: Ints, views_B: Ints) -> Labels:
         """Return the label of each (row, view), on the CPU.
@@ -66,6 +79,10 @@ class LabelSource(abc.ABC):
         Raises:
             ArchiveError: A label is missing or damaged.
         """
+        return self.decode(self.lookup_stored(rows_B, views_B))
+
+    def lookup_stored(self, rows_B: Ints, views_B: Ints) -> LabelArrays:
+        """Return the label of each (row, view) as it is stored; see `lookup`."""
         return self._lookup(rows_B, views_B)
 
     @functools.cached_property
@@ -90,19 +107,22 @@ class LabelSource(abc.ABC):
     def affinity_arrays(self) -> LabelArrays | None:
         """Return the class affinity as it is stored; see `affinity`."""
 
-    @functools.cached_property
-    def affinity(self) -> Labels | None:
-        """Class affinity (labels/affinity.py), or None where no label has a tail.
+    def checked_affinity(self) -> LabelArrays | None:
+        """Return the class affinity as it is stored, or None where no label has a tail.
 
         Raises:
             ArchiveError: The affinity is missing or damaged, or names a class that does not exist.
         """
         rows = self.affinity_arrays()
-        if rows is None:
-            return None
-        if not (rows.idx < self.spec.labels.num_classes).all():
-            raise DamagedError(f"the class affinity of {self.url} names a class that is none")
-        return decode(rows, self.spec.labels.num_classes, AFFINITY_VALUES)
+        if rows is not None and not (rows.idx < self.spec.labels.num_classes).all():
+            raise DamagedError(f"the class affinity of {self.url} names a class that does not exist")
+        return rows
+
+    @functools.cached_property
+    def affinity(self) -> Labels | None:
+        """Class affinity (labels/affinity.py), or None where no label has a tail; see `checked_affinity`."""
+        rows = self.checked_affinity()
+        return None if rows is None else decode(rows, self.spec.labels.num_classes, AFFINITY_VALUES)
 
     @property
     def recipe(self) -> Recipe:
@@ -110,12 +130,23 @@ class LabelSource(abc.ABC):
         return recipes.from_dict(self.spec.recipe)
 
     def check_replay(self, dataset: DatasetInfo) -> None:
-        """Refuse a dataset or views that the labels were not made for.
+        """Refuse a dataset or views that the labels were not made for; see `check_dataset`, `check_pixels`.
 
         Raises:
             ArchiveError: The labels belong to another class list or dataset.
             RecipeError: This machine's libraries render other pixels.
         """
+        self.check_dataset(dataset)
+        self.check_pixels()
+
+    def check_pixels(self) -> None:
+        """Refuse views whose pixels differ here. Raises RecipeError."""
+        from teacher_cache.views.probe import check_probe  # it renders, which a look at labels does not need
+
+        check_probe(self.recipe, self.spec.probe_sha256, self.spec.made_with)
+
+    def check_dataset(self, dataset: DatasetInfo) -> None:
+        """Refuse a dataset that the labels were not made for. Raises ArchiveError."""
         if dataset.class_list.sha256 != self.spec.labels.classes_sha256:
             raise ArchiveError(
                 f"archive {self.url} labels {self.spec.labels.num_classes} classes of another class list "
@@ -130,7 +161,6 @@ class LabelSource(abc.ABC):
                 "Each image would get another image's label.",
                 "give --data the dataset that was labelled, or extract labels for this one",
             )
-        check_probe(self.recipe, self.spec.probe_sha256, self.spec.made_with)
 
     def _is_of(self, dataset: DatasetInfo) -> bool:
         return dataset.sha256 == self.spec.dataset["sha256"]
@@ -150,24 +180,19 @@ class LabelLookup:
 
     def __init__(self, source: LabelSource, num_kept: int) -> None:
         self.num_kept, self.is_local = num_kept, Store(source.url).is_local
-        self._labels = functools.lru_cache(maxsize=num_kept)(source.labels)
-        self._rows_per_shard = source.spec.layout.rows_per_shard
-        self._k = source.spec.labels.k
+        self._stored = functools.lru_cache(maxsize=num_kept)(source.stored)
+        self._rows_per_shard, self._spec = source.spec.layout.rows_per_shard, source.spec.labels
 
-    def __call__(self, rows_B: Ints, views_B: Ints) -> Labels:
-        """Return the label of each (row, view); see `LabelSource.lookup`."""
+    def __call__(self, rows_B: Ints, views_B: Ints) -> LabelArrays:
+        """Return the label of each (row, view) as stored: `LabelSource.decode` makes tensors of them."""
         shards_B, offsets_B = np.divmod(rows_B, self._rows_per_shard)
         pairs, pair_of_B = np.unique(np.stack([shards_B, views_B]), axis=1, return_inverse=True)
-        found = Labels(
-            torch.empty(len(rows_B), self._k, dtype=torch.int32),
-            torch.empty(len(rows_B), self._k),
-            torch.empty(len(rows_B)),
-        )
+        spec = self._spec
+        found = empty_labels((len(rows_B),), spec.k, spec.num_classes, spec.values)
         for number, (shard, view) in enumerate(pairs.T.tolist()):
-            members = torch.from_numpy(np.nonzero(pair_of_B.reshape(-1) == number)[0])
-            offsets = torch.from_numpy(offsets_B)[members]
-            for whole, of_shard in zip(found, self._labels(shard, view), strict=True):
-                whole[members] = of_shard[offsets]
+            members = np.nonzero(pair_of_B.reshape(-1) == number)[0]
+            for whole, of_shard in zip(found, self._stored(shard, view), strict=True):
+                whole[members] = of_shard[offsets_B[members]]
         return found
 
     def pairs(self, rows_B: Ints, views_B: Ints) -> list[tuple[int, int]]:
@@ -176,7 +201,7 @@ class LabelLookup:
 
     def fetch(self, shard: int, view: int) -> None:
         """Read the labels of a shard and a view, and keep them; any thread may call this."""
-        self._labels(shard, view)
+        self._stored(shard, view)
 
 
 def view_ranges(views: Sequence[int]) -> str:

@@ -18,9 +18,8 @@ from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.receipts import RECEIPTS, Receipt
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.arrays import LabelArrays, idx_fill
-from teacher_cache.labels.codec import decode
+from teacher_cache.labels.codec import LabelRows, decode_rows
 from teacher_cache.labels.encodings import ENCODINGS
-from teacher_cache.labels.topk import Labels
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
@@ -111,7 +110,7 @@ def _affinity(reader: ArchiveReader, level: Level) -> Iterator[Problem]:
     if level == "quick" or manifest.affinity is None:
         return
     try:
-        _ = reader.affinity
+        reader.checked_affinity()
     except ArchiveError as error:
         yield Problem(error.value, affinity=True)
 
@@ -154,10 +153,10 @@ def _labels(reader: ArchiveReader, receipt: Receipt, arrays: LabelArrays) -> Ite
         yield "a label has one class twice"
     if (arrays.idx[~inside] != idx_fill(labels.num_classes)).any():
         yield "there are labels outside its rows and views"
-    label = decode(LabelArrays(idx, values, tail), labels.num_classes, labels.values)
+    label = decode_rows(LabelArrays(idx, values, tail), labels.num_classes, labels.values)
     if not (label.relative_logits_BK[:, 0] == 0).all():
         yield "a first rank is not its own reference"
-    if not (label.relative_logits_BK.diff(dim=1) <= 0).all():
+    if not (np.diff(label.relative_logits_BK, axis=1) <= 0).all():
         yield "logits do not fall with rank"
     if not _tails_fit(label, labels.num_classes, ENCODINGS[labels.values].step / 2):
         yield "a tail is not what its label's last rank allows"
@@ -165,15 +164,16 @@ def _labels(reader: ArchiveReader, receipt: Receipt, arrays: LabelArrays) -> Ite
         yield "a label of all classes has a tail"
 
 
-def _tails_fit(labels: Labels, num_classes: int, half: float) -> bool:
+def _tails_fit(labels: LabelRows, num_classes: int, half: float) -> bool:
     """Return whether no class outside a label needs to be more probable than its last one.
 
     So tail / (1 - tail) <= (C - k) times the last rank's share among the kept classes. Rounding may move the
     tail, that rank and the sum by `half` a step each.
     """
     others = num_classes - labels.class_ids_BK.shape[1]
-    tail_B = labels.tail_B.double().numpy() * np.exp(-half)
-    last_B = labels.relative_logits_BK.double().softmax(1)[:, -1].numpy() * np.exp(2 * half)
+    tail_B = labels.tail_B.astype(np.float64) * np.exp(-half)
+    mass_BK = np.exp(labels.relative_logits_BK.astype(np.float64))
+    last_B = mass_BK[:, -1] / mass_BK.sum(1) * np.exp(2 * half)
     return bool(((tail_B >= 0) & (tail_B <= (others * last_B + _SLACK) * (1 - tail_B) + _SLACK)).all())
 
 

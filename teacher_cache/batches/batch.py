@@ -1,33 +1,24 @@
-"""Batches of views: their ids, pixels and labels, and the form in which a worker sends a batch.
+"""Batches of views as tensors: their ids, pixels and labels.
 
 Shapes: B views wanted, R views rendered (the B, then partners that are not among them), H = W = img_size.
 """
 
 from __future__ import annotations
 
-import math
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812  # as torch's own documentation names it
 
+from teacher_cache.batches.rendered import RenderedBatch
 from teacher_cache.errors import DatasetError
 from teacher_cache.labels.topk import AnyLabels
-from teacher_cache.views.finish import Finishing, finish, normalize
+from teacher_cache.views.finish import finish, normalize
+from teacher_cache.views.finishing import Finishing
 from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
 
 _Value = TypeVar("_Value")
-
-
-class ViewIds(NamedTuple):
-    """Row and view index of each of B views: int64."""
-
-    rows_B: npt.NDArray[np.int64]
-    views_B: npt.NDArray[np.int64]
 
 
 class Targets(NamedTuple):
@@ -85,7 +76,7 @@ class ViewBatch(NamedTuple):
     """
 
     images_RCHW: torch.Tensor
-    finishing: Finishing | None
+    finishing: Finishing[torch.Tensor] | None
     targets: Targets
     labels: AnyLabels | None
     rows_B: torch.Tensor
@@ -111,65 +102,37 @@ class ViewBatch(NamedTuple):
         return normalize(self.pixels(device), mean, std)
 
 
-class PackedBatch(NamedTuple):
-    """A batch on its way out of a worker process: images in shared memory, all else pickled by value.
+def view_batch(
+    rendered: RenderedBatch, labels: AnyLabels | None = None, *, pin_memory: bool = False
+) -> ViewBatch:
+    """Return a rendered batch as tensors, which share its memory unless they are pinned.
 
-    torch sends a file, over a connection of its own, for every tensor that leaves a worker, which costs more
-    than copying a small tensor does; NumPy arrays are pickled.
-
-    Attributes:
-        buffer: uint8, all of the memory that the images lie at the beginning of, shared where a worker
-            rendered them. The reader sets its last byte to 0 once it no longer needs the images.
-        shape_RHWC: Shape of the images in memory.
-        arrays: The batch without its images, NumPy arrays in place of tensors.
+    Args:
+        rendered: Batch of a renderer.
+        labels: Teacher labels of the batch, on the CPU.
+        pin_memory: Whether to copy all of it to pinned memory, for copies to CUDA.
     """
-
-    buffer: torch.Tensor
-    shape_RHWC: tuple[int, ...]
-    arrays: Any
-
-
-def pack_batch(batch: ViewBatch) -> PackedBatch:
-    """Return a batch in the form in which a worker sends it."""
-    memory = batch.images_RCHW.untyped_storage()
-    buffer = torch.empty(0, dtype=torch.uint8).set_(memory, 0, (len(memory),), (1,))
-    shape_RHWC = tuple(batch.images_RCHW.permute(0, 2, 3, 1).shape)
-    without_images = batch._replace(images_RCHW=None)  # type: ignore[arg-type]
-    return PackedBatch(buffer, shape_RHWC, _map_leaves(torch.Tensor.numpy, without_images))
+    finishing = None if rendered.finishing is None else Finishing(*map(torch.from_numpy, rendered.finishing))
+    weight_B = None if rendered.weight_B is None else torch.from_numpy(rendered.weight_B)
+    batch = ViewBatch(
+        torch.from_numpy(rendered.images_RHWC).permute(0, 3, 1, 2),
+        finishing,
+        Targets(torch.from_numpy(rendered.own_B), torch.from_numpy(rendered.partner_B), weight_B),
+        labels,
+        torch.from_numpy(rendered.rows_B),
+        torch.from_numpy(rendered.views_B),
+    )
+    return _pinned(batch) if pin_memory else batch
 
 
-def unpack_batch(packed: PackedBatch, *, pin_memory: bool = False) -> ViewBatch:
-    """Return the batch that `pack_batch` was given.
-
-    The worker's buffer is free for another batch once nothing refers to the images, unless they are copied to
-    pinned memory.
-    """
-    buffer = packed.buffer
-    if buffer.is_shared() and not pin_memory:
-        buffer = _lent(buffer)
-    images_RHWC = buffer[: math.prod(packed.shape_RHWC)].view(packed.shape_RHWC)
-    batch = _map_leaves(torch.from_numpy, packed.arrays)._replace(images_RCHW=images_RHWC.permute(0, 3, 1, 2))
-    if pin_memory:
-        batch = _map_leaves(torch.Tensor.pin_memory, batch)
-        buffer[-1] = 0
-    return batch
-
-
-def _lent(buffer: torch.Tensor) -> torch.Tensor:
-    """Return a worker's buffer so that it is free for another batch when the last view of it is gone."""
-    lent = buffer.numpy()  # every view of the tensor below keeps this array
-    weakref.finalize(lent, buffer[-1:].zero_).atexit = False
-    return torch.from_numpy(lent)
+def _pinned(value: Any) -> Any:
+    """Return nested tuples, named or not, with each of their tensors copied to pinned memory."""
+    if isinstance(value, tuple):
+        fields = (_pinned(field) for field in value)
+        return type(value)(*fields) if hasattr(value, "_fields") else type(value)(fields)
+    return value.pin_memory() if isinstance(value, torch.Tensor) else value
 
 
 def unchanged(value: _Value) -> _Value:
     """Return what a dataset yields unchanged: a collate function, where torch's own would take it apart."""
     return value
-
-
-def _map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
-    """Return nested tuples, named or not, with `function` applied to each of their arrays or tensors."""
-    if isinstance(value, tuple):
-        fields = (_map_leaves(function, field) for field in value)
-        return type(value)(*fields) if hasattr(value, "_fields") else tuple(fields)
-    return None if value is None else function(value)

@@ -1,80 +1,99 @@
-"""Processes that render batches, and stay alive from one unit to the next."""
+"""Processes that render ahead of a reader, and live as long as the run that they render for."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
 
-from torch.utils.data import DataLoader, Dataset
+from teacher_cache.batches.process import Renderer, RenderProcess
+from teacher_cache.batches.rendered import RenderedBatch
 
-from teacher_cache.batches.batch import PackedBatch, ViewIds, pack_batch, unchanged
-from teacher_cache.batches.renderer import BatchRenderer
-from teacher_cache.errors import TeacherCacheError
-
-Load = Sequence[ViewIds]
-"""Batches that are rendered together because they share their images."""
+_R = TypeVar("_R", bound=Renderer)
+_SLOTS_WITH_READERS = 2
+"""Results of a process in the hands of readers: the one in use, and the one before it."""
 
 
-class RenderPool:
-    """Pool of processes that render loads in order, a bounded number ahead.
+class RenderPool(Generic[_R]):
+    """Pool of processes that render tasks in turn, a bounded number ahead.
+
+    The processes take the tasks in turn, and results come in the order of the tasks. They are started by
+    multiprocessing's start method, import neither torch nor the user's script, and end with the pool, or with
+    this process.
 
     Args:
-        renderer: Renderer of the views.
-        workers: Number of processes, started with the first load; 0 renders in this process.
+        renderer: Renderer of the tasks.
+        workers: Number of processes, started with the first task; 0 renders in this process.
+        tasks_ahead: Tasks that a process has before it at a time.
 
     Attributes:
-        renderer: Renderer of the views.
-        waited_s: Seconds that iteration has waited for rendered loads.
+        renderer: Argument of the same name.
+        waited_s: Seconds that iteration has waited for rendered batches.
     """
 
-    def __init__(self, renderer: BatchRenderer, workers: int) -> None:
-        self.renderer = renderer
+    def __init__(self, renderer: _R, workers: int, *, tasks_ahead: int = 2) -> None:
+        self.renderer, self.num_workers = renderer, workers
         self.waited_s = 0.0
-        self._wanted = _Wanted()
-        self._loader = DataLoader(
-            _Loads(renderer),
-            batch_size=None,
-            sampler=self._wanted,
-            collate_fn=unchanged,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
+        self.is_rendering = False
+        self._tasks_ahead = tasks_ahead
+        self._processes: list[RenderProcess] = []
+        self._end = weakref.finalize(self, _end, self._processes, os.getpid())
 
-    def render(self, loads: Sequence[Load]) -> Iterator[PackedBatch]:
-        """Yield the batches of some loads.
+    def render(self, tasks: Iterable) -> Iterator[RenderedBatch]:
+        """Yield the batches of some tasks; one call at a time.
 
         Raises:
             DatasetError: An image is not the one that was packed.
             ImageError: An image cannot be decoded.
-            RuntimeError: A rendering process died, and the pool can no longer be used.
+            LostProcessError: A process was killed, and the pool can no longer be used.
         """
-        self._wanted.loads = loads
+        self.is_rendering = True
         start_s = time.perf_counter()
-        for rendered in self._loader:
-            self.waited_s += time.perf_counter() - start_s
-            if isinstance(rendered, TeacherCacheError):
-                raise rendered
-            yield from rendered
-            start_s = time.perf_counter()
-
-
-class _Wanted:
-    """Sampler, in DataLoader's terms: the wanted loads in order."""
-
-    loads: Sequence[Load] = ()
-
-    def __iter__(self) -> Iterator[Load]:
-        return iter(self.loads)
-
-
-class _Loads(Dataset[list[PackedBatch] | TeacherCacheError]):
-    """Dataset, in DataLoader's terms: renders a load when it is asked for."""
-
-    def __init__(self, renderer: BatchRenderer) -> None:
-        self._renderer = renderer
-
-    def __getitem__(self, load: Load) -> list[PackedBatch] | TeacherCacheError:
         try:
-            return [pack_batch(batch) for batch in self._renderer.render(load)]
-        except TeacherCacheError as error:  # returned, not raised: DataLoader would turn it into text
-            return error
+            for batches in self._results(iter(tasks)):
+                self.waited_s += time.perf_counter() - start_s
+                yield from batches
+                start_s = time.perf_counter()
+        finally:
+            self.is_rendering = False
+
+    def close(self) -> None:
+        """End the processes."""
+        self._end()
+
+    def _results(self, tasks: Iterator) -> Iterator[list[RenderedBatch]]:
+        if not self.num_workers:
+            yield from map(self.renderer.render, tasks)
+            return
+        self._start()
+        for process in self._processes:
+            process.drop_results()
+        turns = itertools.cycle(self._processes)
+        process, under_way = next(turns), deque[RenderProcess]()
+        for task in tasks:
+            while not process.has_room or process.num_under_way == self._tasks_ahead:
+                yield under_way.popleft().receive()
+            process.send(task, self.renderer.max_bytes(task))
+            under_way.append(process)
+            process = next(turns)
+        while under_way:
+            yield under_way.popleft().receive()
+
+    def _start(self) -> None:
+        num_slots = self._tasks_ahead + _SLOTS_WITH_READERS
+        while len(self._processes) < self.num_workers:
+            self._processes.append(RenderProcess(self.renderer, self._processes, num_slots))
+
+
+def _end(processes: list[RenderProcess], owner: int) -> None:
+    if os.getpid() != owner:  # a fork of the process that owns them
+        return
+    for process in processes:
+        process.ask_to_end()
+    for process in processes:
+        process.end()
+    processes.clear()

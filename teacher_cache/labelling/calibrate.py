@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.batches.batch import Targets, ViewIds
+from teacher_cache.batches.batch import Targets
 from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.rendered import ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labels.affinity import Probabilities, affinity_rows, probabilities_of
 from teacher_cache.labels.affinity_rule import AffinityRule, CalibrationPart, calibration_rows_views
@@ -58,7 +60,7 @@ class Calibrated(NamedTuple):
 
 
 def calibrate_part(
-    pool: RenderPool,
+    pool: RenderPool[BatchRenderer],
     teacher: Teacher,
     part: CalibrationPart,
     *,

@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from teacher_cache.batches.batch import ViewBatch, unpack_batch
-from teacher_cache.batches.pool import Load, RenderPool
+from teacher_cache.batches.batch import ViewBatch, view_batch
+from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.rendered import Load
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.batches.transfer import HostCopy, copies_in_flight, on_device
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.models.teacher import Teacher
 
 
 def teacher_logits(
-    pool: RenderPool, teacher: Teacher, loads: Sequence[Load], *, what: str
+    pool: RenderPool[BatchRenderer], teacher: Teacher, loads: Sequence[Load], *, what: str
 ) -> Iterator[tuple[ViewBatch, torch.Tensor]]:
     """Yield each batch with the teacher's logits of its views, (B, C) on the teacher's device.
 
@@ -34,7 +36,7 @@ def teacher_logits(
         TeacherCacheError: The teacher's output is not finite.
     """
     is_cuda = teacher.device.type == "cuda"
-    batches = (unpack_batch(packed, pin_memory=is_cuda) for packed in pool.render(loads))
+    batches = (view_batch(rendered, pin_memory=is_cuda) for rendered in pool.render(loads))
     unseen: deque[HostCopy] = deque()
     for batch in on_device(batches, teacher.device):
         logits_BC = teacher.logits(batch.pixels(teacher.device))

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.archive.layout import Unit
-from teacher_cache.batches.batch import ViewBatch, ViewIds
+from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.rendered import ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.batches.transfer import HostCopy, copies_in_flight
 from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labels.arrays import LabelArrays, empty_labels
@@ -60,7 +62,7 @@ def _batches(rows_N: npt.NDArray[np.int64], views_N: npt.NDArray[np.int64], batc
 
 def extract_unit(
     unit: Unit,
-    pool: RenderPool,
+    pool: RenderPool[BatchRenderer],
     teacher: Teacher,
     *,
     k: int,

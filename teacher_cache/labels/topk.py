@@ -5,9 +5,10 @@ Shapes: B views, K classes kept, C classes in all, A teachers.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Labels(NamedTuple):
@@ -27,7 +28,7 @@ class Labels(NamedTuple):
 
     def log_probabilities(self) -> torch.Tensor:
         """Return the log-probabilities of the kept classes, float32 (B, K)."""
-        return self.relative_logits_BK.log_softmax(1) + torch.log1p(-self.tail_B)[:, None]
+        return self.relative_logits_BK.log_softmax(1) + (-self.tail_B).log1p()[:, None]
 
     def probabilities(self) -> torch.Tensor:
         """Return the probabilities of the kept classes, float32 (B, K)."""
@@ -73,7 +74,6 @@ AnyLabels: TypeAlias = Labels | EnsembleLabels
 AnyAffinity: TypeAlias = Labels | EnsembleAffinity | None
 
 
-@torch.no_grad()
 def labels_from_logits(logits_BC: torch.Tensor, k: int) -> Labels:
     """Cut dense logits to their k most probable classes, on the device of the logits.
 
@@ -85,7 +85,8 @@ def labels_from_logits(logits_BC: torch.Tensor, k: int) -> Labels:
         logits_BC: Output of the teacher, of any float type; the computation uses float32.
         k: Number of classes to keep, 1 to C.
     """
-    sorted_BC, class_ids_BC = torch.sort(logits_BC.float(), dim=1, descending=True, stable=True)
+    logits_BC = logits_BC.detach()
+    sorted_BC, class_ids_BC = logits_BC.float().sort(dim=1, descending=True, stable=True)
     relative_BC = sorted_BC - sorted_BC[:, :1]
     mass_BC = relative_BC.exp()
     tail_B = mass_BC[:, k:].sum(1) / mass_BC.sum(1)

@@ -7,19 +7,10 @@ import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _PLAIN_EVERY_S = 10.0
 
@@ -43,12 +34,6 @@ class Track(Protocol):
 def ignore(count: int, note: str = "") -> None:
     """Do nothing; an `Advance` without a display."""
     del count, note
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Show the number of items done per second."""
-        return Text(f"{task.speed or 0:,.1f} {task.fields['unit']}/s")
 
 
 def counting(advance: Callable[[int], None]) -> Track:
@@ -78,15 +63,7 @@ def silent(what: str, total: int, unit: str) -> Iterator[Advance]:
 def console(what: str, total: int, unit: str) -> Iterator[Advance]:
     """Open a `Track` that shows rate, share done and time left."""
     if sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with _bar() as bar:
             task = bar.add_task(what, total=total, unit=unit, note="")
 
             def show(count: int, note: str = "") -> None:
@@ -109,3 +86,30 @@ def console(what: str, total: int, unit: str) -> Iterator[Advance]:
             print(", ".join([text, note] if note else [text]), file=sys.stderr, flush=True)
 
     yield advance
+
+
+def say_on_stderr(text: str) -> None:
+    """Print a line to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _bar() -> Progress:
+    """Return a bar with rate, share done and time left."""
+    from rich import progress  # heavy, and only a terminal needs it
+    from rich.console import Console
+    from rich.text import Text
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            """Show the number of items done per second."""
+            return Text(f"{task.speed or 0:,.1f} {task.fields['unit']}/s")
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+    )
+    return progress.Progress(*columns, console=Console(stderr=True))

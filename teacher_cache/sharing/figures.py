@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from teacher_cache.archive.companions import FIGURES_FILE, ROWS_FILE, get_companion
 from teacher_cache.archive.documents import FORMAT, VERSION, Count, Sha256, TotalBytes, View, converted
@@ -19,8 +16,10 @@ from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.receipts import document_of_archive
 from teacher_cache.errors import ArchiveError
 from teacher_cache.exact.canonical import seal, sha256_hex
-from teacher_cache.sharing.row_sums import BINS
 from teacher_cache.storage.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COLUMNS = (
     "label",
@@ -31,7 +30,10 @@ COLUMNS = (
     "disagreement",
     "views_agreed",
 )
-_TYPES = (pa.int32(), pa.int32(), *(pa.float32() for _ in range(4)), pa.int32())
+_TYPES = ("int32", "int32", "float", "float", "float", "float", "int32")
+"""Type of each column, by Arrow's names."""
+BINS = 20
+"""Number of bins of a histogram."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,9 @@ def rows_of(store: Store, figures: Figures) -> pa.Table | None:
     Raises:
         ArchiveError: They are damaged, or not those of the figures.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     data = get_companion(store, ROWS_FILE)
     if data is None:
         return None
@@ -144,7 +149,7 @@ def rows_of(store: Store, figures: Figures) -> pa.Table | None:
         if sha256_hex(data) != figures.rows_sha256:
             raise pa.ArrowInvalid("its sha256 is not the one in labels.json")
         file = pq.ParquetFile(io.BytesIO(data))
-        types = {field.name: field.type for field in file.schema_arrow}
+        types = {field.name: str(field.type) for field in file.schema_arrow}
         if file.metadata.num_rows != figures.rows or types != dict(zip(COLUMNS, _TYPES, strict=True)):
             raise pa.ArrowInvalid(f"{file.metadata.num_rows:,} rows of {', '.join(types)}")
         return file.read()

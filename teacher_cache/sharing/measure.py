@@ -16,8 +16,8 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.program.progress import Track
-from teacher_cache.sharing.figures import COLUMNS, Figures, put_figures
-from teacher_cache.sharing.row_sums import BINS, RowFigures, ViewSums, sum_rows
+from teacher_cache.sharing.figures import BINS, COLUMNS, Figures, put_figures
+from teacher_cache.sharing.row_sums import RowFigures, ViewSums, sum_rows
 from teacher_cache.storage.store import Store
 
 _CONFUSIONS = 1_000
@@ -158,7 +158,7 @@ def _measured(
             ids_VRK, probabilities_VRK = np.empty(shape, np.int32), np.empty(shape, np.float32)
             tail_VR = np.empty(shape[:2], np.float32)
             for number, view in enumerate(reader.views):
-                labels = reader.labels(shard, view)
+                labels = reader.decode_rows(reader.stored(shard, view))
                 ids_VRK[number] = labels.class_ids_BK[start:stop]
                 probabilities_VRK[number] = labels.probabilities()[start:stop]
                 tail_VR[number] = labels.tail_B[start:stop]

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.exact.compiled import compiled
+from teacher_cache.sharing.figures import BINS
 
-BINS = 20
-"""Number of bins of a histogram."""
 _Ints = npt.NDArray[np.int64]
 _Array = npt.NDArray[Any]
 _Floats = npt.NDArray[np.float32]

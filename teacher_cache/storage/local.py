@@ -9,12 +9,12 @@ import os
 import posixpath
 import re
 import secrets
+import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
-
-import fsspec
 
 from teacher_cache.errors import DeniedError, FullError, StoreError
 
@@ -35,7 +35,8 @@ class LocalBackend:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._fs, self.root = fsspec.url_to_fs(url)
+        path = re.sub("^(file|local):(//)?", "", url)
+        self.root = os.path.join(os.getcwd(), Path(path).expanduser()).rstrip("/") or "/"  # noqa: PTH109, PTH118
 
     def url_beside(self, relative_path: str) -> str:
         """Return the path that a path relative to the root leads to; see Backend."""
@@ -71,7 +72,7 @@ class LocalBackend:
 
     def download(self, path: str, local_path: Path) -> None:
         """Copy a file; see Backend."""
-        self._fs.get_file(path, str(local_path))
+        shutil.copyfile(path, local_path)
 
     @contextlib.contextmanager
     def local_copy(self, path: str) -> Iterator[Path]:
@@ -81,15 +82,14 @@ class LocalBackend:
     def size(self, path: str) -> int | None:
         """Return the size of a file; see Backend."""
         try:
-            info = self._fs.info(path)
+            info = Path(path).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return int(info["size"]) if info["type"] == "file" else None
+        return info.st_size if stat.S_ISREG(info.st_mode) else None
 
     def sizes(self, path: str) -> dict[str, int]:
         """Return the size of every finished file under a folder; see Backend."""
-        found = self._fs.find(path, detail=True)
-        return {name: int(info["size"]) for name, info in found.items() if not _PARTIAL.search(name)}
+        return {name: _size(name) for name in sorted(_files(path)) if not _PARTIAL.search(name)}
 
     def write(self, path: str, data: bytes) -> None:
         """Write a whole file; see Backend."""
@@ -122,7 +122,7 @@ class LocalBackend:
 
     def delete(self, path: str) -> None:
         """Remove a file; see Backend."""
-        self._fs.rm_file(path)
+        Path(path).unlink()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -144,7 +144,7 @@ class LocalBackend:
 
     def sweep(self) -> None:
         """Delete the unfinished files of processes of this host that have ended; see Backend."""
-        for path in self._fs.find(self.root):
+        for path in _files(self.root):
             partial = _PARTIAL.search(path)
             if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
                 Path(path).unlink(missing_ok=True)
@@ -192,6 +192,29 @@ class LocalBackend:
         return DeniedError(
             value, "Nothing was written.", "choose a folder you may write to, or change its permissions"
         )
+
+
+def _files(root: str) -> Iterator[str]:
+    """Yield the path of every file and link below a root; of a root that is a file, its own."""
+    try:
+        entries = list(os.scandir(root))
+    except OSError:  # there is no such folder, or none that may be read
+        if Path(root).is_file():
+            yield root
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path)
+        else:
+            yield entry.path
+
+
+def _size(path: str) -> int:
+    """Return the size of a file; 0 where a link leads nowhere."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
 
 
 def _make_folder(folder: Path) -> None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import fsspec.utils
-
 from teacher_cache.errors import InputError
 from teacher_cache.storage.backend import Backend
 from teacher_cache.storage.local import LocalBackend
-from teacher_cache.storage.remote import RemoteBackend
 
 
 def _hub(url: str) -> Backend:
     from teacher_cache.storage.hub import HubBackend  # heavy, and few use it
 
     return HubBackend(url)
+
+
+def _remote(url: str) -> Backend:
+    from teacher_cache.storage.remote import RemoteBackend
+
+    return RemoteBackend(url)
 
 
 def _service(url: str) -> Backend:
@@ -35,7 +39,7 @@ BACKENDS: Mapping[str, Callable[[str], Backend]] = {
     "hf": _hub,
     "service": _service,
 }
-"""Backends by the protocol of a URL; every other protocol is RemoteBackend's, which asks fsspec."""
+"""Backends by the protocol of a URL, imported when they are used; every other protocol is fsspec's."""
 
 
 class Store:
@@ -52,9 +56,9 @@ class Store:
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/") or "/"
-        protocol = fsspec.utils.get_protocol(self.url)
+        protocol, *rest = re.split("::|://", self.url, maxsplit=1)
         try:
-            self._backend = BACKENDS.get(protocol, RemoteBackend)(self.url)
+            self._backend = BACKENDS.get(protocol if rest else "file", _remote)(self.url)
         except (ImportError, ValueError) as error:
             raise InputError(
                 f"{self.url} cannot be opened: {error}", "There is nothing to read or write.", "check the URL"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch.distributed as dist
-
 from teacher_cache.archive.open import AnySource, open_any
 from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
@@ -94,7 +92,9 @@ class LabelledViews:
             shards=None if self.labels is None else self.labels.shards,
         )
         self._batches_done = self._resume_at = 0
-        self._stream(0, 0)  # checks that archive, dataset and recipe fit
+        self._stream = ViewStream(
+            self.dataset, self.recipe, self._plan, self._schedule, num_batches=0, archive=self.labels
+        )
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch of this process."""
@@ -123,7 +123,7 @@ class LabelledViews:
 
         Args:
             number: Number of the epoch, from 0.
-            workers: Processes that render views; 0 renders in this process.
+            workers: Processes that render views; 0 renders in this process. They live as long as this object.
             pin_memory: Put batches into pinned memory, for copies to CUDA.
 
         Raises:
@@ -133,7 +133,7 @@ class LabelledViews:
         if first < self._resume_at < stop:
             first = self._resume_at
         self._resume_at = 0
-        loader = self._stream(first, stop).loader(workers, pin_memory=pin_memory)
+        loader = self._stream.loader(workers, pin_memory=pin_memory, batches=range(first, stop))
         for batch_number, batch in enumerate(loader, first):
             self._batches_done = batch_number + 1
             yield batch
@@ -148,17 +148,6 @@ class LabelledViews:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue after the batches that `state_dict` counted; batch size and processes must be the same."""
         self._batches_done = self._resume_at = state["batches"]
-
-    def _stream(self, first_batch: int, num_batches: int) -> ViewStream:
-        return ViewStream(
-            self.dataset,
-            self.recipe,
-            self._plan,
-            self._schedule,
-            num_batches=num_batches,
-            first_batch=first_batch,
-            archive=self.labels,
-        )
 
 
 def _open(
@@ -194,6 +183,8 @@ def _this_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
         raise InputError(f"rank {rank}, world_size {world_size}", "Both or neither are needed.", "give both")
     if rank is not None and world_size is not None:
         return rank, world_size
+    import torch.distributed as dist
+
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

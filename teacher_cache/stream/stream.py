@@ -1,9 +1,8 @@
-"""Stream: batches of views with their labels, as a torch dataset, for any trainer.
+"""Stream: batches of views with their labels, for any trainer.
 
-A plan in integers gives the rows and views of batch number n of the whole run, for one rank; workers render
-them. Worker w of W makes loads w, w + W, ... (a load is a batch, or the few batches that share their images),
-and DataLoader returns the loads in turn. So the order is the same for any number of workers, and a resumed
-run starts at another n.
+A plan in integers gives the rows and views of batch number n of the whole run, for one rank; processes render
+them, a load each in turn (a load is a batch, or the few batches that share their images). So the order is the
+same for any number of processes, and a resumed run starts at another n.
 
     plan = StreamPlan(len(dataset), dataset.info.samples_per_shard, batch_size=256, seed=0)
     stream = ViewStream(
@@ -16,27 +15,24 @@ Shapes: B views, K classes kept, H = W = the recipe's img_size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-
-import numpy as np
-import numpy.typing as npt
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from teacher_cache.archive.open import AnySource
 from teacher_cache.archive.source import view_ranges
-from teacher_cache.batches.batch import PackedBatch, ViewBatch, ViewIds, pack_batch, unchanged, unpack_batch
-from teacher_cache.batches.renderer import BatchRenderer
+from teacher_cache.batches.batch import ViewBatch, view_batch
+from teacher_cache.batches.pool import RenderPool
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
-from teacher_cache.stream.read_ahead import reading_ahead
+from teacher_cache.stream.renderer import BatchNumbers, StreamRenderer
 from teacher_cache.views.recipe import Recipe
 
 
-class ViewStream(IterableDataset[list[PackedBatch]]):
-    """Batches of views in an order that is the same for any number of workers: iterate over `loader`.
+class ViewStream:
+    """Batches of views in an order that is the same for any number of processes: iterate over `loader`.
 
-    Workers iterate over the stream itself, which yields loads, lists of packed batches.
+    Processes that render are started by the first loader that needs them, and live as long as the stream.
 
     Args:
         dataset: Dataset of the images.
@@ -47,6 +43,9 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         first_batch: Number of the batch to start at; a resumed run starts at the first batch not seen.
         archive: Source of the labels of one teacher or several, which must have the same recipe; None yields
             no labels.
+
+    Attributes:
+        archive: Argument of the same name.
 
     Raises:
         InputError: The plan does not fit the dataset, or a load has more views than the schedule.
@@ -65,88 +64,76 @@ class ViewStream(IterableDataset[list[PackedBatch]]):
         first_batch: int = 0,
         archive: AnySource | None = None,
     ) -> None:
-        self._plan, self._schedule, self._archive = plan, schedule, archive
+        self.archive, self._plan = archive, plan
         self._batches = range(first_batch, num_batches)
-        self._renderer = BatchRenderer(dataset, recipe)
+        self._renderer = StreamRenderer(dataset, recipe, plan, schedule, archive)
+        self._pool: RenderPool[StreamRenderer] | None = None
         _check_plan(plan, schedule, dataset)
         if archive is not None:
             _check_archive(archive, dataset, recipe, schedule, plan.shards)
 
-    def __len__(self) -> int:
-        return len(self._loads)
+    def loader(self, workers: int, *, pin_memory: bool = False, batches: range | None = None) -> BatchLoader:
+        """Return an iterable of whole batches, rendered by `workers` processes.
 
-    @property
-    def _loads(self) -> range:
-        size = self._plan.batches_per_load
-        return range(self._batches.start // size, -(-self._batches.stop // size))
-
-    def __iter__(self) -> Iterator[list[PackedBatch]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        kept = 2 * self._plan.window_shards * self._plan.views_per_load
-        lookup = self._archive.keeping(kept) if self._archive else None
-        with reading_ahead(self._renderer.dataset, lookup, self._plan.window_shards) as read_ahead:
-            for load in self._loads[first::step]:
-                if read_ahead is not None:
-                    for view_ids in self._wanted(load + self._plan.loads_per_window):
-                        read_ahead(view_ids)
-                packed = []
-                for batch in self._renderer.render(self._wanted(load)):
-                    labels = lookup(batch.rows_B.numpy(), batch.views_B.numpy()) if lookup else None
-                    packed.append(pack_batch(batch._replace(labels=labels)))
-                yield packed
-
-    def _wanted(self, load: int) -> list[ViewIds]:
-        """Return what the batches of a load hold; nothing behind the end of the run."""
-        size = self._plan.batches_per_load
-        numbers = range(load * size, load * size + size)
-        return [self._view_ids(number) for number in numbers if number in self._batches]
-
-    def loader(self, workers: int, *, pin_memory: bool = False) -> BatchLoader:
-        """Return an iterable of whole batches, rendered by `workers` processes."""
-        loads = DataLoader(
-            self,
-            batch_size=None,
-            collate_fn=unchanged,
-            num_workers=workers,
-            prefetch_factor=max(1, 4 // self._plan.batches_per_load) if workers else None,
-        )
-        return BatchLoader(loads, len(self._batches), pin_memory)
+        Args:
+            workers: Number of processes; 0 renders in this process.
+            pin_memory: Put batches into pinned memory, for copies to CUDA.
+            batches: Consecutive numbers of the batches; all of the run by default.
+        """
+        return BatchLoader(self, self._batches if batches is None else batches, workers, pin_memory)
 
     def pairs(self, number: int) -> set[tuple[int, int]]:
         """Return the pairs of a shard and a view whose labels a batch needs."""
-        ids = self._view_ids(number)
+        ids = self._renderer.view_ids(number)
         shards_B = ids.rows_B // self._plan.rows_per_shard
         return set(zip(shards_B.tolist(), ids.views_B.tolist(), strict=True))
 
-    def _view_ids(self, number: int) -> ViewIds:
-        rows_B, view_slots_B = self._plan.rows(number, self._mixing_groups if self._renderer.mixing else None)
-        load_pass = number // (self._plan.views_per_load * self._plan.batches_per_epoch)
-        views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
-        return ViewIds(rows_B, np.array(views)[view_slots_B])
+    def close(self) -> None:
+        """End the processes that render."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
-    def _epochs(self, load_pass: int) -> range:
-        return range(load_pass * self._plan.views_per_load, (load_pass + 1) * self._plan.views_per_load)
+    def tasks(self, batches: range) -> Iterator[BatchNumbers]:
+        """Yield the tasks that render some consecutive batches, load by load."""
+        size, ahead = self._plan.batches_per_load, self._plan.loads_per_window
+        for load in range(batches.start // size, -(-batches.stop // size)):
+            wanted = _overlap(range(load * size, (load + 1) * size), batches)
+            later = range((load + ahead) * size, (load + ahead + 1) * size)
+            yield BatchNumbers(wanted, _overlap(later, batches))
 
-    def _mixing_groups(self, rows: range, load_pass: int) -> npt.NDArray[np.int64]:
-        views = [self._schedule.view(epoch) for epoch in self._epochs(load_pass)]
-        assert self._renderer.mixing is not None
-        return self._renderer.mixing.mixing_groups(rows, views)
+    def pool(self, workers: int) -> RenderPool[StreamRenderer]:
+        """Return the stream's pool of processes; one of its own for a loader beside another."""
+        kept = self._pool
+        if kept is not None and kept.num_workers == workers and not kept.is_rendering:
+            return kept
+        renderer = copy.copy(self._renderer)  # without the threads of another pool
+        pool = RenderPool(renderer, workers, tasks_ahead=max(1, 4 // self._plan.batches_per_load))
+        if kept is None or not kept.is_rendering:
+            self.close()
+            self._pool = pool
+        return pool
 
 
 class BatchLoader:
-    """Iterable of the batches of a stream, one by one."""
+    """Iterable of some batches of a stream, one by one; see `ViewStream.loader`."""
 
-    def __init__(self, loads: DataLoader[list[PackedBatch]], num_batches: int, pin_memory: bool) -> None:
-        self._loads, self._num_batches, self._pin_memory = loads, num_batches, pin_memory
+    def __init__(self, stream: ViewStream, batches: range, workers: int, pin_memory: bool) -> None:
+        self._stream, self._batches = stream, batches
+        self._workers, self._pin_memory = workers, pin_memory
 
     def __len__(self) -> int:
-        return self._num_batches
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        for batches in self._loads:
-            for batch in batches:
-                yield unpack_batch(batch, pin_memory=self._pin_memory)
+        stream, archive = self._stream, self._stream.archive
+        for batch in stream.pool(self._workers).render(stream.tasks(self._batches)):
+            labels = None if archive is None else archive.decode(batch.labels)
+            yield view_batch(batch, labels, pin_memory=self._pin_memory)
+
+
+def _overlap(numbers: range, batches: range) -> range:
+    return range(max(numbers.start, batches.start), min(numbers.stop, batches.stop))
 
 
 def _check_plan(plan: StreamPlan, schedule: ViewSchedule, dataset: PackedDataset) -> None:

@@ -9,63 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from statistics import NormalDist
-from typing import NamedTuple
 
 import torch
 
-from teacher_cache.views.recipe_ops import RandomErasing
+from teacher_cache.views.finishing import Finishing
 
 
-class Finishing(NamedTuple):
-    """Erasing and mixing of R rendered views, of which the first B are wanted.
-
-    Boxes are int32 (top, left, height, width); height 0 means no box.
-
-    Attributes:
-        erase_R4: Erased box of each rendered view.
-        erased_C256: Pixel value that each byte of an erased box stands for, float32.
-        partner_B: Index among the R of the view that each view is mixed with, int64.
-        blend_B: Share of the own picture in every pixel outside the box, float32.
-        box_B4: Box that is copied from the partner's picture.
-        weight_B: Share of the own picture in the whole view, and so of its true label, float32.
-    """
-
-    erase_R4: torch.Tensor
-    erased_C256: torch.Tensor
-    partner_B: torch.Tensor
-    blend_B: torch.Tensor
-    box_B4: torch.Tensor
-    weight_B: torch.Tensor
-
-
-@functools.cache
-def erased_values(op: RandomErasing | None) -> torch.Tensor:
-    """Return the pixel value, 0 to 255 and beyond, that a byte of an erased box stands for: float32 (3, 256).
-
-    A byte stands for the standard normal quantile at (byte + 1/2) / 256, so noise needs no extra memory:
-    rendering fills the box with random bytes. With 256 equally likely values the standard deviation is 0.995.
-    """
-    if op is None:
-        return torch.zeros(3, 256, dtype=torch.float32)
-    normal = NormalDist()
-    quantiles = [round(normal.inv_cdf((byte + 0.5) / 256), 9) for byte in range(256)]
-    scales = op.std if op.mode == "pixel" else (0.0, 0.0, 0.0)
-    return torch.tensor(
-        [
-            [255 * (mean + scale * quantile) for quantile in quantiles]
-            for mean, scale in zip(op.mean, scales, strict=True)
-        ],
-        dtype=torch.float32,
-    )
-
-
-def finish(images_RCHW: torch.Tensor, finishing: Finishing | None) -> torch.Tensor:
+def finish(images_RCHW: torch.Tensor, finishing: Finishing[torch.Tensor] | None) -> torch.Tensor:
     """Erase and mix rendered views.
 
     Args:
         images_RCHW: Rendered views, uint8 RGB on any device.
-        finishing: Erasing and mixing of the views, on the CPU; None for neither.
+        finishing: Erasing and mixing of the views, as tensors on the CPU; None for neither.
 
     Returns:
         Views, float32 (B, 3, H, W) on the same device, with values from 0 to 255, and beyond in noise.

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from teacher_cache.errors import RecipeError
-from teacher_cache.views.finish import Finishing, erased_values, finish
+from teacher_cache.views.finish import finish
+from teacher_cache.views.finishing import Finishing, erased_values
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.render import render_views
 
@@ -38,7 +39,7 @@ def render(image_bytes: bytes | memoryview, recipe: Recipe, key: str, view: int)
     if params.erase is not None:
         finishing = Finishing(
             erase_R4=torch.tensor([params.erase], dtype=torch.int32),
-            erased_C256=erased_values(recipe.erasing),
+            erased_C256=torch.from_numpy(erased_values(recipe.erasing)),
             partner_B=torch.zeros(1, dtype=torch.int64),
             blend_B=torch.ones(1),
             box_B4=torch.zeros(1, 4, dtype=torch.int32),

@@ -18,7 +18,7 @@ import numpy as np
 from teacher_cache.errors import RecipeError
 from teacher_cache.exact.canonical import canonical_json
 from teacher_cache.views import ops
-from teacher_cache.views.finish import erased_values
+from teacher_cache.views.finishing import erased_values
 from teacher_cache.views.mixing import sample_mix
 from teacher_cache.views.recipe import Recipe
 from teacher_cache.views.render import render_views
@@ -55,7 +55,7 @@ def probe_digest(recipe: Recipe) -> str:
             ops.draw_view(out_VHWC[-1], [PixelOp(name, amount)], recipe.fill, out_VHWC[0])
             digest.update(out_VHWC[0].tobytes())
     if recipe.erasing is not None:
-        digest.update(erased_values(recipe.erasing).numpy().astype("<f4").tobytes())
+        digest.update(erased_values(recipe.erasing).astype("<f4").tobytes())
     if recipe.mixing is not None:
         digest.update(canonical_json([sample_mix(recipe, "probe", view) for view in range(16)]))
     return digest.hexdigest()

@@ -1,8 +1,7 @@
 """Host half of a view: image bytes and parameters -> uint8 pixels, with all randomness in the arguments.
 
-The resize is torch's uint8 antialiased bicubic: fixed-point, with the same bits for every CPU capability
-level, memory layout and thread count (Pillow's changed between releases, and torch's bilinear differs between
-levels). Pixels are (H, W, 3), the layout of the decoders, of torch's fast path and of kernels.py.
+Nothing here imports torch: a process that renders holds numpy, numba and a JPEG decoder. Pixels are
+(H, W, 3), the layout of the decoders and of the compiled loops.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from teacher_cache import images
 from teacher_cache.views.kernels import Pixels
 from teacher_cache.views.ops import draw_view
 from teacher_cache.views.recipe import Recipe
+from teacher_cache.views.resize import resized
 from teacher_cache.views.sampling import Box, ViewParams, erasing_noise, sample_view
 
 
@@ -86,33 +85,28 @@ def render_crop(pixels_HWC: Pixels, recipe: Recipe, params: ViewParams, out_HWC:
 def resized_window(pixels_HWC: Pixels, params: ViewParams, size: int) -> Pixels:
     """Cut out the source box, resize it, cut out the window, and flip if asked: uint8 (size, size, 3)."""
     box_HWC = pixels_HWC[params.top : params.top + params.height, params.left : params.left + params.width]
-    view_1CHW = torch.nn.functional.interpolate(
-        torch.from_numpy(box_HWC).unsqueeze(0).permute(0, 3, 1, 2),  # channels last: torch's fastest path
-        size=(params.resize_height, params.resize_width),
-        mode="bicubic",
-        antialias=True,
-        align_corners=False,
-    )
+    height, width = params.resize_height, params.resize_width
     top, left = params.window_top, params.window_left
-    is_inside = 0 <= top <= params.resize_height - size and 0 <= left <= params.resize_width - size
-    if is_inside:
-        view_1CHW = view_1CHW[:, :, top : top + size, left : left + size]
-        if params.flip:
-            view_1CHW = view_1CHW.flip(3)
-        return view_1CHW.permute(0, 2, 3, 1).contiguous().numpy()[0]
-    view_HWC = _reflected_window(view_1CHW.permute(0, 2, 3, 1).numpy()[0], top, left, size)
+    if 0 <= top <= height - size and 0 <= left <= width - size:
+        view_HWC = resized(box_HWC, height, width, top, left, size, size)
+    else:
+        view_HWC = _reflected_window(box_HWC, height, width, top, left, size)
     return np.ascontiguousarray(view_HWC[:, ::-1]) if params.flip else view_HWC
 
 
-def _reflected_window(pixels_HWC: Pixels, top: int, left: int, size: int) -> Pixels:
-    """Return the square at (top, left); parts outside are reflected at the first or last pixel."""
-    height, width = pixels_HWC.shape[:2]
+def _reflected_window(box_HWC: Pixels, height: int, width: int, top: int, left: int, size: int) -> Pixels:
+    """Return the square at (top, left) of a box resized to (height, width), reflected beyond its edges."""
     rows, columns = _reflected(top, size, height), _reflected(left, size, width)
+    first_y, first_x = rows.min(), columns.min()
+    inside_HWC = resized(
+        box_HWC, height, width, first_y, first_x, rows.max() + 1 - first_y, columns.max() + 1 - first_x
+    )
+    rows, columns = rows - first_y, columns - first_x
     first, stop = max(left, 0), min(left + size, width)
     view_HWC = np.empty((size, size, 3), np.uint8)
-    view_HWC[:, first - left : stop - left] = pixels_HWC[rows, first:stop]
+    view_HWC[:, first - left : stop - left] = inside_HWC[rows, first - first_x : stop - first_x]
     for x in (*range(first - left), *range(stop - left, size)):
-        view_HWC[:, x] = pixels_HWC[rows, columns[x]]
+        view_HWC[:, x] = inside_HWC[rows, columns[x]]
     return view_HWC
 
 

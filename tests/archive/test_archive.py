@@ -26,7 +26,8 @@ from teacher_cache.archive.source import view_ranges
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.batches.batch import ViewIds
+from teacher_cache.batches.batch import view_batch
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
@@ -82,7 +83,7 @@ def test_labels_are_the_teachers_of_the_very_views(labels: str, dataset: PackedD
     )
     renderer = BatchRenderer(dataset, reader.recipe)
     for row in (0, 9, 32):
-        (batch,) = renderer.render([ViewIds(np.array([row]), np.array([2]))])
+        (batch,) = map(view_batch, renderer.render([ViewIds(np.array([row]), np.array([2]))]))
         expected = labels_from_logits(teacher.logits(batch.pixels("cpu")), K)
         found = reader.labels(row // SHARD_SIZE, 2)
         place = row % SHARD_SIZE

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from support import IMG_SIZE, SHARD_SIZE, write_class_folders
 
 from pipelines.cli import main
-from teacher_cache.batches.batch import PackedBatch, Targets, ViewBatch, ViewIds, unpack_batch
+from teacher_cache.batches.batch import ViewBatch, view_batch
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.exact.canonical import sha256_hex
@@ -48,8 +49,12 @@ def extracted(dataset: PackedDataset, recipe: Recipe, batch_size: int) -> Pixels
     batches = []
     for shard in range(len(dataset.info.shards)):
         for load in unit_loads(dataset.rows_of(shard), VIEWS, batch_size, renderer.mixing):
-            batches += renderer.render(load)
+            batches += rendered(renderer, load)
     return pixels_of(batches)
+
+
+def rendered(renderer: BatchRenderer, load: list[ViewIds]) -> list[ViewBatch]:
+    return [view_batch(batch) for batch in renderer.render(load)]
 
 
 def streamed(dataset: PackedDataset, recipe: Recipe, workers: int = 0, **changes: object) -> Pixels:
@@ -66,7 +71,7 @@ def whole(dataset: PackedDataset) -> Pixels:
     """Return every view's pixels, each rendered alone."""
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
     entries = [ViewIds(np.array([row]), np.array([view])) for row in range(len(dataset)) for view in VIEWS]
-    return pixels_of([batch for one in entries for batch in renderer.render([one])])
+    return pixels_of([batch for one in entries for batch in rendered(renderer, [one])])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 64])
@@ -108,9 +113,9 @@ def test_teacher_and_student_agree_over_rings_blocks_and_arrangements(tmp_path: 
     recipe = dataclasses.replace(base, ops=(*base.ops[:-1], MixupCutmix(block_rows=20)))
     views, renderer = range(10, 14), BatchRenderer(dataset, recipe)
     alone = [ViewIds(np.array([row]), np.array([view])) for row in range(len(dataset)) for view in views]
-    whole = pixels_of([batch for one in alone for batch in renderer.render([one])])
+    whole = pixels_of([batch for one in alone for batch in rendered(renderer, [one])])
     loads = unit_loads(dataset.rows_of(0), views, 16, renderer.mixing)
-    assert pixels_of([batch for load in loads for batch in renderer.render(load)]) == whole
+    assert pixels_of([batch for load in loads for batch in rendered(renderer, load)]) == whole
     for views_per_load in (1, 2, 4):
         plan = StreamPlan(66, 66, 11, 3, drop_last=True, views_per_load=views_per_load)
         stream = ViewStream(dataset, recipe, plan, ViewSchedule(views), num_batches=24)
@@ -122,14 +127,14 @@ def test_a_renderer_is_light_to_send(dataset: PackedDataset) -> None:
     assert len(sent) < 4096
     entries = ViewIds(np.arange(4), np.arange(4))
     (here,), (there,) = (
-        r.render([entries]) for r in (BatchRenderer(dataset, deit(IMG_SIZE)), pickle.loads(sent))
+        rendered(r, [entries]) for r in (BatchRenderer(dataset, deit(IMG_SIZE)), pickle.loads(sent))
     )
     assert torch.equal(here.pixels("cpu"), there.pixels("cpu"))
 
 
 def test_views_are_mixed_and_erased_at_all(dataset: PackedDataset) -> None:
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
-    (batch,) = renderer.render([ViewIds(np.arange(16), np.zeros(16, np.int64))])
+    (batch,) = rendered(renderer, [ViewIds(np.arange(16), np.zeros(16, np.int64))])
     assert batch.finishing is not None
     assert batch.targets.weight_B is not None
     assert batch.targets.weight_B.lt(1).sum() >= 14
@@ -143,8 +148,8 @@ def test_views_are_mixed_and_erased_at_all(dataset: PackedDataset) -> None:
 def test_partners_beyond_the_batch_are_rendered_and_no_more(dataset: PackedDataset) -> None:
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
     partner = int(renderer.mixing.partners(np.array([3]), 2)[0])
-    (alone,) = renderer.render([ViewIds(np.array([3]), np.array([2]))])
-    (pair,) = renderer.render([ViewIds(np.array([3, partner]), np.array([2, 2]))])
+    (alone,) = rendered(renderer, [ViewIds(np.array([3]), np.array([2]))])
+    (pair,) = rendered(renderer, [ViewIds(np.array([3, partner]), np.array([2, 2]))])
     assert len(alone.images_RCHW) == len(pair.images_RCHW) == 2
     assert torch.equal(alone.pixels("cpu")[0], pair.pixels("cpu")[0])
 
@@ -167,20 +172,9 @@ def test_a_part_of_a_batch_keeps_its_buffer(dataset: PackedDataset) -> None:
         assert (channel == expected.images_RCHW[2, 0].numpy()).all()
 
 
-def test_a_buffer_is_free_when_nothing_refers_to_it() -> None:
-    buffer = torch.ones(50, dtype=torch.uint8).share_memory_()
-    arrays = ViewBatch(None, None, Targets(*[np.zeros(1)] * 2, None), None, np.zeros(1), np.zeros(1))
-    batch = unpack_batch(PackedBatch(buffer, (1, 4, 4, 3), arrays))
-    part = batch.images_RCHW[0]
-    del batch
-    assert buffer[-1].item() == 1
-    del part
-    assert buffer[-1].item() == 0
-
-
 def test_a_view_wanted_twice_is_given_twice(dataset: PackedDataset) -> None:
     renderer = BatchRenderer(dataset, deit(IMG_SIZE))
-    (batch,) = renderer.render([ViewIds(np.array([3, 3]), np.array([2, 2]))])
+    (batch,) = rendered(renderer, [ViewIds(np.array([3, 3]), np.array([2, 2]))])
     pixels = batch.pixels("cpu")
     assert len(pixels) == 2
     assert torch.equal(pixels[0], pixels[1])

@@ -12,8 +12,9 @@ from support import extract_flags, tree
 
 from pipelines.cli import main
 from pipelines.extraction.worker import LabelWorker
-from teacher_cache.batches.batch import ViewIds, unpack_batch
+from teacher_cache.batches.batch import view_batch
 from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.batches.transfer import HostCopy, on_device
 from teacher_cache.dataset.shards import PackedDataset
@@ -37,7 +38,7 @@ def children() -> set[int]:
 def test_batches_come_in_order_for_load_after_load(workers: int, dataset: PackedDataset) -> None:
     pool = RenderPool(BatchRenderer(dataset, recipes.load("rrc", 32)), workers)
     for rows in (range(5), range(3, 9)):
-        found = [unpack_batch(packed).rows_B.item() for packed in pool.render(loads(rows))]
+        found = [batch.rows_B.item() for batch in pool.render(loads(rows))]
         assert found == list(rows)
     assert pool.waited_s > 0
 
@@ -96,7 +97,7 @@ NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 def test_batches_and_results_cross_to_a_device_and_back(device: str, dataset: PackedDataset) -> None:
     pool = RenderPool(BatchRenderer(dataset, recipes.load("rrc", 32)), 0)
     is_cuda = device == "cuda"
-    batches = [unpack_batch(packed, pin_memory=is_cuda) for packed in pool.render(loads(range(6)))]
+    batches = [view_batch(batch, pin_memory=is_cuda) for batch in pool.render(loads(range(6)))]
     moved = list(on_device(iter(batches), torch.device(device)))
     assert [batch.rows_B.item() for batch in moved] == list(range(6))
     for batch, there in zip(batches, moved, strict=True):

@@ -19,8 +19,9 @@ from support import CLASSES, IMG_SIZE, extract_flags, picture, teacher_checkpoin
 from pipelines.cli import main
 from student.cli import main as student
 from teacher_cache import PackedDataset, open_labels
-from teacher_cache.batches.batch import ViewIds, unpack_batch
+from teacher_cache.batches.batch import view_batch
 from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.errors import ModelError, TeacherCacheError
 from teacher_cache.labelling.logits import teacher_logits
@@ -303,8 +304,8 @@ def test_a_wrong_class_map_is_refused(text: str, problem: str, tmp_path: Path) -
 def views_of(dataset: PackedDataset) -> torch.Tensor:
     """Some views of the evaluation recipe."""
     pool = RenderPool(BatchRenderer(dataset, load_recipe("eval", img_size=IMG_SIZE)), 0)
-    packed = next(iter(pool.render([[ViewIds(np.arange(4), np.zeros(4, np.int64))]])))
-    return unpack_batch(packed).pixels(torch.device("cpu"))
+    rendered = next(iter(pool.render([[ViewIds(np.arange(4), np.zeros(4, np.int64))]])))
+    return view_batch(rendered).pixels(torch.device("cpu"))
 
 
 def test_hugging_faces_own_pipeline_gives_the_same_logits(dataset: PackedDataset, tmp_path: Path) -> None:

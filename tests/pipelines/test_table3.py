@@ -16,7 +16,8 @@ from pipelines.experiments.arms import SETTINGS
 from pipelines.experiments.mixed_labels import MixedLabels
 from pipelines.experiments.table3 import run_experiment
 from pipelines.experiments.table3_config import Table3Config
-from teacher_cache.batches.batch import ViewBatch, ViewIds
+from teacher_cache.batches.batch import ViewBatch, view_batch
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
@@ -72,7 +73,9 @@ def test_images_that_are_not_there_are_said(tmp_path: Path) -> None:
 
 def test_mixed_labels_are_the_teachers_of_both_pictures_mixed_as_the_view_is(dataset: PackedDataset) -> None:
     recipe = recipes.load("deit", IMG_SIZE)
-    (batch,) = BatchRenderer(dataset, recipe).render([ViewIds(np.arange(4), np.zeros(4, np.int64))])
+    (batch,) = map(
+        view_batch, BatchRenderer(dataset, recipe).render([ViewIds(np.arange(4), np.zeros(4, np.int64))])
+    )
     teacher = build_teacher(
         TEACHER,
         classes=dataset.info.class_list,

@@ -24,7 +24,7 @@ from pipelines.extraction.engines.engine import (
 )
 from pipelines.extraction.queue import Task, UnitQueue
 from pipelines.flags.extract import ExtractConfig
-from teacher_cache.errors import TeacherCacheError
+from teacher_cache.errors import LostProcessError, TeacherCacheError
 
 _NAME = "local"
 _T = TypeVar("_T")
@@ -89,7 +89,7 @@ class LocalEngine:
         if isinstance(error, ENDS_THE_RUN):
             raise error
         views.take_back()
-        self._failures += not isinstance(error, TeacherCacheError)
+        self._failures += not isinstance(error, TeacherCacheError) or isinstance(error, LostProcessError)
         if self._failures == MAX_FAILURES_IN_ROW:
             raise TeacherCacheError(
                 f"{self._failures} units in a row failed, the last: {first_line(error)}",

@@ -8,7 +8,8 @@ from support import IMG_SIZE, K
 
 from pipelines.cli import main
 from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.batches.batch import ViewIds
+from teacher_cache.batches.batch import view_batch
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.views.sampling import sample_view
@@ -58,7 +59,9 @@ def test_the_picture_shows_box_view_partner_and_mix(
     strip = np.asarray(Image.open(file))
     from teacher_cache.views.recipe import deit
 
-    (batch,) = BatchRenderer(dataset, deit(IMG_SIZE)).render([ViewIds(np.array([3]), np.array([4]))])
+    (batch,) = map(
+        view_batch, BatchRenderer(dataset, deit(IMG_SIZE)).render([ViewIds(np.array([3]), np.array([4]))])
+    )
     assert strip.shape[0] == IMG_SIZE
     panels = [strip[:, stop - IMG_SIZE : stop] for stop in (-2 * IMG_SIZE - 16, -IMG_SIZE - 8)]
     for panel, image_CHW in zip(panels, batch.images_RCHW, strict=True):

@@ -29,7 +29,8 @@ from teacher_cache.archive.layout import Unit
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.archive.spec import ArchiveSpec
 from teacher_cache.archive.write import ArchiveWriter
-from teacher_cache.batches.batch import ViewIds
+from teacher_cache.batches.batch import view_batch
+from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
@@ -283,7 +284,9 @@ def test_exact_values_are_the_teachers_own(data: str, dataset: PackedDataset, tm
         device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),
     )
-    (batch,) = BatchRenderer(dataset, reader.recipe).render([ViewIds(np.arange(8, 16), np.full(8, 1))])
+    (batch,) = map(
+        view_batch, BatchRenderer(dataset, reader.recipe).render([ViewIds(np.arange(8, 16), np.full(8, 1))])
+    )
     expected = labels_from_logits(teacher.logits(batch.pixels("cpu")), 3)
     found = reader.labels(1, 1)
     assert torch.equal(found.class_ids_BK, expected.class_ids_BK)

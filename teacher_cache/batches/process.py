@@ -1,0 +1,258 @@
+"""Process that renders: it takes one task after another, and ends with the process that began it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+import types
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from teacher_cache.batches.rendered import Empty, Pixels, RenderedBatch, allocate
+from teacher_cache.batches.shared_pages import IS_SUPPORTED, SharedPages
+from teacher_cache.errors import InputError, LostProcessError, TeacherCacheError
+
+_Task_contra = TypeVar("_Task_contra", contravariant=True)
+_LOOK_EVERY_S = 2.0
+"""Seconds between two looks of an idle process for its parent, which a kill may have taken."""
+_END_S = 5.0
+"""Seconds that a process has to end by itself."""
+
+
+class Renderer(Protocol[_Task_contra]):
+    """Function of a process, applied to each task; it is pickled once, where processes are not forked."""
+
+    def max_bytes(self, task: _Task_contra) -> int:
+        """Return the most bytes that the pixels of a task take."""
+        ...
+
+    def render(self, task: _Task_contra, empty: Empty = allocate) -> list[RenderedBatch]:
+        """Return the batches of a task, with their pixels in memory that `empty` gives."""
+        ...
+
+
+class _Sent(NamedTuple):
+    """A batch on its way: without its pixels, and their place in the shared pages.
+
+    Attributes:
+        offset: Place of the pixels; None if they are sent with the batch.
+        shape_RHWC: Shape of the pixels.
+        batch: The batch.
+    """
+
+    offset: int | None
+    shape_RHWC: tuple[int, ...]
+    batch: RenderedBatch
+
+
+class RenderProcess:
+    """Process that renders, as its parent sees it.
+
+    Args:
+        renderer: Renderer of the tasks.
+        earlier: Processes of the same parent, whose connections a forked process closes.
+        num_slots: Results that may be with this process and with readers, in shared pages of their own.
+    """
+
+    def __init__(self, renderer: Renderer[Any], earlier: Sequence[RenderProcess], num_slots: int) -> None:
+        context = multiprocessing.get_context()
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise InputError(
+                "a process that multiprocessing starts is still importing the script, which starts others",
+                "There would be no end of processes.",
+                'put what the script does below `if __name__ == "__main__":`, or use workers=0',
+            )
+        self._pages = [SharedPages() for _ in range(num_slots)] if IS_SUPPORTED else []
+        self._free = deque(range(num_slots))
+        self._under_way: deque[int] = deque()
+        self._num_stale = 0
+        self._connection, theirs = context.Pipe()
+        is_forked = context.get_start_method() == "fork"
+        inherited = [process._connection for process in earlier] + [self._connection] if is_forked else []
+        self._process = context.Process(
+            target=_serve, args=(theirs, inherited, self._pages, renderer), name="render", daemon=True
+        )
+        with contextlib.nullcontext() if is_forked else _without_script():
+            self._process.start()
+        theirs.close()
+
+    @property
+    def num_under_way(self) -> int:
+        """Number of tasks whose results were not received."""
+        return len(self._under_way)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is memory for another result."""
+        return bool(self._free)
+
+    def send(self, task: Any, max_bytes: int) -> None:
+        """Send a task whose pixels take at most `max_bytes`. Raises LostProcessError."""
+        slot = self._free.popleft()
+        if self._pages:
+            self._pages[slot].grow(max_bytes)
+        self._under_way.append(slot)
+        try:
+            self._connection.send((slot, max_bytes, task))
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._lost() from None
+
+    def receive(self) -> list[RenderedBatch]:
+        """Wait for the result of the oldest task.
+
+        The batches' pixels lie in shared pages until nothing refers to them. A reader that keeps all pages
+        gets copies, so that the process always has room for another task.
+
+        Raises:
+            TeacherCacheError: The error that the process met, or LostProcessError.
+        """
+        result = self._reply()
+        slot = self._under_way.popleft()
+        if isinstance(result, BaseException):
+            self._free.append(slot)
+            raise result
+        num_bytes = max((end for sent in result if (end := _end_of(sent))), default=0)
+        if not num_bytes:
+            self._free.append(slot)
+            return [sent.batch for sent in result]
+        pixels = self._pages[slot].array(num_bytes)
+        if self._free:
+            weakref.finalize(pixels, self._free.append, slot).atexit = False
+        else:
+            pixels = pixels.copy()
+            self._free.append(slot)
+        return [_with_pixels(sent, pixels) for sent in result]
+
+    def drop_results(self) -> None:
+        """Forget the tasks under way, after waiting for their results. Raises LostProcessError."""
+        while self._under_way:
+            self._reply()
+            self._free.append(self._under_way.popleft())
+
+    def ask_to_end(self) -> None:
+        """Close the connection, which ends the process after its task."""
+        self._connection.close()
+
+    def end(self) -> None:
+        """Wait for the end of a process that was asked to end, and kill one that does not."""
+        self._process.join(_END_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _reply(self) -> list[_Sent] | BaseException:
+        try:
+            return self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise self._lost() from None
+
+    def _lost(self) -> LostProcessError:
+        self._process.join(_END_S)
+        code = self._process.exitcode
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = signal.Signals(-code).name
+        return LostProcessError(
+            f"a process that renders views ended with {how} (pid {self._process.pid})",
+            "Its batch is lost. SIGKILL often means that memory ran out; what else ends it is told above.",
+            "use fewer --workers or a smaller batch, or render in this process with 0 workers",
+        )
+
+
+def _end_of(sent: _Sent) -> int:
+    return 0 if sent.offset is None else sent.offset + math.prod(sent.shape_RHWC)
+
+
+def _with_pixels(sent: _Sent, pixels: Pixels) -> RenderedBatch:
+    if sent.offset is None:
+        return sent.batch
+    images_RHWC = pixels[sent.offset : _end_of(sent)].reshape(sent.shape_RHWC)
+    return sent.batch._replace(images_RHWC=images_RHWC)
+
+
+@contextlib.contextmanager
+def _without_script() -> Iterator[None]:
+    """Let processes begin without importing the user's script, which may import torch, or train unasked.
+
+    multiprocessing names the script to a process that is not forked by what `__main__` is at that moment.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+class _Room:
+    """Memory of a slot, handed out from its beginning; memory of the process where that does not suffice."""
+
+    def __init__(self, pages: Pixels) -> None:
+        self._pages, self._used = pages, 0
+
+    def empty(self, num_bytes: int) -> Pixels:
+        start, self._used = self._used, self._used + num_bytes
+        return self._pages[start : self._used] if self._used <= len(self._pages) else allocate(num_bytes)
+
+
+def _serve(
+    connection: Connection,
+    inherited: Sequence[Connection],
+    pages: Sequence[SharedPages],
+    renderer: Renderer[Any],
+) -> None:
+    """Render task after task, until the parent closes the connection or is gone."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends it to parent and children; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in inherited:
+        other.close()  # else this process would keep its parent's end of the connection open
+    parent = os.getppid()
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            while not connection.poll(_LOOK_EVERY_S):
+                if os.getppid() != parent:
+                    return
+            slot, max_bytes, task = connection.recv()
+            connection.send(_result(renderer, task, pages[slot] if pages else None, max_bytes))
+
+
+def _result(
+    renderer: Renderer[Any], task: Any, pages: SharedPages | None, max_bytes: int
+) -> list[_Sent] | TeacherCacheError:
+    shared = None
+    if pages is not None:
+        pages.grow(max_bytes)
+        shared = pages.array(max_bytes)
+    try:
+        batches = renderer.render(task, allocate if shared is None else _Room(shared).empty)
+    except TeacherCacheError as error:
+        return error
+    except Exception as error:
+        return TeacherCacheError(
+            f"rendering failed: {type(error).__name__}: {error}",
+            traceback.format_exc(),
+            "this is a defect of teacher-cache: report it",
+        )
+    return [_sent(batch, shared) for batch in batches]
+
+
+def _sent(batch: RenderedBatch, shared: Pixels | None) -> _Sent:
+    images_RHWC = batch.images_RHWC
+    offset = None
+    if shared is not None:
+        offset = images_RHWC.ctypes.data - shared.ctypes.data
+        if not 0 <= offset <= len(shared) - images_RHWC.size:
+            offset = None
+    if offset is not None:
+        batch = batch._replace(images_RHWC=images_RHWC[:0])
+    return _Sent(offset, images_RHWC.shape, batch)
