@@ -62,7 +62,7 @@ def _share_of_peak(tflops: float, device: str) -> str:
 
 def _eval(config: EvalConfig) -> int:
     from student.checkpoint import load_student
-    from student.evaluate import accuracy
+    from student.evaluate import accuracy, evaluation_stream
     from student.ranks import Ranks
     from teacher_cache import PackedDataset
     from teacher_cache.models.create import normalization, resolve_device
@@ -77,13 +77,18 @@ def _eval(config: EvalConfig) -> int:
     model, about = load_student(config.checkpoint, dataset.info.class_list)
     mean, std = normalization(model)
     device = resolve_device(config.device)
+    ranks = Ranks(0, 1, device)
     found = accuracy(
         model.to(device),
-        dataset,
-        img_size=about["img_size"],
-        crop_pct=config.crop_pct,
-        batch_size=config.batch_size,
-        ranks=Ranks(0, 1, device),
+        evaluation_stream(
+            dataset,
+            img_size=about["img_size"],
+            crop_pct=config.crop_pct,
+            batch_size=config.batch_size,
+            ranks=ranks,
+        ),
+        num_images=len(dataset),
+        ranks=ranks,
         mean=mean,
         std=std,
         workers=config.workers,

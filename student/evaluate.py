@@ -34,14 +34,27 @@ def main_head(by_head: Mapping[str, float]) -> float:
     return by_head.get("both_softmax", by_head["class"])
 
 
+def evaluation_stream(
+    dataset: PackedDataset, *, img_size: int, crop_pct: float, batch_size: int, ranks: Ranks
+) -> ViewStream:
+    """Return the stream of a dataset's evaluation views, each image once among the processes of a run."""
+    plan = StreamPlan(
+        len(dataset),
+        dataset.info.samples_per_shard,
+        min(batch_size, -(-len(dataset) // ranks.world_size)),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    recipe = evaluation(img_size, crop_pct)
+    return ViewStream(dataset, recipe, plan, ViewSchedule(), num_batches=plan.batches_per_epoch)
+
+
 @torch.inference_mode()
 def accuracy(
     model: torch.nn.Module,
-    dataset: PackedDataset,
+    stream: ViewStream,
     *,
-    img_size: int,
-    crop_pct: float,
-    batch_size: int,
+    num_images: int,
     ranks: Ranks,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -49,21 +62,10 @@ def accuracy(
 ) -> dict[str, float]:
     """Return the share of a dataset's images that each head of the model gets right, by head.
 
-    The images are split among the processes of a run; each must call this, and gets the whole result.
+    Each process of a run must call this with its own part of the stream, and gets the whole result.
     """
     was_training = model.training
     model.eval()
-    batch_size = min(batch_size, -(-len(dataset) // ranks.world_size))
-    plan = StreamPlan(
-        len(dataset),
-        dataset.info.samples_per_shard,
-        batch_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
-    stream = ViewStream(
-        dataset, evaluation(img_size, crop_pct), plan, ViewSchedule(), num_batches=plan.batches_per_epoch
-    )
     correct: dict[str, torch.Tensor] = {}
     for batch in stream.loader(workers):
         inputs_BCHW = normalize(batch.pixels(ranks.device), mean, std)
@@ -71,4 +73,4 @@ def accuracy(
             hits = (classes_B == batch.targets.own_B.to(ranks.device)).sum()
             correct[head] = correct.get(head, torch.zeros_like(hits)) + hits
     model.train(was_training)
-    return {head: ranks.sum(hits).item() / len(dataset) for head, hits in correct.items()}
+    return {head: ranks.sum(hits).item() / num_images for head, hits in correct.items()}

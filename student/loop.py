@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -16,7 +17,7 @@ import torch
 
 from student.checkpoint import save_weights
 from student.cost import model_cost
-from student.evaluate import accuracy, main_head
+from student.evaluate import accuracy, evaluation_stream, main_head
 from student.follow import Follower
 from student.hub import hub_settings, push
 from student.metrics import Metrics, RunResult, read_metrics
@@ -29,11 +30,14 @@ from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.program.progress import Advance, Track
 from teacher_cache.program.signals import StopSignals
+from teacher_cache.stream.stream import ViewStream
 
 LAST_FILE = "last.safetensors"
 EMA_FILE = "ema.safetensors"
 BEST_FILE = "best.safetensors"
 _NAMED_KEYS = 8
+_LOG_EVERY_S = 2.0
+"""Seconds after which updates are logged before --log-interval is full: a loss is shown from the start on."""
 _NO_MEMORY = re.compile("not enough memory|can.t allocate memory|out of memory")
 """Out-of-memory messages of torch's CPU allocators and of other devices' libraries."""
 
@@ -42,6 +46,7 @@ class _Pending(NamedTuple):
     """An update whose figures are still on the device."""
 
     step: int
+    seconds: float
     lr: float
     values_4: torch.Tensor
     rows: torch.Tensor
@@ -82,7 +87,7 @@ class TrainingLoop:
                         raise KeyboardInterrupt
             except BaseException as error:
                 self._save_and_raise(error, was_asked=signals.were_met)
-        seconds = time.monotonic() - self._start_s - self._overhead_s
+        seconds = self._seconds()
         if not left:  # the run was stopped between its last update and its end
             self._scores = self._logged_scores()
         images = (trainer.updates - run.first_update) * run.plan.effective_batch
@@ -128,12 +133,13 @@ class TrainingLoop:
         rows, views = (
             torch.cat([getattr(batch, name) for batch in batches]) for name in ("rows_B", "views_B")
         )
-        self._pending.append(_Pending(step, lr, values_4, rows, views))
+        self._pending.append(_Pending(step, self._seconds(), lr, values_4, rows, views))
         is_last = trainer.updates == run.plan.num_updates
         is_evaluated = run.validation is not None and (is_last or self._ends_an_interval())
         is_saved = is_last or trainer.updates % run.config.checkpoint_interval == 0
         note = ""
-        if len(self._pending) == run.config.log_interval or is_evaluated or is_saved:
+        is_due = self._seconds() - self._pending[0].seconds >= _LOG_EVERY_S
+        if len(self._pending) == run.config.log_interval or is_due or is_evaluated or is_saved:
             note = self._log_pending()
         start_s = time.monotonic()
         if is_evaluated:
@@ -144,6 +150,10 @@ class TrainingLoop:
             self._save_state()
         self._overhead_s += time.monotonic() - start_s
         advance(1, note)
+
+    def _seconds(self) -> float:
+        """Return the seconds since the start, without those spent on evaluating and saving."""
+        return time.monotonic() - self._start_s - self._overhead_s
 
     def _ends_an_interval(self) -> bool:
         interval = self._run.config.val_interval
@@ -163,7 +173,7 @@ class TrainingLoop:
             return ""
         self._pending = []
         values_U4 = torch.stack([update.values_4 for update in pending]).tolist()
-        seconds = time.monotonic() - self._start_s - self._overhead_s
+        seconds = self._seconds()
         for update, values in zip(pending, values_U4, strict=True):
             if not math.isfinite(values[0]):
                 self._is_savable = False
@@ -172,7 +182,7 @@ class TrainingLoop:
             line |= dict(zip(("loss", "loss_label", "loss_distillation", "agreement"), values, strict=True))
             if run.config.distillation == "none":
                 del line["agreement"]
-            line |= {"lr": update.lr, "order": update.order, "seconds": round(seconds, 3)}
+            line |= {"lr": update.lr, "order": update.order, "seconds": round(update.seconds, 3)}
             self._metrics(line)
             self._logged_updates = update.step + 1
         done = self._trainer.updates - run.first_update
@@ -196,10 +206,8 @@ class TrainingLoop:
         self._scores = {
             name: accuracy(
                 model,
-                run.validation,
-                img_size=run.recipe.img_size,
-                crop_pct=run.config.crop_pct,
-                batch_size=run.config.batch_size,
+                self._validation,
+                num_images=len(run.validation),
                 ranks=run.ranks,
                 mean=trainer.mean,
                 std=trainer.std,
@@ -213,6 +221,19 @@ class TrainingLoop:
             if self._best is None or share > self._best:
                 self._best = share
                 self._save_weights(BEST_FILE, model)
+
+    @functools.cached_property
+    def _validation(self) -> ViewStream:
+        """Stream of the validation images, whose processes serve all evaluations of the run."""
+        run = self._run
+        assert run.validation is not None
+        return evaluation_stream(
+            run.validation,
+            img_size=run.recipe.img_size,
+            crop_pct=run.config.crop_pct,
+            batch_size=run.config.batch_size,
+            ranks=run.ranks,
+        )
 
     def _logged_scores(self) -> dict[str, dict[str, float]]:
         """Return the accuracies of the last evaluation in metrics.jsonl."""

@@ -7,19 +7,20 @@ import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_PLAIN_EVERY_S = 10.0
+_FIRST_AFTER_S, _PLAIN_EVERY_S = 2.0, 10.0
+"""Seconds before the first plain line, and between two."""
 
 
 class Advance(Protocol):
     """Function that reports how many more items are done, with an optional note beside the count."""
 
     def __call__(self, count: int, note: str = "") -> None:
-        """Report `count` more items as done, with a note."""
+        """Report `count` more items as done, with a note, which stays until the next one."""
         ...
 
 
@@ -67,23 +68,24 @@ def console(what: str, total: int, unit: str) -> Iterator[Advance]:
             task = bar.add_task(what, total=total, unit=unit, note="")
 
             def show(count: int, note: str = "") -> None:
-                bar.update(task, advance=count, note=note)
+                fields: dict[str, Any] = {"note": note} if note else {}
+                bar.update(task, advance=count, **fields)
 
             yield show
         return
-    start_s = shown_s = time.monotonic()
-    done = 0
+    start_s = time.monotonic()
+    next_s, done, last_note = start_s + _FIRST_AFTER_S, 0, ""
 
     def advance(count: int, note: str = "") -> None:
-        nonlocal done, shown_s
-        done += count
+        nonlocal done, next_s, last_note
+        done, last_note = done + count, note or last_note
         now_s = time.monotonic()
-        if now_s - shown_s >= _PLAIN_EVERY_S or done == total:
-            shown_s = now_s
+        if now_s >= next_s or done == total:
+            next_s = now_s + _PLAIN_EVERY_S
             rate = done / max(now_s - start_s, 1e-9)
             left = datetime.timedelta(seconds=round((total - done) / rate)) if rate else "unknown"
             text = f"{what} {done:,}/{total:,} {unit}, {rate:,.1f}/s, {left} left"
-            print(", ".join([text, note] if note else [text]), file=sys.stderr, flush=True)
+            print(", ".join(filter(None, [text, last_note])), file=sys.stderr, flush=True)
 
     yield advance
 

@@ -158,7 +158,7 @@ def _measured(
             ids_VRK, probabilities_VRK = np.empty(shape, np.int32), np.empty(shape, np.float32)
             tail_VR = np.empty(shape[:2], np.float32)
             for number, view in enumerate(reader.views):
-                labels = reader.decode_rows(reader.stored(shard, view))
+                labels = reader.labels(shard, view)  # tensors: torch's softmax makes the bits that are kept
                 ids_VRK[number] = labels.class_ids_BK[start:stop]
                 probabilities_VRK[number] = labels.probabilities()[start:stop]
                 tail_VR[number] = labels.tail_B[start:stop]

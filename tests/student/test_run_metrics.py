@@ -75,7 +75,7 @@ def test_one_page_tells_of_several_runs(
     assert '<th scope="row">updates</th><td>6</td><td>6</td>' in page
     assert "&lt;two&gt;" in page
     assert "<two>" not in page
-    assert page.count("data:image/svg+xml") == 6
+    assert page.count("data:image/png") == 6
     assert "http" not in page
 
 

@@ -1,0 +1,228 @@
+"""Processes that render: the same bits however they are started, no torch in them, and nothing left of them."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import free_port, wait_until
+
+from teacher_cache.batches import process, shared_pages
+from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.rendered import ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import FullError, InputError, LostProcessError
+from teacher_cache.views import recipe as recipes
+
+SCRIPT = str(Path(__file__).parents[1] / "drive_views.py")
+METHODS = ("fork", "forkserver", "spawn")
+LOADS = [[ViewIds(np.arange(row, row + 4), np.full(4, row % 3))] for row in range(12)]
+
+
+def command(method: str, data: str, labels: str, *rest: str) -> list[str]:
+    return [sys.executable, SCRIPT, method, data, labels, *rest]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def shared_files() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(("sem.", "plasma", "ray"))}
+
+
+@pytest.fixture(scope="module")
+def alone(data: str, labels: str) -> dict:
+    """Return what the script prints without processes that render."""
+    printed = subprocess.run(
+        command("fork", data, labels, "0"), env=environment(), capture_output=True, text=True, check=True
+    )
+    return json.loads(printed.stdout)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_script_without_a_guard_gets_the_same_bits_and_leaves_nothing(
+    method: str, data: str, labels: str, alone: dict
+) -> None:
+    before = shared_files()
+    printed = subprocess.run(
+        command(method, data, labels, "2", "pause"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *seen, last = map(json.loads, printed.stdout.splitlines())
+    assert last == alone
+    assert len({tuple(line["pids"]) for line in seen}) == 1, "the processes did not live over both epochs"
+    assert len(seen[0]["pids"]) == 3
+    assert not any(map(is_running, seen[0]["pids"]))
+    assert shared_files() == before
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
+    context = multiprocessing.context._concrete_contexts[request.param]
+    yield request.param
+
+
+def pool_of(dataset: PackedDataset, workers: int = 1) -> RenderPool[BatchRenderer]:
+    return RenderPool(BatchRenderer(dataset, recipes.load("deit", 32)), workers)
+
+
+def pixels_of(pool: RenderPool[BatchRenderer]) -> list[bytes]:
+    return [batch.images_RHWC.tobytes() for batch in pool.render(LOADS)]
+
+
+def pid_of(pool: RenderPool[BatchRenderer]) -> int:
+    pid = pool._processes[0]._process.pid
+    assert pid is not None
+    return pid
+
+
+def test_processes_render_the_same_bits(method: str, dataset: PackedDataset) -> None:
+    pool = pool_of(dataset, 2)
+    assert pixels_of(pool) == pixels_of(pool_of(dataset, 0))
+    pool.close()
+
+
+def test_a_process_that_is_spawned_holds_a_decoder_and_no_torch(
+    dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: multiprocessing.context.SpawnContext())
+    pool = pool_of(dataset)
+    next(pool.render(LOADS))
+    maps = Path(f"/proc/{pid_of(pool)}/maps").read_text()
+    assert "simplejpeg" in maps
+    assert not [name for name in ("libtorch", "zarr", "timm", "matplotlib") if name in maps]
+    pool.close()
+
+
+def test_a_process_that_is_killed_is_named_with_what_to_do(method: str, dataset: PackedDataset) -> None:
+    pool = pool_of(dataset)
+    batches = pool.render(LOADS)
+    next(batches)
+    os.kill(pid_of(pool), signal.SIGKILL)
+    with pytest.raises(LostProcessError, match="ended with SIGKILL") as caught:
+        list(batches)
+    assert "memory" in caught.value.consequence
+    assert "fewer --workers" in caught.value.remedy
+    pool.close()
+
+
+def test_processes_end_with_their_pool(method: str, dataset: PackedDataset) -> None:
+    pool = pool_of(dataset, 2)
+    next(pool.render(LOADS))
+    pids = [process._process.pid for process in pool._processes]
+    del pool
+    assert not any(is_running(pid) for pid in pids if pid)
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("method", METHODS)
+def test_no_process_outlives_a_parent_that_is_killed(method: str, data: str, labels: str) -> None:
+    before = shared_files()
+    script = subprocess.Popen(
+        command(method, data, labels, "2", "pause"), env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert script.stdout is not None
+    pids = json.loads(script.stdout.readline())["pids"]
+    script.kill()
+    script.wait()
+    wait_until(lambda: not any(map(is_running, pids)), within_s=20)
+    assert shared_files() == before
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("killed", [None, "worker", "rank"])
+def test_two_ranks_of_torchrun_leave_nothing(killed: str | None, data: str, labels: str) -> None:
+    before = shared_files()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    launcher += [f"--master-port={free_port()}", *command("fork", data, labels, "2", "pause")[1:]]
+    ranks = subprocess.Popen(
+        launcher, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert ranks.stdout is not None
+    pids: set[int] = set()
+    lines = []
+    for line in ranks.stdout:
+        lines.append(json.loads(line))
+        found = lines[-1].get("pids", [])
+        if killed and len(pids) == 3 and found and found[0] not in pids:
+            os.kill(found[1 if killed == "worker" else 0], signal.SIGKILL)
+        pids.update(found)
+    ranks.wait()
+    assert (ranks.returncode == 0) == (killed is None)
+    assert len(pids) == 6
+    wait_until(lambda: not any(map(is_running, pids)), within_s=20)
+    assert shared_files() == before
+    if not killed:
+        assert len({line["digest"] for line in lines if "digest" in line}) == 2
+
+
+def test_memory_is_no_question_of_dev_shm(data: str, labels: str, alone: dict) -> None:
+    """Containers have 64 MB there; here it has room for nothing."""
+    tiny = "mount -t tmpfs -o size=4k tmpfs /dev/shm && dd if=/dev/zero of=/dev/shm/full bs=4k count=1 && exec "
+    words = command("spawn", data, labels, "2")
+    isolated = ["unshare", "--mount", "--propagation=private", "sh", "-c", tiny + '"$@"', "sh", *words]
+    done = subprocess.run(isolated, env=environment(), capture_output=True, text=True)
+    if "Operation not permitted" in done.stderr or "unshare" in done.stderr:
+        pytest.skip("this machine lends no mount namespaces")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == alone
+
+
+@pytest.mark.parametrize("system", ["without memfd", "without shared pages"])
+def test_other_systems_get_the_same_bits(
+    system: str, dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if system == "without memfd":
+        monkeypatch.delattr(os, "memfd_create")
+    else:
+        monkeypatch.setattr(process, "IS_SUPPORTED", False)
+    pool = pool_of(dataset, 2)
+    assert pixels_of(pool) == pixels_of(pool_of(dataset, 0))
+    pool.close()
+
+
+def test_a_full_disk_is_said_where_pages_lie_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(FullError, match="no room for 4,096 bytes") as caught:
+        shared_pages.SharedPages().grow(4096)
+    assert "TMPDIR" in caught.value.remedy
+
+
+def test_a_script_that_a_process_imports_is_told_of_the_guard(
+    dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(InputError, match="still importing the script") as caught:
+        next(pool_of(dataset).render(LOADS))
+    assert '__name__ == "__main__"' in caught.value.remedy
+
+
+def test_a_second_reader_beside_the_first_has_processes_of_its_own(data: str, labels: str) -> None:
+    from teacher_cache import LabelledViews
+
+    views = LabelledViews(data, labels=labels, batch_size=4)
+    pairs = zip(views.epoch(0, workers=1), views.epoch(0, workers=1), strict=True)
+    assert all(ours.rows_B.equal(theirs.rows_B) for ours, theirs in pairs)
