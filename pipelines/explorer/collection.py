@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from teacher_cache import images
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
@@ -186,6 +185,8 @@ class Collection:
 
     def thumbnail(self, row: int) -> bytes:
         """Return the image of a row as a small JPEG."""
+        from teacher_cache import images  # what decodes is loaded with the first picture
+
         assert self._dataset is not None
         pixels_HWC = images.decode(self._dataset.image_bytes(row), self._dataset.index.key(row))
         picture = Image.fromarray(pixels_HWC)

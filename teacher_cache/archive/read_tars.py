@@ -20,7 +20,14 @@ from teacher_cache.archive.tars import (
     members_of,
     read_export,
 )
-from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, Index, read_index_table, read_info
+from teacher_cache.dataset.index import (
+    DATASET_FILE,
+    DatasetInfo,
+    Index,
+    column_of,
+    read_index_table,
+    read_info,
+)
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
@@ -68,7 +75,7 @@ class ExportReader(LabelSource):
                 "export the archive again",
             )
         self._offsets: list[npt.NDArray[np.int64]] = [
-            table[member.column].to_numpy() for member in self._members
+            column_of(table, member.column, np.int64) for member in self._members
         ]
         self._hashed: set[int] = set()
 

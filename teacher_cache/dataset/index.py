@@ -185,13 +185,12 @@ class Index:
 
     def __init__(self, table: pa.Table) -> None:
         self.keys: pa.Array = table["key"].combine_chunks()
-        self.offsets_N: npt.NDArray[np.int64] = table["offset"].to_numpy()
-        self.sizes_N: npt.NDArray[np.int32] = table["size"].to_numpy()
-        labels_N = table["label"].to_numpy()  # with NaN for null, where there is one
-        self.labels_N: npt.NDArray[np.int32] = np.nan_to_num(labels_N, nan=-1).astype(np.int32)
+        self.offsets_N: npt.NDArray[np.int64] = column_of(table, "offset", np.int64)
+        self.sizes_N: npt.NDArray[np.int32] = column_of(table, "size", np.int32)
+        self.labels_N: npt.NDArray[np.int32] = column_of(table, "label", np.int32)
         self.files_N: npt.NDArray[np.int32] | None = None
         if "file" in table.column_names:
-            self.files_N = table["file"].to_numpy()
+            self.files_N = column_of(table, "file", np.int32)
         self._sha256: pa.Array = table["sha256"].combine_chunks()
 
     def __len__(self) -> int:
@@ -213,6 +212,21 @@ class Index:
     def keys_sha256(self, start: int, stop: int) -> str:
         """Return a digest of the keys of rows [start, stop), in order."""
         return sha256_hex(canonical_json(self.keys[start:stop].to_pylist()))
+
+
+def column_of(table: pa.Table, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return a column of numbers as an array, with -1 where it is null.
+
+    Arrow's own to_numpy imports pandas where that is installed: 30 MB and 0.3 s in each process.
+    """
+    column = table[name].combine_chunks()
+    validity, data = column.buffers()
+    rows = slice(column.offset, column.offset + len(column))
+    values_N = np.frombuffer(data or b"", dtype)[rows]
+    if not column.null_count:
+        return values_N
+    is_valid_N = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[rows]
+    return np.where(is_valid_N, values_N, -1).astype(dtype)
 
 
 def index_bytes(table: pa.Table) -> bytes:
