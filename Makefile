@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo check fast test every lint bench clean
+.PHONY: help demo check fast test every soak lint bench clean
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -26,15 +26,18 @@ lint: .venv/.dev  ## style, types and import contracts
 	$(BIN)/lint-imports
 
 fast: .venv/.dev  ## the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (ray or s3 or kill or slow)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (ray or s3 or kill or slow or soak)"
 
-check:  ## lint and the fast tests side by side, in under two minutes
+check:  ## lint and the fast tests side by side, in 90 seconds
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast
 
-every: .venv/.dev  ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+every: .venv/.dev  ## every test but the campaigns
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 
-test:  ## lint and every test side by side
+soak: .venv/.dev  ## campaigns: many kills, faults, engines and random calls
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30 -m soak
+
+test:  ## lint and every test side by side, in under ten minutes
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint every
 
 bench: .venv/.dev  ## measure, and write benchmarks/results/

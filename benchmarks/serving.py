@@ -41,7 +41,7 @@ class Serving:
 
     def begin(self) -> None:
         """Start the server, without waiting."""
-        path = os.pathsep.join([str(_ROOT), str(_ROOT / "tests")])
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "pipelines.cli", "serve", "--config", str(self.file)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -36,7 +36,7 @@ from teacher_cache.program.flags import Flags
 METHODS = ("fork", "forkserver", "spawn")
 _IMAGES = 512
 _PACKAGES = ("torch", "numba", "numpy", "pyarrow", "simplejpeg")
-_SCRIPT = '''
+_SCRIPT = """
 import json, multiprocessing, os, sys, time
 from pathlib import Path
 
@@ -83,7 +83,7 @@ if __name__ == "__main__":
             batches = torch.utils.data.DataLoader(peer, batch_size=None, num_workers=int(workers))
         found[f"epoch_{epoch}_s"], found["private_mb"] = first_s(batches, start_s)
     print(json.dumps(found))
-'''
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,9 @@ def run(config: WorkersConfig) -> int:
         for _ in range(config.repeats):
             for method in METHODS:
                 for who in ("ours", "peer"):
-                    found.setdefault(f"{method}, {who}", []).append(_script(config, method, who, data, labels))
+                    found.setdefault(f"{method}, {who}", []).append(
+                        _script(config, method, who, data, labels)
+                    )
         server_mb = _idle_server_mb(root, data)
     table = Table(title=f"{config.workers} processes, {config.img_size} px, batches of {config.batch_size}")
     for header in ("who", "private MB", "first batch, epoch 0: s", "min to max", "epoch 1: s", "min to max"):

@@ -1,6 +1,6 @@
 """Drive every example trainer in this process, and say what it did, one line of JSON for each run.
 
-torchrun --nproc-per-node 2 tests/drive_trainers.py DATA LABELS CHECKPOINT FOLDER
+torchrun --nproc-per-node 2 tests/drive_trainers.py DATA LABELS TEACHER CHECKPOINT FOLDER [EPOCHS [NAME ...]]
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Drive:
 
     data: str
     labels: str
+    teacher: str
     checkpoint: str
     classes: tuple[str, ...] = ("ant", "bee", "cat")
 
@@ -57,7 +58,7 @@ class Drive:
     ) -> tuple[list[float], list[tuple[int, int]]]:
         """Train as an example does; return the loss of each batch, and each (row, view) in order."""
         teacher = build_teacher(
-            "regnety_002",
+            self.teacher,
             classes=ClassList(self.classes),
             img_size=open_labels(self.labels).recipe.img_size,
             device=torch.device("cpu"),
@@ -86,12 +87,14 @@ class Drive:
         return losses, seen
 
 
-def main(data: str, labels: str, checkpoint: str, folder: str, epochs: str = "3") -> None:
+def main(
+    data: str, labels: str, teacher: str, checkpoint: str, folder: str, epochs: str = "3", *names: str
+) -> None:
     """Run every trainer with stored and with live labels, and stopped and resumed, on this rank."""
     torch.set_num_threads(1)
     timm_script.init_distributed_device_so = functools.cache(timm_script.init_distributed_device_so)
-    drive, rank = Drive(data, labels, checkpoint), os.environ["RANK"]
-    for name in TRAINERS:
+    drive, rank = Drive(data, labels, teacher, checkpoint), os.environ["RANK"]
+    for name in names or TRAINERS:
         runs = {
             "stored": drive.run(name, Path(folder, name, "stored"), epochs=int(epochs), batch_size=4),
             "live": drive.run(name, Path(folder, name, "live"), epochs=int(epochs), batch_size=4, live=True),

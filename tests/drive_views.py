@@ -21,7 +21,6 @@ if "RANK" in os.environ:
     dist.init_process_group("gloo")
 
 
-
 def say(**values: object) -> None:
     os.write(1, json.dumps(values).encode() + b"\n")  # in one piece: ranks share the pipe
 

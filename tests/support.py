@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+import tiny_teacher
 import torch
 from PIL import Image
 
@@ -33,8 +34,9 @@ IMG_SIZE = 32
 K = 2
 PATIENCE_S = 300.0
 """A deadline for what should take seconds: a machine may be busy, but nothing waits for ever."""
-TEACHER = "regnety_002"
-_HEAD_GAIN = 1000
+TEACHER = "python:tiny_teacher:build"
+TIMM_TEACHER = "regnety_002"
+_HEAD_GAIN = {TEACHER: 200, TIMM_TEACHER: 1000}
 """An untrained head says nearly the same of every image; times this, it tells them apart."""
 
 
@@ -49,11 +51,14 @@ forked.set_forkserver_preload(
 
 
 @functools.cache
-def teacher_checkpoint() -> str:
+def teacher_checkpoint(teacher: str = TEACHER) -> str:
     """Write the weights of a small teacher that tells images apart, and return their path."""
-    model = create_model(TEACHER, num_classes=len(CLASSES), img_size=IMG_SIZE)
-    weights = model.state_dict()
-    weights["head.fc.weight"] *= _HEAD_GAIN
+    if teacher == TEACHER:
+        weights, head = tiny_teacher.build(len(CLASSES)).module.state_dict(), "head.weight"
+    else:
+        model = create_model(teacher, num_classes=len(CLASSES), img_size=IMG_SIZE)
+        weights, head = model.state_dict(), "head.fc.weight"
+    weights[head] *= _HEAD_GAIN[teacher]
     file = Path(tempfile.mkdtemp(prefix="teacher-")) / "weights.safetensors"
     safetensors.torch.save_file(weights, file)
     atexit.register(shutil.rmtree, file.parent)
@@ -97,6 +102,11 @@ def write_class_folders(root: Path, per_class: int = IMAGES_PER_CLASS) -> Path:
             image = picture(label * 100 + number, 40 + 3 * number, 64 - 2 * number)
             (root / name / f"{name}{number:02d}.{extension}").write_bytes(encoded(image, kind))
     return root
+
+
+def timm_teacher() -> dict[str, str]:
+    """Return the flags of a small teacher of timm's, for tests that need one of its kind."""
+    return {"teacher": TIMM_TEACHER, "checkpoint": teacher_checkpoint(TIMM_TEACHER)}
 
 
 def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:

@@ -94,7 +94,7 @@ class Office:
         return found.out
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)])
 def office(
     request: pytest.FixtureRequest,
     tmp_path: Path,

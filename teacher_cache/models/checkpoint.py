@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy
 import safetensors
 import safetensors.torch
-import timm.models
 import torch
 
 from teacher_cache.errors import ModelError, StoreError
@@ -23,6 +22,9 @@ from teacher_cache.storage.store import local_file
 
 HEADER = "teacher_cache"
 """Field of a safetensors header in which `student train` describes the weights, as JSON."""
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 class Checkpoint(NamedTuple):
@@ -57,8 +59,10 @@ def read_checkpoint(file: str) -> Checkpoint:
             if not Path(path).is_file():
                 raise FileNotFoundError
             if is_safetensors(path):
-                weights = timm.models.clean_state_dict(safetensors.torch.load_file(path))
+                weights = _without_wrappers(safetensors.torch.load_file(path))
             else:
+                import timm.models
+
                 with torch.serialization.safe_globals(safe_types()):
                     weights = timm.models.load_state_dict(path, weights_only=True)
             return Checkpoint(file, weights, _about(path))
@@ -82,6 +86,8 @@ def num_outputs(model_name: str, file: str) -> int | None:
     Raises:
         ModelError: The weights cannot be read.
     """
+    import timm.models
+
     weights = read_checkpoint(file).weights
     config = timm.models.get_pretrained_cfg(model_name) if timm.models.is_model(model_name) else None
     found = weights.get(f"{config.classifier}.bias") if config is not None else None
@@ -123,6 +129,15 @@ def _reason(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
     found = re.search(r"Unsupported (?:global|class|operand)[^.\n]*(?:\.\w+)*", str(error))
     return f"it holds more than weights ({found[0]})" if found else text or type(error).__name__
+
+
+def _without_wrappers(weights: dict[str, Any]) -> dict[str, Any]:
+    """Return weights under the names that they had before DistributedDataParallel or torch.compile."""
+    if not any(name.startswith(_WRAPPERS) for name in weights):
+        return weights
+    import timm.models  # it takes seconds, and few files need it
+
+    return timm.models.clean_state_dict(weights)
 
 
 def _without_prefix(weights: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

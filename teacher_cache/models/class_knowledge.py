@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from teacher_cache.errors import ModelError
 from teacher_cache.labels.class_list import ClassList
@@ -30,6 +29,8 @@ Names = tuple[str, ...]
 
 def names_of_hub(model: torch.nn.Module) -> list[Names]:
     """Return the lists of class names that the hub, or timm for ImageNet, gives for a model's weights."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
     config: Any = getattr(model, "pretrained_cfg", {})
     found = []
     names = _as_names(config.get("label_names"))

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
 
 from teacher_cache.errors import ModelError, nearest
@@ -33,6 +32,8 @@ def resolve_device(name: str) -> torch.device:
 def _check_name(name: str) -> None:
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         return
+    import timm
+
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         remedy = nearest(base, timm.list_models()) or "see timm.list_models()"
@@ -68,6 +69,8 @@ def create_model(
         ModelError: The name is unknown (the message offers the nearest), the weights are not available, the
             model does not take an argument, or pretrained weights have another number of classes.
     """
+    import timm  # it takes seconds, and teachers of other kinds need none of it
+
     _check_name(name)
     kwargs: dict[str, Any] = dict(model_kwargs or {})
     if "num_classes" in kwargs:

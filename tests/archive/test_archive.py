@@ -168,7 +168,7 @@ def test_a_missing_object_is_found_quickly_and_named(copy: Path) -> None:
 
 def test_the_remedy_for_a_damaged_unit_works(copy: Path, data: str, labels: str) -> None:
     (copy / "labels.zarr/idx/c/1/0/0").write_bytes(b"other")
-    flags = ["--data", data, "--checkpoint", teacher_checkpoint()]
+    flags = ["--data", data, "--teacher", TEACHER, "--checkpoint", teacher_checkpoint()]
     assert main(["repair", str(copy), *flags]) == 0
     assert tree(copy) == tree(labels)
 

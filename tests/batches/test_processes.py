@@ -177,7 +177,9 @@ def test_two_ranks_of_torchrun_leave_nothing(killed: str | None, data: str, labe
 
 def test_memory_is_no_question_of_dev_shm(data: str, labels: str, alone: dict) -> None:
     """Containers have 64 MB there; here it has room for nothing."""
-    tiny = "mount -t tmpfs -o size=4k tmpfs /dev/shm && dd if=/dev/zero of=/dev/shm/full bs=4k count=1 && exec "
+    tiny = (
+        "mount -t tmpfs -o size=4k tmpfs /dev/shm && dd if=/dev/zero of=/dev/shm/full bs=4k count=1 && exec "
+    )
     words = command("spawn", data, labels, "2")
     isolated = ["unshare", "--mount", "--propagation=private", "sh", "-c", tiny + '"$@"', "sh", *words]
     done = subprocess.run(isolated, env=environment(), capture_output=True, text=True)

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from support import CLASSES, IMG_SIZE, extract_flags, picture, teacher_checkpoint, tree
+from support import CLASSES, IMG_SIZE, TIMM_TEACHER, extract_flags, picture, teacher_checkpoint, tree
 
 from pipelines.cli import main
 from student.cli import main as student
@@ -121,7 +121,7 @@ def save_clip(folder: Path, seed: int = 0) -> Path:
 def given(request: pytest.FixtureRequest, tmp_path: Path) -> Given:
     imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     if request.param == "timm":
-        own = {"checkpoint": teacher_checkpoint()}
+        own = {"checkpoint": teacher_checkpoint(TIMM_TEACHER)}
         return Given("timm:regnety_002", own, "timm:regnety_002", {"pretrained": False}, imagenet)
     if request.param == "hf":
         folders = [save_hf(tmp_path / f"vit{seed}", seed) for seed in range(2)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from drive_trainers import TRAINERS, Drive
-from support import extract_flags, teacher_checkpoint, write_class_folders
+from support import TEACHER, extract_flags, teacher_checkpoint, write_class_folders
 
 from pipelines.cli import main
 
@@ -28,7 +28,7 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Drive:
     write_class_folders(folder / "images", per_class=16)
     assert main(["pack", str(folder / "images"), str(folder / "data"), "--shard-size=16"]) == 0
     assert main(extract_flags(str(folder / "data"), folder / "labels", topk=2)) == 0
-    return Drive(str(folder / "data"), str(folder / "labels"), teacher_checkpoint())
+    return Drive(str(folder / "data"), str(folder / "labels"), TEACHER, teacher_checkpoint())
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -55,16 +55,21 @@ def test_stored_labels_give_the_losses_of_a_live_teacher_also_after_a_stop(
         assert pairs == Counter((row, epoch % NUM_VIEWS) for row in range(NUM_IMAGES))
 
 
+@pytest.mark.parametrize(
+    "names", [("torchrun_loop", "hf_trainer"), pytest.param(tuple(TRAINERS), marks=pytest.mark.soak)]
+)
 def test_two_ranks_give_the_losses_of_a_live_teacher_and_share_every_view(
-    drive: Drive, tmp_path: Path
+    names: tuple[str, ...], drive: Drive, tmp_path: Path
 ) -> None:
     root = Path(__file__).parents[2]
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words += ["tests/drive_trainers.py", drive.data, drive.labels, drive.checkpoint, str(tmp_path)]
-    env = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    words += ["tests/drive_trainers.py", drive.data, drive.labels, drive.teacher]
+    words += [drive.checkpoint, str(tmp_path), "3", *names]
+    folders = (root, root / "tests", root / "tests" / "teachers")
+    env = {**os.environ, "PYTHONPATH": ":".join(map(str, folders)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    for name in TRAINERS:
+    for name in names:
         ranks = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
         for rank in ranks:
             stored, live, stopped = [rank[kind][0] for kind in ("stored", "live", "stopped")]

@@ -40,7 +40,7 @@ def write_images(folder: Path, count: int = 40) -> None:
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_arm_is_trained_and_told(tmp_path: Path) -> None:
     write_images(tmp_path / "images")
     cpu = SETTINGS["cpu"]

@@ -10,7 +10,7 @@ from pipelines.experiments.two_teachers import TwoTeachersConfig, run_experiment
 from teacher_cache.errors import InputError
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_arm_is_trained_with_every_seed(tmp_path: Path) -> None:
     config = TwoTeachersConfig(
         out=str(tmp_path / "out"), seeds=1, teacher_epochs=1, student_epochs=1, losses=("soft",)

@@ -29,7 +29,6 @@ from teacher_cache.stream.plan import StreamPlan, ViewSchedule, pairs_in_order
 
 VIEWS, VIEWS_PER_UNIT = 6, 3
 EPOCHS = 9
-KILLS = 10
 MODEL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")
 
 BEGUN: list[multiprocessing.process.BaseProcess] = []
@@ -102,7 +101,10 @@ def undisturbed(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_both_sides_killed_ten_times(data: str, undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_both_sides_killed_again_and_again(
+    kills: int, data: str, undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
     """Archive, losses and weights are those of an extract and a student one after the other."""
     archive, output, rng = tmp_path / "labels", tmp_path / "run", random.Random(0)
     student = Side(
@@ -112,7 +114,7 @@ def test_both_sides_killed_ten_times(data: str, undisturbed: tuple[Path, Path], 
     )
     job = Side(teacher_cache_main, extract_words(data, archive, "--followed"), tmp_path / "job")
     receipts = archive.with_name("labels.filling") / "labels" / "receipts"
-    for kill in range(KILLS):
+    for kill in range(kills):
         units = len(list(receipts.glob("0*")))
         wait_until(lambda n=units: len(list(receipts.glob("0*"))) > n, job.process.is_alive)  # type: ignore[misc]
         time.sleep(rng.uniform(0, 0.05))

@@ -25,7 +25,6 @@ from teacher_cache.storage.store import Store
 
 STEPS = 300
 SHORT = "--steps=30"
-KILLS = 20
 MODEL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")
 
 
@@ -77,13 +76,14 @@ def undisturbed(data: str, labels: str, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.kill
 @pytest.mark.slow
-def test_killed_twenty_times_it_is_the_undisturbed_run(
-    data: str, labels: str, undisturbed: Path, tmp_path: Path
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+def test_killed_again_and_again_it_is_the_undisturbed_run(
+    kills: int, data: str, labels: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Order, losses, evaluations and weights; each time with another number of workers."""
     output, rng = tmp_path / "run", random.Random(0)
     resumed = 0
-    for kill in range(KILLS):
+    for kill in range(kills):
         flags = ("--resume=auto", f"--workers={kill % 2}")
         process = begun(main, words(output, data, labels, *flags))
         goal = len(steps(output)) + rng.randrange(14) if kill else 3
@@ -93,7 +93,7 @@ def test_killed_twenty_times_it_is_the_undisturbed_run(
         process.kill()
         process.join()
         resumed += bool(saved_updates(Store(output)))
-    assert resumed >= KILLS - 2
+    assert resumed >= kills - 2
     run(words(output, data, labels, "--resume=auto", "--workers=2"))
     assert steps(output) == steps(undisturbed)
     assert len(saved_updates(Store(output))) == 2

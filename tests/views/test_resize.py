@@ -25,11 +25,13 @@ def test_it_is_torchs_at_any_size(
 ) -> None:
     """Two levels, black and white, reach the clamps at both ends."""
     rng = np.random.default_rng(seed)
-    whole_HWC = (rng.integers(0, levels, (from_height + 3, from_width + 5, 3)) * (255 // (levels - 1))).astype(
-        np.uint8
-    )
+    whole_HWC = (
+        rng.integers(0, levels, (from_height + 3, from_width + 5, 3)) * (255 // (levels - 1))
+    ).astype(np.uint8)
     box_HWC = whole_HWC[3:, 5:]  # a view with strides of its own, as a crop box is
-    assert np.array_equal(resized(box_HWC, height, width, 0, 0, height, width), torchs(box_HWC, height, width))
+    assert np.array_equal(
+        resized(box_HWC, height, width, 0, 0, height, width), torchs(box_HWC, height, width)
+    )
 
 
 @given(st.integers(0, 150), st.integers(0, 120), st.integers(1, 40), st.integers(1, 50))

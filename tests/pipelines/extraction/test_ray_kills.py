@@ -78,7 +78,41 @@ class Run:
         return self.process.returncode
 
 
-@pytest.mark.slow
+def test_actors_killed_hung_and_killed_all_at_once_in_one_run(
+    data: str, undisturbed: dict, ray_address: str, tmp_path: Path
+) -> None:
+    """Each of these has a test of its own among the campaigns; here they befall the same two actors."""
+    run = Run(data, tmp_path / "out", ray_address, unit_timeout_s=6)
+    run.wait_for(lambda: len(run.pids()) == 2)
+    run.wait_for_units(1)
+    hung, killed = run.pids()
+    os.kill(killed, signal.SIGKILL)
+    os.kill(hung, signal.SIGSTOP)
+    run.wait_for(lambda: len(run.pids()) == 4)
+    for pid in run.pids()[2:]:
+        os.kill(pid, signal.SIGKILL)
+    assert run.end() == 0, run.output
+    assert tree(tmp_path / "out") == undisturbed
+    assert len(run.events("worker_lost")) == 4
+    assert any("nothing was labelled in 6 s" in failure["reason"] for failure in run.events("unit_failed"))
+    assert not Path(f"/proc/{hung}/stat").exists()
+
+
+def test_drivers_killed_and_two_at_once(
+    data: str, undisturbed: dict, ray_address: str, tmp_path: Path
+) -> None:
+    first = Run(data, tmp_path / "out", ray_address)
+    first.wait_for_units(3)
+    first.process.kill()
+    first.process.wait()
+    runs = [Run(data, tmp_path / "out", ray_address, name, num_actors=1) for name in ("second", "third")]
+    for run in runs:
+        assert run.end() == 0, run.output
+    assert tree(tmp_path / "out") == undisturbed
+    assert runs[0].events("run_started")[0]["units_done"] >= 3
+
+
+@pytest.mark.soak
 def test_an_actor_killed_in_the_middle_of_a_unit(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
@@ -97,7 +131,7 @@ def test_an_actor_killed_in_the_middle_of_a_unit(
     assert len(run.events("worker_started")) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_all_actors_killed_at_once(data: str, undisturbed: dict, ray_address: str, tmp_path: Path) -> None:
     run = Run(data, tmp_path / "out", ray_address)
     run.wait_for(lambda: len(run.pids()) == 2)
@@ -109,7 +143,7 @@ def test_all_actors_killed_at_once(data: str, undisturbed: dict, ray_address: st
     assert len(run.events("worker_lost")) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_driver_killed_then_a_second_one(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
@@ -123,7 +157,7 @@ def test_the_driver_killed_then_a_second_one(
     assert second.events("run_started")[0]["units_done"] >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_drivers_at_once(data: str, undisturbed: dict, ray_address: str, tmp_path: Path) -> None:
     runs = [Run(data, tmp_path / "out", ray_address, name, num_actors=1) for name in ("first", "second")]
     for run in runs:
@@ -131,7 +165,7 @@ def test_two_drivers_at_once(data: str, undisturbed: dict, ray_address: str, tmp
     assert tree(tmp_path / "out") == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_hung_teacher_is_replaced(data: str, undisturbed: dict, ray_address: str, tmp_path: Path) -> None:
     run = Run(data, tmp_path / "out", ray_address, unit_timeout_s=15)
     run.wait_for_units(2)
@@ -144,7 +178,6 @@ def test_a_hung_teacher_is_replaced(data: str, undisturbed: dict, ray_address: s
     assert not Path(f"/proc/{hung}/stat").exists()
 
 
-@pytest.mark.slow
 def test_sigterm_lets_units_finish_and_another_run_goes_on(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
@@ -174,8 +207,7 @@ def two_nodes() -> Iterator[tuple[str, str, int]]:
     cluster.shutdown()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["raylet", "whole node"])
+@pytest.mark.parametrize("what", [pytest.param("raylet", marks=pytest.mark.soak), "whole node"])
 def test_a_raylet_killed_alone_and_with_all_of_its_node(
     what: str, data: str, undisturbed: dict, two_nodes: tuple[str, str, int], tmp_path: Path
 ) -> None:
@@ -195,7 +227,6 @@ def test_a_raylet_killed_alone_and_with_all_of_its_node(
         assert lost  # more than once if Ray puts the replacement on the node before it counts as lost
 
 
-@pytest.mark.slow
 def test_a_ray_is_started_where_no_address_is_given_and_control_c_stops_all_of_it(
     data: str, undisturbed: dict, tmp_path: Path
 ) -> None:

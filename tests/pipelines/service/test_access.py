@@ -124,10 +124,11 @@ def fuzzed(data: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smal
 @pytest.mark.parametrize(
     ("user", "phases", "examples"),
     [
-        ("reader", "fuzzing", 6),
-        ("asker", "fuzzing", 6),
-        ("approver", "fuzzing", 6),
-        ("admin", "examples,coverage,fuzzing", 10),
+        ("admin", "examples,fuzzing", 2),
+        *(
+            pytest.param(user, "examples,coverage,fuzzing", 10, marks=pytest.mark.soak)
+            for user in ("reader", "asker", "approver", "admin")
+        ),
     ],
 )
 def test_schemathesis_finds_no_fault(
