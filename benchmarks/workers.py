@@ -59,7 +59,7 @@ class Peer(torch.utils.data.IterableDataset):
 
 def first_s(batches, start_s):
     for number, batch in enumerate(batches):
-        (batch if torch.is_tensor(batch) else batch.images_RCHW).sum()  # read: who shares a page, pays no part
+        (batch if torch.is_tensor(batch) else batch.images_RCHW).sum()  # a page that was read is shared
         if number == 0:
             found = time.perf_counter() - start_s
         if number == 3:

@@ -160,7 +160,7 @@ class TrainConfig(CacheFlags):
     workers: Annotated[int, Meta(ge=0), RESUMABLE] = 0
     """Processes that render views; 0 renders in the main process."""
     log_interval: Annotated[Positive, RESUMABLE] = 50
-    """Most updates between two reads of the losses, each of which waits for the device; they are read after 2 s."""
+    """Most updates between two reads of the losses, which wait for the device; they are read every 2 s."""
     checkpoint_interval: Annotated[Positive, RESUMABLE] = 1000
     """Updates between two checkpoints, from which --resume auto continues."""
     checkpoint_hist: Annotated[Positive, RESUMABLE] = 2

@@ -9,9 +9,8 @@ import json
 import math
 import re
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -23,7 +22,7 @@ from student.hub import hub_settings, push
 from student.metrics import Metrics, RunResult, read_metrics
 from student.prepare import Run
 from student.state import RunProgress, save_state
-from student.step import LiveTeacher, NonFiniteError, Trainer
+from student.step import LiveTeacher, NonFiniteError, PendingUpdate, Trainer
 from teacher_cache import ViewBatch
 from teacher_cache.batches.transfer import on_device
 from teacher_cache.errors import TeacherCacheError
@@ -42,22 +41,6 @@ _NO_MEMORY = re.compile("not enough memory|can.t allocate memory|out of memory")
 """Out-of-memory messages of torch's CPU allocators and of other devices' libraries."""
 
 
-class _Pending(NamedTuple):
-    """An update whose figures are still on the device."""
-
-    step: int
-    seconds: float
-    lr: float
-    values_4: torch.Tensor
-    rows: torch.Tensor
-    views: torch.Tensor
-
-    @property
-    def order(self) -> str:
-        """Digest of the update's views: runs with equal digests saw the same views in the same order."""
-        return f"{zlib.crc32(self.views.numpy().tobytes(), zlib.crc32(self.rows.numpy().tobytes())):08x}"
-
-
 class TrainingLoop:
     """Training loop with its counters. All processes of a run do the same; only the first one writes."""
 
@@ -65,7 +48,7 @@ class TrainingLoop:
         self._run, self._trainer, self._metrics, self._track = run, trainer, metrics, track
         self._best = run.progress.best if run.progress else None
         self._scores: dict[str, dict[str, float]] = {}
-        self._pending: list[_Pending] = []
+        self._pending: list[PendingUpdate] = []
         self._logged_updates = run.first_update
         """Number of updates whose lines are written."""
         self._is_savable = True
@@ -133,7 +116,7 @@ class TrainingLoop:
         rows, views = (
             torch.cat([getattr(batch, name) for batch in batches]) for name in ("rows_B", "views_B")
         )
-        self._pending.append(_Pending(step, self._seconds(), lr, values_4, rows, views))
+        self._pending.append(PendingUpdate(step, self._seconds(), lr, values_4, rows, views))
         is_last = trainer.updates == run.plan.num_updates
         is_evaluated = run.validation is not None and (is_last or self._ends_an_interval())
         is_saved = is_last or trainer.updates % run.config.checkpoint_interval == 0

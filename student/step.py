@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -65,6 +66,22 @@ class UpdateReport(NamedTuple):
     label: torch.Tensor
     distillation: torch.Tensor
     agreement: torch.Tensor
+
+
+class PendingUpdate(NamedTuple):
+    """An update whose figures are still on the device."""
+
+    step: int
+    seconds: float
+    lr: float
+    values_4: torch.Tensor
+    rows: torch.Tensor
+    views: torch.Tensor
+
+    @property
+    def order(self) -> str:
+        """Digest of the update's views: runs with equal digests saw the same views in the same order."""
+        return f"{zlib.crc32(self.views.numpy().tobytes(), zlib.crc32(self.rows.numpy().tobytes())):08x}"
 
 
 class NonFiniteError(Exception):

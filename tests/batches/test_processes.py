@@ -1,4 +1,4 @@
-"""Processes that render: the same bits however they are started, no torch in them, and nothing left of them."""
+"""Processes that render: the same bits however they are started, no torch in them, nothing left of them."""
 
 import json
 import multiprocessing
@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,8 @@ def is_running(pid: int) -> bool:
 
 
 def shared_files() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if not name.startswith(("sem.", "plasma", "ray"))}
+    names = {file.name for file in Path("/dev/shm").iterdir()}
+    return {name for name in names if not name.startswith(("sem.", "plasma", "ray"))}
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,9 @@ def test_a_script_without_a_guard_gets_the_same_bits_and_leaves_nothing(
 
 
 @pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
+def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     context = multiprocessing.context._concrete_contexts[request.param]
-    yield request.param
+    monkeypatch.setattr(multiprocessing, "get_context", lambda: context)
 
 
 def pool_of(dataset: PackedDataset, workers: int = 1) -> RenderPool[BatchRenderer]:
@@ -95,7 +94,8 @@ def pid_of(pool: RenderPool[BatchRenderer]) -> int:
     return pid
 
 
-def test_processes_render_the_same_bits(method: str, dataset: PackedDataset) -> None:
+@pytest.mark.usefixtures("method")
+def test_processes_render_the_same_bits(dataset: PackedDataset) -> None:
     pool = pool_of(dataset, 2)
     assert pixels_of(pool) == pixels_of(pool_of(dataset, 0))
     pool.close()
@@ -113,7 +113,8 @@ def test_a_process_that_is_spawned_holds_a_decoder_and_no_torch(
     pool.close()
 
 
-def test_a_process_that_is_killed_is_named_with_what_to_do(method: str, dataset: PackedDataset) -> None:
+@pytest.mark.usefixtures("method")
+def test_a_process_that_is_killed_is_named_with_what_to_do(dataset: PackedDataset) -> None:
     pool = pool_of(dataset)
     batches = pool.render(LOADS)
     next(batches)
@@ -125,7 +126,8 @@ def test_a_process_that_is_killed_is_named_with_what_to_do(method: str, dataset:
     pool.close()
 
 
-def test_processes_end_with_their_pool(method: str, dataset: PackedDataset) -> None:
+@pytest.mark.usefixtures("method")
+def test_processes_end_with_their_pool(dataset: PackedDataset) -> None:
     pool = pool_of(dataset, 2)
     next(pool.render(LOADS))
     pids = [process._process.pid for process in pool._processes]
@@ -177,11 +179,9 @@ def test_two_ranks_of_torchrun_leave_nothing(killed: str | None, data: str, labe
 
 def test_memory_is_no_question_of_dev_shm(data: str, labels: str, alone: dict) -> None:
     """Containers have 64 MB there; here it has room for nothing."""
-    tiny = (
-        "mount -t tmpfs -o size=4k tmpfs /dev/shm && dd if=/dev/zero of=/dev/shm/full bs=4k count=1 && exec "
-    )
+    tiny = "mount -t tmpfs -o size=4k tmpfs /dev/shm && dd if=/dev/zero of=/dev/shm/full bs=4k count=1 && "
     words = command("spawn", data, labels, "2")
-    isolated = ["unshare", "--mount", "--propagation=private", "sh", "-c", tiny + '"$@"', "sh", *words]
+    isolated = ["unshare", "--mount", "--propagation=private", "sh", "-c", tiny + 'exec "$@"', "sh", *words]
     done = subprocess.run(isolated, env=environment(), capture_output=True, text=True)
     if "Operation not permitted" in done.stderr or "unshare" in done.stderr:
         pytest.skip("this machine lends no mount namespaces")

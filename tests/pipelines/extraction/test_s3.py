@@ -1,10 +1,12 @@
 """The whole line on a real S3 server: through a faulty network, and with a wrong secret."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -82,23 +84,40 @@ def whole_line(
     assert [line["step"] for line in lines if "loss" in line] == list(range(50))
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_all_of_it_on_s3_through_a_network_that_drops_delays_truncates_and_refuses(
-    s3: str, s3_server: S3, folders: Path, labels: str, tmp_path: Path
-) -> None:
+@contextlib.contextmanager
+def faulty_network(s3_server: S3) -> Iterator[dict[str, str]]:
+    """Yield the environment of programs whose requests are dropped, delayed, truncated and refused."""
     port = free_port()
     proxy = started("faulty_proxy.py", port, s3_server.port, _FAULT_SHARE, 0)
     try:
-        through = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-        whole_line(s3, folders, tmp_path / "cache", expected=tree(labels), **through)
-        runs = [name for name in Store(f"{s3}/labels.runs").list() if name.endswith("report.json")]
-        assert json.loads(Store(f"{s3}/labels.runs").get(runs[0]))["state"] == "finished"
+        yield {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
     finally:
         proxy.send_signal(signal.SIGTERM)
         did = json.loads(proxy.communicate(timeout=30)[0])
     assert min(did[fault] for fault in ("drop", "delay", "truncate", "answer 503")) >= 1
     assert 0.05 < 1 - did["pass on"] / sum(did.values()) < 0.2
+
+
+@pytest.mark.slow
+def test_an_extract_through_a_faulty_network_gives_the_same_archive(
+    s3: str, s3_server: S3, data: str, labels: str, tmp_path: Path
+) -> None:
+    upload(Path(data), f"{s3}/data")
+    words = extract_flags(f"{s3}/data", f"{s3}/labels", cache_dir=tmp_path / "cache")
+    with faulty_network(s3_server) as through:
+        done(("pipelines", words), ("pipelines", ["verify", f"{s3}/labels", "--level", "full"]), **through)
+    assert objects(f"{s3}/labels") == tree(labels)
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+def test_all_of_it_on_s3_through_a_faulty_network(
+    s3: str, s3_server: S3, folders: Path, labels: str, tmp_path: Path
+) -> None:
+    with faulty_network(s3_server) as through:
+        whole_line(s3, folders, tmp_path / "cache", expected=tree(labels), **through)
+    runs = [name for name in Store(f"{s3}/labels.runs").list() if name.endswith("report.json")]
+    assert json.loads(Store(f"{s3}/labels.runs").get(runs[0]))["state"] == "finished"
 
 
 @pytest.mark.slow
