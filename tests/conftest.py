@@ -20,6 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch: severa
 
 import pytest
 import torch
+from budget import BudgetReport
 from hypothesis import settings
 from postgres import postgres as postgres
 from support import S3, SHARD_SIZE, extract_flags, write_class_folders
@@ -49,6 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _ON_RAY.search(item.name):
             item.add_marker("ray")
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # in the process that all reports come to
+        config.pluginmanager.register(BudgetReport())
 
 
 class _Scopes(LoadFileScheduling):

@@ -7,19 +7,24 @@ float32, exact, for research:
     rel   f4    logit_j - logit_0
     tail  f4    probability outside the top k
 
+Flags are made of the names below, so NumPy is imported by what encodes and decodes.
+
 Shapes: B views, K classes kept.
 """
 
 from __future__ import annotations
 
 import abc
+import functools
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+    Floats: TypeAlias = npt.NDArray[np.float32]
 
 VALUE_STEP = 1 / 16
 """Nats per step of q8: a finer step gains nothing, a coarser one costs fidelity (docs/labels.md)."""
@@ -33,15 +38,22 @@ class Encoding(abc.ABC):
 
     Attributes:
         array: Name of the array of relative logits in an archive.
-        dtype: Type of both arrays' items.
+        item: Type of both arrays' items, by NumPy's short name.
         fill: Value of an absent item.
         step: Nats between neighbouring stored values; 0 where values are exact.
     """
 
     array: ClassVar[str]
-    dtype: ClassVar[np.dtype]
+    item: ClassVar[str]
     fill: ClassVar[float]
     step: ClassVar[float]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of both arrays' items."""
+        import numpy as np
+
+        return np.dtype(self.item)
 
     @abc.abstractmethod
     def encode(self, relative_BK: Floats, tail_B: Floats) -> tuple[npt.NDArray, npt.NDArray]:
@@ -60,12 +72,14 @@ class EightBits(Encoding):
     """
 
     array = "dq"
-    dtype = np.dtype("u1")
+    item = "u1"
     fill = 255
     step = VALUE_STEP
 
     def encode(self, relative_BK: Floats, tail_B: Floats) -> tuple[npt.NDArray, npt.NDArray]:
         """Return dq (B, K) and tail (B,), both uint8; see Encoding."""
+        import numpy as np
+
         target_BK = np.rint(relative_BK.astype(np.float64) / -self.step)
         dq_BK = np.empty(target_BK.shape, self.dtype)
         reached_B = np.zeros(target_BK.shape[0])
@@ -82,21 +96,27 @@ class EightBits(Encoding):
 
         A tail mass is at most 1 - K / C, that of a flat distribution, which eight bits would round up to 1.
         """
+        import numpy as np
+
         q_BK = np.cumsum(values_BK, axis=1, dtype=np.int32)
         most = np.float32(1 - values_BK.shape[1] / num_classes)
-        return q_BK.astype(np.float32) * np.float32(-self.step), np.minimum(_TAIL_MASSES[tail_B], most)
+        return q_BK.astype(np.float32) * np.float32(-self.step), np.minimum(_tail_masses()[tail_B], most)
 
 
-_TAIL_MASSES = np.append(np.exp(np.arange(NO_TAIL) * -VALUE_STEP), 0).astype(np.float32)
-"""Tail mass of each stored tail of q8."""
+@functools.cache
+def _tail_masses() -> Floats:
+    """Return the tail mass of each stored tail of q8."""
+    import numpy as np
+
+    return np.append(np.exp(np.arange(NO_TAIL) * -VALUE_STEP), 0).astype(np.float32)
 
 
 class Float32(Encoding):
     """Encoding of exact relative logits and tail masses."""
 
     array = "rel"
-    dtype = np.dtype("<f4")
-    fill = np.nan
+    item = "<f4"
+    fill = math.nan
     step = 0.0
 
     def encode(self, relative_BK: Floats, tail_B: Floats) -> tuple[npt.NDArray, npt.NDArray]:
@@ -106,7 +126,7 @@ class Float32(Encoding):
     def decode(self, values_BK: npt.NDArray, tail_B: npt.NDArray, num_classes: int) -> tuple[Floats, Floats]:
         """Return both arrays in the machine's order; see Encoding."""
         del num_classes
-        return values_BK.astype(np.float32), tail_B.astype(np.float32)
+        return values_BK.astype("f4"), tail_B.astype("f4")
 
 
 ENCODINGS: Mapping[str, Encoding] = {"q8": EightBits(), "float32": Float32()}

@@ -1,4 +1,4 @@
-"""Commands import what they use: none whose work needs no model imports torch, and few import anything heavy."""
+"""Commands import what they use: none whose work needs no model imports torch or timm."""
 
 import json
 import os
