@@ -106,10 +106,7 @@ ENCODING = Toy(
         "teacher_cache/labels/encodings.py": [
             (
                 "ENCODINGS: Mapping",
-                "class Float16(Float32):\n"
-                '    array = "half"\n'
-                '    dtype = np.dtype("<f2")\n'
-                "    step = 0.02\n\n\n",
+                'class Float16(Float32):\n    array = "half"\n    item = "<f2"\n    step = 0.02\n\n\n',
             ),
             ('"float32": Float32()', ', "float16": Float16()'),
         ]

@@ -230,7 +230,7 @@ def _result(
     renderer: Renderer[Any], task: Any, pages: SharedPages | None, max_bytes: int
 ) -> list[_Sent] | TeacherCacheError:
     shared = None
-    if pages is not None:
+    if pages is not None and max_bytes:  # a rank's last batch may be empty
         pages.grow(max_bytes)
         shared = pages.array(max_bytes)
     try:

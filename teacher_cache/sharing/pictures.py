@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from teacher_cache.program.chart import Panel, Series, chart_png
 from teacher_cache.sharing.figures import BINS, Figures
 
-_WIDTH_PX, _HEIGHT_PX = 704, 352
+_WIDTH_PX, _HEIGHT_PX = 880, 440
 
 
 def confidence_png(figures: Figures) -> bytes:

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import free_port, wait_until
+from support import forked, free_port, wait_until
 
+from teacher_cache import LabelledViews
 from teacher_cache.batches import process, shared_pages
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.rendered import ViewIds
@@ -135,23 +138,31 @@ def test_processes_end_with_their_pool(dataset: PackedDataset) -> None:
     assert not any(is_running(pid) for pid in pids if pid)
 
 
+def read_slowly(method: str, data: str, labels: str, pids: Connection) -> None:
+    multiprocessing.set_start_method(method, force=True)
+    views = LabelledViews(data, labels=labels, batch_size=4)
+    for _ in views.epoch(0, workers=2):
+        pids.send([process._process.pid for process in views._stream._pool._processes])
+        time.sleep(60)
+
+
 @pytest.mark.kill
 @pytest.mark.parametrize("method", METHODS)
 def test_no_process_outlives_a_parent_that_is_killed(method: str, data: str, labels: str) -> None:
     before = shared_files()
-    script = subprocess.Popen(
-        command(method, data, labels, "2", "pause"), env=environment(), stdout=subprocess.PIPE, text=True
-    )
-    assert script.stdout is not None
-    pids = json.loads(script.stdout.readline())["pids"]
-    script.kill()
-    script.wait()
+    ours, theirs = multiprocessing.Pipe()
+    parent = forked.Process(target=read_slowly, args=(method, data, labels, theirs))
+    parent.start()
+    pids = ours.recv()
+    assert all(map(is_running, pids))
+    parent.kill()
+    parent.join()
     wait_until(lambda: not any(map(is_running, pids)), within_s=20)
     assert shared_files() == before
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("killed", [None, "worker", "rank"])
+@pytest.mark.parametrize("killed", [None, "rank", pytest.param("worker", marks=pytest.mark.soak)])
 def test_two_ranks_of_torchrun_leave_nothing(killed: str | None, data: str, labels: str) -> None:
     before = shared_files()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
@@ -223,8 +234,6 @@ def test_a_script_that_a_process_imports_is_told_of_the_guard(
 
 
 def test_a_second_reader_beside_the_first_has_processes_of_its_own(data: str, labels: str) -> None:
-    from teacher_cache import LabelledViews
-
     views = LabelledViews(data, labels=labels, batch_size=4)
     pairs = zip(views.epoch(0, workers=1), views.epoch(0, workers=1), strict=True)
     assert all(ours.rows_B.equal(theirs.rows_B) for ours, theirs in pairs)

@@ -45,7 +45,7 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.mark.slow
 def test_label_errors_are_found_by_following_links(url: str, page: Page) -> None:
     page.goto(url)
-    assert page.locator("h1").inner_text() == "Labels of regnety_002"
+    assert page.locator("h1").inner_text() == "Labels of python:tiny"
     page.get_by_role("link", name="Samples unlike their true class").click()
     cards = page.locator(".grid > li")
     assert cards.count() == 24

@@ -108,11 +108,12 @@ def test_ranks_partition_every_epoch(
         assert together == whole
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_rank_without_a_row_of_the_last_batch_gets_an_empty_one(
-    dataset: PackedDataset, labels: str
+    workers: int, dataset: PackedDataset, labels: str
 ) -> None:
     plans = [plan_of(dataset, batch_size=16, rank=rank, world_size=2) for rank in range(2)]
-    last = [list(stream_of(dataset, labels, plan).loader(0))[-1] for plan in plans]
+    last = [list(stream_of(dataset, labels, plan).loader(workers))[-1] for plan in plans]
     assert [len(batch.targets.own_B) for batch in last] == [0, 1]
     assert [batch.labels.class_ids_BK.shape[0] for batch in last] == [0, 1]
 

@@ -114,7 +114,12 @@ def test_any_timm_model_trains_and_becomes_a_teacher(
         f"state-{STEPS:08d}.safetensors",
     }
     weights = tmp_path / "teacher" / "last.safetensors"
-    assert teacher_cache_main(extract_flags(data, tmp_path / "labels", checkpoint=weights, views="0:1")) == 0
+    assert (
+        teacher_cache_main(
+            extract_flags(data, tmp_path / "labels", teacher="regnety_002", checkpoint=weights, views="0:1")
+        )
+        == 0
+    )
     train(tmp_path / "student", data, f"--labels={tmp_path / 'labels'}", "--distillation=hard")
     capsys.readouterr()
     checkpoint = tmp_path / "student" / "last.safetensors"

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_teacher
 import torch
 from support import (
     CLASSES,
@@ -19,6 +20,7 @@ from support import (
     encoded,
     extract_flags,
     picture,
+    timm_teacher,
     tree,
     wait_until,
     write_class_folders,
@@ -175,7 +177,6 @@ def test_an_output_that_cannot_be_written_is_said(data: str, tmp_path: Path, cap
         ({"img_size": 48}, "recipe.img_size 32, not 48"),
         ({"recipe": "eval"}, "recipe.ops"),
         ({"precision": "bfloat16"}, "teacher.precision float32, not bfloat16"),
-        ({"model_kwargs": "width=9", "checkpoint": None}, "teacher.model_kwargs.width"),
     ],
     ids=str,
 )
@@ -186,6 +187,15 @@ def test_an_archive_of_another_request_is_left_alone(
     assert main(extract_flags(data, labels, **changes)) == 2
     assert message in capsys.readouterr().err
     assert tree(labels) == before
+
+
+def test_other_arguments_of_a_timm_model_are_another_request(
+    data: str, tmp_path: Path, capsys: Capture
+) -> None:
+    words = extract_flags(data, tmp_path / "out", **timm_teacher(), views="0:1")
+    assert main(words) == 0
+    assert main([*words, "--model-kwargs", "drop_rate=0.5"]) == 2
+    assert "teacher.model_kwargs.drop_rate" in capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_left_alone(data: str, tmp_path: Path, capsys: Capture) -> None:
@@ -291,8 +301,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 def test_a_teacher_that_is_not_finite_makes_no_labels(
     value: float, data: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    model = create_model("regnety_002", num_classes=len(CLASSES), img_size=IMG_SIZE)
-    model.head.fc.bias.data[1] = value
+    model = tiny_teacher.build(len(CLASSES)).module
+    model.head.bias.data[1] = value
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     assert main(extract_flags(data, tmp_path / "out", checkpoint=tmp_path / "weights.pth")) == 1
     assert "logits of the views measured are not all finite" in capsys.readouterr().err
@@ -320,7 +330,7 @@ def test_damaged_documents_are_made_again(data: str, labels: str, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_torch_checkpoint_is_read(data: str, tmp_path: Path) -> None:
-    model = create_model("regnety_002", num_classes=len(CLASSES), img_size=IMG_SIZE, seed=3)
+    model = tiny_teacher.build(len(CLASSES), seed=3).module
     torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth")
     assert main(extract_flags(data, tmp_path / "out", checkpoint=tmp_path / "weights.pth")) == 0
 

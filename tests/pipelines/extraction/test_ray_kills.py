@@ -227,6 +227,7 @@ def test_a_raylet_killed_alone_and_with_all_of_its_node(
         assert lost  # more than once if Ray puts the replacement on the node before it counts as lost
 
 
+@pytest.mark.soak
 def test_a_ray_is_started_where_no_address_is_given_and_control_c_stops_all_of_it(
     data: str, undisturbed: dict, tmp_path: Path
 ) -> None:
