@@ -53,6 +53,8 @@ class TrainingLoop:
         """Number of updates whose lines are written."""
         self._is_savable = True
         """Whether a state may be saved: no evaluation is due before it, and all losses are finite."""
+        self._unread = 0
+        """Number of updates since all processes last read the losses."""
         self._wait_s = self._overhead_s = 0.0
         """Seconds spent on waiting for batches, and on evaluating and saving."""
 
@@ -121,9 +123,11 @@ class TrainingLoop:
         is_evaluated = run.validation is not None and (is_last or self._ends_an_interval())
         is_saved = is_last or trainer.updates % run.config.checkpoint_interval == 0
         note = ""
-        is_due = self._seconds() - self._pending[0].seconds >= _LOG_EVERY_S
-        if len(self._pending) == run.config.log_interval or is_due or is_evaluated or is_saved:
-            note = self._log_pending()
+        self._unread += 1
+        if self._unread == run.config.log_interval or is_evaluated or is_saved:
+            note, self._unread = self._log_pending(), 0
+        elif run.ranks.is_first and self._seconds() - self._pending[0].seconds >= _LOG_EVERY_S:
+            note = self._log_pending(is_early=True)
         start_s = time.monotonic()
         if is_evaluated:
             self._is_savable = False
@@ -145,8 +149,12 @@ class TrainingLoop:
         before, after = (self._run.plan.epoch(self._trainer.updates - back) for back in (1, 0))
         return before // interval != after // interval
 
-    def _log_pending(self) -> str:
+    def _log_pending(self, *, is_early: bool = False) -> str:
         """Write a line per update, and return a short text of the last; only this waits for the device.
+
+        Args:
+            is_early: Leave a loss that is not finite, and what follows, to the read that all processes do:
+                they must end at the same update.
 
         Raises:
             TeacherCacheError: A loss is not finite.
@@ -154,8 +162,12 @@ class TrainingLoop:
         run, pending = self._run, self._pending
         if not pending:
             return ""
-        self._pending = []
         values_U4 = torch.stack([update.values_4 for update in pending]).tolist()
+        are_finite = [math.isfinite(values[0]) for values in values_U4]
+        num_read = are_finite.index(False) if is_early and not all(are_finite) else len(pending)
+        self._pending, pending, values_U4 = pending[num_read:], pending[:num_read], values_U4[:num_read]
+        if not pending:
+            return ""
         seconds = self._seconds()
         for update, values in zip(pending, values_U4, strict=True):
             if not math.isfinite(values[0]):

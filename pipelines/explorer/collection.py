@@ -14,7 +14,7 @@ from PIL import Image
 
 from teacher_cache.archive.read import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import InputError
+from teacher_cache.errors import InputError, RecipeError
 from teacher_cache.sharing.figures import rows_of
 from teacher_cache.sharing.gather import facts_of
 
@@ -95,8 +95,22 @@ class Collection:
         from pipelines.archives.inspect_view import Inspector
 
         assert self._dataset is not None
-        self.reader.check_pixels()
+        self.check_pixels()
         return Inspector(self._dataset, self.reader.recipe, self.reader)
+
+    def check_pixels(self) -> None:
+        """Refuse to show views whose pixels are other ones here. Raises RecipeError."""
+        if self._refusal is not None:
+            raise self._refusal
+
+    @functools.cached_property
+    def _refusal(self) -> RecipeError | None:
+        """Error about this machine's pixels, found once: it takes a render of each probe."""
+        try:
+            self.reader.check_pixels()
+        except RecipeError as error:
+            return error
+        return None
 
     @functools.cached_property
     def classes(self) -> Sequence[str]:

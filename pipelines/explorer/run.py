@@ -41,6 +41,8 @@ def write_pages(config: ViewConfig, track: Track) -> int:
             "Old and new pages would be mixed.",
             "choose a new folder",
         )
+    if collection.has_images:
+        collection.check_pixels()  # before a page is written
     explorer = Explorer(collection, config.num_samples)
     pages = list(static_pages(explorer, collection, config.num_samples))
     with track("write", len(pages), "pages") as advance:

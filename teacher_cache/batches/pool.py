@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import pickle
 import time
 import weakref
 from collections import deque
@@ -12,6 +14,7 @@ from typing import Generic, TypeVar
 
 from teacher_cache.batches.process import Renderer, RenderProcess
 from teacher_cache.batches.rendered import RenderedBatch
+from teacher_cache.errors import InputError
 
 _R = TypeVar("_R", bound=Renderer)
 _SLOTS_WITH_READERS = 2
@@ -41,7 +44,8 @@ class RenderPool(Generic[_R]):
         self.is_rendering = False
         self._tasks_ahead = tasks_ahead
         self._processes: list[RenderProcess] = []
-        self._end = weakref.finalize(self, _end, self._processes, os.getpid())
+        self._owner = os.getpid()
+        self._finalizer = weakref.finalize(self, _end, self._processes, self._owner)
 
     def render(self, tasks: Iterable) -> Iterator[RenderedBatch]:
         """Yield the batches of some tasks; one call at a time.
@@ -49,44 +53,68 @@ class RenderPool(Generic[_R]):
         Raises:
             DatasetError: An image is not the one that was packed.
             ImageError: An image cannot be decoded.
-            LostProcessError: A process was killed, and the pool can no longer be used.
+            LostProcessError: A process ended; the next call starts others.
+            Exception: Any other error that a process met.
         """
         self.is_rendering = True
         start_s = time.perf_counter()
         try:
-            for batches in self._results(iter(tasks)):
+            for result in self._results(iter(tasks)):
                 self.waited_s += time.perf_counter() - start_s
-                yield from batches
+                if isinstance(result, Exception):
+                    raise result
+                yield from result
                 start_s = time.perf_counter()
         finally:
             self.is_rendering = False
+            for process in self._processes:
+                process.release()
 
     def close(self) -> None:
-        """End the processes."""
-        self._end()
+        """End the processes; the next call of `render` starts others."""
+        _end(self._processes, self._owner)
 
-    def _results(self, tasks: Iterator) -> Iterator[list[RenderedBatch]]:
+    def _results(self, tasks: Iterator) -> Iterator[list[RenderedBatch] | Exception]:
         if not self.num_workers:
             yield from map(self.renderer.render, tasks)
             return
-        self._start()
-        for process in self._processes:
-            process.drop_results()
-        turns = itertools.cycle(self._processes)
-        process, under_way = next(turns), deque[RenderProcess]()
-        for task in tasks:
-            while not process.has_room or process.num_under_way == self._tasks_ahead:
+        try:
+            self._start()
+            turns = itertools.cycle(self._processes)
+            process, under_way = next(turns), deque[RenderProcess]()
+            for task in tasks:
+                pickled = pickle.dumps(task)
+                while not process.takes(pickled, self._tasks_ahead):
+                    yield under_way.popleft().receive()
+                process.send(pickled, self.renderer.max_bytes(task))
+                under_way.append(process)
+                process = next(turns)
+            while under_way:
                 yield under_way.popleft().receive()
-            process.send(task, self.renderer.max_bytes(task))
-            under_way.append(process)
-            process = next(turns)
-        while under_way:
-            yield under_way.popleft().receive()
+        except GeneratorExit:
+            raise
+        except BaseException:  # a process is lost, or was asked for what was never read: begin anew
+            self.close()
+            raise
 
     def _start(self) -> None:
+        if os.getpid() != self._owner:  # in a fork of the process that owns them
+            self._processes, self._owner = [], os.getpid()
+            self._finalizer = weakref.finalize(self, _end, self._processes, self._owner)
+        for process in self._processes:
+            process.drop_results()
         num_slots = self._tasks_ahead + _SLOTS_WITH_READERS
-        while len(self._processes) < self.num_workers:
-            self._processes.append(RenderProcess(self.renderer, self._processes, num_slots))
+        try:
+            while len(self._processes) < self.num_workers:
+                self._processes.append(RenderProcess(self.renderer, self._processes, num_slots))
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            raise InputError(
+                f"{self.num_workers} processes that render need more open files than this process may have",
+                "None of them renders.",
+                "raise the limit (ulimit -n 8192), or use fewer --workers",
+            ) from error
 
 
 def _end(processes: list[RenderProcess], owner: int) -> None:

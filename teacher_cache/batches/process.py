@@ -6,6 +6,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -17,14 +18,16 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from teacher_cache.batches.rendered import Empty, Pixels, RenderedBatch, allocate
-from teacher_cache.batches.shared_pages import IS_SUPPORTED, SharedPages
-from teacher_cache.errors import InputError, LostProcessError, TeacherCacheError
+from teacher_cache.batches.shared_pages import SharedPages
+from teacher_cache.errors import InputError, LostProcessError
 
 _Task_contra = TypeVar("_Task_contra", contravariant=True)
 _LOOK_EVERY_S = 2.0
 """Seconds between two looks of an idle process for its parent, which a kill may have taken."""
 _END_S = 5.0
-"""Seconds that a process has to end by itself."""
+"""Seconds that a process has to end after SIGTERM."""
+_PIPE_BYTES = 65_536 if sys.platform == "linux" else 4_096
+"""Size of a task that a pipe surely takes while nobody reads it."""
 
 
 class Renderer(Protocol[_Task_contra]):
@@ -43,7 +46,7 @@ class _Sent(NamedTuple):
     """A batch on its way: without its pixels, and their place in the shared pages.
 
     Attributes:
-        offset: Place of the pixels; None if they are sent with the batch.
+        offset: Place of the pixels; None if they did not fit, and are sent with the batch.
         shape_RHWC: Shape of the pixels.
         batch: The batch.
     """
@@ -70,10 +73,9 @@ class RenderProcess:
                 "There would be no end of processes.",
                 'put what the script does below `if __name__ == "__main__":`, or use workers=0',
             )
-        self._pages = [SharedPages() for _ in range(num_slots)] if IS_SUPPORTED else []
+        self._pages = [SharedPages() for _ in range(num_slots)]
         self._free = deque(range(num_slots))
         self._under_way: deque[int] = deque()
-        self._num_stale = 0
         self._connection, theirs = context.Pipe()
         is_forked = context.get_start_method() == "fork"
         inherited = [process._connection for process in earlier] + [self._connection] if is_forked else []
@@ -84,41 +86,49 @@ class RenderProcess:
             self._process.start()
         theirs.close()
 
-    @property
-    def num_under_way(self) -> int:
-        """Number of tasks whose results were not received."""
-        return len(self._under_way)
+    def takes(self, task: bytes, tasks_ahead: int) -> bool:
+        """Return whether another task can be sent now.
 
-    @property
-    def has_room(self) -> bool:
-        """Whether there is memory for another result."""
-        return bool(self._free)
+        A task that the pipe may not take at once waits until the process has none: else both sides could wait
+        for the other to read.
 
-    def send(self, task: Any, max_bytes: int) -> None:
-        """Send a task whose pixels take at most `max_bytes`. Raises LostProcessError."""
+        Args:
+            task: Task, pickled.
+            tasks_ahead: Most tasks to be under way.
+        """
+        under_way = len(self._under_way)
+        return bool(self._free) and under_way < (tasks_ahead if len(task) <= _PIPE_BYTES else 1)
+
+    def send(self, task: bytes, max_bytes: int) -> None:
+        """Send a pickled task whose pixels take at most `max_bytes`.
+
+        Raises:
+            LostProcessError: The process ended.
+            FullError: There is no room for the pixels.
+        """
+        self._pages[self._free[0]].grow(max_bytes)
         slot = self._free.popleft()
-        if self._pages:
-            self._pages[slot].grow(max_bytes)
         self._under_way.append(slot)
         try:
-            self._connection.send((slot, max_bytes, task))
+            self._connection.send((slot, max_bytes))
+            self._connection.send_bytes(task)
         except (BrokenPipeError, ConnectionResetError):
             raise self._lost() from None
 
-    def receive(self) -> list[RenderedBatch]:
-        """Wait for the result of the oldest task.
+    def receive(self) -> list[RenderedBatch] | Exception:
+        """Wait for the result of the oldest task, which may be the error that it met.
 
         The batches' pixels lie in shared pages until nothing refers to them. A reader that keeps all pages
         gets copies, so that the process always has room for another task.
 
         Raises:
-            TeacherCacheError: The error that the process met, or LostProcessError.
+            LostProcessError: The process ended.
         """
         result = self._reply()
         slot = self._under_way.popleft()
-        if isinstance(result, BaseException):
+        if isinstance(result, Exception):
             self._free.append(slot)
-            raise result
+            return result
         num_bytes = max((end for sent in result if (end := _end_of(sent))), default=0)
         if not num_bytes:
             self._free.append(slot)
@@ -137,9 +147,15 @@ class RenderProcess:
             self._reply()
             self._free.append(self._under_way.popleft())
 
+    def release(self) -> None:
+        """Give the memory of results that nobody holds back to the system."""
+        for slot in list(self._free):
+            self._pages[slot].release()
+
     def ask_to_end(self) -> None:
-        """Close the connection, which ends the process after its task."""
+        """End the process at once: it has nothing to finish, and others may hold copies of its connection."""
         self._connection.close()
+        self._process.terminate()
 
     def end(self) -> None:
         """Wait for the end of a process that was asked to end, and kill one that does not."""
@@ -148,7 +164,7 @@ class RenderProcess:
             self._process.kill()
             self._process.join()
 
-    def _reply(self) -> list[_Sent] | BaseException:
+    def _reply(self) -> list[_Sent] | Exception:
         try:
             return self._connection.recv()
         except (EOFError, ConnectionResetError):
@@ -209,7 +225,7 @@ def _serve(
     pages: Sequence[SharedPages],
     renderer: Renderer[Any],
 ) -> None:
-    """Render task after task, until the parent closes the connection or is gone."""
+    """Render task after task, until the parent is gone; then end without waiting for threads that fetch."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # a terminal sends it to parent and children; the parent decides
@@ -221,38 +237,39 @@ def _serve(
         while True:
             while not connection.poll(_LOOK_EVERY_S):
                 if os.getppid() != parent:
-                    return
-            slot, max_bytes, task = connection.recv()
-            connection.send(_result(renderer, task, pages[slot] if pages else None, max_bytes))
+                    os._exit(0)
+            slot, max_bytes = connection.recv()
+            connection.send(_result(renderer, connection.recv(), pages[slot], max_bytes))
+    os._exit(0)
 
 
 def _result(
-    renderer: Renderer[Any], task: Any, pages: SharedPages | None, max_bytes: int
-) -> list[_Sent] | TeacherCacheError:
-    shared = None
-    if pages is not None and max_bytes:  # a rank's last batch may be empty
-        pages.grow(max_bytes)
-        shared = pages.array(max_bytes)
+    renderer: Renderer[Any], task: Any, pages: SharedPages, max_bytes: int
+) -> list[_Sent] | Exception:
     try:
-        batches = renderer.render(task, allocate if shared is None else _Room(shared).empty)
-    except TeacherCacheError as error:
-        return error
+        pages.grow(max_bytes)
+        shared = pages.array(max_bytes) if max_bytes else allocate(0)  # a rank's last batch may be empty
+        batches = renderer.render(task, _Room(shared).empty)
     except Exception as error:
-        return TeacherCacheError(
-            f"rendering failed: {type(error).__name__}: {error}",
-            traceback.format_exc(),
-            "this is a defect of teacher-cache: report it",
-        )
+        return _portable(error)
     return [_sent(batch, shared) for batch in batches]
 
 
-def _sent(batch: RenderedBatch, shared: Pixels | None) -> _Sent:
+def _portable(error: Exception) -> Exception:
+    """Return an error that the parent can raise: the error itself, with the traceback of this process."""
+    error.add_note(f"In a process that renders:\n{traceback.format_exc()}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error of a library, whose arguments are not those that made it
+        plain = RuntimeError(f"{type(error).__name__}: {error}")
+        plain.add_note(error.__notes__[-1])
+        return plain
+    return error
+
+
+def _sent(batch: RenderedBatch, shared: Pixels) -> _Sent:
     images_RHWC = batch.images_RHWC
-    offset = None
-    if shared is not None:
-        offset = images_RHWC.ctypes.data - shared.ctypes.data
-        if not 0 <= offset <= len(shared) - images_RHWC.size:
-            offset = None
-    if offset is not None:
-        batch = batch._replace(images_RHWC=images_RHWC[:0])
-    return _Sent(offset, images_RHWC.shape, batch)
+    offset = images_RHWC.ctypes.data - shared.ctypes.data
+    if not 0 <= offset <= len(shared) - images_RHWC.size:
+        return _Sent(None, images_RHWC.shape, batch)
+    return _Sent(offset, images_RHWC.shape, batch._replace(images_RHWC=images_RHWC[:0]))

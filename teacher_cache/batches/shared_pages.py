@@ -1,11 +1,11 @@
 """Memory that two processes share: it has no name anywhere, and is gone when the last of them ends.
 
-On Linux it is a memfd, which the size of /dev/shm does not bound; on other systems with file descriptors an
-unlinked temporary file. Where processes cannot hand each other file descriptors (Windows) there is none.
+On Linux it is a memfd, which the size of /dev/shm does not bound; elsewhere an unlinked temporary file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -18,8 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.errors import FullError
-
-IS_SUPPORTED = os.name == "posix"
 
 
 class SharedPages:
@@ -64,6 +62,12 @@ class SharedPages:
                     ) from error
         os.truncate(self._fd, max(num_bytes, os.fstat(self._fd).st_size))
         self._map = mmap.mmap(self._fd, num_bytes)  # arrays of the old map keep it
+
+    def release(self) -> None:
+        """Give the memory back to the system, where it can; the pages are empty then."""
+        if self._map is not None and hasattr(mmap, "MADV_REMOVE"):
+            with contextlib.suppress(OSError):  # a file system of temporary files may not know it
+                self._map.madvise(mmap.MADV_REMOVE)
 
     def array(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """Return the first `num_bytes`, which `grow` has made room for."""

@@ -35,8 +35,10 @@ class LocalBackend:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        path = re.sub("^(file|local):(//)?", "", url)
-        self.root = os.path.join(os.getcwd(), Path(path).expanduser()).rstrip("/") or "/"  # noqa: PTH109, PTH118
+        path = os.path.expanduser(re.sub("^(file|local):(//)?", "", url))  # noqa: PTH111  # ~nobody stays
+        if not path.startswith("/"):
+            path = "/".join(part for part in (os.getcwd(), path) if part != ".")  # noqa: PTH109
+        self.root = path.rstrip("/") or "/"
 
     def url_beside(self, relative_path: str) -> str:
         """Return the path that a path relative to the root leads to; see Backend."""

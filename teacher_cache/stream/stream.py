@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 from teacher_cache.archive.open import AnySource
 from teacher_cache.archive.source import view_ranges
@@ -27,6 +28,9 @@ from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 from teacher_cache.stream.renderer import BatchNumbers, StreamRenderer
 from teacher_cache.views.recipe import Recipe
+
+_BATCHES_AHEAD = 3
+"""Batches that a process has before it at a time: the one it renders, and others to go on with."""
 
 
 class ViewStream:
@@ -88,6 +92,9 @@ class ViewStream:
         shards_B = ids.rows_B // self._plan.rows_per_shard
         return set(zip(shards_B.tolist(), ids.views_B.tolist(), strict=True))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
     def close(self) -> None:
         """End the processes that render."""
         if self._pool is not None:
@@ -108,7 +115,9 @@ class ViewStream:
         if kept is not None and kept.num_workers == workers and not kept.is_rendering:
             return kept
         renderer = copy.copy(self._renderer)  # without the threads of another pool
-        pool = RenderPool(renderer, workers, tasks_ahead=max(1, 4 // self._plan.batches_per_load))
+        pool = RenderPool(
+            renderer, workers, tasks_ahead=max(1, _BATCHES_AHEAD // self._plan.batches_per_load)
+        )
         if kept is None or not kept.is_rendering:
             self.close()
             self._pool = pool

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -126,7 +127,45 @@ def test_a_process_that_is_killed_is_named_with_what_to_do(dataset: PackedDatase
         list(batches)
     assert "memory" in caught.value.consequence
     assert "fewer --workers" in caught.value.remedy
+    assert pixels_of(pool) == pixels_of(pool_of(dataset, 0)), "other processes go on"
     pool.close()
+
+
+def test_a_reader_that_is_interrupted_while_it_waits_begins_anew(
+    dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_of(dataset, 1)
+    batches = pool.render(LOADS)
+    next(batches)
+    before = pid_of(pool)
+    with monkeypatch.context() as patched:
+        patched.setattr(process.RenderProcess, "_reply", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(batches)
+    assert pixels_of(pool) == pixels_of(pool_of(dataset, 0))
+    assert pid_of(pool) != before
+    pool.close()
+
+
+def interrupted(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_views_that_were_read_are_pickled_and_forked_without_their_processes(data: str, labels: str) -> None:
+    views = LabelledViews(data, labels=labels, batch_size=4)
+    whole = [batch.rows_B.tolist() for batch in views.epoch(0, workers=1)]
+    copy = pickle.loads(pickle.dumps(views))
+    assert [batch.rows_B.tolist() for batch in copy.epoch(0, workers=1)] == whole
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=read_all, args=(views, theirs))
+    child.start()
+    assert ours.recv() == whole
+    child.join()
+    assert [batch.rows_B.tolist() for batch in views.epoch(0, workers=1)] == whole
+
+
+def read_all(views: LabelledViews, found: Connection) -> None:
+    found.send([batch.rows_B.tolist() for batch in views.epoch(0, workers=1)])
 
 
 @pytest.mark.usefixtures("method")
@@ -200,14 +239,19 @@ def test_memory_is_no_question_of_dev_shm(data: str, labels: str, alone: dict) -
     assert json.loads(done.stdout.splitlines()[-1]) == alone
 
 
-@pytest.mark.parametrize("system", ["without memfd", "without shared pages"])
-def test_other_systems_get_the_same_bits(
-    system: str, dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
+def test_a_system_without_memfd_gets_the_same_bits(
+    dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if system == "without memfd":
-        monkeypatch.delattr(os, "memfd_create")
-    else:
-        monkeypatch.setattr(process, "IS_SUPPORTED", False)
+    monkeypatch.delattr(os, "memfd_create")
+    pool = pool_of(dataset, 2)
+    assert pixels_of(pool) == pixels_of(pool_of(dataset, 0))
+    pool.close()
+
+
+def test_tasks_that_a_pipe_may_not_take_are_sent_one_at_a_time(
+    dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_PIPE_BYTES", 10)
     pool = pool_of(dataset, 2)
     assert pixels_of(pool) == pixels_of(pool_of(dataset, 0))
     pool.close()
@@ -222,6 +266,33 @@ def test_a_full_disk_is_said_where_pages_lie_on_one(monkeypatch: pytest.MonkeyPa
     with pytest.raises(FullError, match="no room for 4,096 bytes") as caught:
         shared_pages.SharedPages().grow(4096)
     assert "TMPDIR" in caught.value.remedy
+
+
+class Missing(PackedDataset):
+    """A dataset whose files are gone, which is found out when an image is read."""
+
+    def image_view(self, row: int) -> memoryview:
+        raise FileNotFoundError(2, "No such file", f"row {row}")
+
+
+class Odd(PackedDataset):
+    """A dataset whose library raises an error that cannot be sent."""
+
+    def image_view(self, row: int) -> memoryview:
+        class OddError(Exception):
+            pass
+
+        raise OddError(f"row {row}")
+
+
+def test_errors_of_libraries_come_with_the_traceback_of_the_process(data: str) -> None:
+    pool = RenderPool(BatchRenderer(Missing(data), recipes.load("rrc", 32)), 1)
+    with pytest.raises(FileNotFoundError, match="row 0") as caught:
+        list(pool.render(LOADS))
+    assert "in image_view" in caught.value.__notes__[0]
+    pool = RenderPool(BatchRenderer(Odd(data), recipes.load("rrc", 32)), 1)
+    with pytest.raises(RuntimeError, match="OddError: row 0"):
+        list(pool.render(LOADS))
 
 
 def test_a_script_that_a_process_imports_is_told_of_the_guard(

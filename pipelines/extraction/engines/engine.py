@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from pipelines.extraction.order import Description, Rate, Trial
 from pipelines.extraction.queue import Task, UnitQueue
 from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.errors import DeniedError, FullError, TeacherCacheError, UnfitError
+from teacher_cache.errors import DeniedError, FullError, LostProcessError, TeacherCacheError, UnfitError
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.agreement import Agreement
 
@@ -48,6 +48,11 @@ class Tally:
 
 ENDS_THE_RUN = (FullError, DeniedError, UnfitError)
 """Errors that every unit would meet: the run ends without another try, and finished units stay."""
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Return whether an error tells of a broken worker rather than of a unit that cannot be done."""
+    return not isinstance(error, TeacherCacheError) or isinstance(error, LostProcessError)
 
 
 MAX_FAILURES_IN_ROW = 5

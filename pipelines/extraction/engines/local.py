@@ -21,10 +21,11 @@ from pipelines.extraction.engines.engine import (
     failed,
     first_line,
     ignore,
+    is_foreign,
 )
 from pipelines.extraction.queue import Task, UnitQueue
 from pipelines.flags.extract import ExtractConfig
-from teacher_cache.errors import LostProcessError, TeacherCacheError
+from teacher_cache.errors import TeacherCacheError
 
 _NAME = "local"
 _T = TypeVar("_T")
@@ -89,7 +90,7 @@ class LocalEngine:
         if isinstance(error, ENDS_THE_RUN):
             raise error
         views.take_back()
-        self._failures += not isinstance(error, TeacherCacheError) or isinstance(error, LostProcessError)
+        self._failures += is_foreign(error)
         if self._failures == MAX_FAILURES_IN_ROW:
             raise TeacherCacheError(
                 f"{self._failures} units in a row failed, the last: {first_line(error)}",

@@ -24,6 +24,7 @@ from pipelines.extraction.engines.engine import (
     WorkerStarted,
     failed,
     first_line,
+    is_foreign,
 )
 from pipelines.extraction.engines.ray.cluster import is_gone, kill_on, reason_of, result_of, what_is_free
 from pipelines.extraction.engines.ray.fleet import UNITS_PER_ACTOR, Fleet
@@ -189,7 +190,7 @@ class RayRun:
             event = failed(self._queue, unit, slot.name, slot.node, error)
             self._fleet.metrics.failed(event)
             yield event
-            slot.failures += not isinstance(error, TeacherCacheError)
+            slot.failures += is_foreign(error)
             if slot.failures == MAX_FAILURES_IN_ROW:
                 reason = f"{slot.failures} units in a row failed, the last: {event.reason}"
                 yield from self._lost(slot, reason, is_unit_to_blame=False)
