@@ -35,8 +35,7 @@ LAST_FILE = "last.safetensors"
 EMA_FILE = "ema.safetensors"
 BEST_FILE = "best.safetensors"
 _NAMED_KEYS = 8
-_LOG_EVERY_S = 2.0
-"""Seconds after which updates are logged before --log-interval is full: a loss is shown from the start on."""
+_LOG_EVERY_S = 2.0  # a loss is shown from the start on, however long --log-interval is
 _NO_MEMORY = re.compile("not enough memory|can.t allocate memory|out of memory")
 """Out-of-memory messages of torch's CPU allocators and of other devices' libraries."""
 
@@ -53,8 +52,7 @@ class TrainingLoop:
         """Number of updates whose lines are written."""
         self._is_savable = True
         """Whether a state may be saved: no evaluation is due before it, and all losses are finite."""
-        self._unread = 0
-        """Number of updates since all processes last read the losses."""
+        self._unread = 0  # updates since all processes last read the losses
         self._wait_s = self._overhead_s = 0.0
         """Seconds spent on waiting for batches, and on evaluating and saving."""
 
@@ -152,9 +150,7 @@ class TrainingLoop:
     def _log_pending(self, *, is_early: bool = False) -> str:
         """Write a line per update, and return a short text of the last; only this waits for the device.
 
-        Args:
-            is_early: Leave a loss that is not finite, and what follows, to the read that all processes do:
-                they must end at the same update.
+        An early read leaves a loss that is not finite to the next one of all processes, which end together.
 
         Raises:
             TeacherCacheError: A loss is not finite.

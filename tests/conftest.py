@@ -57,12 +57,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(BudgetReport())
 
 
+_SCOPES = {
+    "killed clusters": ("test_ray_kills.py", "test_jobs.py"),
+    "one cluster": ("test_engines.py", "test_metrics.py", "test_distributed.py"),
+}
+"""Files of tests that run in one process, by what they share."""
+
+
 class _Scopes(LoadFileScheduling):
-    """Files of tests for pytest-xdist; those that kill parts of clusters run in one process."""
+    """Files of tests for pytest-xdist, a process each at a time; those on a Ray cluster share it."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "killed clusters" if file.endswith(("test_ray_kills.py", "test_jobs.py")) else file
+        return next((scope for scope, files in _SCOPES.items() if file.endswith(files)), file)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,4 @@
-"""The tests have a budget of seconds, folder by folder, which together is ten minutes on two cores."""
+"""The tests have a budget of seconds, folder by folder: ten minutes, with three files at a time."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from budget import CONTRIBUTING, budgets, folder_of, over_budget
 TESTS = Path(__file__).parent
 
 
-def test_every_folder_has_a_budget_and_all_of_them_are_ten_minutes_on_two_cores() -> None:
+def test_every_folder_has_a_budget_and_all_of_them_are_ten_minutes() -> None:
     allowed = budgets(CONTRIBUTING.read_text())
     folders = {folder_of(f"tests/{file.relative_to(TESTS)}::x") for file in TESTS.rglob("test_*.py")}
     assert set(allowed) == folders
-    assert sum(allowed.values()) <= 2 * 600
+    assert sum(allowed.values()) <= 3 * 600
 
 
 def test_what_takes_longer_is_named() -> None:

@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 2.0
 _END_S = 5.0
 """Seconds that a process has to end after SIGTERM."""
 _PIPE_BYTES = 65_536 if sys.platform == "linux" else 4_096
-"""Size of a task that a pipe surely takes while nobody reads it."""
+"""Size of a task that a pipe surely takes before anything is read."""
 
 
 class Renderer(Protocol[_Task_contra]):
@@ -148,7 +148,7 @@ class RenderProcess:
             self._free.append(self._under_way.popleft())
 
     def release(self) -> None:
-        """Give the memory of results that nobody holds back to the system."""
+        """Give the memory of free slots back to the system."""
         for slot in list(self._free):
             self._pages[slot].release()
 
