@@ -113,9 +113,8 @@ class TrainingLoop:
         run, trainer = self._run, self._trainer
         step, lr = trainer.updates, trainer.lr
         values_4 = torch.stack(trainer.update(batches))
-        rows, views = (
-            torch.cat([getattr(batch, name) for batch in batches]) for name in ("rows_B", "views_B")
-        )
+        rows = torch.cat([batch.rows_B for batch in batches])
+        views = torch.cat([batch.views_B for batch in batches])
         self._pending.append(PendingUpdate(step, self._seconds(), lr, values_4, rows, views))
         is_last = trainer.updates == run.plan.num_updates
         is_evaluated = run.validation is not None and (is_last or self._ends_an_interval())
