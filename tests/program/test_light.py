@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from serving import SmallService
-from support import new_key
+from support import extract_flags, new_key
 
 HEAVY = ("torch", "timm", "numba", "matplotlib")
 
@@ -93,6 +93,20 @@ def test_no_command_without_a_model_imports_one(
     refused = {" ".join(words[:2]) for _, words in commands[9:10]} | {"request list"}
     assert {name for name, (code, _) in found.items() if code} <= refused, done.stderr
     assert len(found) > 40
+
+
+@pytest.mark.slow
+def test_a_teacher_of_another_kind_than_timms_needs_no_timm(data: str, tmp_path: Path) -> None:
+    """Neither the driver of an extract nor its worker, with weights from a file, and a rendering process."""
+    program = (
+        "import json, sys; from pipelines.cli import main; code = main(json.loads(sys.argv[1])); "
+        "print(json.dumps([code, 'torch' in sys.modules, 'timm' in sys.modules]))"
+    )
+    words = extract_flags(data, tmp_path / "out", workers=1)
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(words)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, True, False]
 
 
 @pytest.mark.slow

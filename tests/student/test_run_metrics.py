@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from student.cli import main
+from student.step import Trainer
 
 SMALL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=1", "num_heads=3")
 
@@ -26,12 +27,31 @@ def test_a_line_tells_the_losses_apart_and_the_agreement(data: str, labels: str,
         assert 0 <= line["agreement"] <= 1
         assert re.fullmatch("[0-9a-f]{8}", line["order"])
     assert len({line["order"] for line in steps}) == 6
+    stamps = [line["seconds"] for line in steps]
+    assert stamps == sorted(set(stamps)), "an update is stamped when it happens, not when it is logged"
     scored = [line for line in lines if "accuracy" in line]
     assert [line["step"] for line in scored] == [3, 5]
     assert set(scored[0]["accuracy"]) == set(scored[0]["ema_accuracy"])
     result = lines[-1]["result"]
     assert 0 <= result["data_wait_s"] <= result["seconds"]
     assert result["accuracy"] == scored[-1]["accuracy"]
+
+
+def test_losses_are_read_by_time_where_few_updates_are_made(
+    data: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("student.loop._LOG_EVERY_S", 0.0)
+    seen: list[int] = []
+    update = Trainer.update
+
+    def watched(self: Trainer, batches: list) -> list:
+        file = tmp_path / "run" / "metrics.jsonl"
+        seen.append(file.read_bytes().count(b"\n") if file.exists() else 0)
+        return update(self, batches)
+
+    monkeypatch.setattr(Trainer, "update", watched)
+    train(tmp_path / "run", data, labels, "--log-interval=100")
+    assert seen[1:] == [1, 2, 3, 4, 5]
 
 
 def test_tensorboard_has_the_same_numbers(data: str, labels: str, tmp_path: Path) -> None:
