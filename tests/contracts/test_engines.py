@@ -113,7 +113,7 @@ def test_every_engine_and_number_of_actors_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["local", "ray-2"])
+@pytest.mark.parametrize("name", ["local", pytest.param("ray-2", marks=pytest.mark.soak)])
 def test_any_order_of_units_gives_the_same_bytes(
     name: str, request: pytest.FixtureRequest, data: str, labels: str, tmp_path: Path
 ) -> None:

@@ -152,7 +152,7 @@ def test_two_ranks_that_are_asked_to_stop_leave_one_whole_state(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("which", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_asked_to_stop_it_finishes_its_update_and_saves(
     which: signal.Signals, data: str, labels: str, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -82,7 +82,7 @@ def test_actors_killed_hung_and_killed_all_at_once_in_one_run(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
     """Each of these has a test of its own among the campaigns; here they befall the same two actors."""
-    run = Run(data, tmp_path / "out", ray_address, unit_timeout_s=6)
+    run = Run(data, tmp_path / "out", ray_address, unit_timeout_s=8)
     run.wait_for(lambda: len(run.pids()) == 2)
     run.wait_for_units(1)
     hung, killed = run.pids()
@@ -94,7 +94,7 @@ def test_actors_killed_hung_and_killed_all_at_once_in_one_run(
     assert run.end() == 0, run.output
     assert tree(tmp_path / "out") == undisturbed
     assert len(run.events("worker_lost")) == 4
-    assert any("nothing was labelled in 6 s" in failure["reason"] for failure in run.events("unit_failed"))
+    assert any("nothing was labelled in 8 s" in failure["reason"] for failure in run.events("unit_failed"))
     assert not Path(f"/proc/{hung}/stat").exists()
 
 

@@ -100,13 +100,14 @@ def faulty_network(s3_server: S3) -> Iterator[dict[str, str]]:
 
 @pytest.mark.slow
 def test_an_extract_through_a_faulty_network_gives_the_same_archive(
-    s3: str, s3_server: S3, data: str, labels: str, tmp_path: Path
+    s3: str, s3_server: S3, data: str, tmp_path: Path
 ) -> None:
     upload(Path(data), f"{s3}/data")
-    words = extract_flags(f"{s3}/data", f"{s3}/labels", cache_dir=tmp_path / "cache")
+    done(("pipelines", extract_flags(data, tmp_path / "labels", views="0:1")))
+    words = extract_flags(f"{s3}/data", f"{s3}/labels", views="0:1", cache_dir=tmp_path / "cache")
     with faulty_network(s3_server) as through:
         done(("pipelines", words), ("pipelines", ["verify", f"{s3}/labels", "--level", "full"]), **through)
-    assert objects(f"{s3}/labels") == tree(labels)
+    assert objects(f"{s3}/labels") == tree(tmp_path / "labels")
 
 
 @pytest.mark.ray

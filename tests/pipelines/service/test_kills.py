@@ -7,7 +7,7 @@ from benchmarks.service_kills import KillsConfig, run
 
 
 @pytest.mark.kill
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_server_a_driver_and_an_executor_are_killed_and_nothing_is_lost() -> None:
     assert run(KillsConfig(kills=3, requests=3)) == 0
 
