@@ -41,7 +41,7 @@ NAMES = ("local", pytest.param("ray-1", marks=pytest.mark.soak), "ray-4")
 _CPUS = 0.5
 
 
-@pytest.fixture(params=["local", "ray-2"])
+@pytest.fixture(params=["local", "ray-1"])
 def engine(request: pytest.FixtureRequest) -> dict[str, object]:
     """Flags of an engine."""
     return engine_flags(request.param, request)
