@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import time
@@ -11,6 +12,9 @@ from pathlib import Path
 import torch
 
 from pipelines.cli import main as teacher_cache
+
+_OF_AN_EXTRACT = ("timm", "zarr.codecs", "numcodecs.blosc", "pyarrow.parquet", "pipelines.extraction.worker")
+"""Modules that an extract imports when it needs them."""
 
 
 def forked(argv: list[str], *, uid: int | None = None) -> int:
@@ -25,6 +29,8 @@ def forked(argv: list[str], *, uid: int | None = None) -> int:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
         if uid is not None:
+            for module in _OF_AN_EXTRACT:  # the user may not read them where Python lies in root's home
+                importlib.import_module(module)
             os.setgroups([])
             os.setegid(uid)
             os.seteuid(uid)
