@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json, write_photographs
-from benchmarks.serving import Serving
+from benchmarks.serving import photograph_service
 from pipelines.cli import main as teacher_cache_main
 from pipelines.machine import environment
 from teacher_cache.errors import TeacherCacheError
@@ -98,14 +98,7 @@ def _measured(config: CommandsConfig, root: Path, trees: dict[str, Path]) -> dic
     ):
         if teacher_cache_main(words) != 0:
             raise TeacherCacheError(f"{words[0]} failed")
-    serving = Serving(
-        root / "service",
-        database=f"sqlite:///{root}/service/service.db",
-        data={"photographs": data},
-        archives=str(root / "archives"),
-        teachers={"regnety": {"teacher": "regnety_002", "pretrained": False, "device": "cpu"}},
-        teams={"vision": {}},
-    )
+    serving = photograph_service(root, data)
     token = serving.new_token("one", "vision", ("read", "request"))
     serving.start()
     variables = {"TEACHER_CACHE_SERVICE": serving.url, "TEACHER_CACHE_TOKEN": token}

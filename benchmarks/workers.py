@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json, write_photographs
-from benchmarks.serving import Serving
+from benchmarks.serving import photograph_service
 from pipelines.cli import main as teacher_cache_main
 from pipelines.machine import environment
 from teacher_cache.errors import TeacherCacheError
@@ -178,14 +178,7 @@ def _script(config: WorkersConfig, method: str, who: str, data: str, labels: str
 
 def _idle_server_mb(root: Path, data: str) -> float:
     """Return the resident memory of a service's server process before any job."""
-    serving = Serving(
-        root / "service",
-        database=f"sqlite:///{root}/service/service.db",
-        data={"photographs": data},
-        archives=str(root / "archives"),
-        teachers={"regnety": {"teacher": "regnety_002", "pretrained": False, "device": "cpu"}},
-        teams={"vision": {}},
-    )
+    serving = photograph_service(root, data)
     serving.start()
     try:
         assert serving.process is not None

@@ -226,9 +226,8 @@ def _serve(
     renderer: Renderer[Any],
 ) -> None:
     """Render task after task, until the parent is gone; then end without waiting for threads that fetch."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends it to parent and children; the parent decides
+    # A terminal sends SIGINT to parent and children; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:
         other.close()  # else this process would keep its parent's end of the connection open

@@ -48,18 +48,15 @@ class SharedPages:
         """
         if num_bytes <= self.num_bytes:
             return
-        if not hasattr(os, "memfd_create"):
-            try:
-                os.posix_fallocate(
-                    self._fd, 0, num_bytes
-                )  # else a full disk would kill the process that writes
-            except (OSError, AttributeError) as error:
-                if isinstance(error, OSError):
-                    raise FullError(
-                        f"{tempfile.gettempdir()} has no room for {num_bytes:,} bytes of rendered views",
-                        "Processes that render hand views over in a temporary file.",
-                        "make room, set TMPDIR to another folder, or use fewer --workers",
-                    ) from error
+        if not hasattr(os, "memfd_create") and hasattr(os, "posix_fallocate"):
+            try:  # else a full disk would kill the process that writes
+                os.posix_fallocate(self._fd, 0, num_bytes)
+            except OSError as error:
+                raise FullError(
+                    f"{tempfile.gettempdir()} has no room for {num_bytes:,} bytes of rendered views",
+                    "Processes that render hand views over in a temporary file.",
+                    "make room, set TMPDIR to another folder, or use fewer --workers",
+                ) from error
         os.truncate(self._fd, max(num_bytes, os.fstat(self._fd).st_size))
         self._map = mmap.mmap(self._fd, num_bytes)  # arrays of the old map keep it
 
