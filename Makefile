@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE  # or each of hundreds of processes compiles the project anew
 
 .PHONY: help demo check fast test every soak lint bench clean
 help:  ## show this

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +141,31 @@ def run_in_a_thread_of_its_own(main: Callable[[list[str]], int], words: list[str
     if log is not None:
         os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
     sys.exit(main(words))
+
+
+def ended(
+    main: Callable[[list[str]], int], words: list[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end in a process of its own and in that environment; return what it printed."""
+    with tempfile.TemporaryDirectory(prefix="program-") as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = forked.Process(target=_run_in_environment, args=(main, words, dict(environment), out, err))
+        process.start()
+        process.join(PATIENCE_S)
+        process.kill()  # which one that has ended does not notice
+        process.join()
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(words, process.exitcode, out.read_text(), err.read_text())
+
+
+def _run_in_environment(
+    main: Callable[[list[str]], int], words: list[str], environment: dict[str, str], out: Path, err: Path
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
+    run_in_a_thread_of_its_own(main, words, None)
 
 
 def labels_tree(folder: str | Path) -> dict[str, bytes]:

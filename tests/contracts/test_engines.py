@@ -37,7 +37,7 @@ from teacher_cache.labels.affinity_rule import calibration_parts, num_calibratio
 from teacher_cache.storage.store import Store
 
 Capture = pytest.CaptureFixture[str]
-NAMES = ("local", pytest.param("ray-1", marks=pytest.mark.soak), "ray-4")
+NAMES = ("local", "ray-2", *(pytest.param(name, marks=pytest.mark.soak) for name in ("ray-1", "ray-4")))
 _CPUS = 0.5
 
 

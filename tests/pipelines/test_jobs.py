@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from serving import ASK, SmallService
-from support import PATIENCE_S, extract_flags, free_port, labels_tree, tree, wait_until
+from support import PATIENCE_S, ended, extract_flags, free_port, labels_tree, tree, wait_until
 
 from pipelines.cli import main
 
@@ -54,9 +54,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def cli(words: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pipelines.cli", *words]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
+def cli(words: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return ended(main, words, variables)
 
 
 def submit_flags(data: str, out: Path, **changes: object) -> list[str]:
@@ -65,36 +64,44 @@ def submit_flags(data: str, out: Path, **changes: object) -> list[str]:
 
 
 def submit(data: str, out: Path, variables: dict[str, str], **changes: object) -> dict:
-    ended = cli([*submit_flags(data, out, **changes), "--json"], variables)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    said = cli([*submit_flags(data, out, **changes), "--json"], variables)
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
 
 
 @pytest.mark.slow
-def test_a_plan_submitted_twice_is_one_job_and_gives_the_archive(
-    head: dict[str, str], data: str, labels: str, tmp_path: Path
+def test_a_plan_is_one_job_that_is_stopped_goes_on_and_gives_the_archive(
+    head: dict[str, str], data: str, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    first, second = submit(data, out, head), submit(data, out, head)
+    """Submitted twice, stopped, and submitted again, with a recipe of this machine that travels with it."""
+    recipe, out = tmp_path / "mine.yaml", tmp_path / "out"
+    recipe.write_text("version: 1\nimg_size: 32\nops:\n- op: random_resized_crop\n")
+    flags = {"recipe": recipe, "img_size": None}
+    first, second = submit(data, out, head, **flags), submit(data, out, head, **flags)
     assert (first["is_new"], second["is_new"]) == (True, False)
     assert first["job"] == second["job"]
     assert re.fullmatch(r"extract-[0-9a-f]{12}-1", first["job"])
-    said = cli(["logs", first["job"], "--follow"], head)
+    wait_until(lambda: list(out.glob("receipts/0*.json")))
+    assert cli(["stop", first["job"]], head).returncode == 0
+    again = submit(data, out, head, **flags)
+    assert again["is_new"]
+    assert again["job"] == first["job"][:-1] + "2"
+    said = cli(["logs", again["job"], "--follow"], head)
     assert said.returncode == 0, said.stdout + said.stderr
-    assert "labelled 99 views" in said.stdout
+    assert f"{out}: 99 labels" in said.stdout
     assert said.stderr.endswith("SUCCEEDED\n")
-    assert tree(out) == tree(labels)
-    assert "SUCCEEDED" in cli(["status", "--job", first["job"]], head).stdout
-    assert submit(data, tmp_path / "other", head)["job"] != first["job"]
+    assert main(extract_flags(data, tmp_path / "here", **flags)) == 0
+    assert tree(out) == tree(tmp_path / "here")
+    assert "SUCCEEDED" in cli(["status", "--job", again["job"]], head).stdout
 
 
 @pytest.mark.slow
 def test_without_the_token_it_is_refused(head: dict[str, str], data: str, tmp_path: Path) -> None:
     for changes in ({"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
-        ended = cli(submit_flags(data, tmp_path / "out"), {**head, **changes})
-        assert ended.returncode == 2
-        assert "RAY_AUTH_TOKEN" in ended.stderr
-        assert "Traceback" not in ended.stderr
+        said = cli(submit_flags(data, tmp_path / "out"), {**head, **changes})
+        assert said.returncode == 2
+        assert "RAY_AUTH_TOKEN" in said.stderr
+        assert "Traceback" not in said.stderr
     address = head["RAY_API_SERVER_ADDRESS"]
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{address}/api/jobs/")
@@ -102,40 +109,13 @@ def test_without_the_token_it_is_refused(head: dict[str, str], data: str, tmp_pa
 
 
 @pytest.mark.slow
-def test_stopped_and_submitted_again_it_goes_on(
-    head: dict[str, str], data: str, labels: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    first = submit(data, out, head)
-    wait_until(lambda: list(out.glob("receipts/0*.json")))
-    stopped = cli(["stop", first["job"]], head)
-    assert stopped.returncode == 0
-    again = submit(data, out, head)
-    assert again["is_new"]
-    assert again["job"] == first["job"][:-1] + "2"
-    said = cli(["logs", again["job"], "--follow"], head)
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert tree(out) == tree(labels)
-
-
-@pytest.mark.slow
-def test_a_recipe_of_this_machine_travels_with_the_job(
-    head: dict[str, str], data: str, tmp_path: Path
-) -> None:
-    (tmp_path / "mine.yaml").write_text("version: 1\nimg_size: 32\nops:\n- op: random_resized_crop\n")
-    job = submit(data, tmp_path / "out", head, recipe=tmp_path / "mine.yaml", img_size=None)["job"]
-    said = cli(["logs", job, "--follow"], head)
-    assert said.returncode == 0, said.stdout + said.stderr
-
-
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there_and_a_job_that_is_not_there_are_said(head: dict[str, str]) -> None:
     nowhere = cli(["logs", "extract-0", "--dashboard", f"http://127.0.0.1:{free_port()}"], head)
     unknown = cli(["stop", "extract-0"], head)
-    for ended in (nowhere, unknown):
-        assert ended.returncode == 2
-        assert "Traceback" not in ended.stderr
-        assert "--dashboard http://127.0.0.1:" in ended.stderr
+    for said in (nowhere, unknown):
+        assert said.returncode == 2
+        assert "Traceback" not in said.stderr
+        assert "--dashboard http://127.0.0.1:" in said.stderr
 
 
 def test_the_entrypoint_opens_no_cluster_without_a_token() -> None:
@@ -145,12 +125,12 @@ def test_the_entrypoint_opens_no_cluster_without_a_token() -> None:
         return subprocess.run(command, env={**names, **changes}, capture_output=True, text=True, check=False)
 
     for command in ("head", "worker", "submit"):
-        ended = run(command)
-        assert (ended.returncode, "no token" in ended.stderr) == (2, True)
+        said = run(command)
+        assert (said.returncode, "no token" in said.stderr) == (2, True)
     assert run().returncode == 2
     assert "RAY_HEAD_ADDRESS" in run("worker", RAY_AUTH_TOKEN="0" * 64).stderr
-    ended = run("extract", "--help")
-    assert (ended.returncode, "--num-actors" in ended.stdout) == (0, True)
+    said = run("extract", "--help")
+    assert (said.returncode, "--num-actors" in said.stdout) == (0, True)
     assert run("python", "-c", "print(7)").stdout == "7\n"
 
 
