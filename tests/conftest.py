@@ -28,6 +28,8 @@ from xdist.scheduler import LoadFileScheduling
 
 from pipelines.cli import main as teacher_cache_main
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.views.probe import probe_digest
+from teacher_cache.views.recipe import deit
 
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
@@ -55,13 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # in the process that all reports come to
         config.pluginmanager.register(BudgetReport())
+        if config.getoption("numprocesses", None):
+            probe_digest(deit(32))  # numba compiles once what each of several processes would compile
 
 
-_SCOPES = {
-    "killed clusters": ("test_ray_kills.py", "test_jobs.py"),
-    "one cluster": ("test_engines.py", "test_metrics.py", "test_distributed.py"),
-}
-"""Files of tests that run in one process, by what they share."""
+_ON_ONE_CLUSTER = ("test_engines.py", "test_metrics.py", "test_distributed.py")
 
 
 class _Scopes(LoadFileScheduling):
@@ -69,7 +69,7 @@ class _Scopes(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return next((scope for scope, files in _SCOPES.items() if file.endswith(files)), file)
+        return "one cluster" if file.endswith(_ON_ONE_CLUSTER) else file
 
 
 @pytest.hookimpl(optionalhook=True)

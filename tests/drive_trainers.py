@@ -1,7 +1,4 @@
-"""Drive every example trainer in this process, and say what it did, one line of JSON for each run.
-
-torchrun --nproc-per-node 2 tests/drive_trainers.py DATA LABELS TEACHER CHECKPOINT FOLDER [EPOCHS [NAME ...]]
-"""
+"""Drive every example trainer in this process, and say what it did."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import functools
 import importlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +83,16 @@ class Drive:
         return losses, seen
 
 
-def main(
-    data: str, labels: str, teacher: str, checkpoint: str, folder: str, epochs: str = "3", *names: str
-) -> None:
-    """Run every trainer with stored and with live labels, and stopped and resumed, on this rank."""
-    torch.set_num_threads(1)
+def main(words: list[str]) -> None:
+    """Run trainers with stored and with live labels, and stopped and resumed, on this rank.
+
+    Args:
+        words: Data, labels, teacher, checkpoint, folder of results, epochs, and names of trainers.
+    """
+    data, labels, teacher, checkpoint, folder, epochs, *names = words
     timm_script.init_distributed_device_so = functools.cache(timm_script.init_distributed_device_so)
     drive, rank = Drive(data, labels, teacher, checkpoint), os.environ["RANK"]
-    for name in names or TRAINERS:
+    for name in names:
         runs = {
             "stored": drive.run(name, Path(folder, name, "stored"), epochs=int(epochs), batch_size=4),
             "live": drive.run(name, Path(folder, name, "live"), epochs=int(epochs), batch_size=4, live=True),
@@ -105,7 +103,3 @@ def main(
         ]
         runs["stopped"] = tuple(a + b for a, b in zip(*parts, strict=True))
         Path(folder, f"{name}-{rank}.json").write_text(json.dumps(runs))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -135,7 +135,26 @@ def begun(
     return process
 
 
-def run_in_a_thread_of_its_own(main: Callable[[list[str]], int], words: list[str], log: Path | None) -> None:
+def begun_as_two_ranks(
+    main: Callable[[list[str]], int | None], words: list[str]
+) -> list[multiprocessing.process.BaseProcess]:
+    """Begin two processes of a program that are two ranks, with the environment that torchrun gives them."""
+    port = free_port()
+    ranks = [forked.Process(target=_run_as_rank, args=(rank, port, main, words)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
+def _run_as_rank(rank: int, port: int, main: Callable[[list[str]], int | None], words: list[str]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run_in_a_thread_of_its_own(main, words, None)
+
+
+def run_in_a_thread_of_its_own(
+    main: Callable[[list[str]], int | None], words: list[str], log: Path | None
+) -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of what renders: as where a shell started this
     if log is not None:

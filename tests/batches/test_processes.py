@@ -179,6 +179,7 @@ def test_processes_end_with_their_pool(dataset: PackedDataset) -> None:
 
 def read_slowly(method: str, data: str, labels: str, pids: Connection) -> None:
     multiprocessing.set_start_method(method, force=True)
+    multiprocessing.set_forkserver_preload([])  # what tests preload is no part of a user's program
     views = LabelledViews(data, labels=labels, batch_size=4)
     for _ in views.epoch(0, workers=2):
         pids.send([process._process.pid for process in views._stream._pool._processes])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from drive_trainers import TRAINERS, Drive
-from support import TEACHER, extract_flags, teacher_checkpoint, write_class_folders
+from drive_trainers import main as drive_trainers
+from support import TEACHER, begun_as_two_ranks, extract_flags, teacher_checkpoint, write_class_folders
 
 from pipelines.cli import main
 
@@ -61,14 +59,10 @@ def test_stored_labels_give_the_losses_of_a_live_teacher_also_after_a_stop(
 def test_two_ranks_give_the_losses_of_a_live_teacher_and_share_every_view(
     names: tuple[str, ...], drive: Drive, tmp_path: Path
 ) -> None:
-    root = Path(__file__).parents[2]
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words += ["tests/drive_trainers.py", drive.data, drive.labels, drive.teacher]
-    words += [drive.checkpoint, str(tmp_path), "3", *names]
-    folders = (root, root / "tests", root / "tests" / "teachers")
-    env = {**os.environ, "PYTHONPATH": ":".join(map(str, folders)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    words = [drive.data, drive.labels, drive.teacher, drive.checkpoint, str(tmp_path), "3", *names]
+    for rank in begun_as_two_ranks(drive_trainers, words):
+        rank.join()
+        assert rank.exitcode == 0
     for name in names:
         ranks = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
         for rank in ranks:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import begun, forked, free_port, run_in_a_thread_of_its_own, tree, wait_until
+from support import begun, begun_as_two_ranks, tree, wait_until
 
 from student import evaluate
 from student.cli import main
@@ -100,28 +100,13 @@ def test_killed_again_and_again_it_is_the_undisturbed_run(
     assert weights(output) == weights(undisturbed)
 
 
-def run_as_rank(rank: int, port: int, arguments: list[str]) -> None:
-    """Be what torchrun makes a process: the environment is all it gives."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    run_in_a_thread_of_its_own(main, arguments, None)
-
-
-def begun_as_two_ranks(arguments: list[str]) -> list[multiprocessing.process.BaseProcess]:
-    port = free_port()
-    ranks = [forked.Process(target=run_as_rank, args=(rank, port, arguments)) for rank in (0, 1)]
-    for process in ranks:
-        process.start()
-    return ranks
-
-
 @pytest.mark.kill
 @pytest.mark.slow
 def test_two_ranks_that_are_killed_go_on_in_the_same_order(data: str, labels: str, tmp_path: Path) -> None:
     for output, kills in ((tmp_path / "whole", 0), (tmp_path / "killed", 3)):
         for kill in range(kills + 1):
             flags = ("--steps=60", "--resume=auto", f"--workers={kill % 2}")
-            ranks = begun_as_two_ranks(words(output, data, labels, *flags))
+            ranks = begun_as_two_ranks(main, words(output, data, labels, *flags))
             if kill < kills:
                 until(lambda output=output, kill=kill: num_lines(output) > 12 * kill + 8, ranks[0])  # type: ignore[misc]
                 for process in random.Random(kill).sample(ranks, 2):
@@ -139,7 +124,7 @@ def test_two_ranks_that_are_asked_to_stop_leave_one_whole_state(
     data: str, labels: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    ranks = begun_as_two_ranks(words(output, data, labels, "--checkpoint-interval=100000"))
+    ranks = begun_as_two_ranks(main, words(output, data, labels, "--checkpoint-interval=100000"))
     until(lambda: num_lines(output) > 20, ranks[0])
     for process in ranks:  # as torchrun passes it on
         assert process.pid is not None

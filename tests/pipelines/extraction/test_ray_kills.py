@@ -78,23 +78,22 @@ class Run:
         return self.process.returncode
 
 
-def test_actors_killed_hung_and_killed_all_at_once_in_one_run(
+def test_all_actors_killed_at_once_then_one_that_hangs_in_one_run(
     data: str, undisturbed: dict, ray_address: str, tmp_path: Path
 ) -> None:
-    """Each of these has a test of its own among the campaigns; here they befall the same two actors."""
+    """Each of these has a test of its own among the campaigns; here they befall one run."""
     run = Run(data, tmp_path / "out", ray_address, unit_timeout_s=12)
     run.wait_for(lambda: len(run.pids()) >= 2)
     run.wait_for_units(1)
-    hung, killed = run.pids()[-2:]  # on a busy machine others may have been given up before
-    os.kill(killed, signal.SIGKILL)
-    os.kill(hung, signal.SIGSTOP)
     started = len(run.pids())
-    run.wait_for(lambda: len(run.pids()) >= started + 2)
-    for pid in run.pids()[-2:]:
+    for pid in run.pids()[-2:]:  # on a busy machine others may have been given up before
         os.kill(pid, signal.SIGKILL)
+    run.wait_for(lambda: len(run.pids()) >= started + 2)
+    hung = run.pids()[-1]
+    os.kill(hung, signal.SIGSTOP)
     assert run.end() == 0, run.output
     assert tree(tmp_path / "out") == undisturbed
-    assert len(run.events("worker_lost")) >= 4
+    assert len(run.events("worker_lost")) >= 3
     assert any("nothing was labelled in 12 s" in failure["reason"] for failure in run.events("unit_failed"))
     assert not Path(f"/proc/{hung}/stat").exists()
 
