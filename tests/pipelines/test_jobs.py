@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -31,11 +33,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of clients of a head that is running."""
     port, dashboard = free_port(), free_port()
     log = tmp_path_factory.mktemp("head") / "log"
+    own = tempfile.mkdtemp(prefix="ray-")  # or its jobs go to the cluster that began last on this machine
     flags = [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}"]
     variables = environment(RAY_PORT=str(port), DASHBOARD_PORT=str(dashboard))
     with log.open("w") as output:
         process = subprocess.Popen(
-            [ENTRYPOINT, "head", *flags, "--object-store-memory=100000000"],
+            [ENTRYPOINT, "head", *flags, f"--temp-dir={own}", "--object-store-memory=100000000"],
             env=variables,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -52,6 +55,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         process.wait(10)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
+    shutil.rmtree(own, ignore_errors=True)
 
 
 def cli(words: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -145,7 +149,8 @@ def test_the_service_runs_its_jobs_on_the_cluster_and_finds_them_again(
     try:
         service.start()
         job = client.request(**ASK, views="0:4")
-        wait_until(lambda: client.show(job["id"])["state"] == "running")
+        wait_until(lambda: client.show(job["id"])["state"] not in ("planning", "queued"))
+        assert client.show(job["id"])["state"] == "running", client.show(job["id"])["error"]
         service.kill()
         service.start()
         done = client.wait(job["id"])
