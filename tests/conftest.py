@@ -38,8 +38,9 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cp
 
 _MARKER_OF_FIXTURE = {"ray_address": "ray", "two_nodes": "ray", "head": "ray", "s3": "s3", "s3_server": "s3"}
 
-_ON_RAY = re.compile(r"\[ray(-\d+)?[]-]")
-"""Names of tests with an engine as a parameter."""
+_MARKER_OF_PARAMETER = {"ray": "ray", "s3": "s3", "postgresql": "slow"}
+_PARAMETER = re.compile(rf"[\[-]({'|'.join(_MARKER_OF_PARAMETER)})(?=[]-])")
+"""Names of tests with an engine, a store or a database as a parameter."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,8 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in fixtures:
             if fixture in _MARKER_OF_FIXTURE:
                 item.add_marker(_MARKER_OF_FIXTURE[fixture])
-        if _ON_RAY.search(item.name):
-            item.add_marker("ray")
+        for parameter in _PARAMETER.findall(item.name):
+            item.add_marker(_MARKER_OF_PARAMETER[parameter])
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 

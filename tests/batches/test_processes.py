@@ -25,7 +25,7 @@ from teacher_cache.errors import FullError, InputError, LostProcessError
 from teacher_cache.views import recipe as recipes
 
 SCRIPT = str(Path(__file__).parents[1] / "drive_views.py")
-METHODS = ("fork", "forkserver", "spawn")
+METHODS = ("fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("forkserver", "spawn")))
 LOADS = [[ViewIds(np.arange(row, row + 4), np.full(4, row % 3))] for row in range(12)]
 
 
@@ -58,6 +58,7 @@ def alone(data: str, labels: str) -> dict:
     return json.loads(printed.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_script_without_a_guard_gets_the_same_bits_and_leaves_nothing(
     method: str, data: str, labels: str, alone: dict
@@ -228,6 +229,7 @@ def test_two_ranks_of_torchrun_leave_nothing(killed: str | None, data: str, labe
         assert len({line["digest"] for line in lines if "digest" in line}) == 2
 
 
+@pytest.mark.slow
 def test_memory_is_no_question_of_dev_shm(data: str, labels: str, alone: dict) -> None:
     """Containers have 64 MB there; here it has room for nothing."""
     tiny = "mount -t tmpfs -o size=4k tmpfs /dev/shm && dd if=/dev/zero of=/dev/shm/full bs=4k count=1 && "

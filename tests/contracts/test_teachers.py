@@ -475,6 +475,7 @@ def test_a_classifier_saved_in_half_precision_runs_in_float32_and_classes_of_ano
         build_teacher(f"hf:{folder}", classes=ClassList(("bee", "ant", "cat")), **options)
 
 
+@pytest.mark.slow
 def test_reading_an_archive_imports_no_teachers_code(data: str, tmp_path: Path) -> None:
     out = tmp_path / "archive"
     words = extract_flags(data, out, teacher="python:own_teacher:build", checkpoint=None)
@@ -532,6 +533,7 @@ def test_a_clip_teachers_config_is_part_of_its_digest(tmp_path: Path) -> None:
     assert specs[0] != specs[1]
 
 
+@pytest.mark.slow
 def test_a_tags_activation_and_statistics_are_used(tmp_path: Path) -> None:
     """OpenAI's weights were trained with QuickGELU, which open_clip's model of the same name has not."""
     (tmp_path / "prompts.txt").write_text("a {}\n")

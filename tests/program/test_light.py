@@ -40,6 +40,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_no_command_without_a_model_imports_one(
     folders: Path, data: str, labels: str, tmp_path: Path
 ) -> None:

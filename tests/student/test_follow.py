@@ -127,6 +127,7 @@ def test_both_sides_killed_again_and_again(
     assert weights(output) == weights(undisturbed[1])
 
 
+@pytest.mark.slow
 def test_a_finished_archive_is_simply_read(data: str, undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
     student = Side(
         student_main, train_words(data, undisturbed[0], tmp_path / "run", "--follow"), tmp_path / "log"
@@ -136,6 +137,7 @@ def test_a_finished_archive_is_simply_read(data: str, undisturbed: tuple[Path, P
     assert not undisturbed[0].with_name("labels.filling").exists()
 
 
+@pytest.mark.slow
 def test_views_are_added_to_a_finished_archive_while_a_student_follows(data: str, tmp_path: Path) -> None:
     few, both = tmp_path / "few", tmp_path / "both"
     assert teacher_cache_main(extract_words(data, few, views=f"0:{VIEWS_PER_UNIT}")) == 0
@@ -148,6 +150,7 @@ def test_views_are_added_to_a_finished_archive_while_a_student_follows(data: str
     assert ArchiveReader(str(few)).views == list(range(VIEWS))
 
 
+@pytest.mark.slow
 def test_a_failed_job_stops_the_student_with_its_reason_and_a_state(data: str, tmp_path: Path) -> None:
     """Wrong weights for the dataset's classes end the job; the student says so and can go on later."""
     archive, output = tmp_path / "labels", tmp_path / "run"
@@ -170,6 +173,7 @@ def test_a_failed_job_stops_the_student_with_its_reason_and_a_state(data: str, t
     assert Side(student_main, words, tmp_path / "student").exit_code() == 0
 
 
+@pytest.mark.slow
 def test_a_waiting_student_stops_on_sigterm(data: str, tmp_path: Path) -> None:
     archive = tmp_path / "labels"
     job = Side(teacher_cache_main, extract_words(data, archive, "--followed"), tmp_path / "job")

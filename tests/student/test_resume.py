@@ -261,6 +261,7 @@ def test_what_is_seen_late_is_not_saved(
     assert steps(output)[-1]["step"] == 8
 
 
+@pytest.mark.slow
 def test_a_run_that_is_done_stays_as_it_is(data: str, labels: str, undisturbed: Path) -> None:
     before = tree(undisturbed)
     assert main(words(undisturbed, data, labels, "--resume=auto")) == 0

@@ -12,6 +12,7 @@ from teacher_cache import labels_artifact, open_labels
 from teacher_cache.errors import ArchiveError
 
 
+@pytest.mark.slow
 def test_an_artifact_refers_to_the_archive_and_holds_its_manifest(
     labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

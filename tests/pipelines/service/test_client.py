@@ -92,6 +92,7 @@ def test_what_is_out_of_bounds_is_named(capsys: Capture) -> None:
     assert "Remedy: correct views" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_request_is_pulled_as_a_student_reads_it(service: SmallService, done: dict, tmp_path: Path) -> None:
     url = f"service://127.0.0.1:{service.port}/requests/{done['id']}"
@@ -119,6 +120,7 @@ def test_status_does_not_count_what_it_cannot_see(done: dict, capsys: Capture) -
     assert "lists no files" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_service_that_starts_again_is_waited_for(data: str, tmp_path: Path) -> None:
     service, said = SmallService(tmp_path, data), []
     client = service.start().client("asker")

@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page
 from serving import ASK, SmallService
 from support import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def service(data: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallService]:
