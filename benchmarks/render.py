@@ -168,6 +168,13 @@ def _stages(recipe: Recipe, cuttable: list[bytes], repeats: int) -> dict[str, fl
         for crop, params in zip(crops_N, inside_N, strict=True):
             resized_window(crop.pixels_HWC, params, size)
 
+    def torch_resize() -> None:
+        for crop, params in zip(crops_N, inside_N, strict=True):
+            bottom, right = params.top + params.height, params.left + params.width
+            box_HWC = torch.from_numpy(crop.pixels_HWC[params.top : bottom, params.left : right])
+            box_1CHW = box_HWC.permute(2, 0, 1)[None]
+            torch.nn.functional.interpolate(box_1CHW, (size, size), mode="bicubic", antialias=True)
+
     def draw() -> None:
         for view, params in zip(views_N, params_N, strict=True):
             draw_view(view, params.ops, recipe.fill, out_HWC)
@@ -181,6 +188,7 @@ def _stages(recipe: Recipe, cuttable: list[bytes], repeats: int) -> dict[str, fl
         "header, cut, decode": decode,
         "sample": sample,
         "crop, resize, flip": resize,
+        "(torch's resize)": torch_resize,
         "ops, write": draw,
         "the whole, with erasing": whole,
     }
