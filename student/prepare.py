@@ -252,5 +252,5 @@ def describe(run: Run) -> dict[str, str]:
         "learning rate": f"{plan.peak_lr:g} after {plan.warmup_updates:,} updates of warm-up",
         "updates": f"{plan.num_updates:,}, {plan.stream.batches_per_epoch:,} batches an epoch",
         "views": views,
-        "begins": f"after {run.first_update:,} updates" if run.progress else "anew",
+        "begins": f"after {run.first_update:,} updates" if run.progress else "from scratch",
     }

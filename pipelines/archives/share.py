@@ -42,7 +42,7 @@ class ShareReport(CopyReport):
             *self.notes,
             *(f"{name} arrived damaged, and was fetched again" for name in self.fetched_again),
             f"{self.units:,} units copied, {self.moved_bytes:,} bytes in all; "
-            f"{self.units_there:,} units, {self.there_bytes:,} bytes, were there",
+            f"{self.units_there:,} units, {self.there_bytes:,} bytes, already present",
             f"{self.destination}: views {view_ranges(self.views)} of {shards}, "
             f"{self.covers:,} of the archive's {self.of:,} units",
         ]

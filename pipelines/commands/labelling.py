@@ -76,8 +76,8 @@ def plan(config: PlanConfig) -> int:
         f"teacher   {found.gpu_hours:,.3g} hours in all, {found.hours:,.3g} with {found.num_workers} at once",
         *([f"cost      {found.cost:,.2f}"] if found.cost is not None else []),
         *([f"classes   on a sample, {found.agreement}"] if found.agreement else []),
-        f"pays off  after {found.break_even_runs:,.3g} student runs of {found.epochs:,} epochs, "
-        f"each against a live teacher",
+        f"pays off  cheaper than a live teacher after {found.break_even_runs:,.3g} student runs "
+        f"of {found.epochs:,} epochs",
     ]
     show(config, {**dataclasses.asdict(found), "taken": planned.taken}, lines)
     return 0

@@ -27,7 +27,7 @@ def token(config: TokenConfig) -> int:
         from pipelines.service.config import read_config
         from pipelines.service.make_token import make_token
     token_id, secret = make_token(read_config(config.config), config)
-    lines = [secret, f"id {token_id}; the token is shown this once: set TEACHER_CACHE_TOKEN to it"]
+    lines = [secret, f"id {token_id}; this token is shown only once: store it in TEACHER_CACHE_TOKEN"]
     show(config, {"id": token_id, "token": secret}, lines)
     return 0
 
@@ -40,7 +40,7 @@ def request(config: RequestConfig) -> int:
     asked = {name: getattr(config, name) for name in _ASKED}
     if config.action == "resolve":
         found: Any = client.resolve(**asked)
-        link = found["link"]["labels"] if found["link"] else "no link yet"
+        link = found["link"]["labels"] if found["link"] else "Not available yet. Submit a request."
         show(config, found, [f"{found['state']}: views {found['views']}, missing {found['missing']}", link])
         return 0
     if config.action == "list":

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from pipelines.archives.inspect_view import Inspection, Inspector
 
 SORTS = {
-    "label": "unlike their true class",
-    "views": "whose views disagree",
-    "confidence": "that the teacher is unsure of",
-    "row": "in order",
+    "label": "Possible label errors",
+    "views": "Views disagree",
+    "confidence": "Low confidence",
+    "row": "All samples",
 }
 """Orders of samples by name, with their text."""
 _KEPT = 64

@@ -149,7 +149,7 @@ def students_first(missing: Iterable[Unit], look: Callable[[], Mapping[str, list
 
 
 class _Teller:
-    """Teller of a job's news, which also hears what students want."""
+    """Publishes a job's status, and reads the order that students ask for."""
 
     def __init__(self, filling: Filling, views: list[Pair], num_units: int) -> None:
         self._filling, self._views, self._units, self._done = filling, views, num_units, 0

@@ -219,7 +219,7 @@ def labeller_of(archive: LabelSource, data: str, flags: ArchiveTeacherFlags) -> 
         recipe.img_size,
         model_kwargs,
         theirs["precision"],
-        compare_names=False,  # whoever made the archive answered for it
+        compare_names=False,  # class names were checked when the archive was made
     )
     ours = teacher.spec.to_dict()
     odd = [field for field in ("weights_sha256", *ours, *theirs) if ours.get(field) != theirs.get(field)]

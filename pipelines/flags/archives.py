@@ -82,8 +82,8 @@ class StatusConfig(JobFlags, JsonFlag):
         if (self.archive is None) == (self.job is None):
             raise InputError(
                 "neither an archive nor --job" if self.job is None else "an archive and --job",
-                "There is nothing to show, or too much.",
-                "give one of them",
+                "`status` shows one thing.",
+                "give exactly one of ARCHIVE and --job",
             )
 
 

@@ -94,8 +94,8 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
     if "cuttable" in info.source and config.crops:
         whole = info.num_samples - info.source["cuttable"]
         notes.append(
-            f"crops can be cut out of {info.source['cuttable']:,} images"
-            + (f"; {whole:,} others, small or not baseline JPEGs, are decoded whole" if whole else "")
+            f"{info.source['cuttable']:,} of {info.num_samples:,} images support fast cropped decoding"
+            + (f"; {whole:,}, small or not baseline JPEGs, are decoded in full" if whole else "")
         )
     return _report(info, notes)
 

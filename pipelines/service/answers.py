@@ -107,7 +107,7 @@ class NewToken(pydantic.BaseModel, extra="forbid", strict=True):
 
 
 class MadeToken(pydantic.BaseModel):
-    """Token that was made; the token itself is shown this once."""
+    """New token; its secret is shown only once."""
 
     id: str
     token: str

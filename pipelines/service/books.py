@@ -1,4 +1,4 @@
-"""Books: facts of the database about jobs, and the part of an ask that is there already."""
+"""Read-only queries on jobs, requests and the audit log."""
 
 from __future__ import annotations
 

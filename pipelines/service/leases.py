@@ -35,7 +35,7 @@ class Leased:
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """Wish of others about a job that runs."""
+    """Pending signal for a running job: cancel it, or yield to another."""
 
     is_cancelled: bool
     gives_way: bool

@@ -63,7 +63,7 @@ class Service:
         )
 
     def resolve(self, ask: Ask) -> Resolved:
-        """Return what is there of an ask; nothing is written. Raises InputError."""
+        """Return which requested views are already labelled; nothing is written. Raises InputError."""
         labels, views = label_set_of(ask, self.config), views_of(ask, self.config)
         done, row = self.books.found(labels, views)
         lacking = missing(views, done)

@@ -212,7 +212,7 @@ def until(
     patience: Patience,
     poll_s: float = _REMOTE_POLL_S,
 ) -> _T:
-    """Return what is found at last, while a job is at work.
+    """Poll `find` until it returns a value.
 
     Args:
         find: Function that returns what is waited for, or None.
@@ -256,8 +256,8 @@ def until(
 def _waiting_line(what: str, waited_s: float, silent_s: float, news: News | None) -> str:
     text = f"waiting for {what} for {waited_s:,.0f} s"
     if news is None:
-        return f"{text}; no job is at work (teacher-cache extract ... --followed starts one)"
+        return f"{text}; no job is running (teacher-cache extract ... --followed starts one)"
     state = "" if news.state == "running" else f" and {news.state}"
     return (
-        f"{text}; the job has {news.units_done:,} of {news.units:,} units{state}, heard {silent_s:,.0f} s ago"
+        f"{text}; the job has {news.units_done:,} of {news.units:,} units{state}, last update {silent_s:,.0f} s ago"
     )

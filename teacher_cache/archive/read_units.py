@@ -1,4 +1,4 @@
-"""Read labels of units whose receipts are known, a view at a time; every object is hashed at first."""
+"""Read labels of units whose receipts are known, a view at a time; each object's sha256 is verified on first read."""
 
 from __future__ import annotations
 

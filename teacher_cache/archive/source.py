@@ -111,11 +111,11 @@ class LabelSource(abc.ABC):
         """Return the class affinity as it is stored, or None where no label has a tail.
 
         Raises:
-            ArchiveError: The affinity is missing or damaged, or names a class that does not exist.
+            ArchiveError: The affinity is missing or damaged, or contains a class id outside the list of classes.
         """
         rows = self.affinity_arrays()
         if rows is not None and not (rows.idx < self.spec.labels.num_classes).all():
-            raise DamagedError(f"the class affinity of {self.url} names a class that does not exist")
+            raise DamagedError(f"the class affinity of {self.url} contains a class id outside the list of classes")
         return rows
 
     @functools.cached_property

@@ -86,12 +86,12 @@ def tar_source(files: Sequence[Path], options: SourceOptions, *, is_packed: bool
 def unique_keys(names: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     """Return a key for each (tar, name of a sample), and what was done, as text.
 
-    Keys are the names, unless tars number their samples anew: then the tar's name comes before each.
+    Keys are the names, unless they repeat across tars: then each is prefixed with its tar's name.
     """
     repeated = Counter(name for _, name in names)
     if len(repeated) == len(names) or len(set(names)) < len(names):  # a key twice in one tar is an error
         return [key_of(name) for _, name in names], []
-    note = "tars number their samples anew; the tar's name is put before each key"
+    note = "sample keys repeat across tars; each key is prefixed with its tar's name"
     return [key_of(f"{_stem(tar)}/{name}") for tar, name in names], [note]
 
 

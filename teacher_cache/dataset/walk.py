@@ -56,7 +56,7 @@ class ReadPlace:
 
 
 class RepeatedKeysError(Exception):
-    """Tars number their samples anew."""
+    """Sample keys repeat across tars."""
 
 
 class Walk:
@@ -89,7 +89,7 @@ class Walk:
             self._columns, self.listed, self.notes = named_columns(paths, schemas, options)
             self.image_column = self._columns[0].image
         if prefixed:
-            self.notes.append("tars number their samples anew; the tar's name is put before each key")
+            self.notes.append("sample keys repeat across tars; each key is prefixed with its tar's name")
         self._position = {name: number for number, name in enumerate(self.listed or ())}
 
     def go_on(self, done: Sequence[Done]) -> None:

@@ -362,7 +362,7 @@ def test_an_affinity_of_classes_that_are_none_is_refused(copy: Path) -> None:
     writer = ArchiveWriter(Store(copy), reader.spec)
     writer.freeze_affinity(rows._replace(idx=rows.idx + 1), replace=True)
     writer.finish()
-    with pytest.raises(ArchiveError, match="names a class that does not exist"):
+    with pytest.raises(ArchiveError, match="contains a class id outside the list of classes"):
         _ = ArchiveReader(str(copy)).affinity
     assert [problem.affinity for problem in verify(str(copy), "full", silent)] == [True]
 
