@@ -11,9 +11,9 @@ from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
 from student.state import RunProgress, load_progress, refuse_other, saved_updates
 from teacher_cache import PackedDataset, Recipe, load_recipe
-from teacher_cache.archive.follow import Patience
 from teacher_cache.archive.open import AnySource, open_any
-from teacher_cache.archive.source import view_ranges
+from teacher_cache.archive.readers.follow import Patience
+from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.errors import InputError
 from teacher_cache.program.flags import RESUMABLE, flags_with
 from teacher_cache.program.progress import say_on_stderr

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from layouts import IMAGES, PNG, images_of, labels_of, pack_to, tar_of, write_files, write_tar
 
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError
 
 
