@@ -25,7 +25,7 @@ _OF_A_USER = {"cache_dir": "a folder of the user's"}
 _HEAD = """# Flags
 
 Every flag of every command, its default, and what it does, as `--help` of the command prints it. A flag that
-is on is turned off by `--no-FLAG`. `--config FILE` gives flags as YAML, and flags on the command line override
+is on is turned off by `--no-FLAG`. `--config FILE` gives flags as YAML, and flags given directly override
 it; for `serve` and `token` it is the configuration of the service. Made by `python docs/pages.py`.
 """
 
