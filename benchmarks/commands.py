@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json, write_photographs
+from benchmarks.machine import environment
 from benchmarks.serving import photograph_service
 from pipelines.cli import main as teacher_cache_main
-from pipelines.machine import environment
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags

@@ -31,15 +31,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json
+from benchmarks.machine import environment
 from benchmarks.remote import S3, free_port, started
-from pipelines.archives.share import share
-from pipelines.flags.sharing import PullConfig
-from pipelines.machine import environment
-from teacher_cache.archive.companions import SUMS_FILE
-from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
-from teacher_cache.archive.write import ArchiveWriter
+from pipelines.sharing.flags import PullConfig
+from pipelines.sharing.share import share
+from teacher_cache.archive.format.companions import SUMS_FILE
+from teacher_cache.archive.format.layout import Unit
+from teacher_cache.archive.format.spec import ArchiveSpec, LabelSpec
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.errors import DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays

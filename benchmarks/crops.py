@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json
-from pipelines.machine import environment
+from benchmarks.machine import environment
 from teacher_cache import images
 from teacher_cache.errors import ImageError
 from teacher_cache.jpeg.rewrite import rewrite

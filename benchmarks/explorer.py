@@ -26,13 +26,13 @@ from rich.table import Table
 
 from benchmarks.common import write_json
 from benchmarks.copies import fake_spec, write_fake_archive
-from pipelines.machine import environment
-from teacher_cache.archive.read import ArchiveReader
+from benchmarks.machine import environment
+from teacher_cache.archive.figures.figures import put_figures
+from teacher_cache.archive.figures.measure import measure
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
 from teacher_cache.program.progress import console
-from teacher_cache.sharing.figures import put_figures
-from teacher_cache.sharing.measure import measure
 from teacher_cache.storage.store import Store
 
 _ROWS_A_SHARD, _VIEWS, _CLASSES, _K = 10_000, 2, 1000, 10

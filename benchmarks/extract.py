@@ -30,14 +30,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import interleaved, ratio, write_json, write_photographs
-from pipelines.extraction.extract import extract
-from pipelines.flags.extract import ExtractConfig
-from pipelines.machine import environment
+from benchmarks.machine import environment
+from pipelines.extraction.flags import ExtractConfig
+from pipelines.extraction.running.extract import extract
 from teacher_cache.batches.batch import view_batch
 from teacher_cache.batches.renderer import BatchRenderer
-from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.packing.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.labelling.unit import unit_loads
 from teacher_cache.models.create import resolve_device
 from teacher_cache.models.teacher import Teacher, build_teacher

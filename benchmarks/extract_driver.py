@@ -19,15 +19,14 @@ from pathlib import Path
 
 import ray.cloudpickle
 
-import pipelines.extraction.extract  # noqa: F401  a driver has this module in memory
+import pipelines.extraction.running.extract  # noqa: F401  a driver has this module in memory
 from pipelines.extraction.engines.engine import UnitDone, UnitResult
 from pipelines.extraction.engines.ray.engine import RayEngine
-from pipelines.extraction.missing import MissingUnits
-from pipelines.extraction.order import Description, Rate, Trial
-from pipelines.extraction.queue import Task, UnitQueue
-from pipelines.extraction.record import RunRecord
-from pipelines.flags.extract import ActorFlags
-from teacher_cache.archive.layout import Layout, Unit
+from pipelines.extraction.flags import ActorFlags
+from pipelines.extraction.messages import Description, Rate, Trial
+from pipelines.extraction.queue import MissingUnits, Task, UnitQueue
+from pipelines.extraction.running.record import RunRecord
+from teacher_cache.archive.format.layout import Layout, Unit
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.storage.store import Store

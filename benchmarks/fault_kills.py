@@ -13,7 +13,13 @@ import torch
 
 from pipelines.cli import main as teacher_cache
 
-_OF_AN_EXTRACT = ("timm", "zarr.codecs", "numcodecs.blosc", "pyarrow.parquet", "pipelines.extraction.worker")
+_OF_AN_EXTRACT = (
+    "timm",
+    "zarr.codecs",
+    "numcodecs.blosc",
+    "pyarrow.parquet",
+    "pipelines.extraction.worker.worker",
+)
 """Modules that an extract imports when it needs them."""
 
 

@@ -36,9 +36,9 @@ from benchmarks.fault_kills import (
     kill_writer,
     run_command_line,
 )
-from pipelines.archives.repair import repair
-from pipelines.flags.archives import RepairConfig
-from teacher_cache.archive.read import ArchiveReader
+from pipelines.archive.flags import RepairConfig
+from pipelines.archive.repair import repair
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.verify import verify
 from teacher_cache.errors import ArchiveError, TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single

@@ -34,11 +34,11 @@ from rich.table import Table
 
 from benchmarks.common import write_json
 from teacher_cache import images
-from teacher_cache.dataset.in_place import files_in, index_in_place
-from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.packing.in_place import files_in, index_in_place
+from teacher_cache.dataset.packing.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import InputError
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags

@@ -30,12 +30,12 @@ from rich.table import Table
 from benchmarks.common import write_json
 from benchmarks.label_peers import PEERS, Peer
 from benchmarks.label_study import figure, kl, study
-from pipelines.extraction.order import Description
-from pipelines.extraction.prepare import archive_spec
-from pipelines.flags.extract import LabelRequest
-from pipelines.machine import environment
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.write import ArchiveWriter
+from benchmarks.machine import environment
+from pipelines.extraction.flags import LabelRequest
+from pipelines.extraction.messages import Description
+from pipelines.extraction.planning.prepare import archive_spec
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset

@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json
-from pipelines.machine import environment
-from teacher_cache.dataset.pack import pack
-from teacher_cache.dataset.source import Source
-from teacher_cache.dataset.sources import open_source
+from benchmarks.machine import environment
+from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import Source
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
 from teacher_cache.program.progress import silent

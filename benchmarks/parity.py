@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json, write_photographs
+from benchmarks.machine import environment
 from benchmarks.parity_bound import LARGEST_ERROR, soft_term_bound
-from pipelines.extraction.extract import extract
-from pipelines.flags.extract import ExtractConfig
-from pipelines.machine import environment
+from pipelines.extraction.flags import ExtractConfig
+from pipelines.extraction.running.extract import extract
 from student.build import build_trainer
 from student.config import TrainConfig
 from student.loop import LAST_FILE
@@ -34,10 +34,10 @@ from student.prepare import prepare
 from student.ranks import joined
 from student.step import LiveTeacher
 from student.train import train
-from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.packing.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.labels.losses import soft_loss
 from teacher_cache.labels.topk import Labels
 from teacher_cache.models.teacher import build_teacher

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import interleaved, ratio, write_json
+from benchmarks.machine import environment
 from benchmarks.render_peers import Render, peers
-from pipelines.machine import environment
 from teacher_cache import images
 from teacher_cache.errors import InputError
 from teacher_cache.jpeg.cut import cut

@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json
-from pipelines.extraction.missing import MissingUnits, default_views_per_unit
-from pipelines.machine import environment
-from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.archive.manifest import Manifest
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.receipts import Receipt, receipt_bytes, receipt_name
-from teacher_cache.archive.spec import ArchiveSpec, LabelSpec
-from teacher_cache.archive.write import ArchiveWriter
+from benchmarks.machine import environment
+from pipelines.extraction.queue import MissingUnits, default_views_per_unit
+from teacher_cache.archive.format.layout import Layout, Unit
+from teacher_cache.archive.format.manifest import Manifest
+from teacher_cache.archive.format.receipts import Receipt, receipt_bytes, receipt_name
+from teacher_cache.archive.format.spec import ArchiveSpec, LabelSpec
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.labels.affinity_rule import affinity_rule
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import encode

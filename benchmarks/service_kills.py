@@ -30,7 +30,7 @@ from benchmarks.common import report_figures
 from benchmarks.serving import Serving
 from pipelines.cli import main as teacher_cache_main
 from pipelines.demo.digits import write_digits
-from teacher_cache.archive.companions import is_companion
+from teacher_cache.archive.format.companions import is_companion
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags

@@ -13,9 +13,9 @@ import httpx
 import yaml
 
 from benchmarks.remote import free_port
-from pipelines.flags.service import TokenConfig
 from pipelines.service.config import read_config
-from pipelines.service.make_token import make_token
+from pipelines.service.database.tokens import make_token
+from pipelines.service.flags import TokenConfig
 
 _ROOT = Path(__file__).parents[1]
 _PATIENCE_S = 120.0

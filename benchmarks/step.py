@@ -20,20 +20,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import interleaved, print_steps, write_json, write_photographs
+from benchmarks.machine import environment
 from benchmarks.remote import served, upload
-from pipelines.extraction.extract import extract
-from pipelines.flags.extract import ExtractConfig
-from pipelines.machine import environment
+from pipelines.extraction.flags import ExtractConfig
+from pipelines.extraction.running.extract import extract
 from student.build import build_trainer
 from student.config import TrainConfig
 from student.plan import plan_run
 from student.ranks import Ranks
 from student.step import Trainer
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.batches.batch import ViewBatch
-from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.packing.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.models.create import resolve_device
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.progress import silent

@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import interleaved, write_json
-from pipelines.extraction.extract import extract
-from pipelines.flags.extract import ExtractConfig
-from pipelines.machine import environment
-from teacher_cache.archive.read import ArchiveReader
+from benchmarks.machine import environment
+from pipelines.extraction.flags import ExtractConfig
+from pipelines.extraction.running.extract import extract
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.batches.batch import ViewBatch
-from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.packing.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import InputError
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.progress import silent

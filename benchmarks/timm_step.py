@@ -25,9 +25,9 @@ from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask, TokenDistillationTask
 
 from benchmarks.common import interleaved, print_steps, write_json
+from benchmarks.machine import environment
 from benchmarks.step import LabelledImages, prepare
-from pipelines.machine import environment
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.batches.batch import Targets
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.models.create import resolve_device

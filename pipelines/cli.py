@@ -5,42 +5,50 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pipelines.commands import archives, jobs, labelling, service, sharing
-from pipelines.flags.archives import (
+from pipelines.archive import command as archive
+from pipelines.archive.flags import (
     ExportConfig,
     ImportConfig,
+    InspectConfig,
     MergeConfig,
     RepairConfig,
     StatusConfig,
     VerifyConfig,
 )
-from pipelines.flags.extract import ExtractConfig, PlanConfig
-from pipelines.flags.images import InspectConfig, PackConfig
-from pipelines.flags.jobs import LogsConfig, StopConfig, SubmitConfig
-from pipelines.flags.service import RequestConfig, ServeConfig, TokenConfig
-from pipelines.flags.sharing import CardConfig, CatalogConfig, PullConfig, PushConfig, SignConfig, ViewConfig
+from pipelines.explorer import command as explorer
+from pipelines.explorer.flags import ViewConfig
+from pipelines.extraction import command as extraction
+from pipelines.extraction.flags import ExtractConfig, PlanConfig
+from pipelines.jobs import command as jobs
+from pipelines.jobs.flags import LogsConfig, StopConfig, SubmitConfig
+from pipelines.packing import command as packing
+from pipelines.packing.flags import PackConfig
+from pipelines.service import command as service
+from pipelines.service.flags import RequestConfig, ServeConfig, TokenConfig
+from pipelines.sharing import command as sharing
+from pipelines.sharing.flags import CardConfig, CatalogConfig, PullConfig, PushConfig, SignConfig
 from teacher_cache.program.commandline import Command, run_command
 
 COMMANDS = {
-    "pack": Command(PackConfig, labelling.pack),
-    "plan": Command(PlanConfig, labelling.plan),
-    "extract": Command(ExtractConfig, labelling.extract),
+    "pack": Command(PackConfig, packing.pack),
+    "plan": Command(PlanConfig, extraction.plan),
+    "extract": Command(ExtractConfig, extraction.extract),
     "submit": Command(SubmitConfig, jobs.submit),
-    "status": Command(StatusConfig, archives.status),
+    "status": Command(StatusConfig, archive.status),
     "logs": Command(LogsConfig, jobs.logs),
     "stop": Command(StopConfig, jobs.stop),
-    "verify": Command(VerifyConfig, archives.verify),
-    "repair": Command(RepairConfig, archives.repair),
-    "inspect": Command(InspectConfig, archives.inspect),
-    "export": Command(ExportConfig, archives.export),
-    "import": Command(ImportConfig, archives.import_),
-    "merge": Command(MergeConfig, archives.merge),
+    "verify": Command(VerifyConfig, archive.verify),
+    "repair": Command(RepairConfig, archive.repair),
+    "inspect": Command(InspectConfig, archive.inspect),
+    "export": Command(ExportConfig, archive.export),
+    "import": Command(ImportConfig, archive.import_),
+    "merge": Command(MergeConfig, archive.merge),
     "push": Command(PushConfig, sharing.push),
     "pull": Command(PullConfig, sharing.pull),
     "sign": Command(SignConfig, sharing.sign),
     "card": Command(CardConfig, sharing.card),
     "catalog": Command(CatalogConfig, sharing.catalog),
-    "view": Command(ViewConfig, sharing.view),
+    "view": Command(ViewConfig, explorer.view),
     "serve": Command(ServeConfig, service.serve, has_own_config=True),
     "token": Command(TokenConfig, service.token, has_own_config=True),
     "request": Command(RequestConfig, service.request),

@@ -215,7 +215,7 @@ class TrainConfig(CacheFlags):
             if self.teacher is None and getattr(self, name) is not None:
                 _refuse(f"{flag_of(name)} without --teacher", "It would not be used.", "give --teacher")
         if self.labels and self.teacher is not None:
-            _refuse("--labels and --teacher", "A run has one teacher.", "give one of them")
+            _refuse("--labels and --teacher", "A run has one teacher.", "give either --labels or --teacher")
         if self.follow and not self.labels:
             _refuse("--follow without --labels", "There is no job to follow.", "give --labels ARCHIVE")
         if self.distillation != "none" and not has_teacher:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from student.prepare import Run
-from teacher_cache.archive.follow import FollowingReader, Patience
+from teacher_cache.archive.readers.follow import FollowingReader, Patience
 from teacher_cache.errors import StoreError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.program.progress import say_on_stderr

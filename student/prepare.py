@@ -11,9 +11,9 @@ from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
 from student.state import RunProgress, load_progress, refuse_other, saved_updates
 from teacher_cache import PackedDataset, Recipe, load_recipe
-from teacher_cache.archive.follow import Patience
 from teacher_cache.archive.open import AnySource, open_any
-from teacher_cache.archive.source import view_ranges
+from teacher_cache.archive.readers.follow import Patience
+from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.errors import InputError
 from teacher_cache.program.flags import RESUMABLE, flags_with
 from teacher_cache.program.progress import say_on_stderr
@@ -252,5 +252,5 @@ def describe(run: Run) -> dict[str, str]:
         "learning rate": f"{plan.peak_lr:g} after {plan.warmup_updates:,} updates of warm-up",
         "updates": f"{plan.num_updates:,}, {plan.stream.batches_per_epoch:,} batches an epoch",
         "views": views,
-        "begins": f"after {run.first_update:,} updates" if run.progress else "anew",
+        "begins": f"after {run.first_update:,} updates" if run.progress else "from scratch",
     }

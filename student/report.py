@@ -15,8 +15,8 @@ from teacher_cache.storage.store import Store
 
 _CURVES = {
     "loss": "loss",
-    "loss_label": "its term of the true labels",
-    "loss_distillation": "its term of the teacher",
+    "loss_label": "label loss",
+    "loss_distillation": "distillation loss",
     "agreement": "agreement with the teacher",
     "accuracy": "accuracy on validation images",
     "lr": "learning rate",

@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks.remote import S3 as S3
 from benchmarks.remote import free_port as free_port
 from benchmarks.remote import started as started
-from teacher_cache.archive.companions import is_companion
+from teacher_cache.archive.format.companions import is_companion
 from teacher_cache.models.create import create_model
 
 CLASSES = ("ant", "bee", "cat")
@@ -45,7 +45,7 @@ forked = multiprocessing.get_context("forkserver")
 forked.set_forkserver_preload(
     [
         *("support", "student.train", "student.cli", "pandas", "numba.np.arraymath"),
-        *("pipelines.cli", "pipelines.extraction.extract", "pipelines.extraction.worker"),
+        *("pipelines.cli", "pipelines.extraction.running.extract", "pipelines.extraction.worker.worker"),
     ]
 )
 

@@ -148,7 +148,7 @@ assert lines[0]["loss_distillation"] > 0
 ENGINE = Toy(
     "An engine",
     {
-        "pipelines/flags/engines.py": [
+        "pipelines/extraction/flags.py": [
             (
                 '    "local": "pipelines.extraction.engines.local:LocalEngine",\n',
                 '    "toy": "pipelines.extraction.engines.toy:ToyEngine",\n',
@@ -217,7 +217,7 @@ assert open_labels(out).spec.teacher["model"] == "toy:mean"
 FLAG = Toy(
     "A flag",
     {
-        "pipelines/flags/extract.py": [
+        "pipelines/extraction/flags.py": [
             (
                 'class LabelRequest(TeacherFlags):\n    """Labels to compute, and the limits of a run."""\n',
                 '\n    toy_level: Annotated[int, Meta(ge=1, le=9)] = 5\n    """Level of the toy."""\n',
@@ -240,7 +240,7 @@ FIGURE = Toy(
         "pipelines/extraction/engines/engine.py": [
             ("    write_s: float = 0.0\n", "    toy_s: float = 0.0\n")
         ],
-        "pipelines/extraction/worker.py": [
+        "pipelines/extraction/worker/worker.py": [
             ("            render_s=timed.render_s,\n", "            toy_s=0.5,\n")
         ],
     },

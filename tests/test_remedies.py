@@ -31,18 +31,8 @@ ALL = flags_of(*TEACHER_CACHE.values(), *STUDENT.values()) | {"--run"}  # of com
 PACK = flags_of(TEACHER_CACHE["pack"])
 EXTRACT = flags_of(*(TEACHER_CACHE[name] for name in ("extract", "plan", "submit", "repair", "verify")))
 PARTS = {
-    "teacher_cache/dataset/sources.py": PACK,
-    "teacher_cache/dataset/source_*.py": PACK,
-    "teacher_cache/dataset/splits.py": PACK,
-    "teacher_cache/dataset/class_names.py": PACK,
-    "teacher_cache/dataset/parts.py": PACK,
-    "teacher_cache/dataset/parquet_columns.py": PACK,
-    "teacher_cache/dataset/tar_*.py": PACK,
-    "teacher_cache/dataset/walk.py": PACK,
-    "teacher_cache/dataset/prepare.py": PACK,
-    "teacher_cache/dataset/pack.py": PACK,
-    "teacher_cache/dataset/journal.py": PACK,
-    "teacher_cache/dataset/grow.py": PACK,
+    "teacher_cache/dataset/sources/*.py": PACK,
+    "teacher_cache/dataset/packing/[!i]*.py": PACK,
     "pipelines/packing/*.py": PACK,
     "pipelines/extraction/**/*.py": EXTRACT | PACK,
     "teacher_cache/labelling/*.py": EXTRACT,
@@ -50,8 +40,7 @@ PARTS = {
     "student/*.py": flags_of(*STUDENT.values()) | PACK,
     "teacher_cache/**/*.py": ALL,
     "pipelines/*.py": ALL,
-    "pipelines/archives/*.py": ALL,
-    "pipelines/flags/*.py": ALL,
+    "pipelines/[aejs]*/**/*.py": ALL,
 }
 
 

@@ -20,7 +20,7 @@ from support import IMG_SIZE, TEACHER, teacher_checkpoint, write_class_folders
 from pipelines.cli import main as teacher_cache_main
 from pipelines.service import config
 from student.cli import main as student_main
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 
 STORY = (Path(__file__).parents[1] / "docs" / "service.md").read_text()
 SMALL_STUDENT = [

@@ -16,8 +16,8 @@ from support import IMG_SIZE, S3, free_port, started, write_class_folders
 
 from pipelines.cli import main as teacher_cache_main
 from student.cli import main as student_main
-from teacher_cache.archive.manifest import MANIFEST_FILE
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.format.manifest import MANIFEST_FILE
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.storage.store import Store
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.demo.run import COMPARED_STEPS, DemoResult
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.views.render import render_views
 

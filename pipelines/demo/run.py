@@ -8,15 +8,15 @@ import shutil
 from pathlib import Path
 
 from pipelines.demo.digits import SIDE_PX, write_digits
-from pipelines.extraction.extract import extract
-from pipelines.extraction.report import ExtractReport
-from pipelines.flags.extract import ExtractConfig
+from pipelines.extraction.flags import ExtractConfig
+from pipelines.extraction.planning.estimate import ExtractReport
+from pipelines.extraction.running.extract import extract
 from student.config import TrainConfig
 from student.loop import LAST_FILE
 from student.metrics import METRICS_FILE, RunResult
 from student.train import train
-from teacher_cache.dataset.pack import pack
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import InputError
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store

@@ -12,20 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.figures.figures import rows_of
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError, RecipeError
-from teacher_cache.sharing.figures import rows_of
 from teacher_cache.sharing.gather import facts_of
 
 if TYPE_CHECKING:
-    from pipelines.archives.inspect_view import Inspection, Inspector
+    from pipelines.archive.inspect_view import Inspection, Inspector
 
 SORTS = {
-    "label": "unlike their true class",
-    "views": "whose views disagree",
-    "confidence": "that the teacher is unsure of",
-    "row": "in order",
+    "label": "Possible label errors",
+    "views": "Views disagree",
+    "confidence": "Low confidence",
+    "row": "All samples",
 }
 """Orders of samples by name, with their text."""
 _KEPT = 64
@@ -92,7 +92,7 @@ class Collection:
     @functools.cached_property
     def _inspector(self) -> Inspector:
         """Inspector of views; the first one asked for loads what renders, and checks its pixels."""
-        from pipelines.archives.inspect_view import Inspector
+        from pipelines.archive.inspect_view import Inspector
 
         assert self._dataset is not None
         self.check_pixels()

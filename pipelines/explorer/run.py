@@ -8,9 +8,9 @@ import uvicorn
 
 from pipelines.explorer.app import make_app
 from pipelines.explorer.collection import Collection
+from pipelines.explorer.flags import ViewConfig
 from pipelines.explorer.pages import Explorer, static_pages
-from pipelines.flags.sharing import ViewConfig
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.program.progress import Track

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.flags.images import PackConfig
-from teacher_cache.dataset.class_names import read_class_list
-from teacher_cache.dataset.grow import Growth
-from teacher_cache.dataset.in_place import files_in, index_in_place
+from pipelines.packing.flags import PackConfig
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, read_info
-from teacher_cache.dataset.pack import pack
-from teacher_cache.dataset.prepare import Reencode
+from teacher_cache.dataset.packing.grow import Growth
+from teacher_cache.dataset.packing.in_place import files_in, index_in_place
+from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.prepare import Reencode
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.class_names import read_class_list
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store, local_file, local_folder
@@ -94,8 +94,8 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
     if "cuttable" in info.source and config.crops:
         whole = info.num_samples - info.source["cuttable"]
         notes.append(
-            f"crops can be cut out of {info.source['cuttable']:,} images"
-            + (f"; {whole:,} others, small or not baseline JPEGs, are decoded whole" if whole else "")
+            f"{info.source['cuttable']:,} of {info.num_samples:,} images support fast cropped decoding"
+            + (f"; {whole:,}, small or not baseline JPEGs, are decoded in full" if whole else "")
         )
     return _report(info, notes)
 

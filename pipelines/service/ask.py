@@ -112,7 +112,7 @@ def label_set_of(ask: Ask, config: ServiceConfig) -> LabelSet:
 
 
 def check_offer(config: ServiceConfig) -> None:
-    """Refuse a configuration whose offer cannot be kept.
+    """Check that every configured dataset and checkpoint exists.
 
     Raises:
         InputError: A dataset is not there, or a checkpoint that this machine's jobs would read.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from teacher_cache.errors import InputError
+from teacher_cache.models.kinds import Precision
 from teacher_cache.program.flags import absolute
 from teacher_cache.storage.store import Store
 from teacher_cache.views.recipe import NAMED
@@ -38,7 +39,7 @@ class TeacherSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     teacher: str
     checkpoint: str | None = None
     pretrained: bool = True
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     model_kwargs: tuple[str, ...] = ()
     device: str = "auto"
     batch_size: _Count = 64

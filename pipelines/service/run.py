@@ -7,11 +7,11 @@ import socket
 
 import uvicorn
 
-from pipelines.service.app import make_app
 from pipelines.service.ask import check_offer
 from pipelines.service.config import read_config
-from pipelines.service.guard import allow_files, guarded_protocol
-from pipelines.service.service import make_service
+from pipelines.service.http.app import make_app
+from pipelines.service.http.guard import allow_files, guarded_protocol
+from pipelines.service.http.service import make_service
 from teacher_cache.errors import InputError
 
 _BACKLOG = 2048

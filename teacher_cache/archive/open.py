@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from teacher_cache.archive.ensemble import LabelEnsemble
-from teacher_cache.archive.follow import Patience, open_following
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.read_tars import ExportReader
-from teacher_cache.archive.source import LabelSource
-from teacher_cache.archive.tars import EXPORT_FILE
+from teacher_cache.archive.format.tars import EXPORT_FILE
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.readers.ensemble import LabelEnsemble
+from teacher_cache.archive.readers.follow import Patience, open_following
+from teacher_cache.archive.readers.read_tars import ExportReader
+from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.errors import InputError
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store

@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from teacher_cache.archive.calibration import get_agreement
-from teacher_cache.archive.companions import damaged_companions, is_companion
-from teacher_cache.archive.documents import get_document
-from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP
-from teacher_cache.archive.manifest import MANIFEST_FILE, documents_of, zarr_documents
-from teacher_cache.archive.part import PART_FILE
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.receipts import RECEIPTS, Receipt
+from teacher_cache.archive.format.calibration import get_agreement
+from teacher_cache.archive.format.companions import damaged_companions, is_companion
+from teacher_cache.archive.format.documents import get_document
+from teacher_cache.archive.format.layout import AFFINITY_ARRAYS, GROUP
+from teacher_cache.archive.format.manifest import MANIFEST_FILE, documents_of, zarr_documents
+from teacher_cache.archive.format.part import PART_FILE
+from teacher_cache.archive.format.receipts import RECEIPTS, Receipt
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.arrays import LabelArrays, idx_fill
 from teacher_cache.labels.codec import LabelRows, decode_rows

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.format.layout import Unit
 from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.rendered import ViewIds

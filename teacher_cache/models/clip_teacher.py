@@ -92,7 +92,7 @@ def build(request: TeacherRequest) -> TeacherModel:
     except Exception as error:  # open_clip, torch and safetensors each raise errors of their own
         raise ModelError(
             f"--teacher clip:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
-            "There is nothing to run.",
+            "No model can be built.",
             "see open_clip.list_pretrained(): give clip:MODEL/TAG, and check the network",
         ) from error
     if request.checkpoint is not None:

@@ -37,7 +37,7 @@ def _check_name(name: str) -> None:
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         remedy = nearest(base, timm.list_models()) or "see timm.list_models()"
-        raise ModelError(f"timm has no model {name!r}", "There is nothing to run.", remedy)
+        raise ModelError(f"timm has no model {name!r}", "No model can be built.", remedy)
     if tag and name not in timm.list_pretrained(f"{base}.*"):
         known = ", ".join(timm.list_pretrained(f"{base}.*")) or "none with weights"
         raise ModelError(f"timm has no weights {name!r}", "There is nothing to load.", f"known: {known}")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Types of a teacher's forward pass; auto takes bfloat16 on CUDA, float32 elsewhere."""
 
 DEFAULT_KIND = "timm"
 """Kind of a name without a prefix."""

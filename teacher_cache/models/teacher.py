@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,11 +15,10 @@ from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_knowledge import check_names
 from teacher_cache.models.class_map import MappedModel, read_class_map
 from teacher_cache.models.create import weights_sha256
-from teacher_cache.models.kinds import DEFAULT_KIND, KINDS, kind_and_name
+from teacher_cache.models.kinds import DEFAULT_KIND, KINDS, Precision, kind_and_name
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
 from teacher_cache.views.finish import normalize
 
-Precision = Literal["auto", "float32", "bfloat16"]
 _ALWAYS = ("model", "model_kwargs", "weights_sha256", "num_classes", "mean", "std", "precision")
 
 

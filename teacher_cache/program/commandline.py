@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -13,7 +14,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -199,3 +200,16 @@ def as_words(settings: Mapping[str, Any]) -> list[str]:
         else:
             words += [f"--{flag}", str(value)]
     return words
+
+
+@contextlib.contextmanager
+def packages_of(extra: str, what: str) -> Iterator[None]:
+    """Raise InputError where a package of an extra is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"{what}: {error}",
+            "It needs packages that are not installed.",
+            f"pip install 'teacher-cache[{extra}]'",
+        ) from error

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from huggingface_hub import DatasetCardData
 
-from teacher_cache.archive.companions import (
+from teacher_cache.archive.figures.figures import Figures
+from teacher_cache.archive.format.companions import (
     CARD_FILE,
     CROISSANT_FILE,
     FIGURES,
@@ -16,11 +17,10 @@ from teacher_cache.archive.companions import (
     ROWS_FILE,
     get_companion,
 )
-from teacher_cache.archive.manifest import MANIFEST_FILE
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.format.manifest import MANIFEST_FILE
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.sharing.croissant import croissant_bytes
 from teacher_cache.sharing.facts import Facts
-from teacher_cache.sharing.figures import Figures
 from teacher_cache.sharing.gather import facts_of
 from teacher_cache.sharing.pictures import agreement_png, confidence_png
 from teacher_cache.sharing.sums import put_sums

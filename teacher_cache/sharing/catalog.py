@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 import json
 
-from teacher_cache.archive.companions import CROISSANT_FILE, get_companion
-from teacher_cache.archive.documents import converted
-from teacher_cache.archive.filling import is_filling
-from teacher_cache.archive.manifest import MANIFEST_FILE
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.format.companions import CROISSANT_FILE, get_companion
+from teacher_cache.archive.format.documents import converted
+from teacher_cache.archive.format.filling import is_filling
+from teacher_cache.archive.format.manifest import MANIFEST_FILE
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.errors import InputError
 from teacher_cache.program.progress import Track
 from teacher_cache.sharing.catalog_file import CATALOG_FILE, PAGE_FILE, Catalog, Entry

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from teacher_cache.archive.documents import MAX_DOCUMENT_BYTES, converted
+from teacher_cache.archive.format.documents import MAX_DOCUMENT_BYTES, converted
 from teacher_cache.errors import ArchiveError
 from teacher_cache.sharing.facts import Facts, Text
 from teacher_cache.storage.store import Store

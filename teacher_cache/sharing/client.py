@@ -166,7 +166,7 @@ class Client:
         )
 
     def _refuse(self, status: int, detail: Any, path: str, asked: Mapping[str, Any] | None) -> NoReturn:
-        """Raise the error that an answer stands for."""
+        """Raise the exception for an HTTP error response."""
         url = self._place.url
         if status in (401, 403):
             raise DeniedError(

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from teacher_cache.archive.companions import FIGURES_FILE, ROWS_FILE
-from teacher_cache.archive.manifest import MANIFEST_FILE
+from teacher_cache.archive.format.companions import FIGURES_FILE, ROWS_FILE
+from teacher_cache.archive.format.manifest import MANIFEST_FILE
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.sharing.facts import Facts
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from teacher_cache.archive.documents import Sha256
+from teacher_cache.archive.format.documents import Sha256
 
 Text = Annotated[str, Meta(max_length=500)]
 

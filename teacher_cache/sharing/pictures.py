@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from teacher_cache.archive.figures.figures import BINS, Figures
 from teacher_cache.program.chart import Panel, Series, chart_png
-from teacher_cache.sharing.figures import BINS, Figures
 
 _WIDTH_PX, _HEIGHT_PX = 880, 440
 

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta
 
-from teacher_cache.archive.companions import SIGNATURES, get_companion, get_sums
-from teacher_cache.archive.documents import Sha256, converted, get_document
-from teacher_cache.archive.manifest import MANIFEST_FILE, Manifest
+from teacher_cache.archive.format.companions import SIGNATURES, get_companion, get_sums
+from teacher_cache.archive.format.documents import Sha256, converted, get_document
+from teacher_cache.archive.format.manifest import MANIFEST_FILE, Manifest
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.exact.canonical import seal, sha256_hex, unseal
 from teacher_cache.storage.store import Store
@@ -29,7 +29,6 @@ from teacher_cache.storage.store import Store
 _FORMAT, _VERSION = "teacher-cache-statement", 1
 _ID_DIGITS = 16
 _STATEMENT = re.compile(rf"{SIGNATURES}/([0-9a-f]{{{_ID_DIGITS}}})\.json")
-_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 _Line = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
 

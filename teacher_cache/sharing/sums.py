@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from teacher_cache.archive.calibration import get_agreement
-from teacher_cache.archive.companions import SUMS_FILE, companions_of, sums_bytes
-from teacher_cache.archive.documents import get_document
-from teacher_cache.archive.manifest import documents_of, zarr_documents
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.receipts import AGREEMENT_FILE
+from teacher_cache.archive.format.calibration import get_agreement
+from teacher_cache.archive.format.companions import SUMS_FILE, companions_of, sums_bytes
+from teacher_cache.archive.format.documents import get_document
+from teacher_cache.archive.format.manifest import documents_of, zarr_documents
+from teacher_cache.archive.format.receipts import AGREEMENT_FILE
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.storage.store import Store
 
 

@@ -6,8 +6,8 @@ import functools
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from teacher_cache.archive.ensemble import EnsembleLookup
-from teacher_cache.archive.source import LabelLookup
+from teacher_cache.archive.readers.ensemble import EnsembleLookup
+from teacher_cache.archive.readers.source import LabelLookup
 from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.dataset.shards import PackedDataset
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from teacher_cache.archive.open import AnySource
-from teacher_cache.archive.source import view_ranges
+from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.batches.batch import ViewBatch, view_batch
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.dataset.shards import PackedDataset

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import wandb
 
-from teacher_cache.archive.documents import get_document
-from teacher_cache.archive.manifest import MANIFEST_FILE, read_manifest
-from teacher_cache.archive.source import view_ranges
+from teacher_cache.archive.format.documents import get_document
+from teacher_cache.archive.format.manifest import MANIFEST_FILE, read_manifest
+from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.storage.store import Store
 

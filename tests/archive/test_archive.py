@@ -19,13 +19,13 @@ from support import (
 )
 
 from pipelines.cli import main
-from teacher_cache.archive.documents import open_document
-from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.source import view_ranges
-from teacher_cache.archive.spec import ArchiveSpec
+from teacher_cache.archive.format.documents import open_document
+from teacher_cache.archive.format.layout import Layout, Unit
+from teacher_cache.archive.format.spec import ArchiveSpec
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.archive.verify import verify
-from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.batches.batch import view_batch
 from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer

@@ -19,13 +19,13 @@ from support import CLASSES, SHARD_SIZE, extract_flags, labels_tree, tree, write
 
 from pipelines.cli import main
 from student.cli import main as student_main
-from teacher_cache.archive.export_tars import shard_labels
-from teacher_cache.archive.follow import Patience
+from teacher_cache.archive.exports.export_tars import shard_labels
 from teacher_cache.archive.open import open_any, open_labels
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.read_tars import ExportReader
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.readers.follow import Patience
+from teacher_cache.archive.readers.read_tars import ExportReader
 from teacher_cache.archive.verify import verify
-from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.program.progress import silent

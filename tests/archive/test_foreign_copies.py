@@ -13,7 +13,7 @@ import pytest
 from support import free_port, labels_tree, tree
 
 from pipelines.cli import main
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.exact.canonical import seal, unseal
 from teacher_cache.storage.store import Store

@@ -20,13 +20,13 @@ import pytest
 from support import tree
 
 from pipelines.cli import main
-from teacher_cache.archive.chunks import ChunkFormat, inflate, read_places
-from teacher_cache.archive.manifest import Manifest, zarr_documents
+from teacher_cache.archive.format.chunks import ChunkFormat, inflate, read_places
+from teacher_cache.archive.format.manifest import Manifest, zarr_documents
+from teacher_cache.archive.format.receipts import receipt_name
 from teacher_cache.archive.open import open_labels
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.receipts import receipt_name
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.verify import verify
-from teacher_cache.archive.write import ArchiveWriter
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, DatasetError, TeacherCacheError
 from teacher_cache.exact.canonical import seal, sha256_hex, unseal
@@ -78,7 +78,7 @@ def bomb(inflated: int) -> bytes:
 @pytest.mark.slow
 def test_a_bomb_inside_a_vouched_for_object_is_refused_before_it_is_inflated(copy: Path) -> None:
     code = (
-        "import resource, sys; from teacher_cache.archive.read import ArchiveReader\n"
+        "import resource, sys; from teacher_cache.archive.readers.archive import ArchiveReader\n"
         "reader = ArchiveReader(sys.argv[1])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: reader.labels(0, 0)\n"
@@ -362,7 +362,7 @@ def test_an_affinity_of_classes_that_are_none_is_refused(copy: Path) -> None:
     writer = ArchiveWriter(Store(copy), reader.spec)
     writer.freeze_affinity(rows._replace(idx=rows.idx + 1), replace=True)
     writer.finish()
-    with pytest.raises(ArchiveError, match="names a class that does not exist"):
+    with pytest.raises(ArchiveError, match="contains a class id outside the list of classes"):
         _ = ArchiveReader(str(copy)).affinity
     assert [problem.affinity for problem in verify(str(copy), "full", silent)] == [True]
 

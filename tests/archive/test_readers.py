@@ -15,7 +15,7 @@ import torch
 import zarr
 from support import CLASSES, SHARD_SIZE
 
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.labels.tails import dense_probabilities
 
 # ---- from the page

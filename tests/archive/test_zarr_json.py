@@ -8,7 +8,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
-from teacher_cache.archive.layout import AFFINITY_ARRAYS, GROUP, Layout
+from teacher_cache.archive.format.layout import AFFINITY_ARRAYS, GROUP, Layout
 
 LAYOUTS = [
     Layout(5, 8, 2, 3, 10, "q8", affinity_entries=4),

@@ -11,7 +11,7 @@ import torch
 from support import extract_flags, tree
 
 from pipelines.cli import main
-from pipelines.extraction.worker import LabelWorker
+from pipelines.extraction.worker.worker import LabelWorker
 from teacher_cache.batches.batch import view_batch
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.rendered import ViewIds

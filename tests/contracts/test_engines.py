@@ -24,13 +24,13 @@ from pipelines.extraction.engines.engine import (
     WorkerStarted,
 )
 from pipelines.extraction.engines.local import LocalEngine
-from pipelines.extraction.extract import make_worker
-from pipelines.extraction.order import WorkOrder
+from pipelines.extraction.flags import ActorFlags, ExtractConfig
+from pipelines.extraction.messages import WorkOrder
 from pipelines.extraction.queue import UnitQueue
-from pipelines.flags.extract import ActorFlags, ExtractConfig
-from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.manifest import read_manifest
-from teacher_cache.archive.write import ArchiveWriter
+from pipelines.extraction.running.extract import make_worker
+from teacher_cache.archive.format.layout import Unit
+from teacher_cache.archive.format.manifest import read_manifest
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import TeacherCacheError, UnfitError
 from teacher_cache.labels.affinity_rule import calibration_parts, num_calibration_views

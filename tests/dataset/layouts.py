@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from support import encoded, picture
 
 from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.dataset.pack import pack
+from teacher_cache.dataset.packing.pack import pack
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.program.progress import silent
 from teacher_cache.storage.store import Store
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import images_column, labels_of, pack_to, tar_of, write_files, write_parquet
 
-from teacher_cache.dataset.class_names import classes_of, ordered, read_class_list
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.class_names import classes_of, ordered, read_class_list
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError
 
 

@@ -9,12 +9,12 @@ from layouts import IMAGES, images_column, images_of, labels_of, pack_to, tar_of
 from support import tree
 
 from pipelines.cli import main
-from teacher_cache.dataset.grow import Growth
-from teacher_cache.dataset.in_place import files_in, index_in_place
 from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.dataset.packing.grow import Growth
+from teacher_cache.dataset.packing.in_place import files_in, index_in_place
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.program.progress import silent
 from teacher_cache.storage.store import Store

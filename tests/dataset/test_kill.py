@@ -13,8 +13,8 @@ import pytest
 from layouts import IMAGES, pack_to, write_files
 from support import tree
 
-from teacher_cache.dataset.pack import pack
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import silent
 from teacher_cache.storage.store import Store

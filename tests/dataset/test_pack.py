@@ -13,13 +13,13 @@ import webdataset
 from support import CLASSES, IMAGES_PER_CLASS, SHARD_SIZE, encoded, picture, tree, write_class_folders
 
 from teacher_cache import images
-from teacher_cache.dataset.grow import Growth
 from teacher_cache.dataset.index import DatasetInfo, read_info
-from teacher_cache.dataset.pack import pack
-from teacher_cache.dataset.prepare import Reencode
+from teacher_cache.dataset.packing.grow import Growth
+from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.prepare import Reencode
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.source import Source, SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import Source, SourceOptions
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.program.progress import silent
 from teacher_cache.storage.store import Store

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from layouts import IMAGES, images_column, images_of, labels_of, pack_to, write_files, write_parquet
 
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError, ImageError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from layouts import IMAGES, images_column, labels_of, pack_to, tar_of, write_files, write_parquet
 
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.splits import split_of
+from teacher_cache.dataset.sources.source import SourceOptions
+from teacher_cache.dataset.sources.splits import split_of
 from teacher_cache.errors import DatasetError
 
 WORDS = {
@@ -138,7 +138,7 @@ def test_words_of_one_split_side_by_side_must_be_told_apart(tmp_path: Path) -> N
 
 
 def test_one_split_alone_is_taken_and_said(tmp_path: Path) -> None:
-    from teacher_cache.dataset.sources import open_source
+    from teacher_cache.dataset.sources.open import open_source
 
     write_files(tmp_path / "data" / "Training", ["a/0.jpg", "b/1.jpg"])
     source = open_source(str(tmp_path))

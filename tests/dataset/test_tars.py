@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from layouts import IMAGES, PNG, images_of, labels_of, pack_to, tar_of, write_files, write_tar
 
-from teacher_cache.dataset.source import SourceOptions
-from teacher_cache.dataset.sources import open_source
+from teacher_cache.dataset.sources.open import open_source
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError
 
 
@@ -132,7 +132,7 @@ def test_keys_numbered_anew_in_each_tar_get_the_tars_name(tmp_path: Path) -> Non
         tar_of(tmp_path / "in" / f"wds-{number}.tar", {"000": b"0", "001": b"%d" % number})
     source = open_source(str(tmp_path / "in"))
     assert source.keys == ["wds-0/000", "wds-0/001", "wds-1/000", "wds-1/001"]
-    assert any("number their samples anew" in note for note in source.notes)
+    assert any("sample keys repeat across tars" in note for note in source.notes)
 
 
 def test_more_tars_than_open_files(tmp_path: Path) -> None:

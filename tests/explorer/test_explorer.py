@@ -46,7 +46,7 @@ def page(browser: Browser) -> Iterator[Page]:
 def test_label_errors_are_found_by_following_links(url: str, page: Page) -> None:
     page.goto(url)
     assert page.locator("h1").inner_text() == "Labels of python:tiny"
-    page.get_by_role("link", name="Samples unlike their true class").click()
+    page.get_by_role("link", name="Possible label errors").click()
     cards = page.locator(".grid > li")
     assert cards.count() == 24
     shares = [float(text) for text in re.findall(r"true: \w+, (\d+\.\d)%", page.locator("main").inner_text())]
@@ -67,7 +67,7 @@ def test_the_keyboard_alone_is_enough(url: str, page: Page) -> None:
     page.goto(url)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.innerText") == "Skip to the content"
-    tab_to(page, "whose views disagree")
+    tab_to(page, "Views disagree")
     page.keyboard.press("Enter")
     page.wait_for_url("**/samples/views/all/0.html")
     tab_to(page, "/")
@@ -95,7 +95,7 @@ def test_static_pages_are_the_same_and_lead_nowhere_else(
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(f"file://{site}/index.html")
-    page.get_by_role("link", name="Samples in order").click()
+    page.get_by_role("link", name="All samples").click()
     page.locator(".grid a").first.click()
     page.get_by_role("link", name="View 2").click()
     assert all(request.startswith(f"file://{site}/") for request in requests)

@@ -14,8 +14,8 @@ from support import extract_flags
 from pipelines.cli import main
 from student.cli import main as student
 from teacher_cache import LabelledViews, hard_loss, open_labels, soft_loss
-from teacher_cache.archive.ensemble import LabelEnsemble
 from teacher_cache.archive.open import open_any
+from teacher_cache.archive.readers.ensemble import LabelEnsemble
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.affinity import affinity_rows, probabilities_of
 from teacher_cache.labels.ensemble import top_classes

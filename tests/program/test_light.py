@@ -33,7 +33,7 @@ for program, commands in ((teacher_cache, COMMANDS), (student, STUDENT)):
         run(program, words)
 for name, words in json.loads(sys.argv[1]):
     run({{"teacher-cache": teacher_cache, "student": student}}[name], words)
-import pipelines.jobs  # submit, logs and stop
+import pipelines.jobs.ray_jobs  # submit, logs and stop
 found["jobs"] = [0, heavy()]
 run(teacher_cache, json.loads(sys.argv[2]))
 print(json.dumps(found))

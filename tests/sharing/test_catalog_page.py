@@ -47,9 +47,9 @@ def test_archives_are_searched_and_filtered(page: Page) -> None:
     page.get_by_label("Recipe").select_option("rrc")
     assert shown(page) == both[1:]
     page.get_by_label("Recipe").select_option("")
-    page.get_by_label("Views, at least").fill("3")
+    page.get_by_label("Min. views").fill("3")
     assert shown(page) == both[:1]
-    page.get_by_label("Views, at least").fill("")
+    page.get_by_label("Min. views").fill("")
     page.get_by_label("Size in MB, at most").fill("0.0000001")
     assert shown(page) == []
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from support import extract_flags
 
 from pipelines.cli import main
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.figures.figures import figures_of, put_figures, rows_of
+from teacher_cache.archive.figures.measure import measure
+from teacher_cache.archive.figures.row_sums import sum_rows
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.exact.canonical import seal, unseal
 from teacher_cache.program.progress import silent
-from teacher_cache.sharing.figures import figures_of, put_figures, rows_of
-from teacher_cache.sharing.measure import measure
-from teacher_cache.sharing.row_sums import sum_rows
 
 
 def dense(ids: np.ndarray, probabilities: np.ndarray, tail: np.ndarray, num_classes: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_rows_are_measured_in_pieces_that_fit_into_memory(
 ) -> None:
     reader = ArchiveReader(labels)
     whole = measure(reader, dataset.index.labels_N, dataset.info.classes, silent)
-    monkeypatch.setattr("teacher_cache.sharing.measure._MAX_VALUES", 20)
+    monkeypatch.setattr("teacher_cache.archive.figures.measure._MAX_VALUES", 20)
     assert measure(reader, dataset.index.labels_N, dataset.info.classes, silent) == whole
     assert whole[0] == figures_of(reader)
 

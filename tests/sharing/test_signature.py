@@ -10,7 +10,7 @@ import pytest
 from support import extract_flags, new_key
 
 from pipelines.cli import main
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.exact.canonical import seal, unseal
 from teacher_cache.sharing.signature import check_signatures, public_keys
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import SHARD_SIZE, tree
 
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.verify import verify
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DamagedError, DatasetError, DeniedError, InputError

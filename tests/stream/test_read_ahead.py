@@ -7,7 +7,7 @@ import pytest
 from support import wait_until
 
 from benchmarks.remote import upload
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import IMG_SIZE, SHARD_SIZE
 
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError

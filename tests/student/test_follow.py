@@ -16,13 +16,13 @@ import torch
 from support import begun, extract_flags, labels_tree, tree, wait_until
 
 from pipelines.cli import main as teacher_cache_main
-from pipelines.extraction.fill import students_first
+from pipelines.extraction.running.fill import students_first
 from student.cli import main as student_main
 from student.state import saved_updates
-from teacher_cache.archive.filling import Filling, News
-from teacher_cache.archive.follow import FollowingReader, Patience, until
-from teacher_cache.archive.layout import Unit
-from teacher_cache.archive.read import ArchiveReader
+from teacher_cache.archive.format.filling import Filling, News
+from teacher_cache.archive.format.layout import Unit
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.readers.follow import FollowingReader, Patience, until
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.storage.store import Store
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule, pairs_in_order

@@ -12,9 +12,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pipelines.extraction.order import Description, Rate, Trial
+from pipelines.extraction.messages import Description, Rate, Trial
 from pipelines.extraction.queue import Task, UnitQueue
-from teacher_cache.archive.layout import Layout, Unit
+from teacher_cache.archive.format.layout import Layout, Unit
 from teacher_cache.errors import DeniedError, FullError, LostProcessError, TeacherCacheError, UnfitError
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.agreement import Agreement

@@ -23,8 +23,8 @@ from pipelines.extraction.engines.engine import (
     ignore,
     is_foreign,
 )
+from pipelines.extraction.flags import ExtractConfig
 from pipelines.extraction.queue import Task, UnitQueue
-from pipelines.flags.extract import ExtractConfig
 from teacher_cache.errors import TeacherCacheError
 
 _NAME = "local"

@@ -144,7 +144,7 @@ def test_soft_training_without_an_affinity_asks_for_another_tail(
 def test_a_run_stops_before_its_limit_of_hours_is_passed_and_goes_on(
     hues: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.extraction import extract
+    from pipelines.extraction.running import extract
 
     monkeypatch.setattr(extract, "check_gpu_hours", lambda found, limit: None)  # an estimate that was too low
     out, whole = tmp_path / "out", tmp_path / "whole"

@@ -27,11 +27,11 @@ from support import (
 )
 
 from pipelines.cli import main
-from pipelines.extraction.missing import MissingUnits, default_views_per_unit
-from teacher_cache.archive.layout import Layout, Unit
-from teacher_cache.archive.read import ArchiveReader
-from teacher_cache.archive.spec import spec_bytes
-from teacher_cache.archive.write import ArchiveWriter
+from pipelines.extraction.queue import MissingUnits, default_views_per_unit
+from teacher_cache.archive.format.layout import Layout, Unit
+from teacher_cache.archive.format.spec import spec_bytes
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import seal, unseal

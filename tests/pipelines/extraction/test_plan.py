@@ -9,11 +9,16 @@ import pytest
 from support import CLASSES, extract_flags, tree
 
 from pipelines.cli import main
-from pipelines.extraction.estimate import check_gpu_hours, estimate, measured_views, num_missing_views
-from pipelines.extraction.missing import MissingUnits
-from pipelines.extraction.order import Rate
-from teacher_cache.archive.manifest import read_manifest
-from teacher_cache.archive.spec import ArchiveSpec
+from pipelines.extraction.messages import Rate
+from pipelines.extraction.planning.estimate import (
+    check_gpu_hours,
+    estimate,
+    measured_views,
+    num_missing_views,
+)
+from pipelines.extraction.queue import MissingUnits
+from teacher_cache.archive.format.manifest import read_manifest
+from teacher_cache.archive.format.spec import ArchiveSpec
 from teacher_cache.errors import InputError
 from teacher_cache.storage.store import Store
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.extraction.queue import UnitQueue
-from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.format.layout import Unit
 
 UNITS = [Unit(shard, 0, 0, 4) for shard in range(5)]
 HERE = {"a"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,20 +11,20 @@ from typing import Any
 import alembic.autogenerate
 import alembic.migration
 import msgspec
+import mypy.api
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from postgres import database_url
 
 from pipelines.service.ask import Ask, job_id, label_set_of, views_of
-from pipelines.service.books import Books, missing
 from pipelines.service.config import RaySection, ServiceConfig, read_config
-from pipelines.service.fair import Claim, fair_order, load, who_gives_way
-from pipelines.service.leases import Leases
-from pipelines.service.ledger import Ledger, Who
-from pipelines.service.tables import META, open_database
-from pipelines.service.tokens import Tokens
-from pipelines.service.webhooks import check_webhook
+from pipelines.service.database.leases import Claim, Leases, fair_order, load, who_gives_way
+from pipelines.service.database.ledger import Ledger, Queries, Who, missing
+from pipelines.service.database.records import Job
+from pipelines.service.database.tables import META, open_database
+from pipelines.service.database.tokens import Tokens
+from pipelines.service.jobs.webhooks import check_webhook
 from teacher_cache.errors import InputError
 
 LEASE_S = 10.0
@@ -44,7 +45,7 @@ class Office:
 
     def __init__(self, url: str, config: ServiceConfig) -> None:
         self.engine, self.clock, self.config = open_database(url), Clock(), config
-        self.ledger, self.books = Ledger(self.engine, self.clock), Books(self.engine, self.clock)
+        self.ledger, self.queries = Ledger(self.engine, self.clock), Queries(self.engine, self.clock)
         self.leases = Leases(self.engine, self.clock, LEASE_S, {"vision": 2.0, "speech": 1.0})
         tokens = Tokens(self.engine, self.clock)
         self.users = {}
@@ -54,24 +55,22 @@ class Office:
             assert user is not None
             self.users[name] = user
 
-    def ask(self, user: str, **changes: Any) -> dict[str, Any]:
+    def ask(self, user: str, **changes: Any) -> Job:
         ask = Ask(**{"data": "small", "teacher": "regnety", "views": "0:2", **changes})
         return self.ledger.submit(
             ask, label_set_of(ask, self.config), views_of(ask, self.config), self.users[user]
         )
 
-    def state(self, job: dict[str, Any]) -> str:
-        found = self.books.job(job["id"])
+    def state(self, job: Job) -> str:
+        found = self.queries.job(job.id)
         assert found is not None
-        return found["state"]
+        return found.state
 
-    def planned(
-        self, user: str, hours: float = 0.0, *, is_dear: bool = False, **changes: Any
-    ) -> dict[str, Any]:
+    def planned(self, user: str, hours: float = 0.0, *, is_dear: bool = False, **changes: Any) -> Job:
         job = self.ask(user, **changes)
-        leased = self.leases.claim(f"planner of {job['id']}")
+        leased = self.leases.claim(f"planner of {job.id}")
         assert leased is not None
-        assert leased.job["id"] == job["id"]
+        assert leased.job.id == job.id
         self.leases.plan(leased, {"gpu_hours": hours}, hours, is_dear=is_dear)
         return job
 
@@ -97,9 +96,9 @@ def office(request: pytest.FixtureRequest, config: ServiceConfig, tmp_path: Path
 
 def test_the_same_labels_are_one_job(office: Office) -> None:
     first, second = office.ask("rita"), office.ask("sam", views="0:1")
-    assert first["id"] == second["id"] == office.ask("rita")["id"]
-    assert [asker["name"] for asker in office.books.askers(first["id"])] == ["rita", "sam"]
-    assert office.ask("rita", topk=5)["id"] != first["id"]
+    assert first.id == second.id == office.ask("rita").id
+    assert [asker.name for asker in office.queries.askers(first.id)] == ["rita", "sam"]
+    assert office.ask("rita", topk=5).id != first.id
 
 
 def test_one_job_at_a_time_writes_an_archive(office: Office) -> None:
@@ -121,19 +120,19 @@ def test_a_lease_ends_and_only_its_holder_settles(office: Office) -> None:
     office.clock.now_s += LEASE_S
     alive = office.leases.claim("alive")
     assert alive is not None
-    assert alive.job["attempt"] == dead.job["attempt"] + 1
+    assert alive.job.attempt == dead.job.attempt + 1
     assert office.leases.renew(dead, None) is None
     assert not office.leases.settle(dead, "done")
     assert office.state(job) == "running"
     assert office.leases.settle(alive, "done")
     assert not office.leases.settle(alive, "done")
-    found = office.books.job(job["id"])
+    found = office.queries.job(job.id)
     assert found is not None
-    assert (found["state"], found["times_done"]) == ("done", 1)
+    assert (found.state, found.times_done) == ("done", 1)
 
 
 def test_many_servers_that_claim_at_once_get_different_jobs(office: Office) -> None:
-    jobs = {office.ask("rita", topk=k)["id"] for k in range(1, 5)}
+    jobs = {office.ask("rita", topk=k).id for k in range(1, 5)}
     claimed: list[Any] = []
 
     def claim(number: int) -> None:
@@ -145,7 +144,7 @@ def test_many_servers_that_claim_at_once_get_different_jobs(office: Office) -> N
         thread.start()
     for thread in threads:
         thread.join()
-    got = [leased.job["id"] for leased in claimed if leased is not None]
+    got = [leased.job.id for leased in claimed if leased is not None]
     assert sorted(got) == sorted(jobs)
 
 
@@ -157,10 +156,10 @@ def test_dear_jobs_and_those_above_a_tokens_hours_wait_for_approval(office: Offi
     running = office.leases.claim("a")
     assert running is not None
     assert office.state(office.planned("rita", 8, topk=4)) == "waiting", "3 hours are under way, of 10"
-    assert office.ledger.act("approve", dear["id"], office.users["sam"])
+    assert office.ledger.act("approve", dear.id, office.users["sam"])
     assert office.state(dear) == "queued"
     with pytest.raises(InputError, match="cannot be approved"):
-        office.ledger.act("approve", dear["id"], office.users["sam"])
+        office.ledger.act("approve", dear.id, office.users["sam"])
     assert office.ledger.act("approve", "0" * 24, office.users["sam"]) is None
 
 
@@ -175,19 +174,19 @@ def test_a_token_has_a_number_of_requests(office: Office) -> None:
 
 def test_cancel_and_retry(office: Office) -> None:
     waiting = office.planned("rita", 99)
-    office.ledger.act("cancel", waiting["id"], office.users["rita"])
+    office.ledger.act("cancel", waiting.id, office.users["rita"])
     assert office.state(waiting) == "cancelled"
-    office.ledger.act("retry", waiting["id"], office.users["rita"])
+    office.ledger.act("retry", waiting.id, office.users["rita"])
     assert office.state(waiting) == "planning"
     leased = office.leases.claim("a")
     assert leased is not None
-    office.ledger.act("cancel", waiting["id"], office.users["rita"])
-    wish = office.leases.renew(leased, None)
-    assert wish is not None
-    assert wish.is_cancelled
+    office.ledger.act("cancel", waiting.id, office.users["rita"])
+    signals = office.leases.renew(leased, None)
+    assert signals is not None
+    assert signals.is_cancelled
     assert office.leases.settle(leased, "cancelled")
-    assert office.ask("sam")["state"] == "planning"
-    actions = [line["action"] for line in office.books.audit(100)]
+    assert office.ask("sam").state == "planning"
+    actions = [line["action"] for line in office.queries.audit(100)]
     assert actions == ["submit", "cancel", "retry", "cancel", "submit"]
 
 
@@ -195,20 +194,20 @@ def test_a_cancel_is_not_lost_and_a_new_request_takes_it_back(office: Office) ->
     job = office.ask("rita")
     leased = office.leases.claim("a")
     assert leased is not None
-    office.ledger.act("cancel", job["id"], office.users["rita"])
+    office.ledger.act("cancel", job.id, office.users["rita"])
     office.leases.plan(leased, None, 0.0, is_dear=True)
     assert office.state(job) == "cancelled"
     again = office.planned("sam")
-    office.ledger.act("cancel", again["id"], office.users["sam"])
+    office.ledger.act("cancel", again.id, office.users["sam"])
     assert office.state(again) == "cancelled"
     office.ask("sam")
     leased = office.leases.claim("b")
     assert leased is not None
-    office.ledger.act("cancel", job["id"], office.users["sam"])
+    office.ledger.act("cancel", job.id, office.users["sam"])
     office.ask("rita")
-    wish = office.leases.renew(leased, None)
-    assert wish is not None
-    assert not wish.is_cancelled
+    signals = office.leases.renew(leased, None)
+    assert signals is not None
+    assert not signals.is_cancelled
 
 
 def test_a_label_set_has_the_flags_of_now(office: Office) -> None:
@@ -226,15 +225,15 @@ def test_kills_are_counted_and_a_retry_forgets_them(office: Office) -> None:
     for number in range(3):
         leased = office.leases.claim(f"dead {number}")
         assert leased is not None
-        assert leased.job["kills"] == number
+        assert leased.job.kills == number
         office.clock.now_s += LEASE_S * 2
     leased = office.leases.claim("alive")
     assert leased is not None
     office.leases.settle(leased, "failed", error="no")
-    office.ledger.act("retry", job["id"], office.users["rita"])
-    found = office.books.job(job["id"])
+    office.ledger.act("retry", job.id, office.users["rita"])
+    found = office.queries.job(job.id)
     assert found is not None
-    assert (found["kills"], found["attempt"], found["approved_by"]) == (0, 4, None)
+    assert (found.kills, found.attempt, found.approved_by) == (0, 4, None)
 
 
 def test_a_job_gives_way_to_a_team_that_used_less(office: Office) -> None:
@@ -245,27 +244,27 @@ def test_a_job_gives_way_to_a_team_that_used_less(office: Office) -> None:
     short = office.planned("sam", topk=2)
     assert office.leases.ask_to_give_way(600) is None
     office.clock.now_s += 601
-    assert office.leases.ask_to_give_way(600) == long_one["id"]
+    assert office.leases.ask_to_give_way(600) == long_one.id
     assert office.leases.ask_to_give_way(600) is None
     office.leases.settle(leased, "queued", gives_way=False, gpu_hours=5.0)
     following = office.leases.claim("b")
     assert following is not None
-    assert following.job["id"] == short["id"]
+    assert following.job.id == short.id
 
 
 def test_what_is_there_is_told_by_rows(office: Office) -> None:
     ask = Ask(data="small", teacher="regnety", views="0:6")
     labels = label_set_of(ask, office.config)
-    assert office.books.found(labels, range(6)) == ([], None)
+    assert office.queries.found(labels, range(6)) == ([], None)
     office.planned("rita")
     leased = office.leases.claim("a")
     assert leased is not None
     office.leases.settle(leased, "done")
-    done, job = office.books.found(labels, range(6))
+    done, job = office.queries.found(labels, range(6))
     assert (done, job) == ([range(2)], None)
     assert missing(range(6), done) == [2, 3, 4, 5]
-    assert office.books.queue() == {"done": 1}
-    assert [job["archive"] for job in office.books.jobs(None, 10)] == [labels.archive]
+    assert office.queries.queue() == {"done": 1}
+    assert [job.archive for job in office.queries.jobs(None, 10)] == [labels.archive]
 
 
 def test_migrations_make_the_tables(office: Office) -> None:
@@ -389,3 +388,17 @@ def test_without_webhooks_none_is_told() -> None:
 
 def test_who_without_a_token_is_the_service() -> None:
     assert Who(None, "service", "").token is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("column", "code"), [("state", 0), ("satte", 1)])
+def test_a_misspelt_column_is_an_error_of_the_type_checker(column: str, code: int, tmp_path: Path) -> None:
+    file = tmp_path / "reader.py"
+    file.write_text(
+        "from pipelines.service.database.records import Job\n\n\n"
+        f"def state(job: Job) -> str:\n    return job.{column}\n"
+    )
+    words = ["--config-file=", "--python-executable", sys.executable, "--follow-imports=silent", str(file)]
+    said, _, ended = mypy.api.run([f"--cache-dir={tmp_path / 'cache'}", "--ignore-missing-imports", *words])
+    assert ended == code, said
+    assert ('has no attribute "satte"' in said) == (code == 1)

@@ -9,7 +9,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.extraction.engines.ray.actor import kill_process
-from pipelines.flags.extract import ActorFlags
+from pipelines.extraction.flags import ActorFlags
 
 _KILL_WITHIN_S = 10.0
 

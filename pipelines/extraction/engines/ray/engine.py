@@ -15,8 +15,8 @@ from pipelines.extraction.engines.engine import Advance, Event, Worker, ignore
 from pipelines.extraction.engines.ray.cluster import actor_resources
 from pipelines.extraction.engines.ray.fleet import Fleet
 from pipelines.extraction.engines.ray.run import RayRun
+from pipelines.extraction.flags import DEFAULT_DRAIN_S, DEFAULT_UNIT_TIMEOUT_S, ActorFlags, ExtractConfig
 from pipelines.extraction.queue import UnitQueue
-from pipelines.flags.extract import DEFAULT_DRAIN_S, DEFAULT_UNIT_TIMEOUT_S, ActorFlags, ExtractConfig
 from teacher_cache.program.ray_session import connect
 
 _T = TypeVar("_T")

@@ -2,18 +2,88 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import ray
+from ray.util.metrics import Counter, Gauge
 
-from pipelines.extraction.engines.engine import Event, Worker
+from pipelines.extraction.engines.engine import Event, UnitFailed, UnitResult, Worker
 from pipelines.extraction.engines.ray.actor import Actor
 from pipelines.extraction.engines.ray.cluster import ActorResources
-from pipelines.extraction.engines.ray.metrics import RunMetrics
-from pipelines.extraction.engines.ray.slot import Call, Slot
+from pipelines.extraction.queue import Task
+
+
+class RunMetrics:
+    """Figures that the driver of a run exports, as ray_teacher_cache_*."""
+
+    def __init__(self) -> None:
+        self._views = Counter("teacher_cache_views", "Views labelled and written.")
+        self._bytes = Counter("teacher_cache_label_bytes", "Bytes of label objects written.")
+        self._units = Counter("teacher_cache_units", "Units by what became of them.", tag_keys=("state",))
+        self._seconds = Counter(
+            "teacher_cache_seconds", "Seconds of all workers together.", tag_keys=("stage",)
+        )
+        self._workers = Gauge("teacher_cache_workers", "Workers that are ready.")
+
+    def done(self, result: UnitResult) -> None:
+        """Count a unit that lies in the archive."""
+        self._units.inc(1, {"state": "done"})
+        self._views.inc(result.views)
+        self._bytes.inc(result.num_bytes)
+        for stage, seconds in result.seconds.items():
+            if seconds > 0:
+                self._seconds.inc(seconds, {"stage": stage})
+
+    def failed(self, event: UnitFailed) -> None:
+        """Count a failure of a unit."""
+        self._units.inc(1, {"state": "retried" if event.will_retry else "quarantined"})
+
+    def workers(self, count: int) -> None:
+        """Set the number of ready workers."""
+        self._workers.set(count)
+
+
+class Slot:
+    """Place of one actor; if the actor is lost, another one takes the place.
+
+    Attributes:
+        name: Name of the slot in events.
+        actor: Actor in the slot, or None once the slot is given up.
+        node, pid: Node and process of the actor, once started.
+        units: Units that the actor was given and has not finished, the oldest first.
+        since_s: Time of the last sign of progress on these units.
+        views, views_done: Views that the actor is known to have labelled, and those in finished units.
+        failures: Failures of units in a row, for reasons other than images.
+        failed_starts: Actors that were lost in a row before starting.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name = f"actor-{number}"
+        self.actor: Any = None
+        self.node, self.pid = "", 0
+        self.units: deque[Task] = deque()
+        self.since_s = self.asked_s = 0.0
+        self.views = self.views_done = self.failures = self.failed_starts = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the actor is ready for units."""
+        return self.actor is not None and self.pid > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call that has not returned: slot, actor and purpose."""
+
+    slot: Slot
+    actor: Any
+    what: Literal["start", "run", "views"]
+    unit: Task | None = None
+
 
 UNITS_PER_ACTOR = 2
 """Units that an actor has at a time: one is computed, the other is written or waits."""

@@ -27,10 +27,9 @@ from pipelines.extraction.engines.engine import (
     is_foreign,
 )
 from pipelines.extraction.engines.ray.cluster import is_gone, kill_on, reason_of, result_of, what_is_free
-from pipelines.extraction.engines.ray.fleet import UNITS_PER_ACTOR, Fleet
-from pipelines.extraction.engines.ray.slot import Call, Slot
+from pipelines.extraction.engines.ray.fleet import UNITS_PER_ACTOR, Call, Fleet, Slot
 from pipelines.extraction.queue import Task, UnitQueue
-from teacher_cache.archive.layout import Unit
+from teacher_cache.archive.format.layout import Unit
 from teacher_cache.errors import TeacherCacheError, UnfitError
 from teacher_cache.program.signals import StopSignals
 

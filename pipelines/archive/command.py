@@ -1,0 +1,197 @@
+"""Run the commands that look after archives, and print what they found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from pipelines.archive.flags import (
+    ExportConfig,
+    ImportConfig,
+    InspectConfig,
+    MergeConfig,
+    RepairConfig,
+    StatusConfig,
+    VerifyConfig,
+)
+from teacher_cache.errors import InputError
+from teacher_cache.program.commandline import packages_of, show
+from teacher_cache.program.flags import parse_views
+
+
+def verify(config: VerifyConfig) -> int:
+    """Print the problems of an archive; the exit code is 1 if there are any."""
+    from teacher_cache.archive import verify as check
+    from teacher_cache.program.progress import console
+
+    signed, lines = _check_signatures(config) if config.key else (None, [])
+    if config.level == "teacher":
+        return max(_recheck(config, lines, signed), 1 if signed else 0)
+    problems = [
+        *(signed or ()),
+        *(problem.what for problem in check.verify(config.archive, config.level, console)),
+    ]
+    lines += [*problems, f"{config.archive}: {len(problems) or 'no'} problems ({config.level})"]
+    show(config, {"level": config.level, "problems": problems}, lines)
+    return 1 if problems else 0
+
+
+def _check_signatures(config: VerifyConfig) -> tuple[list[str], list[str]]:
+    """Return the problems of an archive's signatures, and what its valid statements say."""
+    from pathlib import Path
+
+    from teacher_cache.archive.readers.archive import ArchiveReader
+
+    with packages_of("share", "verify --key"):
+        from teacher_cache.sharing.signature import check_signatures, public_keys
+
+    assert config.key is not None
+    reader, keys = ArchiveReader(config.archive), public_keys(Path(config.key))
+    found = check_signatures(reader.store, reader.manifest, keys)
+    others = [f"not looked at: a signature by {name}, which is not pinned" for name in found.unknown]
+    return found.problems, [*map(str, found.valid), *others]
+
+
+def repair(config: RepairConfig) -> int:
+    """Mend an archive; the exit code is 1 if problems are left."""
+    from pipelines.archive import repair as mend
+    from teacher_cache.program.progress import console
+
+    report = mend.repair(config, console)
+    lines = [f"found: {line}" for line in report.found]
+    for name in report.computed:
+        lines.append(f"computed again: {name}" + (", to other bytes" if name in report.changed else ""))
+    lines += [f"left: {line}" for line in report.left]
+    lines.append(
+        f"{config.archive}: {len(report.found) or 'no'} problems found, {len(report.left) or 'none'} left"
+    )
+    show(config, report, lines)
+    return 1 if report.left else 0
+
+
+def status(config: StatusConfig) -> int:
+    """Print the coverage of an archive, or the state of a job."""
+    if config.archive is None:
+        from pipelines.jobs.ray_jobs import job_status
+
+        job = str(config.job)
+        state = job_status(config, job)
+        show(config, {"job": job, "state": state}, [f"{job}: {state}"])
+        return 0
+    from rich.console import Console
+
+    from pipelines.archive import status as coverage
+
+    found = coverage.status(config.archive)
+    if config.json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return 0
+    console = Console(highlight=False)
+    for line in coverage.picture(found, console.width):
+        console.print(line)
+    if found.agreement is not None:
+        console.print(str(found.agreement))
+    state = "finished" if found.finished else "not finished: run the same extract again"
+    console.print(
+        f"{config.archive}: {state}, {found.label_bytes:,} bytes, fingerprint {found.fingerprint[:12]}"
+    )
+    return 0
+
+
+def export(config: ExportConfig) -> int:
+    """Write labels in another format."""
+    from teacher_cache.archive.exports.export_parquet import export_images, export_parquet
+    from teacher_cache.archive.exports.export_tars import export_tars
+    from teacher_cache.archive.readers.archive import ArchiveReader
+    from teacher_cache.dataset.shards import PackedDataset
+    from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store
+
+    reader, dataset, destination = (
+        ArchiveReader(config.archive),
+        PackedDataset(config.data),
+        Store(config.dst),
+    )
+    whole = range(min(reader.views, default=0), max(reader.views, default=-1) + 1)
+    views = parse_views(config.views) if config.views else whole
+    if config.format == "webdataset":
+        exported = export_tars(reader, dataset, views, destination, console)
+        if exported.num_misnamed:
+            print(
+                f"{exported.num_misnamed:,} images of another format are named .{exported.extension}, like "
+                "the first one: datasets needs one name, and decoders go by content"
+            )
+    else:
+        write = export_parquet if config.format == "parquet" else export_images
+        write(reader, dataset, views, destination, console)
+    print(f"exported views {views.start}:{views.stop} of {len(dataset):,} samples to {config.dst}")
+    return 0
+
+
+def import_(config: ImportConfig) -> int:
+    """Make an archive from an export."""
+    from teacher_cache.archive.exports.import_tars import import_tars
+    from teacher_cache.archive.readers.read_tars import ExportReader
+    from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store
+
+    export = ExportReader(config.src)
+    import_tars(export, Store(config.dst), console)
+    views = f"{export.views[0]}:{export.views[-1] + 1}"
+    print(f"{config.dst}: views {views}, fingerprint {export.spec.fingerprint[:12]}")
+    return 0
+
+
+def merge(config: MergeConfig) -> int:
+    """Copy the units of several archives into one."""
+    from teacher_cache.archive.readers.archive import ArchiveReader
+    from teacher_cache.archive.readers.source import view_ranges
+    from teacher_cache.archive.writers import merge as merging
+    from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store
+
+    differ = merging.merge([ArchiveReader(source) for source in config.src], Store(config.dst), console)
+    for name in differ:
+        print(f"unit {name} is not the same everywhere; the first was kept")
+    print(f"{config.dst}: views {view_ranges(ArchiveReader(config.dst).views)}")
+    return 0
+
+
+def inspect(config: InspectConfig) -> int:
+    """Print the parameters and labels of one view."""
+    from pipelines.archive.inspect_view import inspect_view
+
+    inspection = inspect_view(config)
+    if config.image is not None:
+        try:
+            inspection.strip.save(config.image)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--image {config.image} cannot be written: {error}",
+                "The picture would be lost.",
+                "choose a folder that exists, and a name ending in .png",
+            ) from error
+    lines = []
+    for name, value in inspection.values.items():
+        for item in value if isinstance(value, list) else [value]:
+            text = ", ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, dict) else item
+            lines.append(f"{name:14} {text}")
+    show(config, inspection.values, lines)
+    return 0
+
+
+def _recheck(config: VerifyConfig, lines: list[str], signed: list[str] | None) -> int:
+    from pipelines.archive.recheck import recheck
+    from teacher_cache.program.progress import console
+
+    found = recheck(config, console)
+    line = (
+        f"{config.archive}: {'the labels are' if found.fits else 'the labels are NOT'} the teacher's: "
+        f"of {found.views:,} views, probability error at most {found.max_error:.2g}, "
+        f"mean {found.mean_error:.2g} (tolerance {found.tolerance:.2g}), top-1 agreement {found.top1:.2%}"
+    )
+    values = {"level": config.level, **dataclasses.asdict(found), "fits": found.fits}
+    if signed is not None:
+        values["problems"] = signed
+    show(config, values, [*lines, *(signed or ()), line])
+    return 0 if found.fits else 1

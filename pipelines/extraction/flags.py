@@ -1,0 +1,186 @@
+"""Flags of `extract` and `plan`: the teacher, the labels to compute, and the engine that computes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from msgspec import Meta
+
+from teacher_cache.errors import InputError
+from teacher_cache.labels.encodings import Values
+from teacher_cache.models.kinds import Precision
+from teacher_cache.program.flags import (
+    LABELS,
+    PATH,
+    TEACHER,
+    CacheFlags,
+    Check,
+    Flags,
+    JsonFlag,
+    flag_of,
+    parse_kwargs,
+    parse_views,
+)
+
+ENGINES: Mapping[str, str] = {
+    "local": "pipelines.extraction.engines.local:LocalEngine",
+    "ray": "pipelines.extraction.engines.ray.engine:RayEngine",
+}
+"""Entry points of engines: classes with a classmethod `of(make_worker, config)`, imported on demand."""
+
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[tuple(ENGINES)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherFlags(CacheFlags):
+    """Weights of a teacher, and settings of its forward pass, which change labels' last bits at most."""
+
+    checkpoint: Annotated[str | None, PATH, LABELS] = None
+    """File of the teacher's weights, instead of the hub's: safetensors, or a torch file of weights alone."""
+    pretrained: Annotated[bool, LABELS] = True
+    """Load weights from the hub if --checkpoint is absent; --no-pretrained takes seeded random weights."""
+    device: str = "auto"
+    """Device of the teacher; auto takes CUDA where there is one."""
+    batch_size: Annotated[int, Meta(ge=1)] = 64
+    """Views in one forward pass; equal values give equal bytes on the same kind of device."""
+    workers: Annotated[int, Meta(ge=0), tyro.conf.arg(aliases=["--render-workers"])] = 0
+    """Processes that render views for a teacher; 0 renders in the teacher's process."""
+    prompts: Annotated[str | None, PATH, LABELS] = None
+    """Prompts of the classes, for a teacher clip:MODEL/TAG: lines with {} for the class, or JSON lists."""
+    class_map: Annotated[str | None, PATH, LABELS] = None
+    """JSON or YAML file with the teacher's classes of each of the dataset's: one, or several to be summed."""
+    model_kwargs: Annotated[tuple[str, ...], Check(parse_kwargs), LABELS] = ()
+    """Arguments name=value for timm.create_model, or for the factory of a teacher python:MODULE:FACTORY."""
+    channels_last: bool = True
+    """Store the teacher's weights in the pixels' channels-last layout."""
+    compile: bool = False
+    """Compile the teacher with torch.compile."""
+
+
+DEFAULT_UNIT_TIMEOUT_S = 3600.0
+DEFAULT_DRAIN_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelRequest(TeacherFlags):
+    """Labels to compute, and the limits of a run."""
+
+    data: Annotated[str, PATH, LABELS]
+    """Packed dataset to label."""
+    teacher: Annotated[str, TEACHER, LABELS]
+    """Name of a timm model, such as regnety_160.deit_in1k, or hf:, clip: or python: with a name."""
+    out: Annotated[str, PATH, LABELS]
+    """Archive to write: a new folder, or an archive of the same request."""
+    recipe: str = "deit"
+    """Name of a recipe (deit, deit3, rrc, eval), or a YAML file."""
+    img_size: Annotated[int | None, Meta(ge=1), LABELS] = None
+    """Side of a view in pixels; 224, or the recipe file's, by default."""
+    views: Annotated[str, Check(parse_views), LABELS] = "0:1"
+    """View indices A:B, from A up to and without B."""
+    topk: Annotated[int, Meta(ge=1), LABELS] = 10
+    """Classes kept of each label."""
+    affinity: Annotated[Literal["calibrated", "none"], LABELS] = "calibrated"
+    """Class affinity, which sharpens the tails of soft labels; none saves its calibration views."""
+    values: Annotated[Values, LABELS] = "q8"
+    """Format of stored logits: eight bits each (q8), or exact, for research."""
+    views_per_unit: Annotated[int | None, Meta(ge=1), LABELS] = None
+    """Views computed and stored together; by default equal blocks of at most 32."""
+    extends: Annotated[str | None, PATH, LABELS] = None
+    """Archive of fewer views, or of the first image shards, whose labels are not computed again."""
+    catalog: Annotated[tuple[str, ...], PATH] = ()
+    """Folders or buckets with a catalog of archives; units of the same fingerprint are taken from them."""
+    catalog_key: Annotated[str | None, PATH] = None
+    """File of pinned ed25519 public keys, one of which must have signed what is taken from a catalog."""
+    precision: Annotated[Precision, LABELS] = "auto"
+    """Type of the forward pass: auto takes bfloat16 autocast on CUDA, float32 elsewhere."""
+    retries: Annotated[int, Meta(ge=0)] = 2
+    """Times that a failed unit is tried again, on another node if possible, before it is given up."""
+    max_quarantined: Annotated[int, Meta(ge=0)] = 10
+    """Units that may be given up before the run stops."""
+    max_gpu_hours: Annotated[float | None, Meta(gt=0)] = None
+    """Limit of the teacher's time on all devices together; a run is refused or stops before it is passed."""
+    allow_disagreement: bool = False
+    """Label even if the teacher's classes seem to be others than the dataset's, or in another order."""
+    run_dir: Annotated[str | None, PATH] = None
+    """Folder for events.jsonl and report.json of this run; a new folder in OUT.runs by default."""
+    followed: bool = False
+    """Label in the order that students with --follow need, one view at a time beside OUT, then seal OUT."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.followed and self.extends is not None:
+            raise InputError(
+                "--followed with --extends",
+                "A student would not find the labels of the other archive before the end.",
+                "take its units with --catalog, or leave one of the flags out",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActorFlags(Flags):
+    """Number of Ray actors that hold a teacher, and the resources of each."""
+
+    num_actors: Annotated[int | None, Meta(ge=1)] = None
+    """Ray actors that hold a teacher; by default as many as the cluster has room for."""
+    gpus_per_actor: Annotated[float | None, Meta(ge=0)] = None
+    """GPUs of each actor, fractions allowed; by default 1 if the teacher runs on CUDA, else 0."""
+    cpus_per_actor: Annotated[float | None, Meta(ge=0)] = None
+    """CPUs of each actor; by default as many as --workers, and without a GPU a share of a node's."""
+    unit_timeout_s: Annotated[float | None, Meta(gt=0)] = None
+    """Seconds after which an actor that labelled nothing counts as hung; 3600 by default."""
+    drain_s: Annotated[float | None, Meta(ge=0)] = None
+    """Seconds that running units have to finish after SIGINT or SIGTERM; 60 by default."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExtractConfig(ActorFlags, LabelRequest, JsonFlag):
+    """Label views of a packed dataset with a teacher; the same command continues a stopped run."""
+
+    engine: EngineName = "local"
+    """Engine that runs the units: this process, or actors on a Ray cluster."""
+    address: str | None = None
+    """Address of a Ray cluster: auto, or host:port; by default one is started on this machine for the run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ["address", *(field.name for field in dataclasses.fields(ActorFlags))]
+        given = [flag_of(name) for name in names if getattr(self, name) is not None]
+        if self.engine != "ray" and given:
+            raise InputError(
+                f"{', '.join(given)} with --engine {self.engine}",
+                "Only Ray has actors.",
+                "give --engine ray, or leave them out",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanConfig(ExtractConfig):
+    """Print what an extract with these flags would do: units, objects, bytes, hours; nothing is written."""
+
+    price_per_gpu_hour: Annotated[float | None, Meta(ge=0)] = None
+    """Price of an hour of a device that runs the teacher, in any currency."""
+    epochs: Annotated[int, Meta(ge=1)] = 300
+    """Epochs of a student's run, to count the runs until stored labels cost less than a live teacher."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArchiveTeacherFlags(TeacherFlags):
+    """Teacher of an archive that is labelled again; a timm teacher is known by the archive's own name."""
+
+    teacher: Annotated[str | None, TEACHER] = None
+    """Archive's teacher; needed unless it is timm's, for nothing is loaded by other names in an archive."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_kwargs and self.teacher is None:
+            raise InputError(
+                f"--model-kwargs {' '.join(self.model_kwargs)} without --teacher",
+                "The archive says the arguments of its own timm model.",
+                "give --teacher, or leave them out",
+            )

@@ -1,0 +1,82 @@
+"""Messages to and from a worker: plain data that can be pickled, without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pipelines.extraction.flags import LabelRequest
+from teacher_cache.labels.agreement import Agreement
+from teacher_cache.views.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkOrder:
+    """Order from which a worker is made, on any machine.
+
+    Attributes:
+        request: Labels to compute; every worker's machine must see the same files at the request's paths.
+        recipe: Recipe, read by the driver: a recipe's file need not be on other machines.
+    """
+
+    request: LabelRequest
+    recipe: Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """Teacher, libraries and device of a worker.
+
+    Attributes:
+        teacher: Dictionary from `TeacherSpec.to_dict`.
+        probe_sha256: Digest of the recipe's probe views as the worker's libraries render them.
+        made_with: Versions of these libraries.
+        device: Name of the teacher's device.
+        classes_are_known: Whether the teacher's weights tell that its classes are the dataset's.
+    """
+
+    teacher: dict[str, Any]
+    probe_sha256: str
+    made_with: dict[str, str]
+    device: str
+    classes_are_known: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Result of a worker's short measurement on the real images and device.
+
+    Attributes:
+        views: Views labelled while timed.
+        seconds: Seconds that the views took.
+        render_s: Seconds of these that the teacher waited for views.
+        bytes_per_label: Stored bytes of a label.
+    """
+
+    views: int
+    seconds: float
+    render_s: float
+    bytes_per_label: float
+
+    @property
+    def views_per_s(self) -> float:
+        """Views a second of one worker, rendering and teacher together."""
+        return self.views / max(self.seconds, 1e-9)
+
+    @property
+    def teacher_s_per_view(self) -> float:
+        """Seconds that a live teacher adds to a step, per view."""
+        return max(self.seconds - self.render_s, 0.0) / self.views
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Result of a worker's short measurement on some calibration views.
+
+    Attributes:
+        rate: Views and seconds; nothing is stored.
+        agreement: Agreement of the teacher with the true labels; None where nothing is labelled.
+    """
+
+    rate: Rate
+    agreement: Agreement | None

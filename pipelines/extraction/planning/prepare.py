@@ -1,0 +1,151 @@
+"""Check a request against an archive and find the missing units, before the first unit."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+
+from pipelines.extraction.flags import LabelRequest
+from pipelines.extraction.messages import Description
+from pipelines.extraction.queue import MissingUnits, default_views_per_unit
+from teacher_cache.archive.format.calibration import missing_parts
+from teacher_cache.archive.format.layout import Unit
+from teacher_cache.archive.format.manifest import read_manifest
+from teacher_cache.archive.format.receipts import AGREEMENT_FILE, Receipt
+from teacher_cache.archive.format.spec import ArchiveSpec, LabelSpec
+from teacher_cache.archive.writers.extension import extension
+from teacher_cache.archive.writers.write import ArchiveWriter
+from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.errors import InputError
+from teacher_cache.labels.affinity_rule import (
+    CalibrationPart,
+    affinity_rule,
+    calibration_parts,
+    num_calibration_views,
+)
+from teacher_cache.labels.arrays import check_topk
+from teacher_cache.program.flags import parse_views
+from teacher_cache.storage.store import Store
+from teacher_cache.views.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """An archive and the units it lacks.
+
+    Attributes:
+        writer: Writer of the archive; its spec has the archive's own layout.
+        extends: Receipts of units in other archives that replace requested units, by relative URL.
+        missing: Units to compute.
+        is_labelled: Whether the images have true labels.
+        is_calibrated: Whether the class affinity is taken from another archive.
+    """
+
+    writer: ArchiveWriter
+    extends: Mapping[str, tuple[Receipt, ...]]
+    missing: MissingUnits
+    is_labelled: bool
+    is_calibrated: bool = False
+
+    @functools.cached_property
+    def calibration(self) -> list[CalibrationPart]:
+        """All parts of a calibration that is not frozen yet; none where it is, or tells nothing.
+
+        Views are calibrated for the class affinity, and to compare the teacher with the true labels before
+        units are computed.
+        """
+        if self.is_calibrated:
+            return []
+        spec = self.writer.spec
+        needs_affinity = spec.labels.affinity is not None and self.writer.affinity is None
+        needs_agreement = (
+            bool(len(self.missing)) and self.is_labelled and self.writer.store.stat(AGREEMENT_FILE) is None
+        )
+        if not needs_affinity and not needs_agreement:
+            return []
+        rule = spec.labels.affinity if needs_affinity else None
+        num_rows = sum(count for _, count in spec.dataset["shards"])
+        return calibration_parts(num_calibration_views(rule, spec.labels.num_classes, num_rows))
+
+    def without(self, units: Sequence[Unit]) -> Prepared:
+        """Return the same, without units that are taken from other archives, with their class affinity."""
+        missing = self.missing.without(units)
+        return dataclasses.replace(self, missing=missing, is_calibrated=bool(units))
+
+    @functools.cached_property
+    def missing_calibration(self) -> list[CalibrationPart]:
+        """Parts of the calibration that must be computed."""
+        return missing_parts(self.writer.store, self.calibration)
+
+
+def archive_spec(
+    request: LabelRequest, dataset: DatasetInfo, recipe: Recipe, worker: Description
+) -> ArchiveSpec:
+    """Return the spec of the requested archive, from everything that determines the labels."""
+    views = parse_views(request.views)
+    num_classes = worker.teacher["num_classes"]
+    check_topk(request.topk, num_classes)
+    base = read_manifest(Store(request.extends)).spec.views_per_unit if request.extends else None
+    return ArchiveSpec(
+        dataset={
+            "sha256": dataset.sha256,
+            "shards": [(shard.identity, shard.num_samples) for shard in dataset.shards],
+        },
+        recipe=recipe.to_dict(),
+        teacher=worker.teacher,
+        labels=LabelSpec(
+            request.topk,
+            num_classes,
+            dataset.class_list.sha256,
+            affinity=None
+            if request.affinity == "none"
+            else affinity_rule(request.topk, num_classes, dataset.num_samples),
+            values=request.values,
+        ),
+        probe_sha256=worker.probe_sha256,
+        views_per_unit=request.views_per_unit or base or default_views_per_unit(len(views)),
+        made_with=worker.made_with,
+    )
+
+
+def prepare(request: LabelRequest, asked: ArchiveSpec, *, is_labelled: bool) -> Prepared:
+    """Find the missing units; nothing is written.
+
+    Raises:
+        ArchiveError: The folder holds another archive or other files.
+        InputError: The requested units do not fit the archive's layout.
+    """
+    store = Store(request.out)
+    return _prepared(request, store, ArchiveWriter.open(store, asked, create=False), is_labelled)
+
+
+def begin(request: LabelRequest, asked: ArchiveSpec, before: Prepared) -> Prepared:
+    """Write the spec, which pins the layout.
+
+    The given units stay valid, unless another first writer has just pinned another layout.
+
+    Raises:
+        ArchiveError, InputError: See `prepare`.
+    """
+    store = Store(request.out)
+    writer = ArchiveWriter.open(store, asked, create=True)
+    if before.writer.spec.layout == writer.spec.layout:
+        return dataclasses.replace(before, writer=writer)
+    return _prepared(request, store, writer, before.is_labelled)
+
+
+def _prepared(request: LabelRequest, store: Store, writer: ArchiveWriter, is_labelled: bool) -> Prepared:
+    layout = writer.spec.layout
+    if request.views_per_unit not in (None, layout.views_per_unit):
+        raise InputError(
+            f"--views-per-unit {request.views_per_unit}, but {request.out} "
+            f"holds {layout.views_per_unit} views a unit",
+            "Units of two sizes cannot lie in one archive.",
+            "leave the flag out, or choose a new folder with --out",
+        )
+    extends = extension(store, writer.spec, Store(request.extends)) if request.extends else {}
+    elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *extends.values()])
+    finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
+    return Prepared(writer, extends, MissingUnits(layout, parse_views(request.views), finished), is_labelled)

@@ -1,0 +1,92 @@
+"""Calibration of an archive before its first unit: parts run like units, then judged and frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+from pipelines.extraction.engines.engine import ENDS_THE_RUN, Advance, Engine, Worker, first_line
+from pipelines.extraction.flags import ExtractConfig
+from pipelines.extraction.messages import Description
+from pipelines.extraction.planning.prepare import Prepared
+from pipelines.extraction.queue import UnitQueue
+from pipelines.extraction.running.record import RunRecord
+from teacher_cache.archive.format.calibration import get_agreement
+from teacher_cache.errors import ModelError
+from teacher_cache.labels.affinity_rule import CalibrationPart
+from teacher_cache.labels.agreement import Agreement
+from teacher_cache.program.progress import Track
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Result of a calibration.
+
+    Attributes:
+        agreement: Agreement of the teacher with the true labels; None where nothing is labelled.
+        given_up: Reasons by name of the parts that failed; no unit needs them, and the next run tries again.
+    """
+
+    agreement: Agreement | None
+    given_up: dict[str, str]
+
+
+def calibrate(
+    config: ExtractConfig, engine: Engine, prepared: Prepared, record: RunRecord, track: Track
+) -> Calibration:
+    """Run the missing parts of the calibration on all workers, and write what all parts tell.
+
+    Raises:
+        TeacherCacheError: One of ENDS_THE_RUN. Finished parts stay.
+    """
+    if not prepared.calibration:
+        return Calibration(get_agreement(prepared.writer.store, prepared.writer.spec), {})
+    missing = prepared.missing_calibration
+    queue = UnitQueue(missing, retries=config.retries, max_quarantined=config.max_quarantined)
+    with track("calibrate", sum(part.stop - part.start for part in missing), "views") as advance:
+        for event in engine.run(queue, lambda views: advance(views)):
+            record.add(event)
+            record.check_limit(queue, engine.num_workers)
+    given_up = {part.name: reason for part, reason in queue.quarantined.items()}
+    if given_up or record.is_over_limit:
+        return Calibration(None, given_up)
+    try:
+        agreement = engine.ask(functools.partial(_freeze, prepared.calibration))
+    except ENDS_THE_RUN:
+        raise
+    except Exception as error:
+        return Calibration(None, {"calibration": first_line(error)})
+    return Calibration(agreement, {})
+
+
+def check_agreement(
+    config: ExtractConfig, agreement: Agreement | None, worker: Description, classes: Sequence[str]
+) -> None:
+    """Refuse a teacher whose top classes have nothing to do with the dataset's labels.
+
+    A teacher whose weights name the dataset's own classes is not refused; neither is one whose random weights
+    --no-pretrained asked for.
+
+    Raises:
+        ModelError: The agreement is near chance, or fits another order of the classes.
+    """
+    is_random = not config.pretrained and config.checkpoint is None
+    if agreement is None or worker.classes_are_known or is_random or config.allow_disagreement:
+        return
+    if agreement.verdict in ("fits", "too few views"):
+        return
+    example = ""
+    if agreement.example is not None and classes:
+        label, top = agreement.example
+        example = f" Images of class {classes[label]!r} are mostly {classes[top]!r} to it."
+    raise ModelError(
+        str(agreement),
+        f"Its classes may be in another order than the dataset's, and its labels wrong.{example}",
+        "pack the dataset in the teacher's order of classes (pack --classes FILE), and choose a new --out; "
+        "or go on with --allow-disagreement",
+    )
+
+
+def _freeze(parts: Sequence[CalibrationPart], worker: Worker, _: Advance) -> Agreement | None:
+    return worker.freeze_calibration(parts)

@@ -1,0 +1,237 @@
+"""Fill an archive while students follow: units of one view in the order of their need, then the seal."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from pipelines.extraction.engines.engine import Engine, Event, UnitDone, first_line
+from pipelines.extraction.flags import ExtractConfig
+from pipelines.extraction.messages import Description
+from pipelines.extraction.planning.estimate import Estimate, ExtractReport
+from pipelines.extraction.planning.prepare import Prepared
+from pipelines.extraction.queue import MissingUnits
+from pipelines.extraction.running.units import close, new_run, run
+from teacher_cache.archive.format.calibration import copy_agreement
+from teacher_cache.archive.format.filling import JOB_FILE, Filling, News, Pair
+from teacher_cache.archive.format.layout import Layout, Unit
+from teacher_cache.archive.format.manifest import complete_views
+from teacher_cache.archive.format.receipts import Receipt
+from teacher_cache.archive.readers.read_units import fetched
+from teacher_cache.archive.writers.write import ArchiveWriter
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.program.flags import parse_views
+from teacher_cache.program.progress import Advance, Track
+from teacher_cache.storage.store import Store
+
+_TOLD_EVERY_S = 2.0
+"""Seconds between two pieces of news, and between two looks for students."""
+
+
+def filling_flags(config: ExtractConfig) -> ExtractConfig:
+    """Return the flags of the run that labels one view at a time into the folder beside the archive."""
+    run_dir = config.run_dir or new_run(config.out, datetime.datetime.now(datetime.UTC))
+    out = Filling(Store(config.out)).labels.url
+    return dataclasses.replace(config, out=out, views_per_unit=1, run_dir=run_dir, catalog=(), followed=False)
+
+
+def fill(
+    config: ExtractConfig,
+    engine: Engine,
+    prepared: Prepared,
+    worker: Description,
+    found: Estimate | None,
+    classes: tuple[str, ...],
+    track: Track,
+) -> ExtractReport:
+    """Label what an archive lacks in the order that students need, and seal the archive.
+
+    Args:
+        config: Flags of the run beside the archive; see `filling_flags`.
+        engine: Engine whose workers write beside the archive.
+        prepared: Archive, and what it lacks.
+        worker: Description of the engine's workers.
+        found: Estimate of the run, or None.
+        classes: Names of the dataset's classes.
+        track: Progress display.
+
+    Raises:
+        TeacherCacheError: The run cannot continue. Finished units stay, and students are told.
+    """
+    archive = prepared.writer
+    filling = Filling(archive.store)
+    spec = dataclasses.replace(archive.spec, views_per_unit=1)
+    writer = ArchiveWriter.open(filling.labels, spec)
+    _copy_calibration(archive, writer)
+    receipts = archive.receipts()
+    finished = _one_view_units(receipt.unit for receipt in receipts)
+    done = [*finished, *(receipt.unit for receipt in writer.receipts())]
+    missing = MissingUnits(spec.layout, parse_views(config.views), done)
+    teller = _Teller(filling, _views_at_the_end(prepared, receipts), len(missing))
+    inner = Prepared(writer, {}, missing, prepared.is_labelled, prepared.is_calibrated)
+    teller.tell()
+    try:
+        tracking = teller.tracking(track)
+        report = run(
+            config, engine, inner, worker, found, classes, tracking, order=teller.order, hear=teller.hear
+        )
+    except KeyboardInterrupt:
+        teller.tell("stopped")
+        raise
+    except Exception as error:
+        teller.tell("failed", first_line(error))
+        raise
+    if report.quarantined:
+        names = ", ".join(report.quarantined)
+        teller.tell("failed", f"units {names} were given up: {next(iter(report.quarantined.values()))}")
+        return report
+    seal(prepared, writer, track)
+    sealed = close(prepared, None, 0.0, {}, report.agreement)
+    _delete_what_is_held(filling, archive, writer)
+    return dataclasses.replace(
+        sealed,
+        units=report.units,
+        views=report.views,
+        seconds=report.seconds,
+        run=report.run,
+        calibration_views=report.calibration_views,
+    )
+
+
+def seal(prepared: Prepared, source: ArchiveWriter, track: Track) -> None:
+    """Write the missing units of an archive from units of one view each; no label changes.
+
+    Args:
+        prepared: Archive, and what it lacks.
+        source: Archive of the same labels in units of one view.
+        track: Progress display.
+
+    Raises:
+        DamagedError: An object of a one-view unit is missing, or does not have the sha256 of its receipt.
+    """
+    archive = prepared.writer
+    _copy_calibration(source, archive)
+    receipts = {(receipt.unit.shard, receipt.unit.block): receipt for receipt in source.receipts()}
+    with track("seal", len(prepared.missing), "units") as advance:
+        for unit in prepared.missing:
+            views = [receipts[unit.shard, view] for view in unit.views]
+            labels = [_labels(source.store, source.spec.layout, receipt) for receipt in views]
+            together = LabelArrays(*(np.concatenate(arrays, axis=1) for arrays in zip(*labels, strict=True)))
+            archive.commit(unit, together, views[0].keys_sha256)
+            advance(1)
+
+
+def students_first(missing: Iterable[Unit], look: Callable[[], Mapping[str, list[Pair]]]) -> Iterator[Unit]:
+    """Yield the missing one-view units: those that students need next, in turn, then the others.
+
+    Args:
+        missing: Units to order.
+        look: Function that returns the pairs that each student needs now, in order, by the student's name.
+    """
+    left = {(unit.shard, unit.block): unit for unit in missing}
+    students: dict[str, tuple[list[Pair], Iterator[Pair]]] = {}
+    turn = 0
+    while left:
+        for name, pairs in look().items():
+            if name not in students or students[name][0] is not pairs:
+                students[name] = (pairs, iter(pairs))
+        names, turn = sorted(students), turn + 1
+        of_each = (students[names[(turn + offset) % len(names)]][1] for offset in range(len(names)))
+        wanted = (next((pair for pair in pairs if pair in left), None) for pairs in of_each)
+        pair = next((pair for pair in wanted if pair is not None), None)
+        yield left.pop(pair if pair is not None else next(iter(left)))
+
+
+class _Teller:
+    """Publishes a job's status, and reads the order that students ask for."""
+
+    def __init__(self, filling: Filling, views: list[Pair], num_units: int) -> None:
+        self._filling, self._views, self._units, self._done = filling, views, num_units, 0
+        self._told_s = self._looked_s = float("-inf")
+        self._students: dict[str, list[Pair]] = {}
+
+    def order(self, missing: MissingUnits) -> Iterator[Unit]:
+        """Yield the missing units in the order that students need."""
+        return students_first(missing, self._look)
+
+    def hear(self, event: Event) -> None:
+        """Count the units that are done."""
+        self._done += isinstance(event, UnitDone) and isinstance(event.unit, Unit)
+        self.tell()
+
+    def tell(self, state: str = "running", why: str = "") -> None:
+        """Write the news, unless they were written just before."""
+        now_s = time.monotonic()
+        if state != "running" or now_s - self._told_s >= _TOLD_EVERY_S:
+            self._told_s = now_s
+            told = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            news = News(state, self._views, self._units, self._done, told, why[:4096])  # type: ignore[arg-type]
+            self._filling.tell(news)
+
+    def tracking(self, track: Track) -> Track:
+        """Return a progress display that also tells the news."""
+
+        @contextlib.contextmanager
+        def tracked(what: str, total: int, unit: str) -> Iterator[Advance]:
+            with track(what, total, unit) as advance:
+
+                def show(count: int, note: str = "") -> None:
+                    self.tell()
+                    advance(count, note)
+
+                yield show
+
+        return tracked
+
+    def _look(self) -> dict[str, list[Pair]]:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= _TOLD_EVERY_S:
+            self._looked_s = now_s
+            self._students = self._filling.wanted()
+        return self._students
+
+
+def _delete_what_is_held(filling: Filling, archive: ArchiveWriter, writer: ArchiveWriter) -> None:
+    """Delete the filling, unless it has units of views that the archive does not hold: another job's."""
+    held = set(_one_view_units(receipt.unit for receipt in archive.receipts()))
+    if {receipt.unit for receipt in writer.receipts()} <= held:
+        filling.delete()
+    else:
+        filling.store.delete(JOB_FILE)
+
+
+def _copy_calibration(source: ArchiveWriter, destination: ArchiveWriter) -> None:
+    """Copy the class affinity and the agreement, where there are any."""
+    layout = source.spec.layout
+    if source.affinity is not None:
+        names = {array: layout.affinity_name(array) for array in source.affinity}
+        objects = {
+            array: fetched(source.store, names[array], digest) for array, digest in source.affinity.items()
+        }
+        destination.put_affinity(objects)
+    copy_agreement(source.store, destination.store, source.spec)
+
+
+def _labels(store: Store, layout: Layout, receipt: Receipt) -> LabelArrays:
+    objects = {
+        array: fetched(store, layout.object_name(array, receipt.unit), digest)
+        for array, digest in receipt.objects.items()
+    }
+    return LabelArrays(*(values[: receipt.rows] for values in layout.decode_unit(objects)))
+
+
+def _one_view_units(units: Iterator[Unit]) -> list[Unit]:
+    return [Unit(unit.shard, view, view, view + 1) for unit in units for view in unit.views]
+
+
+def _views_at_the_end(prepared: Prepared, receipts: list[Receipt]) -> list[Pair]:
+    """Return the ranges of views that every shard has when the missing units are there."""
+    spec = prepared.writer.spec
+    elsewhere = [receipt for receipts in prepared.writer.extends.values() for receipt in receipts]
+    missing = [Receipt(unit, spec.rows(unit.shard), "", {}) for unit in prepared.missing]
+    return complete_views(spec.layout.num_shards, [*receipts, *elsewhere, *missing])

@@ -1,0 +1,258 @@
+"""Images and a teacher in one process: labels of units, calibration views, and how long a view takes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pipelines.extraction.flags import ArchiveTeacherFlags, TeacherFlags
+from pipelines.extraction.messages import Rate
+from teacher_cache.archive.format.layout import Layout, Unit
+from teacher_cache.archive.format.spec import LabelSpec
+from teacher_cache.archive.readers.source import LabelSource
+from teacher_cache.batches.batch import ViewBatch
+from teacher_cache.batches.pool import RenderPool
+from teacher_cache.batches.rendered import Load, ViewIds
+from teacher_cache.batches.renderer import BatchRenderer
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import ArchiveError
+from teacher_cache.labelling.calibrate import Calibrated, calibrate_part
+from teacher_cache.labelling.logits import teacher_logits
+from teacher_cache.labelling.unit import extract_unit, unit_loads
+from teacher_cache.labels.affinity_rule import CalibrationPart
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.class_list import ClassList
+from teacher_cache.labels.codec import encode
+from teacher_cache.labels.topk import labels_from_logits
+from teacher_cache.models.create import resolve_device
+from teacher_cache.models.teacher import Precision, Teacher, build_teacher
+from teacher_cache.program.flags import parse_kwargs
+from teacher_cache.views.recipe import Recipe
+
+Advance = Callable[[int], None]
+_SHORT_S, _PASSES = 0.5, 3
+"""Seconds below which a measurement is repeated, and the passes at most."""
+
+
+class TimedLabels(NamedTuple):
+    """Labels of a unit, and the seconds that the teacher waited for views and computed."""
+
+    labels: LabelArrays
+    render_s: float
+    teacher_s: float
+
+
+class TimedViews(NamedTuple):
+    """The teacher's classes of calibration views, and the seconds that it waited for views and computed."""
+
+    views: Calibrated
+    render_s: float
+    teacher_s: float
+
+
+class Labeller:
+    """Images and a teacher, loaded once.
+
+    Args:
+        dataset: Images.
+        recipe: Augmentation of the views.
+        teacher: Teacher of the labels.
+        batch_size: Views in one forward pass.
+        workers: Processes that render views; 0 renders in this process.
+    """
+
+    def __init__(
+        self, dataset: PackedDataset, recipe: Recipe, teacher: Teacher, *, batch_size: int, workers: int
+    ) -> None:
+        self.dataset, self.recipe, self.teacher, self.batch_size = dataset, recipe, teacher, batch_size
+        self._workers = workers
+        self._pool = self._new_pool()
+
+    def label(self, unit: Unit, labels: LabelSpec, advance: Advance) -> TimedLabels:
+        """Return the labels of a unit, and the time they took; see `extract_unit`."""
+        with self._pool_renewed_on_error():
+            waited_s, start_s = self._pool.waited_s, time.perf_counter()
+            arrays = extract_unit(
+                unit,
+                self._pool,
+                self.teacher,
+                k=labels.k,
+                values=labels.values,
+                batch_size=self.batch_size,
+                advance=advance,
+            )
+            seconds, render_s = time.perf_counter() - start_s, self._pool.waited_s - waited_s
+        return TimedLabels(arrays, render_s, seconds - render_s)
+
+    def calibrate(self, part: CalibrationPart, advance: Advance) -> TimedViews:
+        """Return the teacher's classes of a part of the calibration views; see `calibrate_part`."""
+        with self._pool_renewed_on_error():
+            waited_s, start_s = self._pool.waited_s, time.perf_counter()
+            views = calibrate_part(
+                self._pool, self.teacher, part, batch_size=self.batch_size, advance=advance
+            )
+            seconds, render_s = time.perf_counter() - start_s, self._pool.waited_s - waited_s
+        return TimedViews(views, render_s, seconds - render_s)
+
+    def logits(self, loads: Sequence[Load], what: str) -> Iterator[tuple[ViewBatch, torch.Tensor]]:
+        """Yield each batch of some loads with the teacher's logits; see `teacher_logits`."""
+        with self._pool_renewed_on_error():
+            yield from teacher_logits(self._pool, self.teacher, loads, what=what)
+
+    def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
+        """Label the first views of a unit, once to warm up and then on the clock; nothing is written.
+
+        A short measurement is repeated, and the fastest pass counts: a machine may pause in one of them.
+
+        Args:
+            layout: Layout in which the labels would be stored.
+            unit: Unit of the views.
+            num_views: Views to label, rounded up to whole loads.
+        """
+        loads = unit_loads(
+            self.dataset.rows_of(unit.shard), unit.views, self.batch_size, self._pool.renderer.mixing
+        )
+        totals = itertools.accumulate(map(_num_views, loads))
+        enough = next((number for number, total in enumerate(totals, 1) if total >= num_views), len(loads))
+        for _ in self.logits(loads[:1], "the views measured"):
+            pass
+        passes = [self._rate(layout, loads[:enough])]
+        while len(passes) < _PASSES and sum(rate.seconds for rate in passes) < _SHORT_S:
+            passes.append(self._rate(layout, loads[:enough]))
+        return min(passes, key=lambda rate: rate.seconds)
+
+    def _rate(self, layout: Layout, loads: Sequence[Load]) -> Rate:
+        waited_s, start_s = self._pool.waited_s, time.perf_counter()
+        labels = [
+            encode(labels_from_logits(logits_BC, layout.k), layout.num_classes, layout.values)
+            for _, logits_BC in self.logits(loads, "the views measured")
+        ]
+        seconds = time.perf_counter() - start_s
+        return Rate(
+            views=sum(len(part.tail) for part in labels),
+            seconds=seconds,
+            render_s=self._pool.waited_s - waited_s,
+            bytes_per_label=_bytes_per_label(layout, labels),
+        )
+
+    def keys_sha256(self, unit: Unit) -> str:
+        """Return the digest of the keys of a unit's rows."""
+        rows = self.dataset.rows_of(unit.shard)
+        return self.dataset.index.keys_sha256(rows.start, rows.stop)
+
+    def close(self) -> None:
+        """End the processes that render; the next task starts others."""
+        self._pool.close()
+        self._pool = self._new_pool()
+
+    @contextlib.contextmanager
+    def _pool_renewed_on_error(self) -> Iterator[None]:
+        """Replace the pool after an error: a process may have died, or buffers may wait for a reader."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _new_pool(self) -> RenderPool[BatchRenderer]:
+        return RenderPool(BatchRenderer(self.dataset, self.recipe), self._workers)
+
+
+def load_teacher(
+    flags: TeacherFlags,
+    name: str,
+    classes: ClassList,
+    img_size: int,
+    model_kwargs: dict[str, Any],
+    precision: Precision,
+    *,
+    compare_names: bool,
+) -> Teacher:
+    """Load a teacher as the flags ask for it.
+
+    Raises:
+        ModelError: See `build_teacher`.
+    """
+    return build_teacher(
+        name,
+        classes=classes,
+        img_size=img_size,
+        device=resolve_device(flags.device),
+        pretrained=flags.pretrained,
+        checkpoint=flags.checkpoint,
+        model_kwargs=model_kwargs,
+        prompts=flags.prompts,
+        class_map=flags.class_map,
+        precision=precision,
+        channels_last=flags.channels_last,
+        compiled=flags.compile,
+        compare_names=compare_names,
+    )
+
+
+def labeller_of(archive: LabelSource, data: str, flags: ArchiveTeacherFlags) -> Labeller:
+    """Return the labeller that made an archive: its dataset, and its teacher with the very weights.
+
+    Raises:
+        ArchiveError: The dataset or the teacher is not the archive's, or is not given and not timm's.
+        ModelError: See `build_teacher`.
+    """
+    dataset = PackedDataset(data, flags.room)
+    archive.check_replay(dataset.info)
+    theirs = archive.spec.teacher
+    name, model_kwargs = flags.teacher, parse_kwargs(flags.model_kwargs)
+    if name is None:
+        name, model_kwargs = _timm_name(archive), theirs["model_kwargs"]
+    recipe = archive.recipe
+    teacher = load_teacher(
+        flags,
+        name,
+        dataset.info.class_list,
+        recipe.img_size,
+        model_kwargs,
+        theirs["precision"],
+        compare_names=False,  # class names were checked when the archive was made
+    )
+    ours = teacher.spec.to_dict()
+    odd = [field for field in ("weights_sha256", *ours, *theirs) if ours.get(field) != theirs.get(field)]
+    if odd:
+        what = "weights are" if odd[0] == "weights_sha256" else f"{odd[0]}:"
+        mine, its = (f"{spec.get(odd[0])!s:.40}" for spec in (ours, theirs))
+        raise ArchiveError(
+            f"the teacher's {what} {mine}, those of {archive.url} {its}",
+            "Another teacher's labels would be compared or mixed with these.",
+            "give the archive's own teacher with --checkpoint, and where it is not timm's with --teacher",
+        )
+    return Labeller(dataset, recipe, teacher, batch_size=flags.batch_size, workers=flags.workers)
+
+
+def _timm_name(archive: LabelSource) -> str:
+    """Return the archive's timm model. Raises ArchiveError if code or files could be loaded by its name."""
+    theirs = archive.spec.teacher
+    odd = [name for name in theirs["model_kwargs"] if name.startswith(("pretrained", "checkpoint", "cache"))]
+    if odd or ":" in theirs["model"]:
+        raise ArchiveError(
+            f"{archive.url} names the teacher {theirs['model']!r} with {', '.join(odd) or 'no files'}",
+            "An archive may name a model of timm's, not where to load code or files from.",
+            "name the teacher yourself: --teacher",
+        )
+    return theirs["model"]
+
+
+def _num_views(load: Sequence[ViewIds]) -> int:
+    return sum(len(view_ids.rows_B) for view_ids in load)
+
+
+def _bytes_per_label(layout: Layout, labels: Sequence[LabelArrays]) -> float:
+    """Return the stored bytes of a label, from some labels stored as the chunks of one view."""
+    rows = min(sum(len(part.tail) for part in labels), layout.rows_per_shard)
+    views = [np.concatenate(arrays)[:rows, None] for arrays in zip(*labels, strict=True)]
+    small = dataclasses.replace(layout, rows_per_shard=rows, views_per_unit=1)
+    return sum(len(data) for data in small.encode_unit(LabelArrays(*views)).values()) / rows

@@ -1,0 +1,196 @@
+"""Worker of every engine: a labeller and the archive that it writes to."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from pipelines.extraction.engines.engine import Advance, UnitResult, ignore
+from pipelines.extraction.messages import Description, Rate, Trial, WorkOrder
+from pipelines.extraction.queue import Task
+from pipelines.extraction.worker.labeller import Labeller, TimedLabels, TimedViews, load_teacher
+from teacher_cache.archive.figures.measure import measure_and_put
+from teacher_cache.archive.format.calibration import (
+    delete_parts,
+    get_agreement,
+    get_parts,
+    put_agreement,
+    put_part,
+)
+from teacher_cache.archive.format.layout import Layout, Unit
+from teacher_cache.archive.format.spec_file import differing_fields, existing_spec
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.writers.write import ArchiveWriter
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import ArchiveError, RecipeError, TeacherCacheError, UnfitError
+from teacher_cache.labelling.calibrate import Calibrated, affinity_arrays, joined
+from teacher_cache.labels.affinity_rule import CalibrationPart
+from teacher_cache.labels.agreement import Agreement
+from teacher_cache.program.flags import parse_kwargs
+from teacher_cache.program.progress import counting
+from teacher_cache.storage.store import Store
+from teacher_cache.views.probe import check_probe, library_versions, probe_digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """A unit that is computed but not yet written."""
+
+    unit: Unit
+    timed: TimedLabels
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibratedPart:
+    """A part of the calibration views that is computed but not yet written."""
+
+    part: CalibrationPart
+    timed: TimedViews
+
+
+class LabelWorker:
+    """Worker that labels units and writes them to the archive of an order; see Worker.
+
+    Raises:
+        InputError: See `PackedDataset` and `build_teacher`.
+    """
+
+    def __init__(self, order: WorkOrder) -> None:
+        request = order.request
+        self._request, self._recipe = request, order.recipe
+        dataset = PackedDataset(request.data, request.room)
+        teacher = load_teacher(
+            request,
+            request.teacher,
+            dataset.info.class_list,
+            order.recipe.img_size,
+            parse_kwargs(request.model_kwargs),
+            request.precision,
+            compare_names=not request.allow_disagreement,
+        )
+        self._labeller = Labeller(
+            dataset, order.recipe, teacher, batch_size=request.batch_size, workers=request.workers
+        )
+        self._opened: ArchiveWriter | None = None
+
+    def describe(self) -> Description:
+        """Return this worker's teacher, libraries and device."""
+        teacher = self._labeller.teacher
+        return Description(
+            teacher.spec.to_dict(),
+            probe_digest(self._recipe),
+            library_versions(),
+            torch.cuda.get_device_name(teacher.device)
+            if teacher.device.type == "cuda"
+            else teacher.device.type,
+            teacher.classes_are_known,
+        )
+
+    def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
+        """Label the first views of a unit; see `Labeller.measure`."""
+        return self._labeller.measure(layout, unit, num_views)
+
+    def try_calibration(self, num_views: int) -> Trial:
+        """Time some calibration views; nothing is written. See Worker."""
+        start_s = time.perf_counter()
+        timed = self._labeller.calibrate(CalibrationPart(0, num_views, num_views), ignore)
+        rate = Rate(num_views, time.perf_counter() - start_s, timed.render_s, 0.0)
+        return Trial(rate, timed.views.agreement)
+
+    def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:
+        """Write what all parts together tell: the class affinity, and the agreement; see Worker."""
+        writer, store = self._archive(), Store(self._request.out)
+        labels = writer.spec.labels
+        try:
+            found = get_parts(store, parts)
+        except FileNotFoundError:  # another driver has just frozen this calibration
+            if labels.affinity is not None and writer.affinity is None:
+                raise
+            return get_agreement(store, writer.spec)
+        views = joined([_opened(store, part, data) for part, data in zip(parts, found, strict=True)])
+        if labels.affinity is not None and writer.affinity is None:
+            writer.freeze_affinity(affinity_arrays(views, labels.affinity, labels.num_classes))
+        agreement = views.agreement
+        if agreement is not None:
+            put_agreement(store, writer.spec, agreement)
+        delete_parts(store)
+        return agreement
+
+    def put_figures(self, out: str, advance: Advance) -> None:
+        """Measure the labels of a finished archive, if there is a view of all images; see Worker."""
+        reader, dataset = ArchiveReader(out, self._request.room), self._labeller.dataset
+        if reader.views:
+            measure_and_put(reader, Store(out), dataset, counting(advance))
+
+    def compute(self, task: Task, advance: Advance) -> Labelled | CalibratedPart:
+        """Label a unit, or a part of the calibration views; see `extract_unit` and `calibrate_part`.
+
+        Raises:
+            UnfitError: The archive was begun with other images, weights or libraries than this worker's.
+        """
+        labels = self._archive().spec.labels
+        if isinstance(task, CalibrationPart):
+            return CalibratedPart(task, self._labeller.calibrate(task, advance))
+        return Labelled(task, self._labeller.label(task, labels, advance))
+
+    def write(self, computed: Labelled | CalibratedPart) -> UnitResult:
+        """Write a unit's objects, then its receipt; or the object of a part of the calibration."""
+        writer, timed, start_s = self._archive(), computed.timed, time.perf_counter()
+        if isinstance(computed, CalibratedPart):
+            data = computed.timed.views.to_bytes()
+            put_part(Store(self._request.out), computed.part, data)
+            views, num_bytes = len(computed.timed.views.labels_N), len(data)
+        else:
+            keys_sha256 = self._labeller.keys_sha256(computed.unit)
+            receipt = writer.commit(computed.unit, computed.timed.labels, keys_sha256)
+            views, num_bytes = computed.timed.labels.tail.size, receipt.num_bytes
+        return UnitResult(
+            views=views,
+            num_bytes=num_bytes,
+            render_s=timed.render_s,
+            teacher_s=timed.teacher_s,
+            write_s=time.perf_counter() - start_s,
+        )
+
+    def close(self) -> None:
+        """End the processes that render."""
+        self._labeller.close()
+
+    def _archive(self) -> ArchiveWriter:
+        """Open the archive, if it was begun with this worker's images, teacher and pixels."""
+        if self._opened is None:
+            store = Store(self._request.out)
+            spec = existing_spec(store)
+            ours = (self._labeller.dataset.info.sha256, self._labeller.teacher.spec.to_dict())
+            theirs = (spec.dataset["sha256"], spec.teacher)
+            if theirs != ours:
+                raise UnfitError(
+                    "a worker and the archive differ in "
+                    + "; ".join(differing_fields("", *map(_identity, (theirs, ours)))),
+                    "Labels of two requests would lie in one archive.",
+                    "give all machines the same --data and --checkpoint, and devices of one kind",
+                )
+            try:
+                check_probe(self._recipe, spec.probe_sha256, spec.made_with)
+            except (RecipeError, ArchiveError) as error:
+                raise UnfitError(error.value, error.consequence, error.remedy) from error
+            self._opened = ArchiveWriter(store, spec)
+        return self._opened
+
+
+def _identity(parts: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {"dataset": parts[0], "teacher": parts[1]}
+
+
+def _opened(store: Store, part: CalibrationPart, data: bytes) -> Calibrated:
+    try:
+        return Calibrated.from_bytes(data)
+    except ValueError as error:
+        delete_parts(store, [part])
+        raise TeacherCacheError(
+            f"{part.name} of {store.url} is damaged", "It was deleted.", "run the same command again"
+        ) from error

@@ -1,0 +1,36 @@
+"""Run the commands of jobs on a Ray cluster, and print what they answer."""
+
+from __future__ import annotations
+
+import sys
+
+from pipelines.jobs.flags import LogsConfig, StopConfig, SubmitConfig
+from teacher_cache.program.commandline import show
+
+
+def submit(config: SubmitConfig) -> int:
+    """Start a job, or attach to one that runs."""
+    from pipelines.jobs import ray_jobs
+
+    found = ray_jobs.submit(config)
+    show(config, found, [f"{'submitted' if found.is_new else 'attached to'} {found.job}: {found.state}"])
+    return 0
+
+
+def logs(config: LogsConfig) -> int:
+    """Print what a job prints."""
+    from pipelines.jobs import ray_jobs
+
+    state = ray_jobs.logs(config, lambda text: print(text, end="", flush=True))
+    if not config.follow:
+        return 0
+    print(f"{config.job}: {state}", file=sys.stderr)
+    return 0 if ray_jobs.is_success(state) else 1
+
+
+def stop(config: StopConfig) -> int:
+    """Stop a job."""
+    from pipelines.jobs import ray_jobs
+
+    print(f"{config.job}: {ray_jobs.stop(config)}")
+    return 0

@@ -1,0 +1,229 @@
+"""Leases on jobs: a server holds a job while it renews the lease, and only the holder settles the job."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipelines.service.database.ledger import used_hours
+from pipelines.service.database.records import OVER, Job, State, job_of
+from pipelines.service.database.tables import JOBS, LABEL_SETS, TOKENS
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Job that wants to run, or runs.
+
+    Attributes:
+        id: Id of the job.
+        team: Team that pays for it.
+        created: Time of the request, in seconds.
+        started: Time when it began to run, in seconds; None if it waits.
+    """
+
+    id: str
+    team: str
+    created: float
+    started: float | None = None
+
+
+def load(team: str, used_hours: Mapping[str, float], shares: Mapping[str, float]) -> float:
+    """Return a team's hours for each part of its share; a team that is unknown by now has a share of 1."""
+    return used_hours.get(team, 0.0) / shares.get(team, 1.0)
+
+
+def fair_order(
+    waiting: Iterable[Claim], used_hours: Mapping[str, float], shares: Mapping[str, float]
+) -> list[Claim]:
+    """Return the jobs in the order to run: least load first, and each team's oldest first."""
+    return sorted(waiting, key=lambda job: (load(job.team, used_hours, shares), job.created, job.id))
+
+
+def who_gives_way(
+    running: Sequence[Claim],
+    waiting: Sequence[Claim],
+    used_hours: Mapping[str, float],
+    shares: Mapping[str, float],
+    now: float,
+    after_s: float,
+) -> Claim | None:
+    """Return the running job that is to give way to a waiting one; None if none is.
+
+    A job gives way after a while, to a team of less load that has nothing running.
+
+    Args:
+        running: Jobs that run.
+        waiting: Jobs that wait for a slot.
+        used_hours: Hours of each team, those of running jobs included.
+        shares: Share of each team.
+        now: Time in seconds.
+        after_s: Seconds that a job runs before it gives way.
+    """
+    busy = {job.team for job in running}
+    idle = [job for job in waiting if job.team not in busy]
+    if not idle:
+        return None
+    least = min(load(job.team, used_hours, shares) for job in idle)
+    old = [job for job in running if job.started is not None and now - job.started >= after_s]
+    heavier = [job for job in old if load(job.team, used_hours, shares) > least]
+    return max(heavier, key=lambda job: load(job.team, used_hours, shares), default=None)
+
+
+_AT_WORK = ("planning", "queued", "running")
+_CANDIDATES = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Leased:
+    """Job that a server holds.
+
+    Attributes:
+        job: Job as the claim left it.
+        owner: Holder of the lease, different at each claim.
+        flags: Flags of `extract`, without views.
+    """
+
+    job: Job
+    owner: str
+    flags: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Signals:
+    """Pending signals for a running job: cancel it, or yield to another."""
+
+    is_cancelled: bool
+    gives_way: bool
+
+
+class Leases:
+    """Leases of a database; each is on a label set, so that one job at a time writes an archive.
+
+    Args:
+        engine: Database.
+        now: Function that returns the time in seconds.
+        lease_s: Seconds after which a lease ends unless it is renewed.
+        shares: Share of each team.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, now: Callable[[], float], lease_s: float, shares: Mapping[str, float]
+    ) -> None:
+        self._engine, self._now, self._lease_s, self._shares = engine, now, lease_s, shares
+
+    def claim(self, owner: str) -> Leased | None:
+        """Take a lease on the job that is next in the fair order, or None if there is none."""
+        now = self._now()
+        is_free = sa.or_(LABEL_SETS.c.owner.is_(None), LABEL_SETS.c.lease_until < now)
+        with self._engine.begin() as connection:
+            query = (
+                sa.select(JOBS, LABEL_SETS.c.archive, LABEL_SETS.c.flags, LABEL_SETS.c.owner)
+                .join(LABEL_SETS)
+                .where(JOBS.c.state.in_(_AT_WORK), is_free)
+                .order_by(JOBS.c.created)
+                .limit(_CANDIDATES)
+            )
+            rows = {row["id"]: row for row in connection.execute(query).mappings()}
+            hours = used_hours(connection, now) if rows else {}
+            claims = [Claim(row["id"], row["team"], row["created"]) for row in rows.values()]
+            for claim in fair_order(claims, hours, self._shares):
+                row = rows[claim.id]
+                lease = sa.update(LABEL_SETS).where(LABEL_SETS.c.id == row["labels"], is_free)
+                until = {"owner": owner, "lease_until": now + self._lease_s}
+                if connection.execute(lease.values(**until)).rowcount != 1:
+                    continue
+                state = "planning" if row["state"] == "planning" else "running"
+                values = {
+                    **{"state": state, "attempt": row["attempt"] + 1, "started": now, "gives_way": False},
+                    "kills": row["kills"] + (row["owner"] is not None),
+                }
+                as_read = sa.and_(
+                    JOBS.c.id == claim.id,
+                    JOBS.c.state == row["state"],
+                    JOBS.c.attempt == row["attempt"],
+                )
+                if connection.execute(sa.update(JOBS).where(as_read).values(**values)).rowcount != 1:
+                    mine = sa.update(LABEL_SETS).where(LABEL_SETS.c.owner == owner)
+                    connection.execute(mine.values(owner=None, lease_until=None))
+                    continue  # another server has settled it between the two
+                return Leased(job_of({**row, **values}), owner, row["flags"])
+        return None
+
+    def renew(self, leased: Leased, progress: Mapping[str, Any] | None) -> Signals | None:
+        """Renew a lease, write the progress, and return the pending signals; None if the lease is lost."""
+        with self._engine.begin() as connection:
+            if not self._holds(connection, leased):
+                return None
+            until = {"lease_until": self._now() + self._lease_s}
+            connection.execute(
+                sa.update(LABEL_SETS).where(LABEL_SETS.c.owner == leased.owner).values(**until)
+            )
+            is_job = JOBS.c.id == leased.job.id
+            if progress is not None:
+                connection.execute(sa.update(JOBS).where(is_job).values(progress=progress))
+            row = connection.execute(sa.select(JOBS.c.is_cancelled, JOBS.c.gives_way).where(is_job)).one()
+        return Signals(*row)
+
+    def plan(self, leased: Leased, plan: Mapping[str, Any] | None, hours: float, *, is_dear: bool) -> bool:
+        """Write a leased job's plan; the job is queued, or waits for approval. See `settle`.
+
+        Args:
+            leased: Job whose plan was made.
+            plan: Estimate of the work; None if nothing is left to do.
+            hours: GPU hours of the plan.
+            is_dear: Whether the plan needs approval for every token.
+        """
+        token = leased.job.token
+        is_open = sa.and_(
+            JOBS.c.token == token, JOBS.c.state.in_(("queued", "running")), JOBS.c.id != leased.job.id
+        )
+        with self._engine.connect().execution_options(reads_only=True) as connection:
+            limit = connection.scalar(sa.select(TOKENS.c.max_gpu_hours).where(TOKENS.c.id == token)) or 0.0
+            used = sum(used_hours(connection, self._now(), token).values())
+            planned = connection.scalars(sa.select(JOBS.c.plan).where(is_open)).all()
+        used += sum((plan or {}).get("gpu_hours") or 0.0 for plan in planned)
+        needs_approval = (is_dear or used + hours > limit) and leased.job.approved_by is None
+        return self.settle(leased, "waiting" if needs_approval else "queued", plan=plan)
+
+    def settle(self, leased: Leased, state: State, **values: Any) -> bool:
+        """Write the state of a leased job and end the lease; return False if the lease was lost before."""
+        with self._engine.begin() as connection:
+            if not self._holds(connection, leased):
+                return False
+            is_job = JOBS.c.id == leased.job.id
+            if state not in OVER and connection.scalar(sa.select(JOBS.c.is_cancelled).where(is_job)):
+                state = "cancelled"
+            if state in OVER:
+                values["ended"] = self._now()
+            if state == "done":
+                values |= {"times_done": JOBS.c.times_done + 1}
+            connection.execute(
+                sa.update(JOBS).where(JOBS.c.id == leased.job.id).values(state=state, **values)
+            )
+            free = {"owner": None, "lease_until": None}
+            connection.execute(sa.update(LABEL_SETS).where(LABEL_SETS.c.owner == leased.owner).values(**free))
+        return True
+
+    def ask_to_give_way(self, after_s: float) -> str | None:
+        """Ask the running job that is to give way, if there is one, and return its id."""
+        with self._engine.begin() as connection:
+            query = sa.select(JOBS, LABEL_SETS.c.owner).join(LABEL_SETS)
+            query = query.where(JOBS.c.state.in_(("queued", "running")))
+            rows = connection.execute(query).mappings().all()
+            if any(row["gives_way"] for row in rows):
+                return None
+            claims = [(row, Claim(row["id"], row["team"], row["created"], row["started"])) for row in rows]
+            running = [claim for row, claim in claims if row["state"] == "running"]
+            waiting = [claim for row, claim in claims if row["state"] == "queued" and row["owner"] is None]
+            hours = used_hours(connection, self._now())
+            job = who_gives_way(running, waiting, hours, self._shares, self._now(), after_s)
+            if job is not None:
+                connection.execute(sa.update(JOBS).where(JOBS.c.id == job.id).values(gives_way=True))
+        return job.id if job else None
+
+    def _holds(self, connection: sa.Connection, leased: Leased) -> bool:
+        mine = sa.select(LABEL_SETS.c.id).where(LABEL_SETS.c.owner == leased.owner).with_for_update()
+        return connection.execute(mine).first() is not None

@@ -1,0 +1,267 @@
+"""Ledger of requests and jobs: every change is one transaction, with a line in the audit log.
+
+planning -> waiting (for approval) -> queued -> running -> done | failed | cancelled
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pipelines.service.ask import Ask, LabelSet, job_id
+from pipelines.service.database.records import OVER, SELECT_JOB, Asker, Job, State, hours_of, job_of
+from pipelines.service.database.tables import AUDIT, JOBS, LABEL_SETS, REQUESTS, TOKENS
+from teacher_cache.errors import InputError
+
+PERIOD_S = 30 * 86400.0
+"""Period of the hours that the fair order counts, and of the limits of tokens, in seconds."""
+_AGAIN = {
+    **{"state": "planning", "is_cancelled": False, "gives_way": False, "error": None, "ended": None},
+    **{"approved_by": None, "kills": 0},
+}
+Action = Literal["approve", "cancel", "retry"]
+_ACTED = {"approve": "approved", "cancel": "cancelled", "retry": "retried"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Who:
+    """User of a token, as the ledger writes it down.
+
+    Attributes:
+        token: Id of the token; None for the service itself.
+        name: Name on the token.
+        team: Team of the token.
+        max_requests: Largest number of requests in 30 days.
+        max_gpu_hours: GPU hours in 30 days above which a job waits for approval.
+    """
+
+    token: str | None
+    name: str
+    team: str
+    max_requests: int = 0
+    max_gpu_hours: float = 0.0
+
+
+class Ledger:
+    """Ledger of a database.
+
+    Args:
+        engine: Database.
+        now: Function that returns the time in seconds.
+    """
+
+    def __init__(self, engine: sa.Engine, now: Callable[[], float]) -> None:
+        self._engine, self._now = engine, now
+
+    def submit(self, ask: Ask, labels: LabelSet, views: range, who: Who) -> Job:
+        """Write down a request, and return its job: the one that is there, or a new one.
+
+        Raises:
+            InputError: The token has used up its requests.
+        """
+        job, now = job_id(labels, views), self._now()
+        with self._engine.begin() as connection:
+            is_mine = sa.and_(REQUESTS.c.token == who.token, REQUESTS.c.created > now - PERIOD_S)
+            count = connection.scalar(sa.select(sa.func.count()).where(is_mine)) or 0
+            is_old = connection.scalar(
+                sa.select(sa.func.count()).where(REQUESTS.c.token == who.token, REQUESTS.c.job == job)
+            )
+            if count >= who.max_requests and not is_old:
+                raise InputError(
+                    f"{count:,} requests in 30 days, of {who.max_requests:,} that this token may make",
+                    "Nothing was written down.",
+                    "ask an administrator for a token with more",
+                )
+            known = {"id": labels.id, "archive": labels.archive, "flags": labels.flags}
+            _insert(connection, LABEL_SETS, known, ["id"], ["flags"])
+            fresh = {
+                **{"id": job, "labels": labels.id, "first_view": views.start, "stop_view": views.stop},
+                **{"team": who.team, "token": who.token, "state": "planning", "is_followed": ask.follow},
+                **{"is_cancelled": False, "gives_way": False, "attempt": 0, "kills": 0, "times_done": 0},
+                **{"gpu_hours": 0.0, "created": now},
+            }
+            _insert(connection, JOBS, fresh, ["id"])
+            ended = sa.and_(JOBS.c.id == job, JOBS.c.state.in_(("failed", "cancelled")))
+            connection.execute(sa.update(JOBS).where(ended).values(**_AGAIN, team=who.team, token=who.token))
+            is_open = sa.and_(JOBS.c.id == job, JOBS.c.state.not_in(OVER))
+            connection.execute(sa.update(JOBS).where(is_open).values(is_cancelled=False))
+            if ask.follow:
+                connection.execute(sa.update(JOBS).where(JOBS.c.id == job).values(is_followed=True))
+            request = {
+                **{"job": job, "token": who.token, "asked": _plain(ask), "webhook": ask.webhook},
+                **{"is_told": False, "created": now},
+            }
+            _insert(connection, REQUESTS, request, ["job", "token"], ["webhook", "is_told"])
+            self._audit(connection, who, "submit", job)
+            return job_of(connection.execute(SELECT_JOB.where(JOBS.c.id == job)).mappings().one())
+
+    def act(self, action: Action, job: str, who: Who) -> Job | None:
+        """Approve, cancel or retry a job, and return it; None if there is no such job.
+
+        Raises:
+            InputError: The job is in no state for it.
+        """
+        changes: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+            "approve": (("waiting",), {"state": "queued", "approved_by": who.name}),
+            "cancel": (("planning", "waiting", "queued", "running"), {"is_cancelled": True}),
+            "retry": (("failed", "cancelled"), _AGAIN),
+        }
+        states, values = changes[action]
+        with self._engine.begin() as connection:
+            found = sa.update(JOBS).where(JOBS.c.id == job, JOBS.c.state.in_(states)).values(**values)
+            is_done = connection.execute(found).rowcount == 1
+            if is_done and action == "cancel":
+                lease = sa.select(LABEL_SETS.c.id).where(LABEL_SETS.c.owner.is_not(None))
+                is_idle = sa.or_(JOBS.c.state.in_(("waiting", "queued")), JOBS.c.labels.not_in(lease))
+                free = sa.and_(JOBS.c.id == job, is_idle)
+                ended = {"state": "cancelled", "ended": self._now()}
+                connection.execute(sa.update(JOBS).where(free).values(**ended))
+            if is_done:
+                self._audit(connection, who, action, job)
+            row = connection.execute(SELECT_JOB.where(JOBS.c.id == job)).mappings().first()
+        if row is None:
+            return None
+        if not is_done:
+            raise InputError(
+                f"job {job} is {row['state']}",
+                f"It cannot be {_ACTED[action]}.",
+                f"only a job that is {', '.join(states)} can",
+            )
+        return job_of(row)
+
+    def note(self, who: Who, action: str, subject: str, details: str = "") -> None:
+        """Write a line of the audit log."""
+        with self._engine.begin() as connection:
+            self._audit(connection, who, action, subject, details)
+
+    def _audit(
+        self, connection: sa.Connection, who: Who, action: str, subject: str, details: str = ""
+    ) -> None:
+        line = {"time": self._now(), "token": who.token, "name": who.name, "action": action}
+        connection.execute(sa.insert(AUDIT).values(**line, subject=subject[:64], details=details))
+
+
+def used_hours(connection: sa.Connection, now: float, token: str | None = None) -> dict[str, float]:
+    """Return the GPU hours of each team in 30 days, running jobs included.
+
+    Args:
+        connection: Database.
+        now: Time in seconds.
+        token: Id of a token, to count the jobs that it asked for alone.
+    """
+    query = sa.select(JOBS.c.team, JOBS.c.gpu_hours, JOBS.c.progress, JOBS.c.state).where(
+        sa.func.coalesce(JOBS.c.started, JOBS.c.created) > now - PERIOD_S
+    )
+    if token is not None:
+        query = query.where(JOBS.c.token == token)
+    hours: dict[str, float] = {}
+    for team, gpu_hours, progress, state in connection.execute(query):
+        hours[team] = hours.get(team, 0.0) + hours_of(gpu_hours, progress, state)
+    return hours
+
+
+def _insert(
+    connection: sa.Connection,
+    table: sa.Table,
+    values: Mapping[str, Any],
+    keys: Sequence[str],
+    changed: Sequence[str] = (),
+) -> None:
+    """Insert a row; where there is one of the same keys, change some of its columns alone."""
+    make = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
+    new: Any = make(table).values(**values)
+    if not changed:
+        connection.execute(new.on_conflict_do_nothing(index_elements=keys))
+        return
+    changes = {name: new.excluded[name] for name in changed}
+    connection.execute(new.on_conflict_do_update(index_elements=keys, set_=changes))
+
+
+def _plain(ask: Ask) -> dict[str, Any]:
+    return ask.model_dump(exclude={"webhook"})
+
+
+class Queries:
+    """Read-only queries on jobs, requests and the audit log.
+
+    Args:
+        engine: Database.
+        now: Function that returns the time in seconds.
+    """
+
+    def __init__(self, engine: sa.Engine, now: Callable[[], float]) -> None:
+        self._engine, self._now = engine, now
+
+    def job(self, job: str) -> Job | None:
+        """Return a job; None if there is no such job."""
+        with self._reading() as connection:
+            row = connection.execute(SELECT_JOB.where(JOBS.c.id == job)).mappings().first()
+        return None if row is None else job_of(row)
+
+    def jobs(self, state: State | None, limit: int) -> list[Job]:
+        """Return the newest jobs, of one state or of all."""
+        query = SELECT_JOB.order_by(JOBS.c.created.desc(), JOBS.c.id).limit(limit)
+        if state is not None:
+            query = query.where(JOBS.c.state == state)
+        with self._reading() as connection:
+            return [job_of(row) for row in connection.execute(query).mappings()]
+
+    def askers(self, job: str) -> list[Asker]:
+        """Return who asked for a job, and when."""
+        query = (
+            sa.select(TOKENS.c.name, TOKENS.c.team, REQUESTS.c.created)
+            .join(TOKENS, TOKENS.c.id == REQUESTS.c.token)
+            .where(REQUESTS.c.job == job)
+            .order_by(REQUESTS.c.id)
+        )
+        with self._reading() as connection:
+            return [Asker(*row) for row in connection.execute(query)]
+
+    def found(self, labels: LabelSet, views: range) -> tuple[list[range], Job | None]:
+        """Return the ranges of views of a label set that are done, and the job of exactly these views."""
+        job = job_id(labels, views)
+        query = SELECT_JOB.where(
+            JOBS.c.labels == labels.id, sa.or_(JOBS.c.state == "done", JOBS.c.id == job)
+        ).order_by(JOBS.c.first_view)
+        with self._reading() as connection:
+            jobs = [job_of(row) for row in connection.execute(query).mappings()]
+        done = [each.views for each in jobs if each.state == "done"]
+        return done, next((each for each in jobs if each.id == job), None)
+
+    def audit(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest lines of the audit log."""
+        query = sa.select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit)
+        with self._reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def queue(self) -> Mapping[str, int]:
+        """Return the number of jobs by state."""
+        query = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
+        with self._reading() as connection:
+            return dict(connection.execute(query).all())
+
+    def hours(self) -> Mapping[str, float]:
+        """Return the GPU hours of each team in 30 days."""
+        with self._reading() as connection:
+            return used_hours(connection, self._now())
+
+    def is_there(self) -> bool:
+        """Return whether the database answers."""
+        try:
+            with self._reading() as connection:
+                return connection.scalar(sa.select(1)) == 1
+        except sa.exc.SQLAlchemyError:
+            return False
+
+    def _reading(self) -> sa.Connection:
+        return self._engine.connect().execution_options(reads_only=True)
+
+
+def missing(views: range, done: Iterable[range]) -> list[int]:
+    """Return the views that no range of `done` holds."""
+    there = {view for some in done for view in some}
+    return [view for view in views if view not in there]

@@ -1,0 +1,295 @@
+"""API of the service: JSON over HTTP, described by /openapi.json."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
+from pydantic import Field
+from starlette.responses import Response, StreamingResponse
+
+from pipelines.service.ask import Ask
+from pipelines.service.database.ledger import Action
+from pipelines.service.database.records import OVER, Job, State
+from pipelines.service.database.tokens import Scope, User
+from pipelines.service.http.answers import (
+    AuditLine,
+    Health,
+    JobAnswer,
+    MadeToken,
+    NewToken,
+    Offer,
+    Resolved,
+    TokenAnswer,
+    Trouble,
+    job_answer,
+)
+from pipelines.service.http.service import Service
+from teacher_cache.errors import InputError
+
+_POLL_S, _BEAT_S = 0.5, 10.0
+_MAX_STREAM_S, _MAX_STREAMS = 3600.0, 16
+"""Seconds of a stream, and streams of a token at once on a server."""
+JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
+TokenId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
+_Whole = Annotated[int, Field(ge=0, le=2**32)]
+WantedPair = tuple[_Whole, _Whole]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+_OPEN: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {"model": Trouble} for status in (400, 401, 403, 408, 413, 429)
+}
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {**_REFUSED, 404: {"model": Trouble}}
+_CONFLICT: dict[int | str, dict[str, Any]] = {**_NOT_FOUND, 409: {"model": Trouble}}
+
+
+api = APIRouter()
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request is sent to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def needs(scope: Scope, *, is_limited: bool = True) -> Any:
+    """Return the dependency of a route on a user whose token has a scope.
+
+    Args:
+        scope: Scope that the token must have.
+        is_limited: Whether the route counts among a token's requests a second.
+    """
+
+    def user(request: Request) -> User:
+        access = service_of(request).access
+        found = access.user_with(request, scope)
+        if is_limited:
+            access.limit(found)
+        return found
+
+    return Depends(user)
+
+
+Here = Annotated[Service, Depends(service_of)]
+_READER, _DOWNLOADER = needs("read"), needs("read", is_limited=False)
+_ASKER, _APPROVER, _ADMIN = needs("request"), needs("approve"), needs("admin")
+
+
+@api.get("/health", tags=["server"])
+def health() -> Health:
+    """Return that the server answers."""
+    return Health(status="ok")
+
+
+@api.get("/ready", tags=["server"], responses=_OPEN)
+def ready(service: Here, response: Response) -> Health:
+    """Return whether the database answers and jobs are looked for."""
+    is_ready = service.queries.is_there() and service.runner.is_alive
+    response.status_code = 200 if is_ready else 503
+    return Health(status="ok" if is_ready else "not ready")
+
+
+@api.get(
+    "/metrics",
+    tags=["server"],
+    responses={**_REFUSED, 200: {"content": {"text/plain": {}}}},
+    dependencies=[_READER],
+)
+def metrics(service: Here) -> Response:
+    """Return figures for Prometheus."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+@api.get("/api/may-read", status_code=204, tags=["server"], responses=_REFUSED, dependencies=[_DOWNLOADER])
+def may_read() -> None:
+    """Allow a proxy, which sends objects itself, to send them to the holder of a token."""
+
+
+@api.get("/api/offer", tags=["requests"], responses=_REFUSED, dependencies=[_READER])
+def offer(service: Here) -> Offer:
+    """Return the datasets, teachers and recipes that can be asked for."""
+    return service.offer()
+
+
+@api.post("/api/resolve", tags=["requests"], responses=_REFUSED, dependencies=[_READER])
+def resolve(ask: Ask, service: Here) -> Resolved:
+    """Return which of some views are labelled already; nothing is begun."""
+    with _refusing():
+        return service.resolve(ask)
+
+
+@api.post("/api/requests", status_code=202, tags=["requests"], responses=_REFUSED)
+def submit(ask: Ask, service: Here, user: User = _ASKER) -> JobAnswer:
+    """Ask for labels; the same labels are one job for all users."""
+    with _refusing():
+        return service.submit(ask, user)
+
+
+@api.get("/api/requests", tags=["requests"], responses=_REFUSED, dependencies=[_READER])
+def jobs(service: Here, state: State | None = None, limit: Limit = 100) -> list[JobAnswer]:
+    """Return the newest jobs."""
+    return [job_answer(job, service.config) for job in service.queries.jobs(state, limit)]
+
+
+@api.get("/api/requests/{job}", tags=["requests"], responses=_NOT_FOUND, dependencies=[_READER])
+def show(job: JobId, service: Here) -> JobAnswer:
+    """Return a job."""
+    return job_answer(_found(service.queries.job(job)), service.config)
+
+
+@api.get(
+    "/api/requests/{job}/events",
+    tags=["requests"],
+    responses={**_NOT_FOUND, 200: {"content": {"text/event-stream": {}}}},
+    response_class=StreamingResponse,
+)
+def events(job: JobId, service: Here, user: User = _READER) -> StreamingResponse:
+    """Stream a job as server-sent events, one at each change, until it is over."""
+    _found(service.queries.job(job))
+    if service.streams[user.token or ""] >= _MAX_STREAMS:
+        raise HTTPException(429, f"this token has {_MAX_STREAMS} streams open")
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(
+        _events(service, job, user.token or ""), media_type="text/event-stream", headers=headers
+    )
+
+
+def _act(service: Service, action: Action, job: str, user: User) -> JobAnswer:
+    with _refusing(409):
+        return job_answer(_found(service.ledger.act(action, job, user)), service.config)
+
+
+@api.post("/api/requests/{job}/approve", tags=["requests"], responses=_CONFLICT)
+def approve(job: JobId, service: Here, user: User = _APPROVER) -> JobAnswer:
+    """Approve a job that waits for it."""
+    return _act(service, "approve", job, user)
+
+
+@api.post("/api/requests/{job}/cancel", tags=["requests"], responses=_CONFLICT)
+def cancel(job: JobId, service: Here, user: User = _ASKER) -> JobAnswer:
+    """Cancel a job of the user's team; an administrator may cancel any."""
+    may_change(service.queries.job(job), user)
+    return _act(service, "cancel", job, user)
+
+
+@api.post("/api/requests/{job}/retry", tags=["requests"], responses=_CONFLICT)
+def retry(job: JobId, service: Here, user: User = _ASKER) -> JobAnswer:
+    """Try a job of the user's team again that failed or was cancelled."""
+    may_change(service.queries.job(job), user)
+    return _act(service, "retry", job, user)
+
+
+@api.get("/api/tokens", tags=["administration"], responses=_REFUSED, dependencies=[_ADMIN])
+def tokens(service: Here) -> list[TokenAnswer]:
+    """Return all tokens, without their secrets."""
+    return [TokenAnswer(**row) for row in service.tokens.all()]
+
+
+@api.post("/api/tokens", status_code=201, tags=["administration"], responses=_REFUSED)
+def make_token(asked: NewToken, service: Here, user: User = _ADMIN) -> MadeToken:
+    """Make a token."""
+    if asked.team not in service.config.teams:
+        raise HTTPException(400, f"team {asked.team!r} is not in the configuration")
+    token_id, token = service.tokens.make(**asked.model_dump())
+    service.ledger.note(user, "make token", token_id, asked.name)
+    return MadeToken(id=token_id, token=token)
+
+
+@api.delete("/api/tokens/{token}", status_code=204, tags=["administration"], responses=_NOT_FOUND)
+def revoke(token: TokenId, service: Here, user: User = _ADMIN) -> None:
+    """End a token."""
+    if not service.tokens.revoke(token):
+        raise HTTPException(404, "there is no such token")
+    service.access.forget()
+    service.ledger.note(user, "revoke token", token)
+
+
+@api.get("/api/audit", tags=["administration"], responses=_REFUSED, dependencies=[_ADMIN])
+def audit(service: Here, limit: Limit = 100) -> list[AuditLine]:
+    """Return the newest lines of the audit log."""
+    return [AuditLine(**row) for row in service.queries.audit(limit)]
+
+
+_BINARY: dict[str, Any] = {"content": {"application/octet-stream": {}}}
+_PARTS: dict[int | str, dict[str, Any]] = {**_NOT_FOUND, 200: _BINARY, 206: _BINARY, 416: {}}
+
+
+@api.head(
+    "/archives/{name:path}",
+    tags=["archives"],
+    responses=_PARTS,
+    response_class=Response,
+    dependencies=[_DOWNLOADER],
+)
+@api.get(
+    "/archives/{name:path}",
+    tags=["archives"],
+    responses=_PARTS,
+    response_class=Response,
+    dependencies=[_DOWNLOADER],
+)
+async def download(name: str, request: Request) -> Response:
+    """Return an object of an archive, or a part of it."""
+    objects = service_of(request).objects
+    return await objects.answer(name, request.method, request.headers.get("range"))
+
+
+@api.put("/archives/{name:path}", status_code=204, tags=["archives"], responses=_NOT_FOUND)
+def want(name: str, pairs: list[WantedPair], service: Here, user: User = _ASKER) -> None:
+    """Write what a student that follows a job needs next; nothing else can be written."""
+    if not service.objects.put_wanted(name, pairs, user.token or ""):
+        raise HTTPException(404, "only STUDENT.json of an archive that is being filled can be written")
+
+
+def may_change(job: Job | None, user: User) -> None:
+    """Refuse a change of another team's job. Raises HTTPException."""
+    if job is not None and job.team != user.team and "admin" not in user.scopes:
+        raise HTTPException(403, f"job {job.id} is charged to team {job.team}")
+
+
+def _found(job: Job | None) -> Job:
+    if job is None:
+        raise HTTPException(404, "there is no such request")
+    return job
+
+
+@contextlib.contextmanager
+def _refusing(status: int = 400) -> Iterator[None]:
+    """Answer a wrong request with its reason."""
+    try:
+        yield
+    except InputError as error:
+        detail = {"error": error.value, "consequence": error.consequence, "remedy": error.remedy}
+        raise HTTPException(status, detail) from error
+
+
+async def _events(service: Service, job: str, token: str) -> AsyncIterator[str]:
+    service.streams[token] += 1
+    try:
+        async for event in _changes(service, job):
+            yield event
+    finally:
+        service.streams[token] -= 1
+
+
+async def _changes(service: Service, job: str) -> AsyncIterator[str]:
+    last, silent_s, total_s = "", 0.0, 0.0
+    while total_s < _MAX_STREAM_S:
+        found = await anyio.to_thread.run_sync(service.queries.job, job)
+        if found is None:
+            return
+        text = job_answer(found, service.config).model_dump_json()
+        if text != last:
+            last, silent_s = text, 0.0
+            yield f"event: job\ndata: {text}\n\n"
+        elif silent_s >= _BEAT_S:
+            silent_s = 0.0
+            yield ": still here\n\n"
+        if found.state in OVER:
+            return
+        await asyncio.sleep(_POLL_S)
+        silent_s, total_s = silent_s + _POLL_S, total_s + _POLL_S

@@ -1,0 +1,130 @@
+"""Objects of archives over HTTP: whole or in part, from below the configured root and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+
+from teacher_cache.archive.format.filling import Filling, Pair
+from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.storage.store import Store
+
+_CHUNK_BYTES = 2**20
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_NAME = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
+_WANTED = re.compile(r"([a-z0-9._-]+/[a-z0-9._-]+)\.filling/students/([0-9a-z]{1,64})\.json")
+_MAX_STUDENTS = 8
+_TYPE = "application/octet-stream"
+
+
+class Objects:
+    """Objects below the root of archives.
+
+    Args:
+        root: URL of the root.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.store = Store(root)
+        self._folder = os.path.realpath(self.store.path("")) if self.store.is_local else None
+
+    async def answer(self, name: str, method: str, wanted: str | None) -> Response:
+        """Return an object, or the part of it that a Range header names.
+
+        Args:
+            name: Path of the object below the root.
+            method: GET or HEAD.
+            wanted: Value of the Range header, or None.
+
+        Raises:
+            HTTPException: There is no such object.
+        """
+        path = self._path(name) if _NAME.fullmatch(name) and len(name) <= 1024 else None
+        size = None if path is None else await anyio.to_thread.run_sync(self._size, name, path)
+        if path is None or size is None:
+            raise HTTPException(404, "there is no such object")
+        span = _span(wanted, size)
+        if span is None:
+            return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+        start, stop = span
+        headers = {"Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
+        status = 200
+        if wanted is not None and (start, stop) != (0, size):
+            status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{size}"
+        if method == "HEAD":
+            return Response(status_code=status, headers=headers, media_type=_TYPE)
+        if stop - start <= _CHUNK_BYTES:
+            data = await anyio.to_thread.run_sync(self._read, name, path, start, stop)
+            return Response(data, status, headers, _TYPE)
+        return StreamingResponse(self._chunks(name, path, start, stop), status, headers, _TYPE)
+
+    def digest(self, name: str) -> str | None:
+        """Return the sha256 of an object; None if there is none."""
+        path = self._path(name) if _NAME.fullmatch(name) else None
+        size = None if path is None else self._size(name, path)
+        return None if path is None or size is None else sha256_hex(self._read(name, path, 0, size))
+
+    def put_wanted(self, name: str, pairs: list[Pair], token: str) -> bool:
+        """Write what a student needs next; return False where no archive is being filled.
+
+        A token has few students at a time: more would hide those of others.
+
+        Args:
+            name: Path of the document: ARCHIVE.filling/students/STUDENT.json.
+            pairs: Pairs of an image shard and a view, in order.
+            token: Id of the student's token.
+        """
+        match = _WANTED.fullmatch(name)
+        if match is None or self._path(name) is None:
+            return False
+        filling = Filling(Store(f"{self.store.url}/{match[1]}"))
+        if filling.news() is None:
+            return False
+        own = f"{token}x{match[2]}"
+        others = {each for each in filling.students.list() if each.startswith(f"{token}x")} - {f"{own}.json"}
+        if len(others) >= _MAX_STUDENTS:
+            return False
+        filling.want(own, pairs)
+        return True
+
+    def _path(self, name: str) -> str | None:
+        """Return the path of an object; None where a link leads out of the root."""
+        if self._folder is None:
+            return self.store.path(name)
+        path = os.path.realpath(Path(self._folder, name))
+        return path if path.startswith(f"{self._folder}/") else None
+
+    def _size(self, name: str, path: str) -> int | None:
+        if self._folder is None:
+            return self.store.stat(name)
+        file = Path(path)
+        return file.stat().st_size if file.is_file() else None
+
+    def _read(self, name: str, path: str, start: int, stop: int) -> bytes:
+        if self._folder is None:
+            return self.store.get_range(name, start, stop)
+        with Path(path).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), stop - start, start)
+
+    async def _chunks(self, name: str, path: str, start: int, stop: int) -> AsyncIterator[bytes]:
+        for first in range(start, stop, _CHUNK_BYTES):
+            last = min(first + _CHUNK_BYTES, stop)
+            yield await anyio.to_thread.run_sync(self._read, name, path, first, last)
+
+
+def _span(wanted: str | None, size: int) -> tuple[int, int] | None:
+    """Return the bytes [start, stop) that a Range header names; all without one; None if there are none."""
+    match = _RANGE.fullmatch(wanted or "")
+    if match is None or match.groups() == ("", ""):
+        return 0, size  # several ranges, or another unit: the whole object is a valid answer
+    first, last = match.groups()
+    if not first:
+        return max(0, size - int(last)), size
+    start, stop = int(first), min(int(last) + 1, size) if last else size
+    return (start, stop) if start < stop else None

@@ -1,0 +1,278 @@
+"""Runner of jobs: leases one for each free slot, runs it on the executor, and settles it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import socket
+import threading
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipelines.extraction.running.record import EVENTS_FILE
+from pipelines.service.config import ServiceConfig
+from pipelines.service.database.leases import Leased, Leases
+from pipelines.service.database.records import State
+from pipelines.service.jobs.executor import Execution, Executor, Verb
+from pipelines.service.jobs.webhooks import Webhooks
+from teacher_cache.archive.format.filling import Filling
+from teacher_cache.archive.format.manifest import MANIFEST_FILE
+from teacher_cache.errors import TeacherCacheError
+from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.program.progress import silent
+from teacher_cache.sharing.catalog import put_catalog
+from teacher_cache.storage.store import Store
+
+_SECONDS = ("render_s", "teacher_s")
+
+
+def run_dir_of(archive: Store, job: str, attempt: int) -> str:
+    """Return the folder of the events of an attempt at a job, beside its archive."""
+    name = archive.url.rpartition("/")[2]
+    return archive.beside(f"../{name}.runs/service-{job}/{attempt}").url
+
+
+def read_progress(archive: Store, job: str, attempts: int, views: range) -> dict[str, Any]:
+    """Return the units and views that a job has done, and its GPU hours over all attempts.
+
+    Args:
+        archive: Store of the archive.
+        job: Id of the job.
+        attempts: Number of times that the job was begun.
+        views: Views that the job makes.
+    """
+    found: dict[str, Any] = {"units": 0, "units_done": 0, "views_done": 0, "gpu_hours": 0.0}
+    for attempt in range(1, attempts + 1):
+        _add_events(found, Store(run_dir_of(archive, job, attempt)))
+    news = Filling(archive).news()
+    if news is not None and any(first <= views.start and views.stop <= stop for first, stop in news.views):
+        found["followed"] = news.state
+    return found
+
+
+def _add_events(found: dict[str, Any], run: Store) -> None:
+    """Add what the events of one attempt tell."""
+    try:
+        lines = run.get(EVENTS_FILE).splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        found["gpu_hours"] += sum(event.get(name, 0.0) for name in _SECONDS) / 3600
+        if event.get("event") == "run_started":
+            found |= {"units": event["units"] + event["units_done"], "units_done": event["units_done"]}
+        elif event.get("event") == "unit_done":
+            found["units_done"] += 1
+            found["views_done"] += event["views"]
+
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 0.25
+_CATALOG_EVERY_S, _TOLD_EVERY_S = 2.0, 1.0
+_READ_SHARE = 20
+"""Progress is read for at most a twentieth of the time."""
+_OWN_CODES = (1, 2)
+"""Exit codes by which a command says that its work failed; after any other it is tried again."""
+
+
+class Runner:
+    """Runner of a server, in threads.
+
+    Args:
+        config: Configuration of the service.
+        leases: Leases of the jobs.
+        executor: Place where commands run.
+        webhooks: Sender of messages about jobs that have ended.
+    """
+
+    def __init__(self, config: ServiceConfig, leases: Leases, executor: Executor, webhooks: Webhooks) -> None:
+        self._config, self._leases, self._executor, self._webhooks = config, leases, executor, webhooks
+        self._name = f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
+        self._claims = 0
+        self._at_work: set[threading.Thread] = set()
+        self._is_closing = threading.Event()
+        self._loop = threading.Thread(target=self._run, name="runner", daemon=True)
+        self._is_catalog_old = threading.Event()
+        self._catalog = threading.Thread(target=self._keep_catalog, name="catalog", daemon=True)
+        self._telling = threading.Thread(target=self._keep_telling, name="webhooks", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the runner looks for jobs."""
+        return self._loop.is_alive()
+
+    def start(self) -> None:
+        """Begin to look for jobs."""
+        self._loop.start()
+        self._catalog.start()
+        self._telling.start()
+
+    def close(self) -> None:
+        """Stop the jobs of this server, which others then continue, and end."""
+        self._is_closing.set()
+        self._loop.join()
+        for thread in list(self._at_work):
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._is_closing.is_set():
+            try:
+                self._look()
+            except Exception:  # a database that is away for a while must not end the runner
+                _LOG.exception("the runner met an error, and goes on")
+            self._is_closing.wait(_POLL_S)
+
+    def _look(self) -> None:
+        self._at_work = {thread for thread in self._at_work if thread.is_alive()}
+        while len(self._at_work) < self._executor.slots:
+            self._claims += 1
+            leased = self._leases.claim(f"{self._name}-{self._claims}")
+            if leased is None:
+                break
+            thread = threading.Thread(target=self._do, args=(leased,), name=f"job-{leased.job.id}")
+            self._at_work.add(thread)
+            thread.start()
+        else:
+            self._leases.ask_to_give_way(self._config.give_way_after_s)
+
+    def _keep_catalog(self) -> None:
+        while not self._is_closing.wait(_CATALOG_EVERY_S):
+            if self._is_catalog_old.is_set():
+                self._is_catalog_old.clear()
+                try:
+                    put_catalog(Store(self._config.archives), silent)
+                except TeacherCacheError as error:
+                    _LOG.warning("the catalog is not made: %s", error)
+
+    def _keep_telling(self) -> None:
+        while not self._is_closing.wait(_TOLD_EVERY_S):
+            try:
+                self._webhooks.tell()
+            except sa.exc.SQLAlchemyError as error:
+                _LOG.warning("webhooks are told later: %s", error)
+
+    def _do(self, leased: Leased) -> None:
+        try:
+            if leased.job.is_cancelled:
+                self._leases.settle(leased, "cancelled")
+            elif leased.job.state == "planning":
+                self._plan(leased)
+            else:
+                self._extract(leased)
+        except TeacherCacheError as error:
+            self._leases.settle(leased, "failed", error=str(error))
+        except Exception as error:
+            _LOG.exception("job %s met an error", leased.job.id)
+            if leased.job.kills >= self._config.max_attempts:
+                self._leases.settle(leased, "failed", error=f"{type(error).__name__}: {error}")
+
+    def _plan(self, leased: Leased) -> None:
+        execution = self._executor.begin("plan", self._flags(leased, "plan"))
+        if not self._watch(leased, execution):
+            return
+        found = _last_json(execution.output())
+        hours = (found or {}).get("gpu_hours") or 0.0
+        if found is not None and self._config.price_per_gpu_hour is not None:
+            found["cost"] = hours * self._config.price_per_gpu_hour
+        self._leases.plan(leased, found, is_dear=hours > self._config.approval_gpu_hours, hours=hours)
+
+    def _extract(self, leased: Leased) -> None:
+        archive = self._archive(leased)
+        execution = self._executor.begin("extract", self._flags(leased, "extract"))
+        if not self._watch(leased, execution):
+            return
+        progress = self._progress(leased)
+        progress["manifest_sha256"] = sha256_hex(archive.get(MANIFEST_FILE))
+        self._leases.settle(leased, "done", error=None, progress=progress, gpu_hours=progress["gpu_hours"])
+        self._is_catalog_old.set()
+
+    def _watch(self, leased: Leased, execution: Execution) -> bool:
+        """Wait for the end of a command; return False if it was settled otherwise meanwhile.
+
+        A store, cluster or database that does not answer for a while is asked again, while the lease lasts.
+        """
+        job, ending = leased.job.id, None
+        renewed_s = read_s = time.monotonic()
+        progress: dict[str, Any] | None = None
+        while True:
+            try:
+                if execution.exit_code() is not None:
+                    break
+                if self._is_closing.is_set() and ending is None:
+                    ending = "closing"
+                    execution.stop()
+                now_s = time.monotonic()
+                if now_s - renewed_s >= min(1.0, self._config.lease_s / 4):
+                    renewed_s = now_s
+                    signals = self._leases.renew(leased, progress)
+                    if signals is None:
+                        _LOG.warning("the lease of job %s was lost, and another server has it", job)
+                        execution.kill()
+                        return False
+                    if ending is None and (signals.is_cancelled or signals.gives_way):
+                        ending = "cancelled" if signals.is_cancelled else "gives way"
+                        execution.stop()
+                if leased.job.state == "running" and now_s >= read_s:
+                    progress = self._progress(leased)
+                    read_s = now_s + max(1.0, _READ_SHARE * (time.monotonic() - now_s))
+            except (TeacherCacheError, sa.exc.SQLAlchemyError) as error:
+                _LOG.warning("job %s is watched with trouble: %s", job, error)
+            time.sleep(_POLL_S / 5)
+        execution.kill()  # what a killed process left behind
+        return self._is_done(leased, execution, ending)
+
+    def _progress(self, leased: Leased) -> dict[str, Any]:
+        job = leased.job
+        return read_progress(self._archive(leased), job.id, job.attempt, job.views)
+
+    def _is_done(self, leased: Leased, execution: Execution, ending: str | None) -> bool:
+        """Return whether a command that has ended did its work; settle its job otherwise."""
+        code, job = execution.exit_code(), leased.job
+        if code == 0:
+            return True
+        progress = self._progress(leased)
+        found: dict[str, Any] = {"progress": progress, "gpu_hours": progress["gpu_hours"]}
+        again: State = "planning" if job.state == "planning" else "queued"
+        if ending is not None:
+            state: State = "cancelled" if ending == "cancelled" else again
+            self._leases.settle(leased, state, gives_way=False, **found)
+        elif code in _OWN_CODES:
+            self._leases.settle(leased, "failed", error=execution.complaint(), **found)
+        elif job.kills + 1 >= self._config.max_attempts:
+            text = f"its process was killed {job.kills + 1} times, the last time with code {code}"
+            self._leases.settle(leased, "failed", error=text, **found)
+        else:
+            _LOG.warning("the process of job %s was killed (code %s); it is tried again", job.id, code)
+            self._leases.settle(leased, again, kills=job.kills + 1, **found)
+        return False
+
+    def _archive(self, leased: Leased) -> Store:
+        return Store(f"{self._config.archives}/{leased.job.archive}")
+
+    def _flags(self, leased: Leased, verb: Verb) -> dict[str, Any]:
+        job, archive = leased.job, self._archive(leased)
+        flags = {
+            **leased.flags,
+            "out": archive.url,
+            "views": f"{job.first_view}:{job.stop_view}",
+            "run_dir": run_dir_of(archive, job.id, job.attempt),
+        }
+        if job.is_followed and verb == "extract":
+            flags["followed"] = True
+        return flags
+
+
+def _last_json(text: str) -> dict[str, Any] | None:
+    """Return the last line of a command's output as JSON."""
+    lines = [line for line in text.splitlines() if line.startswith(("{", "null"))]
+    if not lines:
+        raise TeacherCacheError(
+            "the plan printed no estimate", "Its cost is not known, so nothing is made.", "try it again"
+        )
+    return json.loads(lines[-1])

@@ -1,0 +1,90 @@
+"""Webhooks: hosts of the configuration are told that a job has ended, in signed messages."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import sqlalchemy as sa
+
+from pipelines.service.config import WebhookSection
+from pipelines.service.database.records import OVER
+from pipelines.service.database.tables import JOBS, LABEL_SETS, REQUESTS
+from teacher_cache.errors import InputError
+
+_LOG = logging.getLogger(__name__)
+_TIMEOUT_S = 5.0
+_AT_ONCE = 8
+SIGNATURE_HEADER = "X-Teacher-Cache-Signature"
+
+
+def check_webhook(url: str, section: WebhookSection | None) -> None:
+    """Refuse a webhook on a host that the configuration does not name. Raises InputError."""
+    try:
+        parts = urlsplit(url)
+        is_known = section is not None and parts.scheme in ("http", "https") and parts.netloc in section.hosts
+    except ValueError:
+        is_known = False
+    if not is_known:
+        raise InputError(
+            f"webhook {url[:200]!r}",
+            "Only hosts of the configuration are told.",
+            f"choose one on {', '.join(section.hosts)}" if section else "leave it out: none is configured",
+        )
+
+
+class Webhooks:
+    """Sender of messages about jobs that have ended.
+
+    Args:
+        engine: Database.
+        section: Hosts and the key; None for no webhooks.
+        now: Function that returns the time in seconds.
+    """
+
+    def __init__(self, engine: sa.Engine, section: WebhookSection | None, now: Callable[[], float]) -> None:
+        self._engine, self._now = engine, now
+        self._secret = None if section is None else Path(section.secret_file).read_bytes().strip()
+
+    def tell(self) -> None:
+        """Send messages about jobs that have ended; a host that fails is not asked again."""
+        if self._secret is None:
+            return
+        query = (
+            sa.select(
+                REQUESTS.c.id, REQUESTS.c.webhook, JOBS.c.id.label("job"), JOBS.c.state, LABEL_SETS.c.archive
+            )
+            .join(JOBS, JOBS.c.id == REQUESTS.c.job)
+            .join(LABEL_SETS)
+            .where(
+                REQUESTS.c.webhook.is_not(None),
+                REQUESTS.c.is_told.is_(False),
+                JOBS.c.state.in_(OVER),
+            )
+            .limit(_AT_ONCE)
+        )
+        with self._engine.connect().execution_options(reads_only=True) as connection:
+            rows = connection.execute(query).mappings().all()
+        for row in rows:
+            with self._engine.begin() as connection:
+                told = sa.update(REQUESTS).where(REQUESTS.c.id == row["id"], REQUESTS.c.is_told.is_(False))
+                is_mine = connection.execute(told.values(is_told=True)).rowcount == 1
+            if is_mine:
+                self._post(row["webhook"], {name: row[name] for name in ("job", "state", "archive")})
+
+    def _post(self, url: str, message: dict[str, str]) -> None:
+        assert self._secret is not None
+        body = json.dumps({**message, "time": self._now()}).encode()
+        digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
+        headers = {"Content-Type": "application/json", SIGNATURE_HEADER: f"sha256={digest}"}
+        try:
+            with httpx.stream("POST", url, content=body, headers=headers, timeout=_TIMEOUT_S):
+                pass  # the answer is not read
+        except Exception as error:  # whatever a host or its name does, others are told
+            _LOG.warning("a webhook on %s was not told: %s", urlsplit(url).netloc, type(error).__name__)

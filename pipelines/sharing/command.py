@@ -1,0 +1,74 @@
+"""Run the commands that share archives, and print what they did."""
+
+from __future__ import annotations
+
+from pipelines.sharing.flags import (
+    CardConfig,
+    CatalogConfig,
+    CopyFlags,
+    PullConfig,
+    PushConfig,
+    SignConfig,
+)
+from teacher_cache.program.commandline import packages_of, show
+
+
+def push(config: PushConfig) -> int:
+    """Copy an archive to where others can fetch it."""
+    return _copy(config, config.archive, config.url, "push")
+
+
+def pull(config: PullConfig) -> int:
+    """Fetch an archive."""
+    from teacher_cache.program.progress import say_on_stderr
+    from teacher_cache.sharing.client import Client, request_of
+
+    is_request = request_of(config.url) is not None
+    url = Client().labels(config.url, follow=False, say=say_on_stderr) if is_request else config.url
+    return _copy(config, url, config.archive, "pull")
+
+
+def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:
+    from pipelines.sharing.share import share
+    from teacher_cache.program.progress import console
+
+    report = share(config, source, destination, what, console)
+    show(config, report, report.lines)
+    return 0
+
+
+def sign(config: SignConfig) -> int:
+    """Sign an archive."""
+    with packages_of("share", "sign"):
+        from pipelines.sharing.describe import sign_archive
+
+    statement = sign_archive(config)
+    show(config, statement, [f"{config.archive}: {statement}"])
+    return 0
+
+
+def card(config: CardConfig) -> int:
+    """Write a card beside an archive."""
+    from teacher_cache.program.progress import console
+
+    with packages_of("share", "card"):
+        from pipelines.sharing.describe import write_card
+
+    names = write_card(config, console)
+    show(config, names, [f"{config.archive}: wrote {', '.join(names)}"])
+    return 0
+
+
+def catalog(config: CatalogConfig) -> int:
+    """Write the catalog of a folder or bucket; the exit code is 1 if an archive was left out."""
+    from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store
+
+    with packages_of("share", "catalog"):
+        from teacher_cache.sharing.catalog import put_catalog
+
+    found = put_catalog(Store(config.root), console)
+    lines = [f"left out: {path}: {reason}" for path, reason in found.left_out]
+    lines.append(f"{config.root}: {len(found.archives):,} archives in catalog.json and index.html")
+    show(config, found, lines)
+    return 1 if found.left_out else 0

@@ -1,0 +1,109 @@
+"""Export archives as parquet: a row per view for analysis, or a row per image for Hugging Face datasets."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from teacher_cache import images
+from teacher_cache.archive.exports.check import check_export
+from teacher_cache.archive.readers.source import LabelSource
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
+
+_ROWS_PER_GROUP = 100
+"""Rows of a row group, as Hugging Face writes images, so that a page of a viewer reads few of them."""
+
+
+def export_parquet(
+    source: LabelSource, dataset: PackedDataset, views: range, destination: Store, track: Track
+) -> None:
+    """Write labels-<shard>.parquet for every shard: key, row, view, class_ids, logits, tail.
+
+    Logits are float32, relative to the first; tail is the probability of all classes that are not listed.
+
+    Raises:
+        ArchiveError: The labels do not belong to the dataset, or one is damaged.
+    """
+    check_export(source, dataset, views, destination)
+    with track("export", len(dataset.info.shards), "shards") as advance:
+        for shard in range(len(dataset.info.shards)):
+            rows = dataset.rows_of(shard)
+            keys = dataset.index.keys[rows.start : rows.stop]
+            tables = [_table(source, shard, view, rows, keys) for view in views]
+            sink = io.BytesIO()
+            pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
+            destination.put(f"labels-{shard:06d}.parquet", sink.getvalue())
+            advance(1)
+
+
+def export_images(
+    source: LabelSource, dataset: PackedDataset, views: range, destination: Store, track: Track
+) -> None:
+    """Write data-<shard>.parquet for every shard: key, image, label, and the labels of all views.
+
+    Columns views, class_ids, logits and tail are lists over the views, with the numbers of `export_parquet`.
+    The schema's metadata says that image is an image, and names the classes of label, as datasets reads it.
+
+    Raises:
+        ArchiveError: The labels do not belong to the dataset, or one is damaged.
+    """
+    check_export(source, dataset, views, destination)
+    with track("export", len(dataset), "samples") as advance:
+        for shard in range(len(dataset.info.shards)):
+            rows = dataset.rows_of(shard)
+            sink = io.BytesIO()
+            table = _images_table(source, dataset, shard, views)
+            pq.write_table(table, sink, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+            destination.put(f"data-{shard:06d}.parquet", sink.getvalue())
+            advance(len(rows))
+
+
+def _images_table(source: LabelSource, dataset: PackedDataset, shard: int, views: range) -> pa.Table:
+    rows, count = dataset.rows_of(shard), len(views)
+    labels = [source.decode_rows(source.stored(shard, view)) for view in views]
+    ids_RVK, logits_RVK, tail_RV = (np.stack(arrays, 1) for arrays in zip(*labels, strict=True))
+    k = ids_RVK.shape[2]
+    blobs = [dataset.image_bytes(row) for row in rows]
+    names = [
+        f"{dataset.index.key(row)}.{images.extension_of(blob)}" for row, blob in zip(rows, blobs, strict=True)
+    ]
+
+    def by_view(values: pa.Array) -> pa.Array:
+        return pa.ListArray.from_arrays(np.arange(len(rows) + 1, dtype=np.int32) * count, values)
+
+    columns = {
+        "key": dataset.index.keys[rows.start : rows.stop],
+        "image": pa.StructArray.from_arrays(
+            [pa.array(blobs, pa.binary()), pa.array(names)], ["bytes", "path"]
+        ),
+        "label": pa.array(dataset.index.labels_N[rows.start : rows.stop], pa.int64()),
+        "views": by_view(pa.array(np.tile(np.array(views, np.int32), len(rows)))),
+        "class_ids": by_view(pa.FixedSizeListArray.from_arrays(ids_RVK.ravel(), k)),
+        "logits": by_view(pa.FixedSizeListArray.from_arrays(logits_RVK.ravel(), k)),
+        "tail": by_view(pa.array(tail_RV.ravel())),
+    }
+    label = {"_type": "ClassLabel", "names": list(dataset.info.classes)}
+    features = {"image": {"_type": "Image"}, **({"label": label} if dataset.info.classes else {})}
+    return pa.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+
+
+def _table(source: LabelSource, shard: int, view: int, rows: range, keys: pa.Array) -> pa.Table:
+    labels = source.decode_rows(source.stored(shard, view))
+    k = labels.class_ids_BK.shape[1]
+    columns = {
+        "key": keys,
+        "row": pa.array(np.arange(rows.start, rows.stop)),
+        "view": pa.array(np.full(len(rows), view, np.int32)),
+        "class_ids": pa.FixedSizeListArray.from_arrays(labels.class_ids_BK.ravel(), k),
+        "logits": pa.FixedSizeListArray.from_arrays(labels.relative_logits_BK.ravel(), k),
+        "tail": pa.array(labels.tail_B),
+    }
+    return pa.table(columns)

@@ -1,0 +1,145 @@
+"""Write an archive's labels of some views, with the images, as WebDataset tars: see tars.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import webdataset
+
+from teacher_cache import images
+from teacher_cache.archive.exports.check import check_export
+from teacher_cache.archive.format.calibration import copy_agreement
+from teacher_cache.archive.format.tars import (
+    AFFINITY_FILE,
+    EXPORT_FILE,
+    FORMAT,
+    VERSION,
+    affinity_records,
+    members_of,
+    npy_bytes,
+)
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.dataset.index import (
+    DATASET_FILE,
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    DatasetInfo,
+    Shard,
+    index_bytes,
+)
+from teacher_cache.dataset.packing.shard_tar import index_tar
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.exact.canonical import file_sha256, seal, sha256_hex
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
+
+
+class Exported(NamedTuple):
+    """Result of an export.
+
+    Attributes:
+        info: Tars as a packed dataset.
+        extension: Extension of every image.
+        num_misnamed: Number of images whose own format is another.
+    """
+
+    info: DatasetInfo
+    extension: str
+    num_misnamed: int
+
+
+def export_tars(
+    reader: ArchiveReader, dataset: PackedDataset, views: range, destination: Store, track: Track
+) -> Exported:
+    """Write an archive's labels of some views, with the images, as tars.
+
+    Raises:
+        ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination is not
+            empty; a label or image is damaged.
+    """
+    check_export(reader, dataset, views, destination)
+    affinity = reader.affinity_arrays()
+    affinity_npy = None if affinity is None else npy_bytes(affinity_records(affinity, reader.spec))
+    if affinity_npy is not None:
+        destination.put(AFFINITY_FILE, affinity_npy)
+    copy_agreement(reader.store, destination, reader.spec)
+    offsets = {member.extension: member.column for member in members_of(reader.spec.layout)}
+    schema = INDEX_SCHEMA
+    for column in offsets.values():
+        schema = schema.append(pa.field(column, pa.int64()))
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    shards: list[Shard] = []
+    digests: list[str] = []
+    extension, num_misnamed = images.extension_of(dataset.image_bytes(0)), 0
+    with track("export", len(dataset), "samples") as advance:
+        for number, shard in enumerate(dataset.info.shards):
+            labels = shard_labels(reader, number, views)
+            digests.append(sha256_hex(b"".join(values.tobytes() for values in labels)))
+            with destination.put_file(shard.name) as path:
+                num_misnamed += _write_tar(path, dataset, number, labels, list(offsets), extension)
+                index_tar(path, number, columns, offsets)
+                digest = file_sha256(path)
+                shards.append(Shard(shard.name, digest, path.stat().st_size, shard.num_samples))
+            advance(shard.num_samples)
+    index = index_bytes(pa.table(columns, schema=schema))
+    info = DatasetInfo(
+        dataset.info.classes, tuple(shards), sha256_hex(index), {**dataset.info.source, "kind": "export"}
+    )
+    destination.put(INDEX_FILE, index)
+    destination.put(DATASET_FILE, info.to_bytes())
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "spec": reader.spec.to_dict(),
+        "views": [views.start, views.stop],
+        "dataset_sha256": info.sha256,
+        "labels_sha256": digests,
+        "affinity_sha256": None if affinity_npy is None else sha256_hex(affinity_npy),
+    }
+    destination.put(EXPORT_FILE, seal(document))
+    return Exported(info, extension, num_misnamed)
+
+
+def shard_labels(reader: ArchiveReader, shard: int, views: range) -> LabelArrays:
+    """Return a shard's labels as stored, (rows, views, ...), every object hashed and decoded once."""
+    layout, parts = reader.spec.layout, []
+    for receipt in sorted(reader.receipts, key=lambda receipt: receipt.unit):
+        unit = receipt.unit
+        inside = range(max(unit.first_view, views.start), min(unit.stop_view, views.stop))
+        if unit.shard == shard and inside:
+            whole = layout.decode_unit(reader.objects(receipt))
+            wanted = slice(inside.start - unit.first_view, inside.stop - unit.first_view)
+            parts.append([values[: receipt.rows, wanted] for values in whole])
+    return LabelArrays(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
+
+
+def _write_tar(
+    path: Path,
+    dataset: PackedDataset,
+    shard: int,
+    labels: LabelArrays,
+    extensions: list[str],
+    image_extension: str,
+) -> int:
+    """Write a tar; return the number of images whose format is not that of their extension."""
+    num_misnamed = 0
+    with (
+        path.open("wb") as file,
+        webdataset.TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar,
+    ):
+        for row, *values in zip(dataset.rows_of(shard), *labels, strict=True):
+            image = dataset.image_bytes(row)
+            num_misnamed += images.extension_of(image) != image_extension
+            tar.write(
+                {
+                    "__key__": dataset.index.key(row),
+                    image_extension: image,
+                    "cls": str(dataset.index.labels_N[row]).encode(),
+                    **{name: npy_bytes(array) for name, array in zip(extensions, values, strict=True)},
+                }
+            )
+    return num_misnamed

@@ -1,0 +1,149 @@
+"""Companions of an archive: files beside its documents that no label depends on, and their checksums.
+
+README.md, croissant.json   the card
+figures/                    figures of the labels, measured when the archive was finished
+signatures/                 statements about the manifest, and their signatures
+SHA256SUMS                  sha256 of every file, in the form that `sha256sum -c` reads
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from teacher_cache.archive.format.manifest import MANIFEST_FILE, Manifest
+from teacher_cache.archive.format.part import Part, places
+from teacher_cache.errors import DamagedError
+from teacher_cache.exact.canonical import sha256_hex, unseal
+from teacher_cache.storage.store import Store
+
+CARD_FILE, CROISSANT_FILE, SUMS_FILE = "README.md", "croissant.json", "SHA256SUMS"
+FIGURES, SIGNATURES = "figures", "signatures"
+FIGURES_FILE, ROWS_FILE = f"{FIGURES}/labels.json", f"{FIGURES}/rows.parquet"
+_NAME = re.compile(r"README\.md|croissant\.json|figures/[a-z_]{1,40}\.(json|parquet|png)|"
+                   r"signatures/[0-9a-f]{16}\.(json|sig)")  # fmt: skip
+_SUM_LINE = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)
+MAX_COMPANION_BYTES = 2**30
+"""Size limit of a companion: figures of 50 million rows."""
+
+
+def is_companion(name: str) -> bool:
+    """Return whether a name is that of a companion; names from elsewhere are held against this."""
+    return name == SUMS_FILE or _NAME.fullmatch(name) is not None
+
+
+def companions_of(store: Store, *, with_rows: bool = True) -> dict[str, bytes]:
+    """Return the companions of an archive by name, without SHA256SUMS.
+
+    A store that cannot list its objects is asked for the names in SHA256SUMS.
+
+    Args:
+        store: Store of the archive.
+        with_rows: Whether to read the figures of single rows, which grow with the dataset.
+
+    Raises:
+        DamagedError: A companion is larger than any that this program writes.
+    """
+    if store.can_list:
+        names = [*(CARD_FILE, CROISSANT_FILE), *store.list(FIGURES), *store.list(SIGNATURES)]
+    else:
+        names = list(get_sums(store))
+    found = {}
+    for name in names:
+        if not _NAME.fullmatch(name) or (name == ROWS_FILE and not with_rows):
+            continue
+        data = get_companion(store, name)
+        if data is not None:
+            found[name] = data
+    return found
+
+
+def get_companion(store: Store, name: str) -> bytes | None:
+    """Return a companion; None if there is none.
+
+    Raises:
+        DamagedError: It is larger than any that this program writes, or a link that leads elsewhere.
+    """
+    size = store.stat(name)
+    if size is None:
+        return None
+    if store.is_local and not _is_inside(Path(store.path(name)), Path(store.path(""))):
+        raise DamagedError(
+            f"{store.path(name)} is a link that leads out of the archive",
+            "Another file would be copied in its name.",
+            "delete the link",
+        )
+    if size > MAX_COMPANION_BYTES:
+        raise DamagedError(
+            f"{store.path(name)} has {size:,} bytes", f"More than {MAX_COMPANION_BYTES:,} are never read."
+        )
+    return store.get(name)
+
+
+def damaged_companions(store: Store) -> list[str]:
+    """Return the names of companions that are not as they were written, told from seals and checksums."""
+    found, sums = [], get_sums(store)
+    companions, manifest = companions_of(store), get_companion(store, MANIFEST_FILE)
+    if manifest is None or sums.get(MANIFEST_FILE) != sha256_hex(manifest):
+        sums = {}  # they are another manifest's
+    for name, data in companions.items():
+        has_own_sum = name in (FIGURES_FILE, ROWS_FILE)  # measured again, they stay right
+        is_damaged = not has_own_sum and name in sums and sha256_hex(data) != sums[name]
+        if name.endswith(".json") and name != CROISSANT_FILE:
+            try:
+                unseal(data)
+            except ValueError:
+                is_damaged = True
+        if is_damaged:
+            found.append(name)
+    if FIGURES_FILE in companions and FIGURES_FILE not in found:
+        figures = unseal(companions[FIGURES_FILE]).get("figures")
+        rows_sha256 = figures.get("rows_sha256") if isinstance(figures, dict) else None
+        if not isinstance(figures, dict):
+            found.append(FIGURES_FILE)
+        if ROWS_FILE in companions and sha256_hex(companions[ROWS_FILE]) != rows_sha256:
+            found.append(ROWS_FILE)
+    return sorted(set(found))
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def are_figures_current(store: Store) -> bool:
+    """Return whether the figures beside an archive are those of its manifest."""
+    data, manifest = get_companion(store, FIGURES_FILE), get_companion(store, MANIFEST_FILE)
+    if data is None or manifest is None:
+        return False
+    try:
+        return unseal(data)["figures"]["manifest_sha256"] == sha256_hex(manifest)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def get_sums(store: Store) -> dict[str, str]:
+    """Return the sha256 of each name in SHA256SUMS; none if there is no such file."""
+    data = get_companion(store, SUMS_FILE)
+    text = "" if data is None else data.decode("utf-8", "replace")
+    return {name: sha256 for sha256, name in _SUM_LINE.findall(text)}
+
+
+def sums_bytes(manifest: Manifest, part: Part | None, others: Mapping[str, bytes]) -> bytes:
+    """Return the content of SHA256SUMS.
+
+    Args:
+        manifest: Manifest of the whole archive.
+        part: Part that the copy has; None for all of it.
+        others: Every other file of the copy than objects of labels, manifest and part.json, by name.
+    """
+    layout = manifest.spec.layout
+    sums = {name: sha256_hex(data) for name, data in others.items()}
+    for array, (sha256, _) in (manifest.affinity or {}).items():
+        sums[layout.affinity_name(array)] = sha256
+    for relative_url, receipt in places(manifest, part).values():
+        for array, (sha256, _) in receipt.objects.items():
+            if not relative_url:
+                sums[layout.object_name(array, receipt.unit)] = sha256
+    sums[MANIFEST_FILE] = sha256_hex(manifest.to_bytes())
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items())).encode()

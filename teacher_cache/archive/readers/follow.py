@@ -1,0 +1,262 @@
+"""Read the labels of an archive while a job makes them: a reader waits for what is not there yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from teacher_cache.archive.format.documents import Digest, get_document
+from teacher_cache.archive.format.filling import Filling, News
+from teacher_cache.archive.format.layout import Layout, Unit
+from teacher_cache.archive.format.manifest import MANIFEST_FILE
+from teacher_cache.archive.format.receipts import (
+    AFFINITY_FILE,
+    Receipt,
+    read_affinity_receipt,
+    read_receipt,
+    receipt_name,
+)
+from teacher_cache.archive.format.spec import SPEC_FILE
+from teacher_cache.archive.format.spec_file import existing_spec
+from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.readers.read_units import UnitReader
+from teacher_cache.archive.readers.source import LabelSource
+from teacher_cache.errors import DamagedError, TeacherCacheError
+from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.program.progress import say_on_stderr
+from teacher_cache.storage.cache import CacheRoom
+from teacher_cache.storage.store import Store
+
+_T = TypeVar("_T")
+_LOCAL_POLL_S, _REMOTE_POLL_S = 0.1, 1.0
+_FIRST_SAID_S, _SAID_EVERY_S = 5.0, 30.0
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """Manner of waiting for labels.
+
+    Attributes:
+        timeout_s: Seconds without news of the job after which waiting ends with an error.
+        say: Function that is told for what, and for how long, after some seconds and then now and then.
+        is_stopped: Function that tells whether to stop waiting.
+    """
+
+    timeout_s: float
+    say: Callable[[str], None] = _say_nothing
+    is_stopped: Callable[[], bool] = _never
+
+
+class _Place(NamedTuple):
+    reader: UnitReader
+    store: Store
+    receipt: Receipt
+
+
+class FollowingReader(LabelSource):
+    """Reader of an archive that a job is still filling; `stored` waits for the unit's receipt.
+
+    Args:
+        url: Folder of the archive, or any URL fsspec opens.
+        room: Room for copies of objects that are not in a local folder.
+        timeout_s: Seconds without news of the job after which waiting ends with an error.
+
+    Raises:
+        ArchiveError: The archive was not begun, or its documents are damaged.
+    """
+
+    def __init__(self, url: str, room: CacheRoom, timeout_s: float) -> None:
+        self.store, self._room, self._timeout_s = Store(url), room, timeout_s
+        self.url, self.filling = self.store.url, Filling(self.store)
+        self.spec = existing_spec(self.store, mend=False)
+        news, self._finished = self.filling.news(), self._archive()
+        ranges = news.views if news is not None else (self._finished.manifest.views if self._finished else [])
+        self.views = [view for first, stop in ranges for view in range(first, stop)]
+        one_view = dataclasses.replace(self.spec, views_per_unit=1)
+        self._places = [
+            (self.store, self.spec, self._reader(self.spec.layout)),
+            (self.filling.labels, one_view, self._reader(one_view.layout)),
+        ]
+        self._found: dict[tuple[int, int], _Place] = {}
+
+    def __reduce__(self) -> tuple[type[FollowingReader], tuple[str, CacheRoom, float]]:
+        return FollowingReader, (self.url, self._room, self._timeout_s)
+
+    def stored(self, shard: int, view: int) -> LabelArrays:
+        """Return the labels of one view of a shard, once they are there; see LabelSource.
+
+        Raises:
+            TeacherCacheError: The job failed, or nothing is heard of it.
+        """
+        patience = Patience(self._timeout_s)
+        if self._finished is not None and self._has(self._finished, shard, view):
+            return self._finished.stored(shard, view)
+        place = self._until_there(shard, view, patience)
+        try:
+            return place.reader.stored(place.store, place.receipt, view)
+        except DamagedError:
+            del self._found[shard, view]
+            again = self._until_there(shard, view, patience)
+            if again.store.url == place.store.url:
+                raise
+            return again.reader.stored(again.store, again.receipt, view)  # the seal has just moved them
+
+    def wait(self, shard: int, view: int, patience: Patience) -> None:
+        """Wait until the labels of one view of a shard are there.
+
+        Raises:
+            TeacherCacheError: The job failed, or nothing is heard of it.
+            KeyboardInterrupt: The patience was stopped.
+        """
+        if self._finished is None or not self._has(self._finished, shard, view):
+            self._until_there(shard, view, patience)
+
+    def affinity_arrays(self) -> LabelArrays | None:
+        """Return the class affinity as it is stored, once it is there; see `affinity`."""
+        if self.spec.labels.affinity is None:
+            return None
+        patience = Patience(self._timeout_s, say_on_stderr)
+        store, reader, objects = until(self._affinity, "the class affinity", self.filling.news, patience)
+        layout = self.spec.layout
+        data = {
+            array: reader.whole(store, layout.affinity_name(array), digest, "the class affinity")
+            for array, digest in objects.items()
+        }
+        try:
+            return layout.decode_affinity(data)
+        except ValueError as error:
+            raise reader.damaged("the class affinity", str(error)) from error
+
+    def _until_there(self, shard: int, view: int, patience: Patience) -> _Place:
+        found = self._found.get((shard, view))
+        if found is None:
+            what = f"the labels of view {view} of shard {shard}"
+            poll_s = _LOCAL_POLL_S if self.store.is_local else _REMOTE_POLL_S
+            find = functools.partial(self._find, shard, view)
+            found = self._found[shard, view] = until(find, what, self.filling.news, patience, poll_s)
+        return found
+
+    def _find(self, shard: int, view: int) -> _Place | None:
+        for store, spec, reader in self._places:
+            size = spec.views_per_unit
+            block = view // size
+            name = receipt_name(Unit(shard, block, block * size, block * size + size))
+            try:
+                receipt = read_receipt(get_document(store, name), store.path(name), spec)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if view in receipt.unit.views:
+                return _Place(reader, store, receipt)
+        return None
+
+    def _affinity(self) -> tuple[Store, UnitReader, dict[str, Digest]] | None:
+        for store, spec, reader in self._places:
+            try:
+                data = get_document(store, AFFINITY_FILE)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            return store, reader, read_affinity_receipt(data, store.path(AFFINITY_FILE), spec)
+        return None
+
+    def _archive(self) -> ArchiveReader | None:
+        """Return a reader of what was finished before; None if nothing was."""
+        if self.store.stat(MANIFEST_FILE) is None:
+            return None
+        return ArchiveReader(self.url, self._room)
+
+    @staticmethod
+    def _has(archive: ArchiveReader, shard: int, view: int) -> bool:
+        is_of_shard = archive.shards is None or shard in archive.shards
+        return view in archive.views and is_of_shard
+
+    def _reader(self, layout: Layout) -> UnitReader:
+        return UnitReader(
+            self.url, layout, self._room, "run the same extract again: it makes what is missing"
+        )
+
+
+def open_following(url: str, room: CacheRoom, patience: Patience) -> LabelSource:
+    """Open an archive that a job is filling, or a finished one; wait where neither is there yet.
+
+    Raises:
+        ArchiveError: The archive is damaged.
+        TeacherCacheError: No job has begun in time, or the job failed.
+    """
+    store = Store(url)
+    filling = Filling(store)
+
+    def find() -> LabelSource | None:
+        if filling.news() is not None:
+            is_begun = store.stat(SPEC_FILE) is not None
+            return FollowingReader(url, room, patience.timeout_s) if is_begun else None
+        return ArchiveReader(url, room) if store.stat(MANIFEST_FILE) is not None else None
+
+    return until(find, f"a job that fills {url}", filling.news, patience)
+
+
+def until(
+    find: Callable[[], _T | None],
+    what: str,
+    news_of: Callable[[], News | None],
+    patience: Patience,
+    poll_s: float = _REMOTE_POLL_S,
+) -> _T:
+    """Poll `find` until it returns a value.
+
+    Args:
+        find: Function that returns what is waited for, or None.
+        what: Name of it, for messages.
+        news_of: Function that returns the last news of the job.
+        patience: Manner of waiting.
+        poll_s: Seconds between two looks.
+
+    Raises:
+        TeacherCacheError: The job failed, or nothing is heard of it.
+        KeyboardInterrupt: The patience was stopped.
+    """
+    begun_s = heard_s = time.monotonic()
+    said_s = begun_s + _FIRST_SAID_S - _SAID_EVERY_S
+    last: News | None = None
+    while (found := find()) is None:
+        news, now_s = news_of(), time.monotonic()
+        if news != last:
+            last, heard_s = news, now_s
+        if news is not None and news.state == "failed" and find() is None:
+            raise TeacherCacheError(
+                f"the job that makes {what} failed: {news.why}",
+                "The student cannot go on, and no view is skipped.",
+                "mend what it says, run the extract again, then continue with --resume auto",
+            )
+        if now_s - heard_s > patience.timeout_s:
+            raise TeacherCacheError(
+                f"nothing was heard of the job that makes {what} for {now_s - heard_s:,.0f} s",
+                "The student cannot go on, and no view is skipped.",
+                "start the extract again (--followed), then continue with --resume auto",
+            )
+        if now_s - said_s >= _SAID_EVERY_S:
+            said_s = now_s
+            patience.say(_waiting_line(what, now_s - begun_s, now_s - heard_s, news))
+        if patience.is_stopped():
+            raise KeyboardInterrupt
+        time.sleep(poll_s)
+    return found
+
+
+def _waiting_line(what: str, waited_s: float, silent_s: float, news: News | None) -> str:
+    text = f"waiting for {what} for {waited_s:,.0f} s"
+    if news is None:
+        return f"{text}; no job is running (teacher-cache extract ... --followed starts one)"
+    state = "" if news.state == "running" else f" and {news.state}"
+    done = f"{news.units_done:,} of {news.units:,} units{state}"
+    return f"{text}; the job has {done}, last update {silent_s:,.0f} s ago"

@@ -1,0 +1,213 @@
+"""Sources of labels: the reading interface that an archive and its export share."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from teacher_cache.archive.format.spec import ArchiveSpec
+from teacher_cache.errors import ArchiveError, DamagedError
+from teacher_cache.labels.arrays import LabelArrays, empty_labels
+from teacher_cache.labels.codec import LabelRows, decode, decode_rows
+from teacher_cache.labels.encodings import AFFINITY_VALUES
+from teacher_cache.labels.topk import Labels
+from teacher_cache.storage.store import Store
+from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import Recipe
+
+if TYPE_CHECKING:
+    from teacher_cache.dataset.index import DatasetInfo
+
+Ints = npt.NDArray[np.int64]
+_KEPT = 32
+"""Pairs of a shard and a view whose labels `lookup` keeps in memory."""
+
+
+class LabelSource(abc.ABC):
+    """Labels of views of a packed dataset, cheap to pickle: archive.py, read_tars.py.
+
+    Attributes:
+        url: URL of the archive or export.
+        spec: Spec of the labels: dataset, recipe, teacher, and the meaning of the numbers.
+        views: View indices that every sample has, rising; in a part of an archive, every sample of `shards`.
+    """
+
+    url: str
+    spec: ArchiveSpec
+    views: list[int]
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """Image shards that have labels, rising; None where all have."""
+        return None
+
+    @abc.abstractmethod
+    def stored(self, shard: int, view: int) -> LabelArrays:
+        """Return the labels of one view of all samples of a shard, in order, as they are stored.
+
+        Raises:
+            ArchiveError: The labels are missing or damaged; the message names the place.
+        """
+
+    def labels(self, shard: int, view: int) -> Labels:
+        """Return the labels of one view of all samples of a shard, in order; see `stored`."""
+        return self.decode(self.stored(shard, view))
+
+    def decode(self, arrays: LabelArrays) -> Labels:
+        """Return labels that `stored` or a lookup gave, as tensors on the CPU."""
+        return decode(arrays, self.spec.labels.num_classes, self.spec.labels.values)
+
+    def decode_rows(self, arrays: LabelArrays) -> LabelRows:
+        """Return labels that `stored` or a lookup gave, as NumPy arrays."""
+        return decode_rows(arrays, self.spec.labels.num_classes, self.spec.labels.values)
+
+    def lookup(self, rows_B: Ints, views_B: Ints) -> Labels:
+        """Return the label of each (row, view), on the CPU.
+
+        The labels of the shards used last stay in memory, so rows of few shards are looked up fast.
+
+        Args:
+            rows_B: int64, rows of the dataset.
+            views_B: int64, view indices.
+
+        Raises:
+            ArchiveError: A label is missing or damaged.
+        """
+        return self.decode(self.lookup_stored(rows_B, views_B))
+
+    def lookup_stored(self, rows_B: Ints, views_B: Ints) -> LabelArrays:
+        """Return the label of each (row, view) as it is stored; see `lookup`."""
+        return self._lookup(rows_B, views_B)
+
+    @functools.cached_property
+    def _lookup(self) -> LabelLookup:
+        return self.keeping(_KEPT)
+
+    def keeping(self, num_kept: int) -> LabelLookup:
+        """Return a lookup of its own that keeps the labels of `num_kept` pairs of a shard and a view."""
+        return LabelLookup(self, num_kept)
+
+    @property
+    def members(self) -> tuple[LabelSource, ...]:
+        """The source itself, where several may stand."""
+        return (self,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the labels."""
+        return self.spec.fingerprint
+
+    @abc.abstractmethod
+    def affinity_arrays(self) -> LabelArrays | None:
+        """Return the class affinity as it is stored; see `affinity`."""
+
+    def checked_affinity(self) -> LabelArrays | None:
+        """Return the class affinity as it is stored, or None where no label has a tail.
+
+        Raises:
+            ArchiveError: The affinity is missing or damaged, or contains a class id of no class.
+        """
+        rows = self.affinity_arrays()
+        if rows is not None and not (rows.idx < self.spec.labels.num_classes).all():
+            raise DamagedError(
+                f"the class affinity of {self.url} contains a class id outside the list of classes"
+            )
+        return rows
+
+    @functools.cached_property
+    def affinity(self) -> Labels | None:
+        """Class affinity (labels/affinity.py), or None where no label has a tail; see `checked_affinity`."""
+        rows = self.checked_affinity()
+        return None if rows is None else decode(rows, self.spec.labels.num_classes, AFFINITY_VALUES)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Augmentation that was labelled."""
+        return recipes.from_dict(self.spec.recipe)
+
+    def check_replay(self, dataset: DatasetInfo) -> None:
+        """Refuse a dataset or views that the labels were not made for; see `check_dataset`, `check_pixels`.
+
+        Raises:
+            ArchiveError: The labels belong to another class list or dataset.
+            RecipeError: This machine's libraries render other pixels.
+        """
+        self.check_dataset(dataset)
+        self.check_pixels()
+
+    def check_pixels(self) -> None:
+        """Refuse views whose pixels differ here. Raises RecipeError."""
+        from teacher_cache.views.probe import check_probe  # it renders, which a look at labels does not need
+
+        check_probe(self.recipe, self.spec.probe_sha256, self.spec.made_with)
+
+    def check_dataset(self, dataset: DatasetInfo) -> None:
+        """Refuse a dataset that the labels were not made for. Raises ArchiveError."""
+        if dataset.class_list.sha256 != self.spec.labels.classes_sha256:
+            raise ArchiveError(
+                f"archive {self.url} labels {self.spec.labels.num_classes} classes of another class list "
+                f"than the dataset's {len(dataset.classes)}",
+                "Its class ids would mean other classes.",
+                "give --data the dataset that was labelled",
+            )
+        if not self._is_of(dataset):
+            raise ArchiveError(
+                f"archive {self.url} labels dataset {self.spec.dataset['sha256'][:12]}, "
+                f"not {dataset.sha256[:12]}",
+                "Each image would get another image's label.",
+                "give --data the dataset that was labelled, or extract labels for this one",
+            )
+
+    def _is_of(self, dataset: DatasetInfo) -> bool:
+        return dataset.sha256 == self.spec.dataset["sha256"]
+
+
+class LabelLookup:
+    """Lookup of labels by row and view that keeps the labels of the shards and views used last in memory.
+
+    Args:
+        source: Source of the labels.
+        num_kept: Number of pairs of a shard and a view to keep.
+
+    Attributes:
+        num_kept: Number of pairs that are kept.
+        is_local: Whether the labels are read from a local folder.
+    """
+
+    def __init__(self, source: LabelSource, num_kept: int) -> None:
+        self.num_kept, self.is_local = num_kept, Store(source.url).is_local
+        self._stored = functools.lru_cache(maxsize=num_kept)(source.stored)
+        self._rows_per_shard, self._spec = source.spec.layout.rows_per_shard, source.spec.labels
+
+    def __call__(self, rows_B: Ints, views_B: Ints) -> LabelArrays:
+        """Return the label of each (row, view) as stored: `LabelSource.decode` makes tensors of them."""
+        shards_B, offsets_B = np.divmod(rows_B, self._rows_per_shard)
+        pairs, pair_of_B = np.unique(np.stack([shards_B, views_B]), axis=1, return_inverse=True)
+        spec = self._spec
+        found = empty_labels((len(rows_B),), spec.k, spec.num_classes, spec.values)
+        for number, (shard, view) in enumerate(pairs.T.tolist()):
+            members = np.nonzero(pair_of_B.reshape(-1) == number)[0]
+            for whole, of_shard in zip(found, self._stored(shard, view), strict=True):
+                whole[members] = of_shard[offsets_B[members]]
+        return found
+
+    def pairs(self, rows_B: Ints, views_B: Ints) -> list[tuple[int, int]]:
+        """Return the pairs of a shard and a view that hold the labels of each (row, view)."""
+        return sorted(set(zip((rows_B // self._rows_per_shard).tolist(), views_B.tolist(), strict=True)))
+
+    def fetch(self, shard: int, view: int) -> None:
+        """Read the labels of a shard and a view, and keep them; any thread may call this."""
+        self._stored(shard, view)
+
+
+def view_ranges(views: Sequence[int]) -> str:
+    """Return view indices as text: "0:4, 8:12", or "none"."""
+    there = set(views)
+    starts = [view for view in views if view - 1 not in there]
+    stops = [view + 1 for view in views if view + 1 not in there]
+    return ", ".join(f"{start}:{stop}" for start, stop in zip(starts, stops, strict=True)) or "none"

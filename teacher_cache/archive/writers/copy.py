@@ -1,0 +1,294 @@
+"""Copy an archive, or a part of it, between stores: units that are not there, documents, the manifest last.
+
+Every object is hashed before it is written, and a unit's receipt is written after its objects. So a copy that
+was stopped goes on with the next unit, and the smallest part that can be fetched and trusted is a unit
+(decisions/0026).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from teacher_cache.archive.format.calibration import get_agreement
+from teacher_cache.archive.format.companions import (
+    FIGURES,
+    SIGNATURES,
+    SUMS_FILE,
+    companions_of,
+    get_companion,
+    sums_bytes,
+)
+from teacher_cache.archive.format.documents import get_document
+from teacher_cache.archive.format.manifest import MANIFEST_FILE, Manifest, read_manifest, zarr_documents
+from teacher_cache.archive.format.part import (
+    PART_FILE,
+    Part,
+    Position,
+    part_bytes,
+    places,
+    position_of,
+    read_part,
+    relative_stores,
+)
+from teacher_cache.archive.format.receipts import (
+    AFFINITY_FILE,
+    AGREEMENT_FILE,
+    EXTENDS_FILE,
+    Receipt,
+    affinity_bytes,
+    extends_bytes,
+    receipt_bytes,
+    receipt_name,
+)
+from teacher_cache.archive.format.spec import SPEC_FILE, spec_bytes
+from teacher_cache.archive.readers.read_units import fetched, fetched_affinity, in_threads
+from teacher_cache.archive.writers.destination import (
+    drop_if_changed,
+    part_of,
+    refuse_full_folder,
+    refuse_others,
+    units_elsewhere,
+    units_read_elsewhere,
+    units_there,
+)
+from teacher_cache.errors import InputError
+from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.program.progress import Track
+from teacher_cache.storage.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyReport:
+    """Report of a copy.
+
+    Attributes:
+        units: Units that were copied.
+        units_there: Units wanted that the destination had, in its own folder or in an archive it refers to.
+        moved_bytes: Bytes that were written, documents and companions included.
+        there_bytes: Bytes of the units wanted that the destination had.
+        fetched_again: Names of objects that arrived with other bytes first, and whole the second time.
+        covers: Units that the destination has now.
+        of: Units of the whole archive.
+    """
+
+    units: int
+    units_there: int
+    moved_bytes: int
+    there_bytes: int
+    fetched_again: tuple[str, ...]
+    covers: int
+    of: int
+
+
+class _Source(NamedTuple):
+    """Archive that is copied: its manifest, and where each unit that it has lies."""
+
+    manifest: Manifest
+    stores: Mapping[str, Store]
+    units: Mapping[Position, tuple[str, Receipt]]
+
+
+def copy_archive(
+    source: Store,
+    destination: Store,
+    choose: Callable[[Mapping[Position, Receipt]], set[Position]],
+    *,
+    workers: int,
+    recheck: bool,
+    track: Track,
+    what: str,
+) -> CopyReport:
+    """Copy the units chosen that the destination lacks, then what describes them.
+
+    The destination's manifest is that of the source, byte for byte. If the destination then lacks a unit, or
+    holds one that the manifest places in another archive, its part.json says so. A unit of an archive that
+    the source extends is not copied where a remote destination has the same unit in the same relative place.
+
+    Args:
+        source: Store of a finished archive, or of a part of one.
+        destination: Store to copy into: empty, or with an archive of the same units.
+        choose: Function that returns the positions wanted, of the units that the source has.
+        workers: Number of units that are copied at once.
+        recheck: Hash the objects that are there, and copy those that differ again.
+        track: Progress display, in bytes.
+        what: Name of the display.
+
+    Raises:
+        ArchiveError: There is no archive at the source; the destination holds anything else, or other labels.
+        DamagedError: An object of the source does not have the sha256 in the manifest.
+        InputError: No unit is chosen.
+    """
+    manifest = read_manifest(source)
+    units = places(manifest, read_part(source, manifest))
+    here = _Source(manifest, relative_stores(source, manifest), units)
+    chosen = choose({position: receipt for position, (_, receipt) in units.items()})
+    if not chosen:
+        raise InputError(
+            f"no unit of {source.url} is in the views, shards and classes asked for",
+            "There is nothing to copy.",
+            "ask for others; `teacher-cache status` shows the units that are there",
+        )
+    destination.sweep()
+    refuse_others(destination, manifest, source)
+    there = units_there(destination, manifest)
+    if recheck:
+        there -= _changed(destination, manifest, there, workers, track)
+    elsewhere = units_elsewhere(destination, manifest, chosen - there)
+    refuse_full_folder(destination, len((there | chosen) - elsewhere))
+    todo = sorted(chosen - there - elsewhere)
+    moved = _Moved([], [])
+    moved.put(destination, {SPEC_FILE: spec_bytes(manifest.spec)})
+    with track(what, sum(units[position][1].num_bytes for position in todo), "bytes") as advance:
+        groups = _groups(todo, units, destination)
+        tasks = [_copying(here, destination, group, moved, advance) for group in groups]
+        in_threads(tasks, 1 if destination.batch_bytes else workers)
+    old = units_read_elsewhere(destination, manifest)
+    with destination.exclusive():
+        if destination.is_local:  # another copy into this folder may have added units
+            there |= units_there(destination, manifest)
+        part = part_of(manifest, there | set(todo), elsewhere | old)
+        _describe(source, destination, manifest, part, moved, recheck=recheck)
+    return CopyReport(
+        units=len(todo),
+        units_there=len(chosen) - len(todo),
+        moved_bytes=sum(moved.sizes),
+        there_bytes=sum(units[position][1].num_bytes for position in chosen - set(todo)),
+        fetched_again=tuple(moved.again),
+        covers=len(places(manifest, part)),
+        of=len(manifest.all_receipts),
+    )
+
+
+class _Moved(NamedTuple):
+    """Sizes of what was written, and names of what was fetched again; lists may be added to by any thread."""
+
+    sizes: list[int]
+    again: list[str]
+
+    def put(self, store: Store, objects: Mapping[str, bytes]) -> None:
+        """Write the objects that the store does not hold with these bytes."""
+        new = {
+            name: data
+            for name, data in objects.items()
+            if store.stat(name) != len(data) or store.get(name) != data
+        }
+        store.put_many(new)
+        self.sizes.extend(map(len, new.values()))
+
+
+def _groups(
+    todo: Sequence[Position], units: Mapping[Position, tuple[str, Receipt]], destination: Store
+) -> Iterator[list[Position]]:
+    """Yield the units that are written together: one, or as many as a store takes in one write."""
+    group: list[Position] = []
+    group_bytes = 0
+    for position in todo:
+        group.append(position)
+        group_bytes += units[position][1].num_bytes
+        if group_bytes >= destination.batch_bytes:
+            yield group
+            group, group_bytes = [], 0
+    if group:
+        yield group
+
+
+def _copying(
+    source: _Source,
+    destination: Store,
+    group: Sequence[Position],
+    moved: _Moved,
+    advance: Callable[[int], None],
+) -> Callable[[], None]:
+    """Return a function that copies some units: their objects, then their receipts."""
+    layout, fingerprint = source.manifest.spec.layout, source.manifest.spec.fingerprint
+
+    def copy() -> None:
+        objects, receipts = {}, {}
+        for position in group:
+            relative_url, receipt = source.units[position]
+            for array, digest in receipt.objects.items():
+                name = layout.object_name(array, receipt.unit)
+                objects[name] = fetched(source.stores[relative_url], name, digest, moved.again)
+            receipts[receipt_name(receipt.unit)] = receipt_bytes(receipt, fingerprint)
+        destination.put_many({**objects, **receipts})
+        moved.sizes.extend(map(len, (*objects.values(), *receipts.values())))
+        advance(sum(map(len, objects.values())))
+
+    return copy
+
+
+def _changed(
+    destination: Store, manifest: Manifest, there: set[Position], workers: int, track: Track
+) -> set[Position]:
+    """Hash units that are there; return those with other bytes, which do not count any more."""
+    receipts = [receipt for receipt in manifest.all_receipts if position_of(receipt) in there]
+    changed: list[Position] = []
+
+    def check(receipt: Receipt) -> None:
+        if drop_if_changed(destination, manifest, receipt):
+            changed.append(position_of(receipt))
+        advance(receipt.num_bytes)
+
+    with track("recheck", sum(receipt.num_bytes for receipt in receipts), "bytes") as advance:
+        in_threads([functools.partial(check, receipt) for receipt in receipts], workers)
+    return set(changed)
+
+
+def _describe(
+    source: Store,
+    destination: Store,
+    manifest: Manifest,
+    part: Part | None,
+    moved: _Moved,
+    *,
+    recheck: bool,
+) -> None:
+    """Write the affinity, the documents, the companions and their checksums, then the manifest."""
+    spec = manifest.spec
+    names = {array: spec.layout.affinity_name(array) for array in manifest.affinity or ()}
+    sizes = {array: size for array, (_, size) in (manifest.affinity or {}).items()}
+    if recheck or any(destination.stat(names[array]) != size for array, size in sizes.items()):
+        affinity = fetched_affinity(source, manifest)
+        moved.put(destination, {names[array]: data for array, data in affinity.items()})
+    documents = {SPEC_FILE: spec_bytes(spec), **zarr_documents(spec, manifest.all_receipts)}
+    if manifest.affinity is not None:
+        documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
+    if manifest.extends:
+        documents[EXTENDS_FILE] = extends_bytes(manifest.extends, spec.fingerprint)
+    if get_agreement(source, spec) is not None:
+        documents[AGREEMENT_FILE] = get_document(source, AGREEMENT_FILE)
+    own = [receipt for url, receipt in places(manifest, part).values() if not url]
+    receipts = {receipt_name(receipt.unit): receipt_bytes(receipt, spec.fingerprint) for receipt in own}
+    companions = companions_of(source, with_rows=part is None)
+    kept, stale = _kept_companions(destination, manifest, companions)
+    sums = sums_bytes(manifest, part, {**documents, **receipts, **kept, **companions})
+    for name in stale:
+        destination.delete(name)
+    last = {} if part is None else {PART_FILE: part_bytes(part, spec.fingerprint)}
+    moved.put(destination, {**documents, **companions, SUMS_FILE: sums})
+    moved.put(destination, last)
+    moved.put(destination, {MANIFEST_FILE: manifest.to_bytes()})
+    if part is None and destination.stat(PART_FILE) is not None:
+        destination.delete(PART_FILE)
+
+
+def _kept_companions(
+    destination: Store, manifest: Manifest, new: Mapping[str, bytes]
+) -> tuple[dict[str, bytes], list[str]]:
+    """Return the companions that stay beside the new ones, and the names of those about another manifest."""
+    data = manifest.to_bytes()
+    there = {name: content for name, content in companions_of(destination).items() if name not in new}
+    if get_companion(destination, MANIFEST_FILE) == data:
+        return there, []
+    digest = sha256_hex(data).encode()
+    about = {name.rpartition(".")[0] for name, content in there.items() if digest in content}
+    stale = [
+        name
+        for name in there
+        if name.startswith(f"{FIGURES}/")
+        or (name.startswith(f"{SIGNATURES}/") and name.rpartition(".")[0] not in about)
+    ]
+    return {name: content for name, content in there.items() if name not in stale}, stale

@@ -1,0 +1,53 @@
+"""Units of another archive that a new one can refer to, instead of computing them again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from teacher_cache.archive.format.manifest import read_manifest
+from teacher_cache.archive.format.part import places, read_part
+from teacher_cache.archive.format.receipts import Receipt
+from teacher_cache.archive.format.spec import ArchiveSpec
+from teacher_cache.archive.format.spec_file import differing_fields
+from teacher_cache.errors import ArchiveError
+from teacher_cache.exact.canonical import sha256_of
+from teacher_cache.storage.store import Store
+
+
+def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[Receipt, ...]]:
+    """Return the receipts of units that an archive can refer to in others, by URL relative to `store`.
+
+    These are the units of the image shards that both datasets begin with; everything else that determines
+    labels must be the same. Archives that the other one extends are referred to directly.
+
+    Raises:
+        ArchiveError: Anything else that determines labels differs.
+    """
+    manifest = read_manifest(base)
+    there = manifest.spec
+    ours, theirs = (_identity_of_units(part) for part in (spec, there))
+    if sha256_of(ours) != sha256_of(theirs) or spec.views_per_unit != there.views_per_unit:
+        what = differing_fields("", theirs, ours) or [
+            f"views_per_unit {there.views_per_unit}, not {spec.views_per_unit}"
+        ]
+        raise ArchiveError(
+            f"{base.url} holds labels of another request: {'; '.join(what)}",
+            "Its units cannot stand for those asked for.",
+            "ask for the same recipe, teacher, topk and views per unit, or leave --extends out",
+        )
+    here = store.relative_url(base)
+    pairs = zip(spec.dataset["shards"], there.dataset["shards"], strict=False)
+    same = next((n for n, (a, b) in enumerate(pairs) if tuple(a) != tuple(b)), None)
+    shared = min(len(spec.dataset["shards"]), len(there.dataset["shards"])) if same is None else same
+    found: dict[str, list[Receipt]] = {}
+    for relative_url, receipt in places(manifest, read_part(base, manifest)).values():
+        where = store.relative_url(base.beside(relative_url)) if relative_url else here
+        if receipt.unit.shard < shared and where != ".":
+            found.setdefault(where, []).append(receipt)
+    return {where: tuple(receipts) for where, receipts in found.items()}
+
+
+def _identity_of_units(spec: ArchiveSpec) -> dict[str, Any]:
+    """Return what two archives that share units must have in common: neither affinity nor dataset size."""
+    labels = {**spec.identity["labels"], "affinity": spec.labels.affinity is not None}
+    return {**spec.identity, "dataset": None, "labels": labels}

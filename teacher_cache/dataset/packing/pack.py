@@ -1,0 +1,276 @@
+"""Pack a source into a dataset: the same source and options give the same bytes, also after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import pyarrow as pa
+
+from teacher_cache.dataset.index import (
+    DATASET_FILE,
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    DatasetInfo,
+    index_bytes,
+)
+from teacher_cache.dataset.packing.grow import Growth
+from teacher_cache.dataset.packing.journal import Done, Journal
+from teacher_cache.dataset.packing.prepare import Prepared, Reencode, Work, prepare_all
+from teacher_cache.dataset.packing.shard_draft import ShardDraft, shard_name
+from teacher_cache.dataset.packing.shard_tar import index_tar
+from teacher_cache.dataset.shards import check_shard
+from teacher_cache.dataset.sources.left_out import LeftOut
+from teacher_cache.dataset.sources.sample import Sample
+from teacher_cache.dataset.sources.source import Source
+from teacher_cache.errors import DatasetError, ImageError, InputError
+from teacher_cache.exact.canonical import canonical_json, sha256_hex
+from teacher_cache.exact.streams import Purpose, RandomStream, permutation
+from teacher_cache.program.progress import Advance, Track
+from teacher_cache.storage.store import Store
+
+
+def pack(
+    source: Source | Growth,
+    destination: Store,
+    *,
+    shard_size: int,
+    seed: int,
+    reencode: Reencode | None,
+    skip_corrupt: bool,
+    workers: int,
+    track: Track,
+    shuffle: bool = True,
+    crops: bool = False,
+) -> DatasetInfo:
+    """Pack a source into WebDataset tars with an index, decoding every image once to check it.
+
+    A pack that was killed goes on behind its last whole shard when it is asked for again.
+
+    Args:
+        source: Source of the samples; a Growth begins with the full shards of another dataset.
+        destination: Folder of the dataset: empty, new, or with an unfinished pack of the same request.
+        shard_size: Samples in every shard but the last.
+        seed: Seed of the shuffle.
+        reencode: Re-encoding to smaller images; None keeps the images' bytes.
+        skip_corrupt: Leave out and record images that cannot be decoded, instead of refusing them.
+        workers: Number of threads that read and decode.
+        track: Progress display.
+        shuffle: Shuffle the samples; without it they keep the source's order.
+        crops: Rewrite baseline JPEGs, losslessly, so that crops can be cut out of them.
+
+    Raises:
+        DatasetError: Keys are duplicate, a class is empty, or the destination holds something else.
+        ImageError: An image cannot be decoded; the message names it.
+    """
+    check_keys(source.samples)
+    if isinstance(source, Growth):
+        source.check_reencoding(*(reencode or (None, None)))
+        source.check_shard_size(shard_size)
+    samples = source.samples
+    if shuffle:
+        order = permutation(len(samples), RandomStream((seed, 0), Purpose.PACK))
+        samples = [samples[number] for number in order.tolist()]
+    options = [shard_size, seed, shuffle, reencode, skip_corrupt, crops]
+    journal = Journal(destination, _plan_sha256(source, options))
+    with track("pack", len(samples), "images") as advance, removed_on_refusal(destination, journal):
+        done = journal.done()
+        if isinstance(source, Growth) and len(done) < len(source.full_shards):
+            done = _copy_shards(source, destination, journal)
+        position = done[-1].position if done else 0
+        advance(position)
+        packed = source.num_packed if isinstance(source, Growth) else 0
+        kept = {sample.key for sample in source.samples[:packed]}
+        work = (Work(each, None if each.key in kept else reencode, crops) for each in samples[position:])
+        with contextlib.closing(prepare_all(work, workers)) as prepared:
+            counted = Counted(prepared, done, skip_corrupt, advance)
+            done += _write_shards(counted, destination, journal, shard_size, len(done), _identities(source))
+        settings: dict[str, Any] = {"seed": seed, **({} if shuffle else {"shuffled": False})}
+        packed_before = source.packed if isinstance(source, Source) and not shuffle else None
+        if packed_before is not None:
+            settings = {**packed_before.source, "skipped": done[-1].skipped if done else []}
+        if crops and isinstance(source, Source):
+            settings["cuttable"] = done[-1].cuttable if done else 0
+        if reencode:
+            settings |= {"max_side_px": reencode.max_side_px, "quality": reencode.quality}
+        labels = {sample.label for sample in source.samples}
+        info, index = described(source.kind, source.classes, labels, source.left_out, done, settings)
+    destination.put(INDEX_FILE, index)
+    destination.put(DATASET_FILE, info.to_bytes())
+    journal.clear()
+    return info
+
+
+class Counted:
+    """Good samples among prepared ones, with counts of what was read and a list of what was skipped.
+
+    Args:
+        prepared: Prepared samples, in order.
+        done: Shards that are finished, whose counts are continued.
+        skip_corrupt: Skip samples that cannot be used, instead of refusing them.
+        advance: Called for every sample.
+
+    Attributes:
+        position: Number of samples read so far, over all runs.
+        skipped: Samples skipped so far, as key and reason.
+        cuttable: Number of good images so far of which crops can be cut out.
+    """
+
+    def __init__(
+        self, prepared: Iterable[Prepared], done: Sequence[Done], skip_corrupt: bool, advance: Advance
+    ) -> None:
+        self.position = done[-1].position if done else 0
+        self.skipped: list[dict[str, str]] = list(done[-1].skipped) if done else []
+        self.cuttable = done[-1].cuttable if done else 0
+        self._num_bytes = sum(each.shard.num_bytes for each in done)
+        self._samples = self._good(prepared, skip_corrupt, advance)
+
+    def __iter__(self) -> Iterator[Prepared]:
+        return self._samples
+
+    def _good(self, prepared: Iterable[Prepared], skip: bool, advance: Advance) -> Iterator[Prepared]:
+        for sample in prepared:
+            self.position += 1
+            self._num_bytes += len(sample.data)
+            advance(1, f"{self._num_bytes / 1e6:,.0f} MB")
+            if sample.error is None:
+                self.cuttable += sample.is_cuttable
+                yield sample
+            elif skip:
+                reason = f"{sample.error.value}. {sample.error.consequence}"
+                self.skipped.append({"key": sample.sample.key, "reason": reason})
+            else:
+                raise ImageError(
+                    sample.error.value,
+                    f"{sample.error.consequence} Nothing was packed.",
+                    f"{sample.error.remedy}; --skip-corrupt leaves such images out",
+                )
+
+
+def _write_shards(
+    samples: Counted,
+    destination: Store,
+    journal: Journal,
+    shard_size: int,
+    number: int,
+    identities: Mapping[str, str],
+) -> list[Done]:
+    """Write tars of `shard_size` samples, each recorded when it is whole."""
+    done: list[Done] = []
+    good = iter(samples)
+    while (first := next(good, None)) is not None:
+        place = number + len(done)
+        with destination.put_file(shard_name(place)) as path, path.open("wb") as file:
+            draft = ShardDraft(place, INDEX_SCHEMA, file, identities)
+            sample: Prepared | None = first
+            while sample is not None:
+                draft.add(sample)
+                sample = next(good, None) if len(draft) < shard_size else None
+            shard, index = draft.finish()
+        skipped = list(samples.skipped)
+        done.append(Done(shard, samples.position, skipped, index, cuttable=samples.cuttable))
+        journal.add(done[-1], place)
+    return done
+
+
+def described(
+    kind: str,
+    classes: Sequence[str],
+    labels: Set[int | None],
+    left_out: LeftOut,
+    done: Sequence[Done],
+    options: Mapping[str, Any],
+) -> tuple[DatasetInfo, bytes]:
+    """Return dataset.json's content and the index's bytes.
+
+    Args:
+        kind: Kind of the source.
+        classes: Class names in order of class id.
+        labels: Labels that the source has.
+        left_out: Files and members other than samples.
+        done: All shards.
+        options: Settings of the packing.
+
+    Raises:
+        DatasetError: No image was good, or none of a class that the source has.
+    """
+    if not done:
+        raise DatasetError("no image of the source can be decoded", "The dataset would be empty.")
+    table = pa.concat_tables([each.index for each in done])
+    emptied = {label for label in labels if label is not None} - set(table["label"].to_pylist())
+    if emptied:
+        names = [classes[number] for number in sorted(emptied)]
+        raise DatasetError(
+            f"no image of class {', '.join(names[:5])} can be decoded",
+            "It would be a class that nothing belongs to.",
+            "mend its images, or take the class out of the source",
+        )
+    index = index_bytes(table)
+    about: dict[str, Any] = {
+        "kind": kind,
+        "max_side_px": None,
+        "quality": None,
+        "skipped": done[-1].skipped,
+        **options,
+    }
+    if left_out:
+        about["left_out"] = left_out.to_json()
+    shards = tuple(each.shard for each in done)
+    return DatasetInfo(tuple(classes), shards, sha256_hex(index), about), index
+
+
+@contextlib.contextmanager
+def removed_on_refusal(destination: Store, journal: Journal) -> Iterator[None]:
+    """Remove what was written if the source is refused; after a kill or a full disk it stays."""
+    try:
+        yield
+    except InputError:
+        for name in destination.list():
+            if name.endswith(".tar"):
+                destination.delete(name)
+        journal.clear()
+        raise
+
+
+def _copy_shards(growth: Growth, destination: Store, journal: Journal) -> list[Done]:
+    """Copy the full shards of a growing dataset, and index them again."""
+    done: list[Done] = []
+    for shard in growth.full_shards:
+        columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+        with destination.put_file(shard.name) as path:
+            shutil.copyfile(growth.base.shard_path(shard), path)
+            index_tar(path, len(done), columns)
+            check_shard(path, shard, str(growth.base.shard_path(shard)))
+        done.append(Done(shard, 0, [], pa.table(columns, schema=INDEX_SCHEMA)))
+        journal.add(done[-1], len(done) - 1)
+    return done
+
+
+def check_keys(samples: Sequence[Sample]) -> None:
+    """Refuse samples that share a key. Raises DatasetError."""
+    key, count = Counter(sample.key for sample in samples).most_common(1)[0]
+    if count > 1:
+        places = [str(sample.place) for sample in samples if sample.key == key]
+        raise DatasetError(
+            f"key {key!r} is there {count} times: {', '.join(places[:3])}",
+            "A label could not be told apart from another's.",
+            "rename or remove all but one; in a tar, members of one sample are neighbours",
+        )
+
+
+def _identities(source: Source | Growth) -> dict[str, str]:
+    """Return the identities of rewritten tars that the samples may come from unchanged, by their sha256."""
+    if not isinstance(source, Source) or source.packed is None:
+        return {}
+    return {shard.sha256: shard.identity for shard in source.packed.shards}
+
+
+def _plan_sha256(source: Source | Growth, options: Sequence[Any]) -> str:
+    digest = hashlib.sha256(canonical_json([source.kind, list(source.classes), options]))
+    for sample in source.samples:
+        digest.update(f"{sample.key}\0{sample.label}\0{sample.place.num_bytes}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,162 @@
+"""Source of images in class folders, or in a folder without labels; content tells an image, not a suffix."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from teacher_cache import images
+from teacher_cache.dataset.sources.class_names import classes_of
+from teacher_cache.dataset.sources.left_out import BROKEN_LINK, HIDDEN, NO_CLASS, NO_IMAGE, LeftOut, is_system
+from teacher_cache.dataset.sources.sample import FilePlace, Sample, key_of
+from teacher_cache.dataset.sources.source import Source, SourceOptions
+from teacher_cache.errors import DatasetError
+
+_IMAGE_SUFFIXES = (
+    *images.EXTENSIONS,
+    *("jpe", "jfif", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "heic", "heif", "jxl", "jp2"),
+)
+
+
+class _Found(NamedTuple):
+    """An image file: its path below the root, and its size in bytes."""
+
+    path: Path
+    num_bytes: int
+
+
+def folder_source(root: Path, options: SourceOptions) -> Source:
+    """Read root/class name/.../image, like torchvision's ImageFolder; or a folder of images, without labels.
+
+    Links are followed. Hidden and system files, files other than images, and images outside the class
+    folders are left out and counted.
+
+    Raises:
+        DatasetError: There is no image, a class has none, or what the folders mean is not certain.
+    """
+    left_out = LeftOut()
+    found = sorted(_images_under(root, left_out))
+    folders = class_folders(root)
+    loose = [image for image in found if image.path.parent == root]
+    is_flat = options.unlabelled or len(loose) == len(found)
+    if not found:
+        raise DatasetError(
+            f"source {str(root)!r} has no image in a class folder, no .parquet and no .tar",
+            "There is nothing to pack.",
+            f"give a folder of class folders with images ({', '.join(images.EXTENSIONS)})",
+        )
+    if not is_flat:
+        _check_classes(root, folders, found, options)
+        for image in loose:
+            left_out.add(image.path.name, NO_CLASS)
+        found = [image for image in found if image.path.parent != root]
+    raw = [None if is_flat else image.path.relative_to(root).parts[0] for image in found]
+    classes = classes_of(raw, lambda number: str(found[number].path), options.classes)
+    notes = ["no class folders are taken: the images are without labels"] if is_flat else classes.notes
+    keys = _keys([image.path.relative_to(root) for image in found])
+    rows = zip(keys, classes.labels, found, strict=True)
+    samples = [Sample(key, label, FilePlace(str(image.path), image.num_bytes)) for key, label, image in rows]
+    return Source("folders", classes.names, samples, left_out, notes)
+
+
+def class_folders(root: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden and system ones; none for a file."""
+    entries = root.iterdir() if root.is_dir() else ()
+    return sorted(entry for entry in entries if entry.is_dir() and not is_system(entry.name))
+
+
+def _check_classes(
+    root: Path, folders: Sequence[Path], found: Sequence[_Found], options: SourceOptions
+) -> None:
+    filled = {image.path.relative_to(root).parts[0] for image in found}
+    empty = [folder.name for folder in folders if folder.name not in filled]
+    if empty:
+        raise DatasetError(
+            f"class folders without an image: {', '.join(empty[:5])}",
+            "They would be classes that nothing belongs to.",
+            f"remove them, or convert their images to {', '.join(images.EXTENSIONS)}",
+        )
+    if len(folders) == 1 and options.classes is None:
+        raise DatasetError(
+            f"{root} has all its images in one folder, {folders[0].name!r}",
+            "It would be the only class, and every label would be the same.",
+            "give the folder of the class folders; or pack the images without labels: --unlabelled; "
+            "or name the classes: --classes FILE",
+        )
+
+
+def _images_under(root: Path, left_out: LeftOut) -> Iterator[_Found]:
+    """Yield the images below a folder, and refuse images of formats that are not read."""
+    unread: list[tuple[str, Path]] = []
+    for path in _files_under(root, left_out):
+        name = str(path.relative_to(root))
+        try:
+            with path.open("rb") as file:
+                head, size = file.read(images.HEAD_BYTES), os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            left_out.add(name, BROKEN_LINK)
+            continue
+        except OSError as error:
+            raise DatasetError(
+                f"{path} cannot be read: {error}", "Nothing was packed.", "check its permissions"
+            ) from error
+        kind = images.format_of(head)
+        if kind in images.EXTENSIONS or (kind is None and path.suffix[1:].lower() in images.EXTENSIONS):
+            yield _Found(path, size)  # a file named like an image that is none is refused when it is decoded
+        elif kind is not None:
+            unread.append((kind, path))
+        else:
+            is_named = path.suffix[1:].lower() in _IMAGE_SUFFIXES
+            left_out.add(name, f"{NO_IMAGE}, though named like one" if is_named else NO_IMAGE)
+    if unread:
+        kinds = Counter(kind for kind, _ in unread)
+        raise DatasetError(
+            f"{unread[0][1]} is {unread[0][0]}, a format that is not read; in all "
+            + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()),
+            "These images would be missing.",
+            f"convert them to {', '.join(images.EXTENSIONS)}, or move them away",
+        )
+
+
+def _files_under(root: Path, left_out: LeftOut) -> Iterator[Path]:
+    """Yield files in and below a folder, following links, each folder once on a path."""
+    above: dict[Path, tuple[str, ...]] = {root: ()}
+    for name, folders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
+        folder = Path(name)
+        here, seen = os.path.realpath(folder), above.pop(folder)
+        if here in seen:
+            raise DatasetError(
+                f"{folder} is a link to a folder above it",
+                "Its images would be there again and again.",
+                "remove the link",
+            )
+        for path in (folder / each for each in folders if is_system(each)):
+            for inner, _, hidden in os.walk(path):
+                for each in hidden:
+                    left_out.add(str((Path(inner) / each).relative_to(root)), HIDDEN)
+        folders[:] = [each for each in sorted(folders) if not is_system(each)]
+        above |= {folder / each: (*seen, here) for each in folders}
+        for path in (folder / each for each in sorted(files)):
+            if is_system(path.name):
+                left_out.add(str(path.relative_to(root)), HIDDEN)
+            elif path.is_file() or path.is_symlink():
+                yield path
+            else:
+                left_out.add(str(path.relative_to(root)), "a pipe, socket or device")
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DatasetError(
+        f"{error.filename} cannot be listed: {error.strerror}", "Its images would be missing.", "allow it"
+    ) from error
+
+
+def _keys(paths: Sequence[Path]) -> list[str]:
+    """Return a key per path: without the suffix, or with it where two files differ in nothing else."""
+    stems = [str(path.with_name(path.stem)) for path in paths]
+    repeated = {stem for stem, count in Counter(stems).items() if count > 1}
+    names = (str(path) if stem in repeated else stem for path, stem in zip(paths, stems, strict=True))
+    return [key_of(name) for name in names]
