@@ -32,7 +32,8 @@ from teacher_cache.labels.class_list import ClassList
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.models.create import resolve_device
-from teacher_cache.models.teacher import Precision, Teacher, build_teacher
+from teacher_cache.models.kinds import Precision
+from teacher_cache.models.teacher import Teacher, build_teacher
 from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.views.recipe import Recipe
 
