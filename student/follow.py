@@ -1,4 +1,4 @@
-"""Follow the job that makes a run's labels: say what is needed next, and wait for it."""
+"""Follow the job that makes a run's labels: publish what is needed next, and wait for it."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: AnySourc
         if is_cut and config.tail == "bucket" and len(members) > 1:
             raise InputError(
                 f"--tail bucket with {len(members)} archives",
-                "Their labels leave out other classes, and buckets of other classes have no mean.",
+                "Each archive leaves other classes out, so their buckets cannot be averaged.",
                 "choose another tail: --tail uniform",
             )
     if archive is None and not dataset.info.classes:

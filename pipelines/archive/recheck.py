@@ -26,7 +26,7 @@ _MEAN_SHARE = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Agreement of the teacher's outputs with stored labels.
+    """Agreement of what the teacher says now with the labels in the archive.
 
     Attributes:
         views: Number of views labelled again.

@@ -1,4 +1,4 @@
-"""Pack a dataset as the flags ask for it, and tell what was taken, assumed and left out."""
+"""Pack a dataset as the flags ask, and report what was packed, assumed and left out."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _run_in_place(config: PackConfig, track: Track) -> PackReport:
 
 
 def source_options(config: PackConfig) -> SourceOptions:
-    """Return the choices that the flags make."""
+    """Return the options that the flags set."""
     classes = None
     if config.classes is not None and Store(config.classes).stat(DATASET_FILE) is not None:
         classes = list(read_info(Store(config.classes)).classes)

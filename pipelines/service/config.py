@@ -117,8 +117,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         approval_gpu_hours: GPU hours above which a job waits for approval.
         price_per_gpu_hour: Price of an hour, for plans.
         give_way_after_s: Seconds that a job runs before it gives way to a team that used less.
-        max_attempts: Times that a job is begun, whose process is killed each time, before it has failed.
-        lease_s: Seconds after which a job whose server fell silent is taken over.
+        max_attempts: Number of times that a job is started and its process killed, before the job fails.
+        lease_s: Seconds after which another server takes over a job whose server stopped renewing its lease.
         requests_per_s: Requests a second of one token, in the long run.
         burst: Requests of one token at once.
         max_body_bytes: Size limit of a request's body.

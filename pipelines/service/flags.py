@@ -36,7 +36,7 @@ class TokenConfig(Flags, JsonFlag):
     team: str
     """Team of the user, as the configuration names it."""
     scopes: tuple[Literal["read", "request", "approve", "admin"], ...] = ("read", "request")
-    """Scopes of the token: read labels, request them, approve dear jobs, and admin."""
+    """Scopes of the token: read labels, request them, approve jobs above the cost limit, and admin."""
     days: Annotated[float, Meta(gt=0, le=3660)] = 90.0
     """Days until the token expires."""
     max_requests: Annotated[int, Meta(ge=0)] = 1000

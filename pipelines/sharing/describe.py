@@ -21,14 +21,14 @@ from teacher_cache.storage.store import Store
 
 
 class Runs(NamedTuple):
-    """Devices and hours that the records of an archive's runs tell; hours are None without a record."""
+    """Devices and hours in the records of an archive's runs; hours are None without a record."""
 
     device: str
     gpu_hours: float | None
 
 
 def runs_of(archive: str) -> Runs:
-    """Return what the records in ARCHIVE.runs tell; a record that cannot be read tells nothing."""
+    """Return devices and hours from the records in ARCHIVE.runs; records that cannot be read are skipped."""
     try:
         store = Store(f"{archive.rstrip('/')}.runs")
         names = [name for name in store.list() if name.endswith(f"/{REPORT_FILE}")] if store.can_list else []

@@ -44,7 +44,7 @@ class Calibrated(NamedTuple):
         return agreement_of(top_N, self.labels_N.astype(np.int64))
 
     def to_bytes(self) -> bytes:
-        """Return the content of a part's object: a digest, then the arrays."""
+        """Serialise a part of the calibration: the sha256 of its arrays, then the arrays."""
         content = io.BytesIO()
         np.savez(content, ids=self.probabilities[0], values=self.probabilities[1], labels=self.labels_N)
         return hashlib.sha256(content.getvalue()).digest() + content.getvalue()

@@ -50,7 +50,7 @@ def test_archives_are_searched_and_filtered(page: Page) -> None:
     page.get_by_label("Min. views").fill("3")
     assert shown(page) == both[:1]
     page.get_by_label("Min. views").fill("")
-    page.get_by_label("Size in MB, at most").fill("0.0000001")
+    page.get_by_label("Max. size in MB").fill("0.0000001")
     assert shown(page) == []
 
 

@@ -51,7 +51,7 @@ ENDS_THE_RUN = (FullError, DeniedError, UnfitError)
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Return whether an error tells of a broken worker rather than of a unit that cannot be done."""
+    """Return whether an error means that the worker is broken, not that the unit cannot be computed."""
     return not isinstance(error, TeacherCacheError) or isinstance(error, LostProcessError)
 
 
@@ -106,7 +106,7 @@ class Worker(Protocol):
         ...
 
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:
-        """Write what all parts of the calibration tell: the class affinity, and the agreement with labels.
+        """Write the result of all calibration parts: the class affinity, and the agreement with labels.
 
         Returns:
             The agreement; None where nothing is labelled.

@@ -129,7 +129,7 @@ def _measure(layout: Layout, unit: Unit, num_views: int, worker: Worker, _: Adva
 
 
 def _trial(engine: Engine, num_views: int) -> Trial | None:
-    """Return the result of a trial; None where an image of it cannot be used, which the run will name."""
+    """Return the result of a trial, or None if one of its images cannot be used; the run will name it."""
     try:
         return engine.ask(functools.partial(_try_calibration, num_views))
     except (ImageError, DatasetError):

@@ -122,7 +122,7 @@ def units_to_take(shelves: Sequence[Shelf], missing: Iterable[Unit]) -> list[tup
 
 
 def taken_of(shelf: Shelf, units: Sequence[Unit]) -> Taken:
-    """Return what taking some units from a shelf amounts to."""
+    """Return the number and size of some units of a shelf."""
     sizes = (shelf.units[unit.shard, unit.block][1].num_bytes for unit in units)
     return Taken(len(units), sum(sizes))
 

@@ -35,7 +35,7 @@ class Calibration:
 def calibrate(
     config: ExtractConfig, engine: Engine, prepared: Prepared, record: RunRecord, track: Track
 ) -> Calibration:
-    """Run the missing parts of the calibration on all workers, and write what all parts tell.
+    """Run the missing parts of the calibration on all workers, and write their result.
 
     Raises:
         TeacherCacheError: One of ENDS_THE_RUN. Finished parts stay.

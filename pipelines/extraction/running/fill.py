@@ -72,23 +72,31 @@ def fill(
     finished = _one_view_units(receipt.unit for receipt in receipts)
     done = [*finished, *(receipt.unit for receipt in writer.receipts())]
     missing = MissingUnits(spec.layout, parse_views(config.views), done)
-    teller = _Teller(filling, _views_at_the_end(prepared, receipts), len(missing))
+    publisher = _Publisher(filling, _views_at_the_end(prepared, receipts), len(missing))
     inner = Prepared(writer, {}, missing, prepared.is_labelled, prepared.is_calibrated)
-    teller.tell()
+    publisher.publish()
     try:
-        tracking = teller.tracking(track)
+        tracking = publisher.tracking(track)
         report = run(
-            config, engine, inner, worker, found, classes, tracking, order=teller.order, hear=teller.hear
+            config,
+            engine,
+            inner,
+            worker,
+            found,
+            classes,
+            tracking,
+            order=publisher.order,
+            hear=publisher.hear,
         )
     except KeyboardInterrupt:
-        teller.tell("stopped")
+        publisher.publish("stopped")
         raise
     except Exception as error:
-        teller.tell("failed", first_line(error))
+        publisher.publish("failed", first_line(error))
         raise
     if report.quarantined:
         names = ", ".join(report.quarantined)
-        teller.tell("failed", f"units {names} were given up: {next(iter(report.quarantined.values()))}")
+        publisher.publish("failed", f"units {names} were given up: {next(iter(report.quarantined.values()))}")
         return report
     seal(prepared, writer, track)
     sealed = close(prepared, None, 0.0, {}, report.agreement)
@@ -147,7 +155,7 @@ def students_first(missing: Iterable[Unit], look: Callable[[], Mapping[str, list
         yield left.pop(pair if pair is not None else next(iter(left)))
 
 
-class _Teller:
+class _Publisher:
     """Publishes a job's status, and reads the order that students ask for."""
 
     def __init__(self, filling: Filling, views: list[Pair], num_units: int) -> None:
@@ -162,10 +170,10 @@ class _Teller:
     def hear(self, event: Event) -> None:
         """Count the units that are done."""
         self._done += isinstance(event, UnitDone) and isinstance(event.unit, Unit)
-        self.tell()
+        self.publish()
 
-    def tell(self, state: str = "running", why: str = "") -> None:
-        """Write the news, unless they were written just before."""
+    def publish(self, state: str = "running", why: str = "") -> None:
+        """Write the status of the job, at most every few seconds while it runs."""
         now_s = time.monotonic()
         if state != "running" or now_s - self._told_s >= _TOLD_EVERY_S:
             self._told_s = now_s
@@ -174,14 +182,14 @@ class _Teller:
             self._filling.tell(news)
 
     def tracking(self, track: Track) -> Track:
-        """Return a progress display that also tells the news."""
+        """Return a progress display that also publishes the status."""
 
         @contextlib.contextmanager
         def tracked(what: str, total: int, unit: str) -> Iterator[Advance]:
             with track(what, total, unit) as advance:
 
                 def show(count: int, note: str = "") -> None:
-                    self.tell()
+                    self.publish()
                     advance(count, note)
 
                 yield show

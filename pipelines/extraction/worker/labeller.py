@@ -199,7 +199,7 @@ def load_teacher(
 
 
 def labeller_of(archive: LabelSource, data: str, flags: ArchiveTeacherFlags) -> Labeller:
-    """Return the labeller that made an archive: its dataset, and its teacher with the very weights.
+    """Return the labeller that made an archive: its dataset, and its teacher with the same weights.
 
     Raises:
         ArchiveError: The dataset or the teacher is not the archive's, or is not given and not timm's.

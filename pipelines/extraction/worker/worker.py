@@ -102,7 +102,7 @@ class LabelWorker:
         return Trial(rate, timed.views.agreement)
 
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:
-        """Write what all parts together tell: the class affinity, and the agreement; see Worker."""
+        """Write the result of all parts: the class affinity, and the agreement; see Worker."""
         writer, store = self._archive(), Store(self._request.out)
         labels = writer.spec.labels
         try:

@@ -50,9 +50,9 @@ def who_gives_way(
     now: float,
     after_s: float,
 ) -> Claim | None:
-    """Return the running job that is to give way to a waiting one; None if none is.
+    """Return the running job that should yield to a waiting one, or None.
 
-    A job gives way after a while, to a team of less load that has nothing running.
+    A job yields after a while, to a team with less load that has nothing running.
 
     Args:
         running: Jobs that run.
@@ -167,14 +167,14 @@ class Leases:
             row = connection.execute(sa.select(JOBS.c.is_cancelled, JOBS.c.gives_way).where(is_job)).one()
         return Signals(*row)
 
-    def plan(self, leased: Leased, plan: Mapping[str, Any] | None, hours: float, *, is_dear: bool) -> bool:
+    def plan(self, leased: Leased, plan: Mapping[str, Any] | None, hours: float, *, is_costly: bool) -> bool:
         """Write a leased job's plan; the job is queued, or waits for approval. See `settle`.
 
         Args:
             leased: Job whose plan was made.
             plan: Estimate of the work; None if nothing is left to do.
             hours: GPU hours of the plan.
-            is_dear: Whether the plan needs approval for every token.
+            is_costly: Whether the plan needs approval for every token.
         """
         token = leased.job.token
         is_open = sa.and_(
@@ -185,7 +185,7 @@ class Leases:
             used = sum(used_hours(connection, self._now(), token).values())
             planned = connection.scalars(sa.select(JOBS.c.plan).where(is_open)).all()
         used += sum((plan or {}).get("gpu_hours") or 0.0 for plan in planned)
-        needs_approval = (is_dear or used + hours > limit) and leased.job.approved_by is None
+        needs_approval = (is_costly or used + hours > limit) and leased.job.approved_by is None
         return self.settle(leased, "waiting" if needs_approval else "queued", plan=plan)
 
     def settle(self, leased: Leased, state: State, **values: Any) -> bool:
@@ -208,7 +208,7 @@ class Leases:
         return True
 
     def ask_to_give_way(self, after_s: float) -> str | None:
-        """Ask the running job that is to give way, if there is one, and return its id."""
+        """Ask the running job that should yield, if there is one, and return its id."""
         with self._engine.begin() as connection:
             query = sa.select(JOBS, LABEL_SETS.c.owner).join(LABEL_SETS)
             query = query.where(JOBS.c.state.in_(("queued", "running")))

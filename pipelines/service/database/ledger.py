@@ -29,7 +29,7 @@ _ACTED = {"approve": "approved", "cancel": "cancelled", "retry": "retried"}
 
 @dataclasses.dataclass(frozen=True)
 class Who:
-    """User of a token, as the ledger writes it down.
+    """User of a token, as the ledger records it.
 
     Attributes:
         token: Id of the token; None for the service itself.
@@ -58,7 +58,7 @@ class Ledger:
         self._engine, self._now = engine, now
 
     def submit(self, ask: Ask, labels: LabelSet, views: range, who: Who) -> Job:
-        """Write down a request, and return its job: the one that is there, or a new one.
+        """Record a request, and return its job: the existing one, or a new one.
 
         Raises:
             InputError: The token has used up its requests.
@@ -146,7 +146,7 @@ class Ledger:
 
 
 def used_hours(connection: sa.Connection, now: float, token: str | None = None) -> dict[str, float]:
-    """Return the GPU hours of each team in 30 days, running jobs included.
+    """Return the GPU hours that each team used in the last 30 days, running jobs included.
 
     Args:
         connection: Database.
@@ -245,7 +245,7 @@ class Queries:
             return dict(connection.execute(query).all())
 
     def hours(self) -> Mapping[str, float]:
-        """Return the GPU hours of each team in 30 days."""
+        """Return the GPU hours that each team used in the last 30 days."""
         with self._reading() as connection:
             return used_hours(connection, self._now())
 

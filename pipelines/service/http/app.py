@@ -92,7 +92,7 @@ def make_app(service: Service) -> fastapi.FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        """Answer without what was sent: it may hold a secret, or HTML."""
+        """Answer 422 without the value that was sent: it may hold a secret, or HTML."""
         found = [
             {"loc": list(each["loc"]), "msg": each["msg"], "type": each["type"]} for each in error.errors()
         ]
@@ -101,7 +101,7 @@ def make_app(service: Service) -> fastapi.FastAPI:
     @app.exception_handler(TeacherCacheError)
     @app.exception_handler(sa.exc.SQLAlchemyError)
     async def failed(_: Request, error: Exception) -> Response:
-        """Answer that a store or the database did not."""
+        """Answer 503: a store or the database failed."""
         _LOG.error("a request failed: %s", error)
         return JSONResponse({"detail": "the service cannot answer now"}, 503)
 

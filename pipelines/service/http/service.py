@@ -91,7 +91,7 @@ class Service:
         )
 
     def submit(self, ask: Ask, who: Who) -> JobAnswer:
-        """Write down a request, and return its job. Raises InputError."""
+        """Record a request, and return its job. Raises InputError."""
         if ask.webhook is not None:
             check_webhook(ask.webhook, self.config.webhooks)
         labels, views = label_set_of(ask, self.config), views_of(ask, self.config)

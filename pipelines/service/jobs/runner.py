@@ -104,17 +104,17 @@ class Runner:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the runner looks for jobs."""
+        """Whether the runner is polling for jobs."""
         return self._loop.is_alive()
 
     def start(self) -> None:
-        """Begin to look for jobs."""
+        """Start polling for jobs."""
         self._loop.start()
         self._catalog.start()
         self._telling.start()
 
     def close(self) -> None:
-        """Stop the jobs of this server, which others then continue, and end."""
+        """Stop the jobs of this server, which other servers then continue."""
         self._is_closing.set()
         self._loop.join()
         for thread in list(self._at_work):
@@ -180,7 +180,7 @@ class Runner:
         hours = (found or {}).get("gpu_hours") or 0.0
         if found is not None and self._config.price_per_gpu_hour is not None:
             found["cost"] = hours * self._config.price_per_gpu_hour
-        self._leases.plan(leased, found, is_dear=hours > self._config.approval_gpu_hours, hours=hours)
+        self._leases.plan(leased, found, is_costly=hours > self._config.approval_gpu_hours, hours=hours)
 
     def _extract(self, leased: Leased) -> None:
         archive = self._archive(leased)
@@ -193,9 +193,9 @@ class Runner:
         self._is_catalog_old.set()
 
     def _watch(self, leased: Leased, execution: Execution) -> bool:
-        """Wait for the end of a command; return False if it was settled otherwise meanwhile.
+        """Wait for a command to end; return False if its job was settled in another way.
 
-        A store, cluster or database that does not answer for a while is asked again, while the lease lasts.
+        A store, cluster or database that does not answer is retried while the lease lasts.
         """
         job, ending = leased.job.id, None
         renewed_s = read_s = time.monotonic()
@@ -232,7 +232,7 @@ class Runner:
         return read_progress(self._archive(leased), job.id, job.attempt, job.views)
 
     def _is_done(self, leased: Leased, execution: Execution, ending: str | None) -> bool:
-        """Return whether a command that has ended did its work; settle its job otherwise."""
+        """Return whether a command succeeded; settle its job if it did not."""
         code, job = execution.exit_code(), leased.job
         if code == 0:
             return True

@@ -1,4 +1,4 @@
-"""Webhooks: hosts of the configuration are told that a job has ended, in signed messages."""
+"""Webhooks: signed messages to configured hosts when a job has ended."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Webhooks:
         self._secret = None if section is None else Path(section.secret_file).read_bytes().strip()
 
     def tell(self) -> None:
-        """Send messages about jobs that have ended; a host that fails is not asked again."""
+        """Send a message about each job that has ended; a host that fails is not retried."""
         if self._secret is None:
             return
         query = (

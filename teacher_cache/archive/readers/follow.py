@@ -1,4 +1,4 @@
-"""Read the labels of an archive while a job makes them: a reader waits for what is not there yet."""
+"""Read the labels of an archive while a job makes them: a reader waits for missing labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copy an archive, or a part of it, between stores: units that are not there, documents, the manifest last.
+"""Copy an archive, or a part of it, between stores: missing units, then documents, the manifest last.
 
 Every object is hashed before it is written, and a unit's receipt is written after its objects. So a copy that
 was stopped goes on with the next unit, and the smallest part that can be fetched and trusted is a unit

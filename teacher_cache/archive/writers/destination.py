@@ -1,4 +1,4 @@
-"""Destination of a copy: what it holds already, what it may not hold, and what its part.json must say."""
+"""Destination of a copy: units that it holds, content that it may not hold, and its part.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOGETHER = 256
 
 
 def refuse_others(destination: Store, manifest: Manifest, source: Store) -> None:
-    """Refuse a destination with anything but units of the same archive. Raises ArchiveError."""
+    """Raise if the destination holds anything but units of the same archive. Raises ArchiveError."""
     if destination.url == source.url:
         raise InputError(f"{source.url} onto itself", "There is nothing to copy.", "give another destination")
     if destination.stat(SPEC_FILE) is None and destination.stat(MANIFEST_FILE) is None:
@@ -91,7 +91,7 @@ def units_there(destination: Store, manifest: Manifest) -> set[Position]:
 
 
 def drop_if_changed(store: Store, manifest: Manifest, receipt: Receipt) -> bool:
-    """Delete the receipt of a unit whose objects have other bytes: it does not count then. Return whether."""
+    """Delete the receipt of a changed unit; return True if it was deleted."""
     layout = manifest.spec.layout
     for array, (sha256, _) in receipt.objects.items():
         if sha256_hex(store.get(layout.object_name(array, receipt.unit))) != sha256:

@@ -48,6 +48,6 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
 
 
 def _identity_of_units(spec: ArchiveSpec) -> dict[str, Any]:
-    """Return what two archives that share units must have in common: neither affinity nor dataset size."""
+    """Return the fields that must be equal for two archives to share units."""
     labels = {**spec.identity["labels"], "affinity": spec.labels.affinity is not None}
     return {**spec.identity, "dataset": None, "labels": labels}
