@@ -116,7 +116,7 @@ class Layout:
 
     @property
     def max_object_bytes(self) -> int:
-        """Largest size of an object in bytes: incompressible chunks, each with a header and an index entry."""
+        """Size of the largest object in bytes: incompressible chunks, each with header and index entry."""
         return self._unit_bytes + self._unit_bytes // 16 + 2**20
 
     @property
