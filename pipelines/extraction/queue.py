@@ -11,6 +11,8 @@ from teacher_cache.archive.format.layout import Layout, Unit
 from teacher_cache.errors import InputError
 from teacher_cache.labels.affinity_rule import CalibrationPart
 
+MAX_VIEWS_PER_UNIT = 32
+
 Task: TypeAlias = Unit | CalibrationPart
 """Unit of labels, or part of the calibration: both are computed, written and retried whole."""
 
@@ -83,9 +85,6 @@ class UnitQueue:
     def stop(self) -> None:
         """Stop handing out units."""
         self._is_stopped = True
-
-
-MAX_VIEWS_PER_UNIT = 32
 
 
 def default_views_per_unit(num_views: int) -> int:

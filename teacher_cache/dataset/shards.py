@@ -26,6 +26,9 @@ from teacher_cache.exact.canonical import file_sha256, sha256_hex
 from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
 from teacher_cache.storage.store import Store
 
+_MAX_OPEN_SHARDS = 64
+_ROOM = CacheRoom()
+
 _GROUPS_KEPT = 4
 """Row groups kept in memory; a shard's rows lie in few of them."""
 
@@ -70,10 +73,6 @@ class ParquetRows:
             self._groups = dict(kept)
         self._groups[file, group] = found  # last in the dict: used last
         return found
-
-
-_MAX_OPEN_SHARDS = 64
-_ROOM = CacheRoom()
 
 
 class PackedDataset:

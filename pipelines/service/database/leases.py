@@ -12,6 +12,9 @@ from pipelines.service.database.ledger import used_hours
 from pipelines.service.database.records import OVER, Job, State, job_of
 from pipelines.service.database.tables import JOBS, LABEL_SETS, TOKENS
 
+_AT_WORK = ("planning", "queued", "running")
+_CANDIDATES = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
@@ -70,10 +73,6 @@ def who_gives_way(
     old = [job for job in running if job.started is not None and now - job.started >= after_s]
     heavier = [job for job in old if load(job.team, used_hours, shares) > least]
     return max(heavier, key=lambda job: load(job.team, used_hours, shares), default=None)
-
-
-_AT_WORK = ("planning", "queued", "running")
-_CANDIDATES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)

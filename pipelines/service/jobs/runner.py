@@ -26,6 +26,14 @@ from teacher_cache.program.progress import silent
 from teacher_cache.sharing.catalog import put_catalog
 from teacher_cache.storage.store import Store
 
+_LOG = logging.getLogger(__name__)
+_POLL_S = 0.25
+_CATALOG_EVERY_S, _TOLD_EVERY_S = 2.0, 1.0
+_READ_SHARE = 20
+"""Progress is read for at most a twentieth of the time."""
+_OWN_CODES = (1, 2)
+"""Exit codes by which a command says that its work failed; after any other it is tried again."""
+
 _SECONDS = ("render_s", "teacher_s")
 
 
@@ -70,15 +78,6 @@ def _add_events(found: dict[str, Any], run: Store) -> None:
         elif event.get("event") == "unit_done":
             found["units_done"] += 1
             found["views_done"] += event["views"]
-
-
-_LOG = logging.getLogger(__name__)
-_POLL_S = 0.25
-_CATALOG_EVERY_S, _TOLD_EVERY_S = 2.0, 1.0
-_READ_SHARE = 20
-"""Progress is read for at most a twentieth of the time."""
-_OWN_CODES = (1, 2)
-"""Exit codes by which a command says that its work failed; after any other it is tried again."""
 
 
 class Runner:

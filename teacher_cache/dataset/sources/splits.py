@@ -13,6 +13,15 @@ from pathlib import Path
 
 from teacher_cache.errors import DatasetError
 
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_ALONE = "unnamed"
+
 _PART = re.compile(r"(.*?)(\d+)[-_]of[-_](\d+)", re.IGNORECASE)
 
 
@@ -37,16 +46,6 @@ def check_complete(files: Sequence[Path]) -> None:
                 "Their images would be left out.",
                 "fetch them, or name the files to pack one by one",
             )
-
-
-_SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_ALONE = "unnamed"
 
 
 def split_of(name: str) -> str | None:

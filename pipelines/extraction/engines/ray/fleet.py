@@ -16,6 +16,11 @@ from pipelines.extraction.engines.ray.actor import Actor
 from pipelines.extraction.engines.ray.cluster import ActorResources
 from pipelines.extraction.queue import Task
 
+UNITS_PER_ACTOR = 2
+"""Units that an actor has at a time: one is computed, the other is written or waits."""
+_CALLS_PER_ACTOR = UNITS_PER_ACTOR + 1
+"""Calls that an actor takes at a time: those of units, and one for the number of labelled views."""
+
 
 class RunMetrics:
     """Figures that the driver of a run exports, as ray_teacher_cache_*."""
@@ -83,12 +88,6 @@ class Call:
     actor: Any
     what: Literal["start", "run", "views"]
     unit: Task | None = None
-
-
-UNITS_PER_ACTOR = 2
-"""Units that an actor has at a time: one is computed, the other is written or waits."""
-_CALLS_PER_ACTOR = UNITS_PER_ACTOR + 1
-"""Calls that an actor takes at a time: those of units, and one for the number of labelled views."""
 
 
 class Fleet:
