@@ -1,5 +1,6 @@
 """The public face: which names there are, what they promise, and that importing them is light."""
 
+import configparser
 import json
 import subprocess
 import sys
@@ -139,3 +140,22 @@ def test_the_example_trains(data: str, labels: str) -> None:
     losses = train(data, labels, epochs=3, batch_size=16, workers=0)
     assert len(losses) == 6
     assert sum(losses[3:]) < sum(losses[:3])
+
+
+def test_the_wheel_has_every_file_of_the_packages_but_the_demo() -> None:
+    """By setup.cfg alone: folders with __init__.py are packages, and other files must be named as data."""
+    root = Path(__file__).parents[1]
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    data = {name: value.replace(",", " ").split() for name, value in config["options.package_data"].items()}
+    packed = set()
+    for top in ("teacher_cache", "student", "pipelines"):
+        for init in (root / top).rglob("__init__.py"):
+            package = ".".join(init.parent.relative_to(root).parts)
+            packed |= set(init.parent.glob("*.py"))
+            packed |= {file for pattern in data.get(package, ()) for file in init.parent.glob(pattern)}
+    git = ["git", "-C", str(root), "ls-files", "teacher_cache", "student", "pipelines"]
+    tracked = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split()
+    left_out = {name for name in tracked if root / name not in packed and not name.endswith("README.md")}
+    assert {name for name in left_out if not name.startswith("pipelines/demo/")} == set()
+    assert "pipelines.demo*" in config["options.packages.find"]["exclude"]
