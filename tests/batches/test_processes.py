@@ -45,8 +45,9 @@ def is_running(pid: int) -> bool:
 
 
 def shared_files() -> set[str]:
+    """Return what lies in /dev/shm, without what other tests' Ray and PostgreSQL put there meanwhile."""
     names = {file.name for file in Path("/dev/shm").iterdir()}
-    return {name for name in names if not name.startswith(("sem.", "plasma", "ray"))}
+    return {name for name in names if not name.startswith(("sem.", "plasma", "ray", "PostgreSQL"))}
 
 
 @pytest.fixture(scope="module")
