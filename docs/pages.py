@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -15,7 +15,6 @@ from tyro.conf import Positional
 from pipelines.cli import COMMANDS as TEACHER_CACHE
 from pipelines.packing.flags import PackConfig
 from student.cli import COMMANDS as STUDENT
-from teacher_cache.program.commandline import Command
 from teacher_cache.program.flags import flag_of
 
 PAGE = Path(__file__).with_name("flags.md")
@@ -65,20 +64,15 @@ def _rows(config: type) -> Iterator[str]:
         yield f"| `{name}` | {default} | {text} |"
 
 
-def page(programs: Mapping[str, Mapping[str, Command]]) -> str:
+def made() -> str:
     """Return the text of the page."""
     parts = [_HEAD]
-    for program, commands in programs.items():
+    for program, commands in (("teacher-cache", TEACHER_CACHE), ("student", STUDENT)):
         for name, command in commands.items():
             summary = inspect.getdoc(command.config) or ""
-            parts.append(f"## {program} {name}\n\n{summary}\n\n| flag | default | |\n|---|---|---|\n")
-            parts[-1] += "".join(f"{row}\n" for row in _rows(command.config))
+            rows = "".join(f"{row}\n" for row in _rows(command.config))
+            parts.append(f"## {program} {name}\n\n{summary}\n\n| flag | default | |\n|---|---|---|\n{rows}")
     return "\n".join(parts)
-
-
-def made() -> str:
-    """Return the page of both programs."""
-    return page({"teacher-cache": TEACHER_CACHE, "student": STUDENT})
 
 
 if __name__ == "__main__":
