@@ -74,30 +74,32 @@ STORE = Toy(
     "A store",
     {
         "teacher_cache/storage/store.py": [
-            ("BACKENDS: Mapping", "from teacher_cache.storage.toy import ToyBackend\n\n"),
-            ('    "file": LocalBackend,\n', '    "memory": ToyBackend,\n'),
+            (
+                '    "local": "teacher_cache.storage.local:LocalStore",\n',
+                '    "memory": "teacher_cache.storage.toy:ToyStore",\n',
+            ),
         ]
     },
     {
         "teacher_cache/storage/toy.py": """
-from teacher_cache.storage.remote import RemoteBackend
+from teacher_cache.storage.remote import RemoteStore
 
 
-class ToyBackend(RemoteBackend):
+class ToyStore(RemoteStore):
     written = []
 
-    def write(self, path, data):
-        self.written.append(path)
-        super().write(path, data)
+    def put(self, name, data):
+        self.written.append(name)
+        super().put(name, data)
 """
     },
     program="""
 from teacher_cache.storage.store import Store
-from teacher_cache.storage.toy import ToyBackend
+from teacher_cache.storage.toy import ToyStore
 store = Store("memory://toy")
 store.put("a/b", b"0123")
 assert (store.get("a/b"), store.list()) == (b"0123", ["a/b"])
-assert ToyBackend.written == [store.path("a/b")]
+assert ToyStore.written == ["a/b"]
 """,
 )
 ENCODING = Toy(
@@ -258,12 +260,10 @@ TOYS = (OP, STORE, ENCODING, LOSS, ENGINE, TEACHER, FLAG, FIGURE)
 BEFORE = (
     "Crop = ",
     "SAMPLERS: ",
-    "BACKENDS: ",
     "ENCODINGS: ",
     "def hard_term",
     "KINDS: ",
     "OPS: ",
-    '"file": ',
     "    ColorJitter: ",
 )
 """Anchors that a toy's text goes before; it goes after all others."""

@@ -110,8 +110,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         listen: Address and port of the server.
         database: URL of the database, as SQLAlchemy takes it.
         database_password_file: File of the database's password, such as a Docker secret.
-        recipes: Recipes by name: names of the program's recipes, or YAML files.
-        executor: Executor of the jobs.
+        recipes: Recipes by name, names of the program's recipes or YAML files; by default the program's.
+        executor: Executor of the jobs; by default processes of the server's machine.
         views_per_unit: Views of a unit; requests are widened to whole units.
         max_views: End of the views that can be asked for.
         approval_gpu_hours: GPU hours above which a job waits for approval.
@@ -124,7 +124,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         max_body_bytes: Size limit of a request's body.
         request_timeout_s: Seconds within which a request must have arrived.
         max_connections: Connections at a time; more are refused.
-        webhooks: Webhooks; None allows none.
+        webhooks: Webhooks that requests may ask for; by default none.
     """
 
     url: str

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import parse_hf_uri
+from typing_extensions import override
 
 from teacher_cache.errors import DeniedError
-from teacher_cache.storage.remote import RemoteBackend
+from teacher_cache.storage.remote import RemoteStore
+from teacher_cache.storage.store import Store
 
 _T = TypeVar("_T")
 _BATCH_BYTES = 2**27
@@ -22,55 +25,50 @@ _XET = {"HF_XET_NUM_CONCURRENT_RANGE_GETS": "4", "HF_XET_CHUNK_CACHE_SIZE_BYTES"
 """Settings of the hub's transfer library that bound its memory, unless the environment has others."""
 
 
-class HubBackend(RemoteBackend):
-    """Backend of hf://datasets/OWNER/NAME[@REVISION][/PATH].
-
-    Args:
-        url: URL of a repository, or of a folder in it.
-
-    Raises:
-        ValueError: The URL names no repository.
-    """
+class HubStore(RemoteStore):
+    """Store at hf://datasets/OWNER/NAME[@REVISION][/PATH]."""
 
     batch_bytes = _BATCH_BYTES
     max_folder_files: int | None = _MAX_FOLDER_FILES
 
-    def __init__(self, url: str) -> None:
+    @override
+    def _open(self) -> None:
         for name, value in _XET.items():
             os.environ.setdefault(name, value)
-        place = parse_hf_uri(url)
-        super().__init__(url)
+        place = parse_hf_uri(self.url)
+        super()._open()
         self._repo: dict[str, Any] = {
             "repo_id": place.id,
             "repo_type": place.type,
             "revision": place.revision,
         }
         self._folder = place.path_in_repo.strip("/")
-        self.volume = url[: len(url) - len(self._folder)].rstrip("/") if self._folder else url
+        self.volume = self.url[: len(self.url) - len(self._folder)].rstrip("/") if self._folder else self.url
         self._opened.invalidate_cache()
 
-    def pinned_url(self) -> str:
-        """Return the URL at the commit that its branch points to now; see Backend."""
-        head, _, rest = self.volume.partition("@")
-        if len(rest) == 40 and all(digit in "0123456789abcdef" for digit in rest):
-            return self._url
+    @override
+    def pinned(self) -> Store:
+        head, _, revision = self.volume.partition("@")
+        if re.fullmatch("[0-9a-f]{40}", revision):
+            return self
         commit = self._call(lambda api: api.repo_info(**self._repo)).sha
-        return f"{head}@{commit}" + (f"/{self._folder}" if self._folder else "")
+        return Store(f"{head}@{commit}" + (f"/{self._folder}" if self._folder else ""))
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write an object in a commit of its own; see Backend."""
-        self.write_many({path: data})
+    @override
+    def put(self, name: str, data: bytes) -> None:
+        self.put_many({name: data})
 
-    def write_many(self, objects: Mapping[str, bytes]) -> None:
-        """Write objects in one commit; see Backend."""
+    @override
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
         if not objects:
             return
-        operations = [CommitOperationAdd(self._in_repo(path), data) for path, data in objects.items()]
+        operations = [CommitOperationAdd(self._in_repo(name), data) for name, data in objects.items()]
         self._commit(operations, f"{len(operations)} files")
 
-    def delete(self, path: str) -> None:
-        """Remove an object; see Backend."""
-        self._commit([CommitOperationDelete(self._in_repo(path))], "1 file less")
+    @override
+    def delete(self, name: str) -> None:
+        if self.stat(name) is not None:
+            self._commit([CommitOperationDelete(self._in_repo(name))], "1 file less")
 
     def _commit(self, operations: list[Any], message: str) -> None:
         self._call(lambda api: api.create_commit(operations=operations, commit_message=message, **self._repo))
@@ -79,16 +77,15 @@ class HubBackend(RemoteBackend):
     def _call(self, call: Callable[[HfApi], _T]) -> _T:
         """Return the result of a call of the hub, tried again where that may help."""
         try:
-            return self._try(self._url, lambda fs: _told(lambda: call(fs._api)))
+            return self._try(self.url, lambda fs: _told(lambda: call(fs._api)))
         except FileNotFoundError as error:
             raise DeniedError(
-                f"{self._url}: {error}",
+                f"{self.url}: {error}",
                 "Nothing was read or written.",
                 f"make the repository first: hf repo create {self._repo['repo_id']}, as a dataset",
             ) from error
 
-    def _in_repo(self, path: str) -> str:
-        name = path.removeprefix(self.root).strip("/")
+    def _in_repo(self, name: str) -> str:
         return f"{self._folder}/{name}" if self._folder else name
 
 

@@ -12,123 +12,99 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from typing_extensions import override
+
 from teacher_cache.errors import DeniedError, FullError, StoreError
+from teacher_cache.storage.store import Store
 
 _PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-class LocalBackend:
-    """Backend of a local folder; a write is durable: temporary name, fsync, rename, fsync of the folder.
+class LocalStore(Store):
+    """Local folder; a write is durable: temporary name, fsync, rename, fsync of the folder."""
 
-    Args:
-        url: Local path, or a file:// URL.
-    """
+    is_local, volume = True, ""
 
-    is_local = can_list = True
-    volume, batch_bytes = "", 0
-    max_folder_files: int | None = None
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        path = os.path.expanduser(re.sub("^(file|local):(//)?", "", url))  # noqa: PTH111  # ~nobody stays
+    @override
+    def _open(self) -> None:
+        path = os.path.expanduser(re.sub("^(file|local):(//)?", "", self.url))  # noqa: PTH111  # ~nobody stays
         if not path.startswith("/"):
             path = "/".join(part for part in (os.getcwd(), path) if part != ".")  # noqa: PTH109
         self.root = path.rstrip("/") or "/"
 
-    def url_beside(self, relative_path: str) -> str:
-        """Return the path that a path relative to the root leads to; see Backend."""
-        return posixpath.normpath(posixpath.join(self.root, relative_path))
+    @override
+    def _url_beside(self, relative_url: str) -> str:
+        return posixpath.normpath(posixpath.join(self.root, relative_url))
 
-    def pinned_url(self) -> str:
-        """Return the URL itself; see Backend."""
-        return self._url
+    @override
+    def get(self, name: str) -> bytes:
+        path = Path(self.path(name))
+        with self._reading(path):
+            return path.read_bytes()
 
-    def read(self, path: str) -> bytes:
-        """Return a whole file; see Backend."""
-        try:
-            return Path(path).read_bytes()
-        except (IsADirectoryError, PermissionError) as error:
-            raise self._not_read(path, error) from error
+    @override
+    def get_ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        path = Path(self.path(name))
+        with self._reading(path), path.open("rb") as file:
+            return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
 
-    def read_range(self, path: str, start: int, stop: int) -> bytes:
-        """Return bytes [start, stop) of a file; see Backend."""
-        (part,) = self.read_ranges(path, [(start, stop)])
-        return part
+    @override
+    def copy_to(self, name: str, path: Path) -> None:
+        shutil.copyfile(self.path(name), path)
 
-    def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return bytes [start, stop) of a file for each span; see Backend."""
-        try:
-            with Path(path).open("rb") as file:
-                return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
-        except (IsADirectoryError, PermissionError) as error:
-            raise self._not_read(path, error) from error
-
-    def read_many(self, paths: Sequence[str]) -> list[bytes]:
-        """Return several files; see Backend."""
-        return [self.read(path) for path in paths]
-
-    def download(self, path: str, local_path: Path) -> None:
-        """Copy a file; see Backend."""
-        shutil.copyfile(path, local_path)
-
+    @override
     @contextlib.contextmanager
-    def local_copy(self, path: str) -> Iterator[Path]:
-        """Lend the file itself; see Backend."""
-        yield Path(path)
+    def local_copy(self, name: str) -> Iterator[Path]:
+        yield Path(self.path(name))
 
-    def size(self, path: str) -> int | None:
-        """Return the size of a file; see Backend."""
+    @override
+    def stat(self, name: str) -> int | None:
         try:
-            info = Path(path).stat()
+            info = Path(self.path(name)).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return info.st_size if stat.S_ISREG(info.st_mode) else None
 
-    def sizes(self, path: str) -> dict[str, int]:
-        """Return the size of every finished file under a folder; see Backend."""
+    @override
+    def _sizes(self, path: str) -> dict[str, int]:
         return {name: _size(name) for name in sorted(_files(path)) if not _PARTIAL.search(name)}
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write a whole file; see Backend."""
-        with self.write_file(path) as partial:
+    @override
+    def put(self, name: str, data: bytes) -> None:
+        with self.put_file(name) as partial:
             partial.write_bytes(data)
 
-    def write_many(self, objects: Mapping[str, bytes]) -> None:
-        """Write whole files, one after the other; see Backend."""
-        for path, data in objects.items():
-            self.write(path, data)
-
-    def write_new(self, path: str, data: bytes) -> bool:
-        """Write a whole file if there is none; exactly one of several callers succeeds. See Backend."""
+    @override
+    def put_new(self, name: str, data: bytes) -> bool:
+        if self.stat(name) is not None:
+            return False
         try:
-            with self._publishing(path, os.link) as partial:
+            with self._publishing(name, os.link) as partial:
                 partial.write_bytes(data)
         except FileExistsError:
             return False
         return True
 
+    @override
+    def put_file(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        return self._publishing(name, os.replace)
+
+    @override
+    def open_to_append(self, name: str) -> BinaryIO | None:
+        return Path(self.path(name)).open("ab", buffering=0)
+
+    @override
+    def delete(self, name: str) -> None:
+        Path(self.path(name)).unlink(missing_ok=True)
+
+    @override
     @contextlib.contextmanager
-    def write_file(self, path: str) -> Iterator[Path]:
-        """Lend a temporary file that is renamed when the block ends without an error; see Backend."""
-        with self._publishing(path, os.replace) as partial:
-            yield partial
-
-    def open_to_append(self, path: str) -> BinaryIO | None:
-        """Open a file to append to it; see Backend."""
-        return Path(path).open("ab", buffering=0)
-
-    def delete(self, path: str) -> None:
-        """Remove a file; see Backend."""
-        Path(path).unlink()
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold a lock on the root that ends with the process; network file systems may have no locks."""
+    def exclusive(self) -> Iterator[None]:
         root = Path(self.root)
         try:
             _make_folder(root)
@@ -144,17 +120,17 @@ class LocalBackend:
                 fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
+    @override
     def sweep(self) -> None:
-        """Delete the unfinished files of processes of this host that have ended; see Backend."""
         for path in _files(self.root):
             partial = _PARTIAL.search(path)
             if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
                 Path(path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _publishing(self, path: str, publish: Callable[[Path, Path], None]) -> Iterator[Path]:
+    def _publishing(self, name: str, publish: Callable[[Path, Path], None]) -> Iterator[Path]:
         """Lend a temporary path beside a file's path, then publish it durably under the file's name."""
-        target = Path(path)
+        target = Path(self.path(name))
         writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         partial = target.with_name(f"{target.name}.partial-{writer}")
         try:
@@ -165,6 +141,8 @@ class LocalBackend:
         try:
             yield partial
             is_written = True
+            # The bytes must be on disk before the name is, and the name before the caller goes on: after a
+            # power cut a receipt may otherwise name an object that is empty or not there.
             _fsync(partial)
             publish(partial, target)
             _fsync(target.parent)
@@ -178,15 +156,20 @@ class LocalBackend:
             with contextlib.suppress(OSError):
                 partial.unlink()
 
-    def _not_read(self, path: str, error: OSError) -> DeniedError:
-        return DeniedError(
-            f"{path} cannot be read: {error.strerror}",
-            "Its content is unknown.",
-            "change its permissions, or copy it again",
-        )
+    @contextlib.contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        """Raise DeniedError where a path is a folder, or may not be read."""
+        try:
+            yield
+        except (IsADirectoryError, PermissionError) as error:
+            raise DeniedError(
+                f"{path} cannot be read: {error.strerror}",
+                "Its content is unknown.",
+                "change its permissions, or copy it again",
+            ) from error
 
     def _not_written(self, error: OSError) -> StoreError:
-        value = f"cannot write to {self._url}: {error.strerror or error}"
+        value = f"cannot write to {self.url}: {error.strerror or error}"
         if error.errno in _NO_ROOM:
             return FullError(
                 value, "What was written before is whole.", "make room, then run the same command again"

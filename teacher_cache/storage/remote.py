@@ -9,12 +9,14 @@ import posixpath
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import tenacity
+from typing_extensions import override
 
 from teacher_cache.errors import DeniedError, UnreachableError
+from teacher_cache.storage.store import Store
 
 _T = TypeVar("_T")
 _TRIES = 5
@@ -36,43 +38,38 @@ _BOTOCORE = {
 """Timeouts and retries of single requests; a put in parts or a listing makes many requests."""
 
 
-class RemoteBackend:
-    """Backend of any URL that fsspec opens.
+class RemoteStore(Store):
+    """Store at any URL that fsspec opens.
 
     A file system belongs to its process: after a fork the child opens its own.
-
-    Args:
-        url: Any URL that fsspec opens.
-        **options: Options of its file system.
-
-    Raises:
-        ImportError, ValueError: fsspec cannot open the URL.
     """
 
-    is_local, batch_bytes = False, 0
-    max_folder_files: int | None = None
+    _options: Mapping[str, Any] = {}
+    """Options of the file system."""
 
-    def __init__(self, url: str, **options: Any) -> None:
-        self._url, self._options = url, options
-        self._pid, (self._opened, self.root) = os.getpid(), _open(url, options)
-        scheme, _, path = url.partition("://")
+    @override
+    def _open(self) -> None:
+        self._fs_url = self._url_to_open()
+        self._pid, (self._opened, self.root) = os.getpid(), _open(self._fs_url, self._options)
+        scheme, _, path = self._fs_url.partition("://")
         self.volume = f"{scheme}://{path.split('/')[0]}"
         self.can_list = scheme not in _WITHOUT_LISTS
 
-    def url_beside(self, relative_path: str) -> str:
-        """Return the URL that a path relative to the root leads to; see Backend."""
-        scheme, separator, path = self._url.rpartition("://")
-        url = scheme + separator + posixpath.normpath(posixpath.join(path, relative_path))
+    def _url_to_open(self) -> str:
+        """Return the URL that fsspec opens."""
+        return self.url
+
+    @override
+    def _url_beside(self, relative_url: str) -> str:
+        scheme, separator, path = self.url.rpartition("://")
+        url = scheme + separator + posixpath.normpath(posixpath.join(path, relative_url))
         if not f"{url}/".startswith(f"{self.volume}/"):
-            raise ValueError(f"{relative_path!r} leads from {self._url} out of {self.volume}")
+            raise ValueError(f"{relative_url!r} leads from {self.url} out of {self.volume}")
         return url
 
-    def pinned_url(self) -> str:
-        """Return the URL itself; see Backend."""
-        return self._url
-
-    def read(self, path: str) -> bytes:
-        """Return a whole object; see Backend."""
+    @override
+    def get(self, name: str) -> bytes:
+        path = self.path(name)
         try:
             return self._try(path, lambda fs: fs.cat_file(path))
         except IsADirectoryError as error:
@@ -80,39 +77,37 @@ class RemoteBackend:
                 f"{path} cannot be read: it is a folder", "Its content is unknown.", "check the URL"
             ) from error
 
-    def read_range(self, path: str, start: int, stop: int) -> bytes:
-        """Return bytes [start, stop) of an object; see Backend."""
+    @override
+    def get_range(self, name: str, start: int, stop: int) -> bytes:
+        path = self.path(name)
         data = self._try(path, lambda fs: fs.cat_file(path, start=start, end=stop))
-        return data if len(data) <= stop - start else data[start:stop]  # some web servers know no ranges
+        return _within(data, start, stop)
 
-    def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return several parts of an object, requested together; see Backend."""
+    @override
+    def get_ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        path = self.path(name)
         starts, stops = (list(bounds) for bounds in zip(*spans, strict=True))
         paths = [path] * len(starts)
         parts = self._try(path, lambda fs: fs.cat_ranges(paths, starts, stops, on_error="raise"))
-        return [
-            part if len(part) <= stop - start else part[start:stop]
-            for part, start, stop in zip(parts, starts, stops, strict=True)
+        return [_within(data, *span) for data, span in zip(parts, spans, strict=True)]
+
+    @override
+    def get_many(self, names: Sequence[str]) -> list[bytes]:
+        paths = [self.path(name) for name in names]
+        found = self._try(paths[0], lambda fs: fs.cat(paths, on_error="return")) if paths else {}
+        return [  # an object that failed is asked for once more, alone
+            data if isinstance(data := found.get(path), bytes) else self.get(name)
+            for name, path in zip(names, paths, strict=True)
         ]
 
-    def read_many(self, paths: Sequence[str]) -> list[bytes]:
-        """Return several objects, requested together; objects that fail are requested again, one by one."""
-        found = self._try(paths[0], lambda fs: fs.cat(list(paths), on_error="return")) if paths else {}
-        return [data if isinstance(data := found.get(path), bytes) else self.read(path) for path in paths]
+    @override
+    def copy_to(self, name: str, path: Path) -> None:
+        full = self.path(name)
+        self._try(full, lambda fs: fs.get_file(full, str(path)))
 
-    def download(self, path: str, local_path: Path) -> None:
-        """Write a local file from an object; see Backend."""
-        self._try(path, lambda fs: fs.get_file(path, str(local_path)))
-
-    @contextlib.contextmanager
-    def local_copy(self, path: str) -> Iterator[Path]:
-        """Lend a copy of an object while the block runs; see Backend."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.download(path, Path(folder, "object"))
-            yield Path(folder, "object")
-
-    def size(self, path: str) -> int | None:
-        """Return the size of an object; see Backend."""
+    @override
+    def stat(self, name: str) -> int | None:
+        path = self.path(name)
         try:
             info = self._try(path, lambda fs: fs.info(path) if self.can_list else _web_info(fs, path))
         except (FileNotFoundError, NotADirectoryError):
@@ -125,60 +120,41 @@ class RemoteBackend:
             )
         return int(info["size"]) if info["type"] == "file" else None
 
-    def sizes(self, path: str) -> dict[str, int]:
-        """Return the size of every object under a path; see Backend."""
+    @override
+    def _sizes(self, path: str) -> dict[str, int]:
         try:
             found = self._try(path, lambda fs: fs.find(path, detail=True))
         except FileNotFoundError:  # the bucket may be missing
             return {}
         return {name: int(info["size"]) for name, info in found.items()}
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write an object, in parts where it is large; see Backend."""
+    @override
+    def put(self, name: str, data: bytes) -> None:
+        path = self.path(name)
         with self._in_a_bucket():
             self._try(path, lambda fs: fs.pipe_file(path, data))
 
-    def write_many(self, objects: Mapping[str, bytes]) -> None:
-        """Write whole objects, one after the other; see Backend."""
-        for path, data in objects.items():
-            self.write(path, data)
-
-    def write_new(self, path: str, data: bytes) -> bool:
-        """Write an object; several callers may all succeed in an object store. See Backend."""
-        self.write(path, data)
-        return True
-
+    @override
     @contextlib.contextmanager
-    def write_file(self, path: str) -> Iterator[Path]:
-        """Lend a local file that is uploaded when the block ends without an error; see Backend."""
+    def put_file(self, name: str) -> Iterator[Path]:
+        path = self.path(name)
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder, "object")
             with self._in_a_bucket():
                 self._try(path, lambda fs: fs.put_file(f"{folder}/object", path))
 
-    def open_to_append(self, path: str) -> BinaryIO | None:
-        """Return None, because objects in object stores cannot grow; see Backend."""
-        del path
-        return None
-
-    def delete(self, path: str) -> None:
-        """Remove an object; see Backend."""
-        self._try(path, lambda fs: fs.rm_file(path))
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Run the block at once, because object stores have no locks; see Backend."""
-        yield
-
-    def sweep(self) -> None:
-        """Do nothing, because a killed writer leaves no object behind; see Backend."""
+    @override
+    def delete(self, name: str) -> None:
+        path = self.path(name)
+        with contextlib.suppress(FileNotFoundError):
+            self._try(path, lambda fs: fs.rm_file(path))
 
     @contextlib.contextmanager
     def _in_a_bucket(self) -> Iterator[None]:
         """Raise DeniedError where nothing can be written, such as without a bucket."""
         if not self.can_list:
             raise DeniedError(
-                f"cannot write to {self._url}: a web server is only read",
+                f"cannot write to {self._fs_url}: a web server is only read",
                 "Nothing was written.",
                 "give a folder, or a bucket such as s3://",
             )
@@ -186,7 +162,7 @@ class RemoteBackend:
             yield
         except FileNotFoundError as error:
             raise DeniedError(
-                f"cannot write to {self._url}: {error}",
+                f"cannot write to {self._fs_url}: {error}",
                 "Nothing was written.",
                 "make the bucket first, or correct the URL",
             ) from error
@@ -194,7 +170,7 @@ class RemoteBackend:
     def _try(self, path: str, call: Callable[[Any], _T]) -> _T:
         if self._pid != os.getpid():
             self._inherited = self._opened  # kept: closing it would close its parent's connections
-            self._pid, (self._opened, _) = os.getpid(), _open(self._url, self._options)
+            self._pid, (self._opened, _) = os.getpid(), _open(self._fs_url, self._options)
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(_TRIES),
             wait=tenacity.wait_random_exponential(_FIRST_PAUSE_S, _LONGEST_PAUSE_S),
@@ -223,6 +199,11 @@ class RemoteBackend:
                 f"It was tried {_TRIES} times. What was written before is whole.",
                 "run the same command again when the store answers",
             ) from error
+
+
+def _within(data: bytes, start: int, stop: int) -> bytes:
+    """Return bytes [start, stop) from the answer to a range: some web servers know none, and send all."""
+    return data if len(data) <= stop - start else data[start:stop]
 
 
 def _web_info(fs: Any, path: str) -> dict[str, Any]:

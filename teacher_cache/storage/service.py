@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httpx
+from typing_extensions import override
 
 from teacher_cache.errors import DeniedError, InputError, UnreachableError
-from teacher_cache.storage.remote import RemoteBackend
+from teacher_cache.storage.remote import RemoteStore
 
 SERVICE_VARIABLE, TOKEN_VARIABLE = "TEACHER_CACHE_SERVICE", "TEACHER_CACHE_TOKEN"
 SCHEME = "service://"
@@ -84,49 +85,47 @@ def service_place(environment: Mapping[str, str] = os.environ) -> ServicePlace:
     return ServicePlace(url.rstrip("/"), token)
 
 
-class ServiceBackend(RemoteBackend):
-    """Backend of an archive of a service; what a student needs next can be written, and nothing else.
-
-    Args:
-        url: URL service://HOST/archives/...
+class ServiceStore(RemoteStore):
+    """Store of an archive of a service; what a student needs next can be written, and nothing else.
 
     Raises:
         InputError: The environment names no service, or another one.
     """
 
-    def __init__(self, url: str) -> None:
-        self._place, self._service_url = service_place(), url
-        super().__init__(self._place.web_url(url), headers=self._place.headers)
+    @override
+    def _open(self) -> None:
+        self._place = service_place()
+        self._options = {"headers": self._place.headers}
+        super()._open()
 
-    def pinned_url(self) -> str:
-        """Return the URL itself; see Backend."""
-        return self._service_url
+    @override
+    def _url_to_open(self) -> str:
+        return self._place.web_url(self.url)
 
-    def url_beside(self, relative_path: str) -> str:
-        """Return the URL that a path relative to the root leads to; see Backend."""
-        path = posixpath.normpath(posixpath.join(self._service_url.removeprefix(SCHEME), relative_path))
+    @override
+    def _url_beside(self, relative_url: str) -> str:
+        path = posixpath.normpath(posixpath.join(self.url.removeprefix(SCHEME), relative_url))
         if not path.startswith(f"{self._place.netloc}/archives/"):
-            raise ValueError(
-                f"{relative_path!r} leads from {self._service_url} out of the service's archives"
-            )
+            raise ValueError(f"{relative_url!r} leads from {self.url} out of the service's archives")
         return SCHEME + path
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write what a student needs next; see Backend."""
+    @override
+    def put(self, name: str, data: bytes) -> None:
+        url = self.path(name)
         try:
             answer = httpx.put(
-                path,
+                url,
                 content=data,
                 headers={**self._place.headers, "Content-Type": "application/json"},
                 timeout=_TIMEOUT_S,
             )
         except httpx.HTTPError as error:
             raise UnreachableError(
-                f"{path} cannot be reached: {error}", "Nothing was written.", "run the same command again"
+                f"{url} cannot be reached: {error}", "Nothing was written.", "run the same command again"
             ) from error
         if answer.is_error:
             raise DeniedError(
-                f"{path} cannot be written: the service answers {answer.status_code}",
+                f"{url} cannot be written: the service answers {answer.status_code}",
                 "Nothing was written.",
                 "ask for a token with the scope request",
             )

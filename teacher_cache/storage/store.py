@@ -1,91 +1,84 @@
-"""Whole objects under one root, at any URL: local folders durably, everything else through fsspec."""
+"""Whole objects under one root, at any URL: what every store promises, and the kinds of store."""
 
 from __future__ import annotations
 
 import contextlib
+import pkgutil
 import posixpath
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from teacher_cache.errors import InputError
-from teacher_cache.storage.backend import Backend
-from teacher_cache.storage.local import LocalBackend
 
-
-def _hub(url: str) -> Backend:
-    from teacher_cache.storage.hub import HubBackend  # heavy, and few use it
-
-    return HubBackend(url)
-
-
-def _remote(url: str) -> Backend:
-    from teacher_cache.storage.remote import RemoteBackend
-
-    return RemoteBackend(url)
-
-
-def _service(url: str) -> Backend:
-    from teacher_cache.storage.service import ServiceBackend
-
-    return ServiceBackend(url)
-
-
-BACKENDS: Mapping[str, Callable[[str], Backend]] = {
-    "file": LocalBackend,
-    "local": LocalBackend,
-    "hf": _hub,
-    "service": _service,
+STORES: Mapping[str, str] = {
+    "file": "teacher_cache.storage.local:LocalStore",
+    "local": "teacher_cache.storage.local:LocalStore",
+    "hf": "teacher_cache.storage.hub:HubStore",
+    "service": "teacher_cache.storage.service:ServiceStore",
 }
-"""Backends by the protocol of a URL, imported when they are used; every other protocol is fsspec's."""
+"""Subclasses of `Store` by the protocol of a URL, imported when they are used."""
+OTHER_STORE = "teacher_cache.storage.remote:RemoteStore"
+"""Subclass for every other protocol that fsspec opens."""
 
 
 class Store:
-    """Whole objects under one root.
+    """Whole objects under one root. `Store(url)` makes the subclass for the URL, as `pathlib.Path` does.
 
-    A put is atomic: a reader sees the whole new object or none of it. On a local path it is also durable.
+    A write is atomic: a reader sees the whole new object or none of it. On a local path it is also durable.
 
     Args:
         url: Local path, or any URL that fsspec opens (s3://, memory://, ...).
+
+    Attributes:
+        url: The URL, without a slash at its end.
+        root: Path of the store's folder in its file system.
+        volume: File system or bucket that relative URLs stay within.
+        is_local: Whether objects are files of this machine.
+        can_list: Whether the names of objects can be asked for; a web server gives objects by name only.
+        max_folder_files: Largest number of objects in a folder; None for no limit.
+        batch_bytes: Bytes that are best written by one `put_many`; 0 where objects are written singly.
 
     Raises:
         InputError: No installed library opens the URL.
     """
 
+    is_local, can_list = False, True
+    max_folder_files: int | None = None
+    batch_bytes = 0
+    root: str
+    volume: str
+
+    def __new__(cls, url: str | Path, *_: object) -> Store:
+        """Make an instance of the subclass for the URL's protocol."""
+        if cls is not Store:
+            return super().__new__(cls)
+        protocol, *rest = re.split("::|://", str(url), maxsplit=1)
+        try:
+            return super().__new__(
+                pkgutil.resolve_name(STORES.get(protocol if rest else "file", OTHER_STORE))
+            )
+        except ImportError as error:
+            raise _not_opened(str(url), error) from error
+
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/") or "/"
-        protocol, *rest = re.split("::|://", self.url, maxsplit=1)
         try:
-            self._backend = BACKENDS.get(protocol if rest else "file", _remote)(self.url)
+            self._open()
         except (ImportError, ValueError) as error:
-            raise InputError(
-                f"{self.url} cannot be opened: {error}", "There is nothing to read or write.", "check the URL"
-            ) from error
+            raise _not_opened(self.url, error) from error
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    @property
-    def is_local(self) -> bool:
-        """Whether objects are files of this machine."""
-        return self._backend.is_local
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.url,)  # another process opens connections of its own
 
-    @property
-    def can_list(self) -> bool:
-        """Whether the names of objects can be asked for; a web server gives objects by name only."""
-        return self._backend.can_list
-
-    @property
-    def max_folder_files(self) -> int | None:
-        """Largest number of objects in a folder; None for no limit."""
-        return self._backend.max_folder_files
-
-    @property
-    def batch_bytes(self) -> int:
-        """Bytes that are best written by one `put_many`; 0 where objects are written singly."""
-        return self._backend.batch_bytes
+    def _open(self) -> None:
+        """Set `root` and `volume`. Raises ImportError, ValueError."""
+        raise NotImplementedError
 
     def pinned(self) -> Store:
         """Return the store at the revision it has now, where it has revisions; itself elsewhere.
@@ -93,8 +86,7 @@ class Store:
         Raises:
             DeniedError: There is no such repository, or it may not be read.
         """
-        url = self._backend.pinned_url()
-        return self if url == self.url else Store(url)
+        return self
 
     def beside(self, relative_url: str) -> Store:
         """Return the store at a path relative to this one's root: "../other".
@@ -103,11 +95,15 @@ class Store:
             InputError: The path leads out of the bucket or host.
         """
         try:
-            return Store(self._backend.url_beside(relative_url))
+            return Store(self._url_beside(relative_url))
         except ValueError as error:
             raise InputError(
                 str(error), "Nothing outside of it is opened.", "copy the archive from someone you trust"
             ) from error
+
+    def _url_beside(self, relative_url: str) -> str:
+        """Return the URL that a relative path leads to. Raises ValueError if it leaves `volume`."""
+        raise NotImplementedError
 
     def relative_url(self, other: Store) -> str:
         """Return the relative path that leads from this store's root to another's.
@@ -115,14 +111,13 @@ class Store:
         Raises:
             InputError: The other store is on another file system or in another bucket.
         """
-        here, there = self._backend, other._backend
-        if (type(here), here.volume) != (type(there), there.volume):
+        if (type(self), self.volume) != (type(other), other.volume):
             raise InputError(
                 f"no relative path leads from {self.url} to {other.url}",
                 "An archive can refer only to archives that travel with it.",
                 "copy one of them, or merge them",
             )
-        return posixpath.relpath(there.root, here.root)
+        return posixpath.relpath(other.root, self.root)
 
     def path(self, name: str) -> str:
         """Return the full path of an object, for messages and for libraries that open files themselves.
@@ -132,7 +127,7 @@ class Store:
         """
         if name.startswith("/") or ".." in name.split("/"):
             raise ValueError(f"object name {name!r} leaves the store {self.url}")
-        return f"{self._backend.root}/{name}" if name else self._backend.root
+        return f"{self.root}/{name}" if name else self.root
 
     def url_of(self, name: str) -> str:
         """Return the URL of an object, for libraries that open URLs themselves."""
@@ -145,27 +140,32 @@ class Store:
             FileNotFoundError: There is no such object.
             DeniedError: Permissions or credentials do not allow it.
         """
-        return self._backend.read(self.path(name))
+        raise NotImplementedError
 
     def get_range(self, name: str, start: int, stop: int) -> bytes:
-        """Return bytes [start, stop) of an object, fewer if it ends before. Raises FileNotFoundError."""
-        return self._backend.read_range(self.path(name), start, stop)
+        """Return bytes [start, stop) of an object, fewer if it ends before. Raises as `get`."""
+        (data,) = self.get_ranges(name, [(start, stop)])
+        return data
 
     def get_ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return bytes [start, stop) of an object for each of many spans. Raises FileNotFoundError."""
-        return self._backend.read_ranges(self.path(name), spans)
+        """Return bytes [start, stop) of an object for each of many spans. Raises as `get`."""
+        raise NotImplementedError
 
     def get_many(self, names: Sequence[str]) -> list[bytes]:
         """Return several objects, on a remote store asked for together. Raises as `get`."""
-        return self._backend.read_many([self.path(name) for name in names])
+        return [self.get(name) for name in names]
 
     def copy_to(self, name: str, path: Path) -> None:
         """Copy an object to a local file. Raises FileNotFoundError."""
-        self._backend.download(self.path(name), path)
+        raise NotImplementedError
 
-    def local_copy(self, name: str) -> contextlib.AbstractContextManager[Path]:
+    @contextlib.contextmanager
+    def local_copy(self, name: str) -> Iterator[Path]:
         """Lend a local path of a whole object: its own, or a copy's while the block runs."""
-        return self._backend.local_copy(self.path(name))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "object")
+            self.copy_to(name, path)
+            yield path
 
     def put(self, name: str, data: bytes) -> None:
         """Write a whole object, replacing any of that name.
@@ -174,39 +174,39 @@ class Store:
             DeniedError: Permissions or credentials do not allow it.
             FullError: There is no room left.
         """
-        self._backend.write(self.path(name), data)
+        raise NotImplementedError
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
         """Write whole objects in their order, or in one commit where a store has commits. Raises as `put`."""
-        self._backend.write_many({self.path(name): data for name, data in objects.items()})
+        for name, data in objects.items():
+            self.put(name, data)
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write a whole object if there is none of that name, and return whether this call did.
 
         Of several callers on a local store exactly one does. Object stores promise no such thing.
-
-        Raises:
-            DeniedError: Permissions or credentials do not allow it.
-            FullError: There is no room left.
+        Raises as `put`.
         """
-        return self.stat(name) is None and self._backend.write_new(self.path(name), data)
+        is_new = self.stat(name) is None
+        if is_new:
+            self.put(name, data)
+        return is_new
 
     def put_file(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """Lend a local path to write an object to; it takes its name when the block ends without an error.
 
-        Raises:
-            DeniedError: Permissions or credentials do not allow it.
-            FullError: There is no room left.
+        Raises as `put`.
         """
-        return self._backend.write_file(self.path(name))
+        raise NotImplementedError
 
     def open_to_append(self, name: str) -> BinaryIO | None:
         """Open an object to append to it, unbuffered; None where objects cannot grow."""
-        return self._backend.open_to_append(self.path(name))
+        del name
+        return None
 
     def stat(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if there is no such object."""
-        return self._backend.size(self.path(name))
+        raise NotImplementedError
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the names of all objects under a folder, sorted; none if there is no such folder.
@@ -217,8 +217,12 @@ class Store:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return the size in bytes of each object that `list` names."""
-        start = len(self._backend.root) + 1
-        return {path[start:]: size for path, size in self._backend.sizes(self.path(prefix)).items()}
+        start = len(self.root) + 1
+        return {path[start:]: size for path, size in self._sizes(self.path(prefix)).items()}
+
+    def _sizes(self, path: str) -> dict[str, int]:
+        """Return the size of each object under a path, by full path; {} if there is none."""
+        raise NotImplementedError
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Let one process of this machine at a time into the block; the lock ends with its process.
@@ -226,16 +230,20 @@ class Store:
         Object stores, and network file systems that cannot lock a folder, have no locks: there the block
         runs at once.
         """
-        return self._backend.lock()
+        return contextlib.nullcontext()
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            self._backend.delete(self.path(name))
+        raise NotImplementedError
 
     def sweep(self) -> None:
         """Delete what killed puts of this host left behind; what a living process writes stays."""
-        self._backend.sweep()
+
+
+def _not_opened(url: str, error: Exception) -> InputError:
+    return InputError(
+        f"{url} cannot be opened: {error}", "There is nothing to read or write.", "check the URL"
+    )
 
 
 @contextlib.contextmanager

@@ -17,11 +17,12 @@ from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.program.progress import silent
+from teacher_cache.storage.local import LocalStore
 from teacher_cache.storage.store import Store
 from teacher_cache.storage.streamed_file import StreamedFile
 
 
-class CountingStore(Store):
+class CountingStore(LocalStore):
     """Store that counts the bytes that are read from each object."""
 
     def __init__(self, url: Path | str) -> None:
@@ -100,7 +101,7 @@ def test_an_index_goes_on_after_it_was_stopped(tmp_path: Path) -> None:
     class Stopped(BaseException):
         pass
 
-    class StoppingStore(Store):
+    class StoppingStore(LocalStore):
         puts = 0
 
         def put(self, name: str, data: bytes) -> None:

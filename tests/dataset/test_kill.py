@@ -17,7 +17,7 @@ from teacher_cache.dataset.packing.pack import pack
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import silent
-from teacher_cache.storage.store import Store
+from teacher_cache.storage.local import LocalStore
 
 PACK = [sys.executable, "-m", "pipelines.cli", "pack"]
 
@@ -26,7 +26,7 @@ class Stopped(BaseException):
     """An end that no handler of the program expects, as a kill is."""
 
 
-class StoppingStore(Store):
+class StoppingStore(LocalStore):
     """Store that ends the program when an object of some number is put."""
 
     def __init__(self, url: Path, puts: int) -> None:

@@ -100,7 +100,7 @@ assert json.loads(run("pull", url, part, "--shards", "1:3", "--json"))["shards"]
 run("card", url, "--name", "written to the branch, read at a commit")
 assert "no problems (full)" in run("verify", url, "--level", "full")
 from teacher_cache.storage import hub
-hub.HubBackend.max_folder_files = 9
+hub.HubStore.max_folder_files = 9
 run("push", labels, url + "-full", code=2)
 """
 

@@ -37,17 +37,17 @@ def test_elsewhere_it_is_written_now_and_then_and_whole_at_the_end(ending: str) 
 
 
 def test_a_line_that_cannot_be_written_is_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, now_s, put = Store(f"memory://{uuid.uuid4().hex}"), 0.0, Store.put
+    store, now_s = Store(f"memory://{uuid.uuid4().hex}"), 0.0
 
     def refuse(*_: object) -> None:
         raise UnreachableError("the store is away")
 
     log = LineLog(store, "log", lambda: now_s)
-    monkeypatch.setattr(Store, "put", refuse)
+    monkeypatch.setattr(type(store), "put", refuse)
     log.write("one")
     with pytest.raises(UnreachableError):
         log.close()
-    monkeypatch.setattr(Store, "put", put)
+    monkeypatch.undo()
     now_s = 31.0
     log.write("two")
     assert store.get("log") == b"one\ntwo\n"
