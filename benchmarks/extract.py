@@ -35,11 +35,12 @@ from pipelines.extraction.flags import ExtractConfig
 from pipelines.extraction.running.extract import extract
 from teacher_cache.batches.batch import view_batch
 from teacher_cache.batches.renderer import BatchRenderer
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.labelling.unit import unit_loads
 from teacher_cache.models.create import resolve_device
+from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import Teacher, build_teacher
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.progress import silent
@@ -99,17 +100,13 @@ def _pack(config: ExtractBenchConfig, folder: Path) -> PackedDataset:
     pack(
         open_source(str(folder / "images")),
         Store(folder / "packed"),
-        shard_size=config.shard_size,
-        seed=0,
-        reencode=None,
-        skip_corrupt=False,
-        workers=2,
-        track=silent,
+        PackOptions(shard_size=config.shard_size, workers=2),
+        silent,
     )
     return PackedDataset(str(folder / "packed"))
 
 
-def _request(config: ExtractBenchConfig, dataset: PackedDataset, engine: str, out: str) -> ExtractConfig:
+def _flags(config: ExtractBenchConfig, dataset: PackedDataset, engine: str, out: str) -> ExtractConfig:
     kind, _, actors = engine.partition("-")
     return ExtractConfig(
         data=dataset.url,
@@ -143,15 +140,14 @@ def _bare_batches(config: ExtractBenchConfig, dataset: PackedDataset) -> Iterato
 def _teacher(
     config: ExtractBenchConfig, dataset: PackedDataset, *, channels_last: bool = True, compiled: bool = False
 ) -> Teacher:
-    return build_teacher(
-        config.teacher,
-        classes=dataset.info.class_list,
-        img_size=config.img_size,
-        device=resolve_device(config.device),
+    settings = TeacherSettings(
+        name=config.teacher,
         pretrained=False,
+        device=config.device,
         channels_last=channels_last,
         compiled=compiled,
     )
+    return build_teacher(settings, classes=dataset.info.class_list, img_size=config.img_size)
 
 
 def _forward_s(teacher: Teacher, batches: list[torch.Tensor]) -> float:
@@ -176,7 +172,7 @@ def _runs(
 
     def run(engine: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            report = extract(_request(config, dataset, engine, f"{folder}/labels"), silent)
+            report = extract(_flags(config, dataset, engine, f"{folder}/labels"), silent)
             assert report.run is not None
             actual = json.loads(Path(report.run, "report.json").read_text())["actual"]
         splits.setdefault(engine, []).append(

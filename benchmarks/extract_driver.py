@@ -22,9 +22,9 @@ import ray.cloudpickle
 import pipelines.extraction.running.extract  # noqa: F401  a driver has this module in memory
 from pipelines.extraction.engines.engine import UnitDone, UnitResult
 from pipelines.extraction.engines.ray.engine import RayEngine
-from pipelines.extraction.flags import ActorFlags
 from pipelines.extraction.messages import Description, Rate, Trial
 from pipelines.extraction.queue import MissingUnits, Task, UnitQueue
+from pipelines.extraction.request import EngineSettings
 from pipelines.extraction.running.record import RunRecord
 from teacher_cache.archive.format.layout import Layout, Unit
 from teacher_cache.labels.affinity_rule import CalibrationPart
@@ -60,7 +60,7 @@ class Idle:
         """Return a rate without measuring."""
         return Trial(Rate(num_views, 0.0, 0.0, 0.0), None)
 
-    def put_figures(self, out: str, advance: object) -> None:
+    def put_figures(self, archive: Store, advance: object) -> None:
         """Write nothing."""
 
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> None:
@@ -108,8 +108,8 @@ def _peak_mb() -> float:
 
 def _main(config: DriverConfig) -> int:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors need not import benchmarks
-    actors = ActorFlags(num_actors=config.actors, cpus_per_actor=0.5)
-    engine = RayEngine(Idle, actors, device="cpu")
+    settings = EngineSettings(num_actors=config.actors, cpus_per_actor=0.5, device="cpu")
+    engine = RayEngine(Idle, settings)
     try:
         started_mb = _peak_mb()
         units = (Unit(number, 0, 0, 1) for number in range(config.units))

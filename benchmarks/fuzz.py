@@ -35,7 +35,7 @@ from rich.table import Table
 from benchmarks.common import write_json
 from teacher_cache import images
 from teacher_cache.dataset.packing.in_place import files_in, index_in_place
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
@@ -147,15 +147,15 @@ def _check(target: Path) -> None:
 def _try(source: Path, target: Path, rng: random.Random) -> str:
     """Pack or index a source, and return what became of it."""
     options = SourceOptions(split=rng.choice([None, None, "train"]), unlabelled=rng.random() < 0.1)
-    flags = {"shard_size": 4, "skip_corrupt": rng.random() < 0.5, "workers": 1, "track": silent}
+    packing = PackOptions(shard_size=4, skip_corrupt=rng.random() < 0.5)
     is_in_place = rng.random() < 0.4 and any(source.rglob("*.tar")) != any(source.rglob("*.parquet"))
     try:
         if is_in_place:
             store = Store(source)
-            index_in_place(store, files_in(store, options), Store(target), options, **flags)  # type: ignore[arg-type]
+            index_in_place(store, files_in(store, options), Store(target), options, packing, silent)
         else:
             opened = open_source(str(source), options)
-            pack(opened, Store(target), seed=0, reencode=None, **flags)  # type: ignore[arg-type]
+            pack(opened, Store(target), packing, silent)
     except InputError:
         assert not list(target.glob("*.tar")), "a refused pack left shards"
         return "refused"

@@ -31,9 +31,10 @@ from benchmarks.common import write_json
 from benchmarks.label_peers import PEERS, Peer
 from benchmarks.label_study import figure, kl, study
 from benchmarks.machine import environment
-from pipelines.extraction.flags import LabelRequest
+from pipelines.extraction.flags import ExtractConfig
 from pipelines.extraction.messages import Description
 from pipelines.extraction.planning.prepare import archive_spec
+from pipelines.extraction.request import request_of
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.batches.pool import RenderPool
@@ -46,7 +47,7 @@ from teacher_cache.labels.affinity_rule import calibration_rows_views, num_calib
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Labels, labels_from_logits
-from teacher_cache.models.create import resolve_device
+from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import Teacher, build_teacher
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
@@ -110,10 +111,17 @@ def _write_ours(
     """Write an archive of the logits; return the first view the affinity was not calibrated on."""
     recipe = recipes.load(config.recipe, config.img_size)
     worker = Description(teacher.spec.to_dict(), probe_digest(recipe), library_versions(), "cpu")
-    request = LabelRequest(
-        data=dataset.url, teacher="", out=url, topk=k, views=f"0:{config.views}", views_per_unit=config.views
+    flags = ExtractConfig(
+        data=dataset.url,
+        teacher="",
+        out=url,
+        recipe=config.recipe,
+        img_size=config.img_size,
+        topk=k,
+        views=f"0:{config.views}",
+        views_per_unit=config.views,
     )
-    spec = archive_spec(request, dataset.info, recipe, worker)
+    spec = archive_spec(request_of(flags), worker)
     num_rows, _, num_classes = logits_RVC.shape
     # the archive's dataset is just the rows that are labelled
     spec = dataclasses.replace(
@@ -214,13 +222,8 @@ def _measure_peer(
 
 def _run(config: LabelsConfig) -> int:
     dataset = PackedDataset(config.data)
-    teacher = build_teacher(
-        config.teacher,
-        classes=dataset.info.class_list,
-        img_size=config.img_size,
-        device=resolve_device("auto"),
-        checkpoint=config.checkpoint,
-    )
+    settings = TeacherSettings(name=config.teacher, checkpoint=config.checkpoint)
+    teacher = build_teacher(settings, classes=dataset.info.class_list, img_size=config.img_size)
     logits_RVC = _logits(config, dataset, teacher)
     keys = [dataset.index.key(row) for row in range(len(logits_RVC))]
     some_RVC, truth_R = logits_RVC[:, ::8], torch.tensor(dataset.index.labels_N[: len(keys)])

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.common import write_json
 from benchmarks.machine import environment
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import Source
 from teacher_cache.program.commandline import Command, run_single
@@ -59,13 +59,8 @@ def _pack(source: Source, folder: Path, workers: int, *, crops: bool = False) ->
     pack(
         source,
         Store(folder),
-        shard_size=500,
-        seed=0,
-        reencode=None,
-        skip_corrupt=False,
-        workers=workers,
-        track=silent,
-        crops=crops,
+        PackOptions(shard_size=500, workers=workers, crops=crops),
+        silent,
     )
 
 

@@ -34,12 +34,13 @@ from student.prepare import prepare
 from student.ranks import joined
 from student.step import LiveTeacher
 from student.train import train
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.labels.losses import soft_loss
 from teacher_cache.labels.topk import Labels
+from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.progress import console, silent
@@ -126,9 +127,8 @@ def _prepare(config: ParityConfig, folder: Path) -> None:
     if source is None:
         write_photographs(folder / "images", 640)
         source = str(folder / "images")
-    options = {"shard_size": 1000, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
     chosen = open_source(source, SourceOptions(split=config.split))
-    pack(chosen, Store(folder / "data"), track=console, **options)  # type: ignore[arg-type]
+    pack(chosen, Store(folder / "data"), PackOptions(shard_size=1000, workers=2), console)
     training = _student(config, folder, "hard", "live")
     train(
         dataclasses.replace(
@@ -208,11 +208,9 @@ def _held_to_the_bound(config: ParityConfig, folder: Path) -> dict[str, float]:
         trainer = build_trainer(training, run.dataset.info, run.recipe.img_size, run.plan, ranks)
         live = LiveTeacher(
             build_teacher(
-                TEACHER,
+                TeacherSettings(name=TEACHER, device="cpu", checkpoint=str(folder / "teacher" / LAST_FILE)),
                 classes=run.dataset.info.class_list,
                 img_size=run.recipe.img_size,
-                device=ranks.device,
-                checkpoint=str(folder / "teacher" / LAST_FILE),
             )
         )
         for batch in run.stream.loader(0):

@@ -31,7 +31,7 @@ from student.ranks import Ranks
 from student.step import Trainer
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.batches.batch import ViewBatch
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.models.create import resolve_device
@@ -100,8 +100,7 @@ def prepare(
         write_photographs(folder / "images", config.num_images)
         source = str(folder / "images")
     packed = str(folder / "data")
-    options = {"shard_size": shard_size, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
-    pack(open_source(source), Store(packed), track=silent, **options)  # type: ignore[arg-type]
+    pack(open_source(source), Store(packed), PackOptions(shard_size=shard_size, workers=2), silent)
     dataset = PackedDataset(packed)
     extract(
         ExtractConfig(

@@ -31,7 +31,7 @@ from pipelines.extraction.flags import ExtractConfig
 from pipelines.extraction.running.extract import extract
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.batches.batch import ViewBatch
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import InputError
@@ -78,13 +78,8 @@ def _prepare(config: StreamConfig, folder: Path) -> tuple[PackedDataset, Archive
     pack(
         open_source(config.images),
         Store(data),
-        shard_size=256,
-        seed=0,
-        reencode=None,
-        skip_corrupt=False,
-        workers=1,
-        track=silent,
-        crops=True,
+        PackOptions(shard_size=256, crops=True),
+        silent,
     )
     flags = ExtractConfig(
         data=data,

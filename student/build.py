@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +18,11 @@ from student.plan import RunPlan
 from student.ranks import Ranks
 from student.step import LiveTeacher, Teaching, Trainer, stored_labels
 from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.errors import InputError, ModelError, nearest
-from teacher_cache.labels.class_list import ClassList
+from teacher_cache.errors import InputError, nearest
 from teacher_cache.labels.topk import AnyAffinity
-from teacher_cache.models.checkpoint import load_into, read_checkpoint
+from teacher_cache.models.checkpoint import begin_with
 from teacher_cache.models.create import create_model, normalization
+from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.flags import parse_kwargs
 
@@ -64,6 +62,7 @@ def build_trainer(
     model = build_student(config, dataset, img_size, num_classes)
     train_both_heads(model)
     model.to(ranks.device).to(memory_format=torch.channels_last).train()  # as the pixels lie
+    mean, std = normalization(model)
     optimizer = _optimizer(config, model, plan)
     scheduler = CosineLRScheduler(
         optimizer,
@@ -73,7 +72,6 @@ def build_trainer(
         warmup_lr_init=config.warmup_lr,
         t_in_epochs=False,
     )
-    mean, std = normalization(model)
     return Trainer(
         model=model,
         forward=_forward(config, model, ranks),
@@ -84,20 +82,26 @@ def build_trainer(
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "float16"),
         ema=ModelEmaV3(model, decay=config.model_ema_decay) if config.model_ema else None,
-        objective=Objective(
-            kind=config.distillation,
-            alpha=config.distillation_alpha,
-            tau=config.distillation_tau,
-            smoothing=config.smoothing,
-            tail=config.tail,
-            affinity=affinity.to(ranks.device) if affinity is not None else None,
-            divides_by_classes=config.kd_reduction == "numel",
-            has_true_labels=has_true_labels,
+        objective=_objective(
+            config, affinity.to(ranks.device) if affinity is not None else None, has_true_labels
         ),
         teach=teach or _teaching(config, dataset, img_size, ranks.device),
         autocast=autocast_type(config, ranks.device),
         clip_grad=config.clip_grad,
         seed=config.seed,
+    )
+
+
+def _objective(config: TrainConfig, affinity: AnyAffinity, has_true_labels: bool) -> Objective:
+    return Objective(
+        kind=config.distillation,
+        alpha=config.distillation_alpha,
+        tau=config.distillation_tau,
+        smoothing=config.smoothing,
+        tail=config.tail,
+        affinity=affinity,
+        divides_by_classes=config.kd_reduction == "numel",
+        has_true_labels=has_true_labels,
     )
 
 
@@ -129,56 +133,6 @@ def build_student(
     if config.finetune is not None:
         begin_with(model, config.finetune, dataset.class_list)
     return model
-
-
-def begin_with(model: torch.nn.Module, file: str, classes: ClassList) -> list[str]:
-    """Load a file's weights into a model in place; its image size and classes may differ from the file's.
-
-    Positions are interpolated by timm, bicubically as in DeiT (main.py, lines 288 to 306). A head stays fresh
-    if the file's head has another number of classes, or was trained on another class list.
-
-    Args:
-        model: Model of the same architecture.
-        file: Path or URL of the weights.
-        classes: Classes of the model.
-
-    Returns:
-        Names of the weights that stayed fresh: those of heads, or none.
-
-    Raises:
-        ModelError: There is no such file, or the file is of another model.
-    """
-    config: Any = model.pretrained_cfg
-    heads = [config["classifier"]] if isinstance(config["classifier"], str) else list(config["classifier"])
-    own = model.state_dict()
-    fresh: list[str] = []
-    checkpoint = read_checkpoint(file)
-    try:
-        weights = _interpolated(model, checkpoint.weights)
-    except (RuntimeError, KeyError, ValueError) as error:  # raised by timm's filters for other architectures
-        raise ModelError(
-            f"checkpoint {file!r} does not fit {type(model).__name__}: {error}",
-            "No weights were loaded.",
-            "give a file of the same --model and --model-kwargs; image size and classes may differ",
-        ) from error
-    for name in own:
-        is_head = any(name.startswith(f"{head}.") for head in heads)
-        fits = name in weights and weights[name].shape == own[name].shape
-        if is_head and not (fits and checkpoint.fits(classes)):
-            weights[name] = own[name]
-            fresh.append(name)
-    load_into(model, checkpoint._replace(weights=weights))
-    return fresh
-
-
-def _interpolated(model: torch.nn.Module, weights: dict[str, Any]) -> dict[str, Any]:
-    """Return weights with positions interpolated to the model's image size, if its timm module can do so."""
-    interpolate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if interpolate is None:
-        return dict(weights)
-    # timm's antialiased bicubic has other coefficients than the plain one, which DeiT's code uses
-    takes_antialias = "antialias" in inspect.signature(interpolate).parameters
-    return interpolate(weights, model, **({"antialias": False} if takes_antialias else {}))
 
 
 def autocast_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
@@ -234,16 +188,14 @@ def _teaching(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: 
             "A teacher answers in float32 or bfloat16.",
             "choose one of them, or --labels",
         )
-    teacher = build_teacher(
-        config.teacher,
-        classes=dataset.class_list,
-        img_size=img_size,
-        device=device,
-        pretrained=config.teacher_pretrained,
+    settings = TeacherSettings(
+        name=config.teacher,
         checkpoint=config.teacher_checkpoint,
+        pretrained=config.teacher_pretrained,
         model_kwargs=parse_kwargs(config.teacher_model_kwargs),
         prompts=config.teacher_prompts,
         class_map=config.teacher_class_map,
         precision=config.precision,
+        device=str(device),
     )
-    return LiveTeacher(teacher)
+    return LiveTeacher(build_teacher(settings, classes=dataset.class_list, img_size=img_size))

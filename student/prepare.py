@@ -11,7 +11,7 @@ from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
 from student.state import RunProgress, load_progress, refuse_other, saved_updates
 from teacher_cache import PackedDataset, Recipe, load_recipe
-from teacher_cache.archive.open import AnySource, open_any
+from teacher_cache.archive.open import AnySource, LabelPlaces, open_any
 from teacher_cache.archive.readers.follow import Patience
 from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.errors import InputError
@@ -79,7 +79,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
         )
     dataset = PackedDataset(config.data, config.room)
     patience = Patience(config.follow_timeout_s, say_on_stderr) if config.follow else None
-    archive = open_any(_labels(config), config.room, config.label_weights, patience)
+    archive = open_any(LabelPlaces(_labels(config), config.room, config.label_weights, patience))
     _check_labels(config, dataset, archive)
     recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     plan = plan_run(

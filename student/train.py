@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -64,13 +65,16 @@ def train(
         if run.progress is not None:
             refuse_other(run.progress.identity, run.identity, config.output)
             load_state(run.output, run.progress.updates, trainer)
-        if not ranks.is_first:
-            return TrainingLoop(run, trainer, Metrics(None), silent).run_to_end()
-        if tell is not None:
-            tell(describe(run))
-        run.output.sweep()
-        with opened_metrics(config, run.output, run.first_update) as metrics:
+        opened: contextlib.AbstractContextManager[Metrics]
+        if ranks.is_first:
+            if tell is not None:
+                tell(describe(run))
+            run.output.sweep()
             run.output.put(CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1).encode())
+            opened = opened_metrics(config, run.output, run.first_update)
+        else:
+            opened, track = contextlib.nullcontext(Metrics(None)), silent
+        with opened as metrics:
             return TrainingLoop(run, trainer, metrics, track).run_to_end()
 
 

@@ -10,14 +10,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
+from support import built_teacher
 
 from examples import timm_script
 from teacher_cache import ViewBatch, open_labels
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.labels.topk import labels_from_logits
-from teacher_cache.models.teacher import build_teacher
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 RESNET = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic"}
@@ -53,11 +52,10 @@ class Drive:
         **options: Any,
     ) -> tuple[list[float], list[tuple[int, int]]]:
         """Train as an example does; return the loss of each batch, and each (row, view) in order."""
-        teacher = build_teacher(
+        teacher = built_teacher(
             self.teacher,
             classes=ClassList(self.classes),
             img_size=open_labels(self.labels).recipe.img_size,
-            device=torch.device("cpu"),
             checkpoint=self.checkpoint,
         )
         seen: list[tuple[int, int]] = []

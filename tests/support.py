@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -25,7 +26,10 @@ from benchmarks.remote import S3 as S3
 from benchmarks.remote import free_port as free_port
 from benchmarks.remote import started as started
 from teacher_cache.archive.format.companions import is_companion
+from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.create import create_model
+from teacher_cache.models.kinds import TeacherSettings
+from teacher_cache.models.teacher import Teacher, build_teacher
 
 CLASSES = ("ant", "bee", "cat")
 IMAGES_PER_CLASS = 11
@@ -107,6 +111,14 @@ def write_class_folders(root: Path, per_class: int = IMAGES_PER_CLASS) -> Path:
 def timm_teacher() -> dict[str, str]:
     """Return the flags of a small teacher of timm's, for tests that need one of its kind."""
     return {"teacher": TIMM_TEACHER, "checkpoint": teacher_checkpoint(TIMM_TEACHER)}
+
+
+def built_teacher(
+    name: str, *, classes: ClassList, img_size: int, compare_names: bool = True, **settings: Any
+) -> Teacher:
+    """A teacher on the CPU."""
+    asked = TeacherSettings(name=name, device="cpu", **settings)
+    return build_teacher(asked, classes=classes, img_size=img_size, compare_names=compare_names)
 
 
 def extract_flags(data: str, out: str | Path, **changes: object) -> list[str]:

@@ -221,7 +221,7 @@ FLAG = Toy(
     {
         "pipelines/extraction/flags.py": [
             (
-                'class LabelRequest(TeacherFlags):\n    """Labels to compute, and the limits of a run."""\n',
+                'class LabelFlags(TeacherFlags):\n    """Labels to compute, and the limits of a run."""\n',
                 '\n    toy_level: Annotated[int, Meta(ge=1, le=9)] = 5\n    """Level of the toy."""\n',
             )
         ]

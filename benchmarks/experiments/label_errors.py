@@ -31,7 +31,7 @@ from student.loop import LAST_FILE
 from student.train import train
 from teacher_cache.archive.figures.figures import figures_of, rows_of
 from teacher_cache.archive.readers.archive import ArchiveReader
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import InputError
@@ -112,13 +112,8 @@ def run_experiment(config: LabelErrorsConfig) -> dict[str, Any]:
     pack(
         open_source(str(out / "source" / "train.parquet")),
         Store(out / "data"),
-        shard_size=2000,
-        seed=0,
-        shuffle=False,
-        reencode=None,
-        skip_corrupt=False,
-        workers=2,
-        track=console,
+        PackOptions(shard_size=2000, shuffle=False, workers=2),
+        console,
     )
     data = str(out / "data")
     train(

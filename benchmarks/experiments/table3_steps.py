@@ -20,11 +20,11 @@ from student.config import TrainConfig
 from student.loop import LAST_FILE
 from student.metrics import read_metrics
 from student.train import train
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import InputError
-from teacher_cache.models.create import resolve_device
+from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.progress import console, silent
 from teacher_cache.storage.store import Store
@@ -74,8 +74,7 @@ def pack_images(config: Table3Config, out: Path, setting: Setting) -> None:
     pq.write_table(pq.read_table(files["train"]).slice(0, setting.num_images), few)
     for name, file in (("all", files["train"]), ("train", few), ("val", files[split])):
         if not (out / name / "dataset.json").exists():
-            options = {"shard_size": 1000, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
-            pack(open_source(str(file)), Store(out / name), track=console, **options)  # type: ignore[arg-type]
+            pack(open_source(str(file)), Store(out / name), PackOptions(shard_size=1000, workers=2), console)
 
 
 def train_teacher(config: Table3Config, setting: Setting, teacher: Teacher) -> None:
@@ -179,12 +178,9 @@ def train_student(config: Table3Config, setting: Setting, arm: Arm, seed: int) -
         info = PackedDataset(training.data).info
         teach = MixedLabels(
             build_teacher(
-                teacher.model,
+                TeacherSettings(name=teacher.model, checkpoint=weights, device=config.device),
                 classes=info.class_list,
                 img_size=SIDE_PX,
-                device=resolve_device(config.device),
-                checkpoint=weights,
-                model_kwargs={},
             )
         )
     train(training, silent, teach)

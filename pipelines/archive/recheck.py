@@ -13,6 +13,7 @@ from pipelines.extraction.worker.labeller import labeller_of
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.batches.rendered import ViewIds
+from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.encodings import ENCODINGS
 from teacher_cache.labels.topk import Labels
@@ -62,7 +63,13 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
             "Nothing can be asked again.",
             "pull the rest first",
         )
-    labeller = labeller_of(archive, config.data, config)
+    labeller = labeller_of(
+        archive,
+        PackedDataset(config.data, config.room),
+        config.settings(config.teacher or ""),
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
     errors, hits = [], []
     with track("verify teacher", config.num_views, "views") as advance:
         loads = _loads(_labelled_rows(len(labeller.dataset), archive), archive, config)

@@ -133,7 +133,13 @@ def _labeller(config: RepairConfig, units: list[Unit], problems: list[Problem]) 
             f"{len(problems):,} things are wrong; the images and the teacher are needed.",
             "give --data, and --checkpoint if the teacher's weights are not the hub's",
         )
-    return labeller_of(ArchiveReader(config.archive), config.data, config)
+    return labeller_of(
+        ArchiveReader(config.archive),
+        PackedDataset(config.data, config.room),
+        config.settings(config.teacher or ""),
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
 
 
 class _Done(NamedTuple):

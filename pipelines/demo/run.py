@@ -15,7 +15,7 @@ from student.config import TrainConfig
 from student.loop import LAST_FILE
 from student.metrics import METRICS_FILE, RunResult
 from student.train import train
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import InputError
 from teacher_cache.program.progress import Track
@@ -105,12 +105,8 @@ def pack_digits(out: Path, track: Track) -> None:
         pack(
             open_source(str(out / "images" / split)),
             Store(out / split),
-            shard_size=500,
-            seed=0,
-            reencode=None,
-            skip_corrupt=False,
-            workers=2,
-            track=track,
+            PackOptions(shard_size=500, workers=2),
+            track,
         )
 
 

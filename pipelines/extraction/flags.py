@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from teacher_cache.errors import InputError
 from teacher_cache.labels.encodings import Values
-from teacher_cache.models.kinds import Precision
+from teacher_cache.models.kinds import Precision, TeacherSettings
 from teacher_cache.program.flags import (
     LABELS,
     PATH,
@@ -29,7 +29,7 @@ ENGINES: Mapping[str, str] = {
     "local": "pipelines.extraction.engines.local:LocalEngine",
     "ray": "pipelines.extraction.engines.ray.engine:RayEngine",
 }
-"""Entry points of engines: classes with a classmethod `of(make_worker, config)`, imported on demand."""
+"""Entry points of engines: classes made from (make_worker, settings), imported on demand."""
 
 if TYPE_CHECKING:
     EngineName = str
@@ -62,13 +62,28 @@ class TeacherFlags(CacheFlags):
     compile: bool = False
     """Compile the teacher with torch.compile."""
 
+    def settings(self, teacher: str, precision: Precision = "auto") -> TeacherSettings:
+        """Return the teacher that the flags ask for, by its name."""
+        return TeacherSettings(
+            name=teacher,
+            checkpoint=self.checkpoint,
+            pretrained=self.pretrained,
+            model_kwargs=parse_kwargs(self.model_kwargs),
+            prompts=self.prompts,
+            class_map=self.class_map,
+            precision=precision,
+            device=self.device,
+            channels_last=self.channels_last,
+            compiled=self.compile,
+        )
+
 
 DEFAULT_UNIT_TIMEOUT_S = 3600.0
 DEFAULT_DRAIN_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelRequest(TeacherFlags):
+class LabelFlags(TeacherFlags):
     """Labels to compute, and the limits of a run."""
 
     data: Annotated[str, PATH, LABELS]
@@ -139,7 +154,7 @@ class ActorFlags(Flags):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExtractConfig(ActorFlags, LabelRequest, JsonFlag):
+class ExtractConfig(ActorFlags, LabelFlags, JsonFlag):
     """Label views of a packed dataset with a teacher; the same command continues a stopped run."""
 
     engine: EngineName = "local"

@@ -1,26 +1,11 @@
-"""Messages to and from a worker: plain data that can be pickled, without torch."""
+"""What a worker tells the driver: plain data that can be pickled, without torch."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from pipelines.extraction.flags import LabelRequest
 from teacher_cache.labels.agreement import Agreement
-from teacher_cache.views.recipe import Recipe
-
-
-@dataclasses.dataclass(frozen=True)
-class WorkOrder:
-    """Order from which a worker is made, on any machine.
-
-    Attributes:
-        request: Labels to compute; every worker's machine must see the same files at the request's paths.
-        recipe: Recipe, read by the driver: a recipe's file need not be on other machines.
-    """
-
-    request: LabelRequest
-    recipe: Recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 
 from tyro.conf import Positional
 
-from pipelines.extraction.flags import ActorFlags, LabelRequest
+from pipelines.extraction.flags import ActorFlags, LabelFlags
 from teacher_cache.program.flags import Flags, JsonFlag
 
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
@@ -27,7 +27,7 @@ class JobFlags(Flags):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SubmitConfig(JobFlags, ActorFlags, LabelRequest, JsonFlag):
+class SubmitConfig(JobFlags, ActorFlags, LabelFlags, JsonFlag):
     """Run an extract as a job of a Ray cluster; the same plan again attaches to the job that runs it.
 
     Paths are those of the cluster's machines; relative paths begin in this folder. A recipe's file is sent

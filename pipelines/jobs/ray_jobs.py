@@ -15,7 +15,7 @@ import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipelines.extraction.flags import DEFAULT_DRAIN_S, ActorFlags, ExtractConfig, LabelRequest
+from pipelines.extraction.flags import DEFAULT_DRAIN_S, ActorFlags, ExtractConfig, LabelFlags
 from pipelines.jobs.flags import JobFlags, LogsConfig, StopConfig, SubmitConfig
 from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_of
@@ -62,7 +62,7 @@ def submit(config: SubmitConfig, verb: Literal["extract", "plan"] = "extract") -
     flags = _flags(with_absolute_paths(config))
     if verb == "plan":
         flags["json"] = True  # what reads the job's output reads a line of JSON
-    asked = {name: flags.get(name) for name in flags_with(LabelRequest, LABELS)}
+    asked = {name: flags.get(name) for name in flags_with(LabelFlags, LABELS)}
     plan = sha256_of({**asked, "recipe": recipe.to_dict(), **({} if verb == "extract" else {"verb": verb})})
     with _client(config) as client, tempfile.TemporaryDirectory() as folder:
         if Path(config.recipe).is_file():
@@ -153,7 +153,7 @@ def is_success(state: str) -> bool:
 
 def _flags(config: SubmitConfig) -> dict[str, Any]:
     """Return the flags of a job's extract that differ from their defaults."""
-    fields = {*dataclasses.fields(LabelRequest), *dataclasses.fields(ActorFlags)}
+    fields = {*dataclasses.fields(LabelFlags), *dataclasses.fields(ActorFlags)}
     defaults = {field.name: field.default for field in dataclasses.fields(ExtractConfig)}
     flags: dict[str, Any] = {"engine": "ray", "address": "auto"}
     for name in sorted(field.name for field in fields):

@@ -11,7 +11,7 @@ from pipelines.packing.flags import PackConfig
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, read_info
 from teacher_cache.dataset.packing.grow import Growth
 from teacher_cache.dataset.packing.in_place import files_in, index_in_place
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.packing.prepare import Reencode
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.class_names import read_class_list
@@ -67,30 +67,23 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
     Raises:
         InputError: The source or the flags are wrong; see `open_source` and `pack`.
     """
+    choices, options, destination = source_options(config), pack_options(config), Store(config.dst)
     if config.in_place:
-        return _run_in_place(config, track)
-    reencode = Reencode(config.max_side, config.quality) if config.max_side and config.quality else None
-    options = source_options(config)
+        store, name = _files_of(config.src)
+        names = files_in(store, choices, name)
+        info, notes = index_in_place(store, names, destination, choices, options, track)
+        return _report(info, notes)
+    base = PackedDataset(config.extends) if config.extends else None
     with local_folder(config.src) as src:
-        source = open_source(src, options)
-        growth = Growth(PackedDataset(config.extends), source) if config.extends else None
-        packed = growth.base.info if growth else source.packed
-        keeps_order = growth is None and packed is not None and config.seed is None
-        notes = [*source.notes]
-        if keeps_order:
+        source = open_source(src, choices)
+        growth = None if base is None else Growth(base, source)
+        packed, notes = growth.base.info if growth else source.packed, [*source.notes]
+        if packed is not None and config.shard_size is None:
+            options = dataclasses.replace(options, shard_size=packed.samples_per_shard)
+        if growth is None and packed is not None and config.seed is None:
+            options = dataclasses.replace(options, shuffle=False)
             notes.append("the source is a packed dataset: its order is kept")
-        info = pack(
-            growth or source,
-            Store(config.dst),
-            shard_size=config.shard_size or (packed.samples_per_shard if packed else _SHARD_SIZE),
-            seed=config.seed or 0,
-            reencode=reencode,
-            skip_corrupt=config.skip_corrupt,
-            workers=config.workers,
-            track=track,
-            shuffle=config.shuffle and not keeps_order,
-            crops=config.crops,
-        )
+        info = pack(growth or source, destination, options, track)
     if "cuttable" in info.source and config.crops:
         whole = info.num_samples - info.source["cuttable"]
         notes.append(
@@ -100,27 +93,29 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
     return _report(info, notes)
 
 
-def _run_in_place(config: PackConfig, track: Track) -> PackReport:
-    src = config.src if "://" in config.src else str(Path(config.src).resolve())
-    options = source_options(config)
-    folder, _, name = src.rpartition("/")
-    is_file = name.endswith((".tar", ".parquet"))
-    source = Store(folder if is_file else src)
-    if is_file and source.stat(name) is None:
-        raise DatasetError(
-            f"source {config.src!r} does not exist", "There is nothing to index.", "check the path"
-        )
-    info, notes = index_in_place(
-        source,
-        files_in(source, options, name if is_file else None),
-        Store(config.dst),
-        options,
+def _files_of(src: str) -> tuple[Store, str | None]:
+    """Return the store of files to index in place, and the name of a single one. Raises DatasetError."""
+    url = src if "://" in src else str(Path(src).resolve())
+    folder, _, name = url.rpartition("/")
+    if not name.endswith((".tar", ".parquet")):
+        return Store(url), None
+    source = Store(folder)
+    if source.stat(name) is None:
+        raise DatasetError(f"source {src!r} does not exist", "There is nothing to index.", "check the path")
+    return source, name
+
+
+def pack_options(config: PackConfig) -> PackOptions:
+    """Return how the flags ask to pack."""
+    return PackOptions(
         shard_size=config.shard_size or _SHARD_SIZE,
+        seed=config.seed or 0,
+        shuffle=config.shuffle,
+        reencode=Reencode(config.max_side, config.quality) if config.max_side and config.quality else None,
         skip_corrupt=config.skip_corrupt,
+        crops=config.crops,
         workers=config.workers,
-        track=track,
     )
-    return _report(info, notes)
 
 
 def source_options(config: PackConfig) -> SourceOptions:

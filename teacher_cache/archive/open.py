@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -19,39 +20,46 @@ _ROOM = CacheRoom()
 AnySource: TypeAlias = LabelSource | LabelEnsemble
 
 
-def open_any(
-    urls: Sequence[str],
-    room: CacheRoom = _ROOM,
-    weights: Sequence[float] = (),
-    following: Patience | None = None,
-) -> AnySource | None:
-    """Open one archive or export, or several as an ensemble; none is None.
+@dataclasses.dataclass(frozen=True)
+class LabelPlaces:
+    """Archives or exports to open together.
 
-    Args:
+    Attributes:
         urls: URL of each.
         room: Bounded folder for copies of remote labels.
         weights: Weight of each of several teachers; equal by default.
         following: Manner of waiting for labels that jobs are still making; None opens finished ones alone.
+    """
+
+    urls: Sequence[str]
+    room: CacheRoom = _ROOM
+    weights: Sequence[float] = ()
+    following: Patience | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights and len(self.urls) < 2:
+            raise InputError(
+                f"--label-weights {' '.join(map(str, self.weights))} with {len(self.urls)} archives",
+                "There is nothing to weigh.",
+                "give --labels several archives, or leave the weights out",
+            )
+
+
+def open_any(places: LabelPlaces) -> AnySource | None:
+    """Open one archive or export, or several as an ensemble; none is None.
 
     Raises:
         ArchiveError: See `open_labels` and `LabelEnsemble`.
-        InputError: The weights do not fit, or there are no several teachers to weigh.
+        InputError: The weights do not fit.
     """
-    if len(urls) > 1:
-        return LabelEnsemble([_open(url, room, following) for url in urls], weights)
-    if weights:
-        raise InputError(
-            f"--label-weights {' '.join(map(str, weights))} with {len(urls)} archives",
-            "There is nothing to weigh.",
-            "give --labels several archives, or leave the weights out",
-        )
-    return _open(urls[0], room, following) if urls else None
+    found = [_open(url, places.room, places.following) for url in places.urls]
+    return LabelEnsemble(found, places.weights) if len(found) > 1 else found[0] if found else None
 
 
 def _open(url: str, room: CacheRoom, following: Patience | None) -> LabelSource:
-    if following is None:
+    if following is None or _is_export(url):
         return open_labels(url, room)
-    return ExportReader(url, room) if _is_export(url) else open_following(url, room, following)
+    return open_following(url, room, following)
 
 
 def _is_export(url: str) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import inspect
 import json
 import pathlib
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +110,56 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
             "No weights were loaded.",
             "give the file that this model and number of classes were saved to",
         ) from error
+
+
+def begin_with(model: torch.nn.Module, file: str, classes: ClassList) -> list[str]:
+    """Load a file's weights into a model in place; its image size and classes may differ from the file's.
+
+    Positions are interpolated by timm, bicubically as in DeiT (main.py, lines 288 to 306). A head stays fresh
+    if the file's head has another number of classes, or was trained on another class list.
+
+    Args:
+        model: Model of the same architecture.
+        file: Path or URL of the weights.
+        classes: Classes of the model.
+
+    Returns:
+        Names of the weights that stayed fresh: those of heads, or none.
+
+    Raises:
+        ModelError: There is no such file, or the file is of another model.
+    """
+    config: Any = model.pretrained_cfg
+    heads = [config["classifier"]] if isinstance(config["classifier"], str) else list(config["classifier"])
+    own = model.state_dict()
+    fresh: list[str] = []
+    checkpoint = read_checkpoint(file)
+    try:
+        weights = _interpolated(model, checkpoint.weights)
+    except (RuntimeError, KeyError, ValueError) as error:  # raised by timm's filters for other architectures
+        raise ModelError(
+            f"checkpoint {file!r} does not fit {type(model).__name__}: {error}",
+            "No weights were loaded.",
+            "give a file of the same --model and --model-kwargs; image size and classes may differ",
+        ) from error
+    for name in own:
+        is_head = any(name.startswith(f"{head}.") for head in heads)
+        fits = name in weights and weights[name].shape == own[name].shape
+        if is_head and not (fits and checkpoint.fits(classes)):
+            weights[name] = own[name]
+            fresh.append(name)
+    load_into(model, checkpoint._replace(weights=weights))
+    return fresh
+
+
+def _interpolated(model: torch.nn.Module, weights: dict[str, Any]) -> dict[str, Any]:
+    """Return weights with positions interpolated to the model's image size, if its timm module can do so."""
+    interpolate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if interpolate is None:
+        return dict(weights)
+    # timm's antialiased bicubic has other coefficients than the plain one, which DeiT's code uses
+    takes_antialias = "antialias" in inspect.signature(interpolate).parameters
+    return interpolate(weights, model, **({"antialias": False} if takes_antialias else {}))
 
 
 def is_safetensors(path: str) -> bool:

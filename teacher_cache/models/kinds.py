@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """Types of a teacher's forward pass; auto takes bfloat16 on CUDA, float32 elsewhere."""
@@ -20,7 +21,46 @@ KINDS: Mapping[str, str] = {
 """Entry points of functions from a TeacherRequest to a TeacherModel, by kind."""
 
 
-def kind_and_name(teacher: str) -> tuple[str, str]:
-    """Return the kind of a teacher, and its name without the kind; prefixes of timm's own stay."""
-    kind, _, name = teacher.partition(":")
-    return (kind, name) if kind in KINDS else (DEFAULT_KIND, teacher)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """Teacher to load, and how to run it; plain values, so that no process needs torch to hold them.
+
+    Attributes:
+        name: MODEL in timm, or KIND:MODEL for a kind in KINDS; prefixes of timm's own stay.
+        checkpoint: Path or URL of a safetensors or torch file with the weights; None takes the hub's.
+        pretrained: Load weights from the hub, unless a checkpoint is given; with neither, they are random.
+        model_kwargs: Further arguments of timm.create_model, or of a factory.
+        prompts: Path or URL of the classes' prompts, for models of images and text.
+        class_map: Path or URL of a map from the teacher's classes to the dataset's.
+        precision: Type of the forward pass.
+        device: Name of the device; "auto" takes CUDA where there is one.
+        channels_last: Lay the weights out as the pixels are, which makes convolutions faster.
+        compiled: Compile the model with torch.compile, which changes the last bits of the logits.
+    """
+
+    name: str
+    checkpoint: str | None = None
+    pretrained: bool = True
+    model_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prompts: str | None = None
+    class_map: str | None = None
+    precision: Precision = "auto"
+    device: str = "auto"
+    channels_last: bool = True
+    compiled: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Kind of the teacher."""
+        kind = self.name.partition(":")[0]
+        return kind if kind in KINDS else DEFAULT_KIND
+
+    @property
+    def model(self) -> str:
+        """Name without the kind."""
+        return self.name.removeprefix(f"{self.kind}:")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are random, because neither the hub's nor a file's are wanted."""
+        return not self.pretrained and self.checkpoint is None

@@ -14,8 +14,8 @@ from teacher_cache.errors import ModelError
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_knowledge import check_names
 from teacher_cache.models.class_map import MappedModel, read_class_map
-from teacher_cache.models.create import weights_sha256
-from teacher_cache.models.kinds import DEFAULT_KIND, KINDS, Precision, kind_and_name
+from teacher_cache.models.create import resolve_device, weights_sha256
+from teacher_cache.models.kinds import DEFAULT_KIND, KINDS, TeacherSettings
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
 from teacher_cache.views.finish import normalize
 
@@ -61,8 +61,7 @@ class Teacher:
         model: Model with its weights.
         spec: Spec of the teacher.
         device: Device that runs the model.
-        channels_last: Lay the weights out as the pixels are, which makes convolutions faster.
-        compiled: Compile the model with torch.compile, which changes the last bits of the logits.
+        settings: Layout of the weights, and whether the model is compiled.
         classes_are_known: Whether the weights tell that the classes are the dataset's, in its order.
     """
 
@@ -71,16 +70,15 @@ class Teacher:
         model: torch.nn.Module,
         spec: TeacherSpec,
         device: torch.device,
+        settings: TeacherSettings,
         *,
-        channels_last: bool = True,
-        compiled: bool = False,
         classes_are_known: bool = False,
     ) -> None:
         self.spec, self.device, self.classes_are_known = spec, device, classes_are_known
         model = model.to(device).eval().requires_grad_(False)
-        if channels_last:
+        if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        self._model = torch.compile(model) if compiled else model
+        self._model = torch.compile(model) if settings.compiled else model
 
     @torch.inference_mode()
     def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -95,36 +93,14 @@ class Teacher:
 
 
 def build_teacher(
-    name: str,
-    *,
-    classes: ClassList,
-    img_size: int,
-    device: torch.device,
-    pretrained: bool = True,
-    checkpoint: str | None = None,
-    model_kwargs: dict[str, Any] | None = None,
-    prompts: str | None = None,
-    class_map: str | None = None,
-    precision: Precision = "auto",
-    channels_last: bool = True,
-    compiled: bool = False,
-    compare_names: bool = True,
+    settings: TeacherSettings, *, classes: ClassList, img_size: int, compare_names: bool = True
 ) -> Teacher:
     """Build a teacher with its weights.
 
     Args:
-        name: MODEL in timm, or KIND:MODEL for a kind in KINDS.
+        settings: Teacher to load.
         classes: Classes of the dataset; an empty list takes the teacher's own.
         img_size: Side of the input in pixels.
-        device: Device that runs the teacher.
-        pretrained: Load weights from the hub, unless a checkpoint is given; with neither, they are random.
-        checkpoint: Path or URL of a safetensors or torch file with the weights.
-        model_kwargs: Further arguments of timm.create_model, or of a factory.
-        prompts: Path or URL of the classes' prompts, for models of images and text; see `read_prompts`.
-        class_map: Path or URL of a map from the teacher's classes to the dataset's; see `read_class_map`.
-        precision: Precision of the computation; "auto" is bfloat16 autocast on CUDA, float32 elsewhere.
-        channels_last: Lay the weights out with channels last; see `Teacher`.
-        compiled: Compile the model; see `Teacher`.
         compare_names: Compare the class names that the weights are known by with the dataset's.
 
     Raises:
@@ -132,50 +108,40 @@ def build_teacher(
             does not fit the dataset's classes, or its classes are known to be in another order (see
             `check_names`).
     """
-    kind, model_name = kind_and_name(name)
-    kwargs = _as_json(model_kwargs or {})
-    if prompts is not None and kind != "clip":
-        raise ModelError(
-            f"--prompts {prompts} with --teacher {name}",
-            "Only a model of images and text reads prompts.",
-            "leave them out, or give --teacher clip:MODEL/TAG",
-        )
-    if class_map is not None and kind == "clip":
-        raise ModelError(
-            f"--class-map {class_map} with --teacher {name}",
-            "Its classes are the dataset's already.",
-            "leave it out; several prompts may stand for one class",
-        )
-    model: TeacherModel = pkgutil.resolve_name(KINDS[kind])(
+    _check_files(settings)
+    kwargs, device = _as_json(settings.model_kwargs), resolve_device(settings.device)
+    model: TeacherModel = pkgutil.resolve_name(KINDS[settings.kind])(
         TeacherRequest(
-            name=model_name,
-            classes=classes if class_map is None else ClassList(()),
+            name=settings.model,
+            classes=classes if settings.class_map is None else ClassList(()),
             img_size=img_size,
-            pretrained=pretrained,
-            checkpoint=checkpoint,
+            pretrained=settings.pretrained,
+            checkpoint=settings.checkpoint,
             model_kwargs=kwargs,
-            prompts=prompts,
+            prompts=settings.prompts,
             device=device,
         )
     )
+    _check_output(model, settings.name, img_size)
     module, num_classes, is_known, mapped = model.module, model.num_classes, model.classes_are_known, None
-    _check_output(model, name, img_size)
-    if class_map is not None:
-        mapped = read_class_map(class_map, classes, num_classes, model.class_names)
+    if settings.class_map is not None:
+        mapped = read_class_map(settings.class_map, classes, num_classes, model.class_names)
         module, num_classes = MappedModel(module, mapped), len(classes)
     elif len(classes) not in (0, num_classes):
         raise ModelError(
-            f"{name} knows {num_classes:,} classes, the dataset has {len(classes):,}",
+            f"{settings.name} knows {num_classes:,} classes, the dataset has {len(classes):,}",
             "A label's class ids would mean other classes.",
             "give --class-map FILE, which says the teacher's classes of each of the dataset's",
         )
     elif compare_names and classes.names and not is_known:
-        is_known = check_names([tuple(names) for names in model.class_names], classes, checkpoint or name)
+        names = [tuple(names) for names in model.class_names]
+        is_known = check_names(names, classes, settings.checkpoint or settings.name)
+    is_timm, precision = settings.kind == DEFAULT_KIND, settings.precision
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
     spec = TeacherSpec(
-        model=model.name if kind == DEFAULT_KIND else f"{kind}:{model.name}",
-        model_kwargs=kwargs if kind == DEFAULT_KIND else {},
+        model=model.name if is_timm else f"{settings.kind}:{model.name}",
+        model_kwargs=kwargs if is_timm else {},
         weights_sha256=weights_sha256(model.module),
         num_classes=num_classes,
         mean=tuple(model.mean),
@@ -184,14 +150,23 @@ def build_teacher(
         settings=dict(model.settings),
         class_map_sha256=None if mapped is None else mapped.sha256,
     )
-    return Teacher(
-        module,
-        spec,
-        device,
-        channels_last=channels_last,
-        compiled=compiled,
-        classes_are_known=is_known,
-    )
+    return Teacher(module, spec, device, settings, classes_are_known=is_known)
+
+
+def _check_files(settings: TeacherSettings) -> None:
+    """Refuse files that the kind of teacher does not read. Raises ModelError."""
+    if settings.prompts is not None and settings.kind != "clip":
+        raise ModelError(
+            f"--prompts {settings.prompts} with --teacher {settings.name}",
+            "Only a model of images and text reads prompts.",
+            "leave them out, or give --teacher clip:MODEL/TAG",
+        )
+    if settings.class_map is not None and settings.kind == "clip":
+        raise ModelError(
+            f"--class-map {settings.class_map} with --teacher {settings.name}",
+            "Its classes are the dataset's already.",
+            "leave it out; several prompts may stand for one class",
+        )
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from teacher_cache.archive.open import AnySource, open_any
+from teacher_cache.archive.open import AnySource, LabelPlaces, open_any
 from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
@@ -155,7 +155,7 @@ def _open(
 ) -> AnySource | None:
     urls = [labels] if isinstance(labels, str) else labels
     if isinstance(urls, Sequence) and urls:
-        return open_any(urls, room, weights)
+        return open_any(LabelPlaces(urls, room, weights))
     if weights or urls == []:
         raise InputError(
             f"labels {labels!r} with label_weights {tuple(weights)}",

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from support import (
     CLASSES,
     IMAGES_PER_CLASS,
@@ -13,6 +12,7 @@ from support import (
     SHARD_SIZE,
     TEACHER,
     K,
+    built_teacher,
     extract_flags,
     teacher_checkpoint,
     tree,
@@ -34,7 +34,6 @@ from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.exact.canonical import canonical_json, seal, unseal
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.topk import labels_from_logits
-from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.progress import silent
 from teacher_cache.storage.store import Store
 
@@ -74,11 +73,10 @@ def test_the_layout_on_disk_is_pinned(labels: str) -> None:
 
 def test_labels_are_the_teachers_of_the_very_views(labels: str, dataset: PackedDataset) -> None:
     reader = ArchiveReader(labels)
-    teacher = build_teacher(
+    teacher = built_teacher(
         TEACHER,
         classes=dataset.info.class_list,
         img_size=IMG_SIZE,
-        device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),
     )
     renderer = BatchRenderer(dataset, reader.recipe)

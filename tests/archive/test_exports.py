@@ -20,7 +20,7 @@ from support import CLASSES, SHARD_SIZE, extract_flags, labels_tree, tree, write
 from pipelines.cli import main
 from student.cli import main as student_main
 from teacher_cache.archive.exports.export_tars import shard_labels
-from teacher_cache.archive.open import open_any, open_labels
+from teacher_cache.archive.open import LabelPlaces, open_any, open_labels
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.readers.follow import Patience
 from teacher_cache.archive.readers.read_tars import ExportReader
@@ -44,7 +44,7 @@ def test_an_export_has_the_archives_labels(labels: str, exported: str) -> None:
     assert isinstance(export, ExportReader)
     assert export.views == archive.views
     assert isinstance(
-        open_any([exported], following=Patience(0.0)), ExportReader
+        open_any(LabelPlaces([exported], following=Patience(0.0))), ExportReader
     )  # there is nothing to follow
     for shard in range(5):
         for view in (0, 2, 1, 2):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import CLASSES, IMG_SIZE, TEACHER, picture, teacher_checkpoint
+from support import CLASSES, IMG_SIZE, TEACHER, built_teacher, picture, teacher_checkpoint
 
 from benchmarks.experiments.arms import SETTINGS
 from benchmarks.experiments.mixed_labels import MixedLabels
@@ -21,7 +21,6 @@ from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
-from teacher_cache.models.teacher import build_teacher
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.finish import finish
 
@@ -76,11 +75,10 @@ def test_mixed_labels_are_the_teachers_of_both_pictures_mixed_as_the_view_is(dat
     (batch,) = map(
         view_batch, BatchRenderer(dataset, recipe).render([ViewIds(np.arange(4), np.zeros(4, np.int64))])
     )
-    teacher = build_teacher(
+    teacher = built_teacher(
         TEACHER,
         classes=dataset.info.class_list,
         img_size=IMG_SIZE,
-        device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),
     )
     found = MixedLabels(teacher)(batch, batch.pixels("cpu"))

@@ -24,9 +24,9 @@ from pipelines.extraction.engines.engine import (
     WorkerStarted,
 )
 from pipelines.extraction.engines.local import LocalEngine
-from pipelines.extraction.flags import ActorFlags, ExtractConfig
-from pipelines.extraction.messages import WorkOrder
+from pipelines.extraction.flags import ExtractConfig
 from pipelines.extraction.queue import UnitQueue
+from pipelines.extraction.request import EngineSettings, request_of
 from pipelines.extraction.running.extract import make_worker
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.manifest import read_manifest
@@ -66,8 +66,12 @@ def opened(name: str, make_worker: Callable, request: pytest.FixtureRequest) -> 
         from pipelines.extraction.engines.ray.engine import RayEngine
 
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
-        actors = ActorFlags(num_actors=int(name.removeprefix("ray-")), cpus_per_actor=_CPUS)
-        found = RayEngine(make_worker, actors, address=request.getfixturevalue("ray_address"))
+        settings = EngineSettings(
+            num_actors=int(name.removeprefix("ray-")),
+            cpus_per_actor=_CPUS,
+            address=request.getfixturevalue("ray_address"),
+        )
+        found = RayEngine(make_worker, settings)
     try:
         yield found
     finally:
@@ -122,10 +126,8 @@ def test_any_order_of_units_gives_the_same_bytes(
     flags = {word.split("=")[0].lstrip("-").replace("-", "_"): word.split("=", 1)[1] for word in words}
     numbers = {name: int(flags[name]) for name in ("topk", "img_size", "views_per_unit")}
     config = ExtractConfig(**{**flags, **numbers})
-    from teacher_cache.views import recipe as recipes
-
     writer = ArchiveWriter.open(Store(tmp_path / "out"), spec)
-    order = WorkOrder(config, recipes.from_dict(spec.recipe))
+    order = request_of(config).order
     with opened(name, functools.partial(make_worker, order), request) as engine:
         parts = calibration_parts(num_calibration_views(spec.labels.affinity, 3, 33))
         list(engine.run(UnitQueue(parts, retries=0, max_quarantined=0), lambda views: None))
@@ -371,8 +373,8 @@ def test_what_a_run_waits_for_is_said(ray_address: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ray_run, "_TELL_EVERY_S", 0.1)
     monkeypatch.setattr(ray_run._LOG, "warning", tell)
-    actors = ActorFlags(num_actors=1, cpus_per_actor=99)
-    engine = RayEngine(Faulty, actors, address=ray_address)
+    settings = EngineSettings(num_actors=1, cpus_per_actor=99, address=ray_address)
+    engine = RayEngine(Faulty, settings)
     try:
         with pytest.raises(ToldError, match="each takes 0 GPUs and 99 CPUs; free on the cluster: 0 GPUs"):
             engine.ask(lambda worker, _: worker.describe())

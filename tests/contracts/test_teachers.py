@@ -14,7 +14,16 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from support import CLASSES, IMG_SIZE, TIMM_TEACHER, extract_flags, picture, teacher_checkpoint, tree
+from support import (
+    CLASSES,
+    IMG_SIZE,
+    TIMM_TEACHER,
+    built_teacher,
+    extract_flags,
+    picture,
+    teacher_checkpoint,
+    tree,
+)
 
 from pipelines.cli import main
 from student.cli import main as student
@@ -29,7 +38,7 @@ from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_map import read_class_map
 from teacher_cache.models.clip_teacher import read_prompts
 from teacher_cache.models.kinds import KINDS
-from teacher_cache.models.teacher import Teacher, build_teacher
+from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.recipe import load as load_recipe
 
 Capture = pytest.CaptureFixture[str]
@@ -39,7 +48,7 @@ STATISTICS = {"mean": (0.3, 0.4, 0.5), "std": (0.2, 0.25, 0.3)}
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Arguments of `build_teacher` for a small teacher of a kind, and of one with other weights."""
+    """Arguments of `built_teacher` for a small teacher of a kind, and of one with other weights."""
 
     name: str
     options: dict[str, Any]
@@ -51,10 +60,9 @@ class Given:
         options = {
             "classes": PET_CLASSES,
             "img_size": IMG_SIZE,
-            "device": torch.device("cpu"),
             **self.options,
         }
-        return build_teacher(self.name, **{**options, **changes})
+        return built_teacher(self.name, **{**options, **changes})
 
     def flags(self, data: str, out: Path) -> list[str]:
         return [
@@ -69,7 +77,7 @@ class Given:
 
 
 def _words(options: dict[str, Any]) -> list[str]:
-    """Return options of `build_teacher` as flags."""
+    """Return options of `built_teacher` as flags."""
     words = []
     for name, value in options.items():
         if name == "pretrained":
@@ -291,11 +299,10 @@ def test_a_class_map_reaches_the_archive(data: str, tmp_path: Path) -> None:
 def test_a_wrong_class_map_is_refused(text: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text(text)
     with pytest.raises(ModelError) as refused:
-        build_teacher(
+        built_teacher(
             f"hf:{save_hf(tmp_path / 'vit')}",
             classes=PET_CLASSES,
             img_size=IMG_SIZE,
-            device=torch.device("cpu"),
             class_map=str(tmp_path / "map.yaml"),
         )
     assert problem in str(refused.value)
@@ -313,9 +320,7 @@ def test_hugging_faces_own_pipeline_gives_the_same_logits(dataset: PackedDataset
 
     folder = str(save_hf(tmp_path / "vit"))
     images_BCHW = views_of(dataset)
-    teacher = build_teacher(
-        f"hf:{folder}", classes=PET_CLASSES, img_size=IMG_SIZE, device=torch.device("cpu")
-    )
+    teacher = built_teacher(f"hf:{folder}", classes=PET_CLASSES, img_size=IMG_SIZE)
     theirs = pipeline("image-classification", folder, function_to_apply="none", top_k=3, device="cpu")
     for image_CHW, ours_C in zip(images_BCHW, teacher.logits(images_BCHW), strict=True):
         scores = theirs(Image.fromarray(image_CHW.permute(1, 2, 0).byte().numpy()))
@@ -332,11 +337,10 @@ def test_open_clips_own_zero_shot_classifier_gives_the_same_logits(
     name, templates = f"local-dir:{save_clip(tmp_path / 'clip')}", ["a photo of a {}.", "a drawing of {}."]
     (tmp_path / "prompts.txt").write_text("\n".join(templates))
     images_BCHW = views_of(dataset)
-    teacher = build_teacher(
+    teacher = built_teacher(
         f"clip:{name}",
         classes=PET_CLASSES,
         img_size=IMG_SIZE,
-        device=torch.device("cpu"),
         prompts=str(tmp_path / "prompts.txt"),
     )
     model, preprocess = open_clip.create_model_from_pretrained(name)
@@ -403,15 +407,15 @@ def test_prompts_of_each_class(tmp_path: Path) -> None:
     ],
 )
 def test_teachers_that_cannot_be_built_are_refused(name: str, options: dict, problem: str) -> None:
-    given = {"classes": PET_CLASSES, "img_size": IMG_SIZE, "device": torch.device("cpu"), **options}
+    given = {"classes": PET_CLASSES, "img_size": IMG_SIZE, **options}
     with pytest.raises(ModelError) as refused:
-        build_teacher(name, **given)
+        built_teacher(name, **given)
     assert problem in str(refused.value)
 
 
 def refusal_of_hf(folder: Path) -> str:
     with pytest.raises(ModelError) as refused:
-        build_teacher(f"hf:{folder}", classes=PET_CLASSES, img_size=IMG_SIZE, device=torch.device("cpu"))
+        built_teacher(f"hf:{folder}", classes=PET_CLASSES, img_size=IMG_SIZE)
     return str(refused.value)
 
 
@@ -428,9 +432,7 @@ def test_statistics_follow_the_processors_switches(tmp_path: Path) -> None:
 
     folder = save_hf(tmp_path / "vit", do_normalize=False, rescale_factor=1 / 127)
     images = pixels()
-    teacher = build_teacher(
-        f"hf:{folder}", classes=PET_CLASSES, img_size=IMG_SIZE, device=torch.device("cpu")
-    )
+    teacher = built_teacher(f"hf:{folder}", classes=PET_CLASSES, img_size=IMG_SIZE)
     processor, model = (
         kind.from_pretrained(folder) for kind in (AutoImageProcessor, AutoModelForImageClassification)
     )
@@ -467,12 +469,12 @@ def test_a_classifier_saved_in_half_precision_runs_in_float32_and_classes_of_ano
 
     folder = save_hf(tmp_path / "vit")
     AutoModelForImageClassification.from_pretrained(folder).half().save_pretrained(folder)
-    options = {"img_size": IMG_SIZE, "device": torch.device("cpu")}
-    teacher = build_teacher(f"hf:{folder}", classes=PET_CLASSES, **options)
+    options = {"img_size": IMG_SIZE}
+    teacher = built_teacher(f"hf:{folder}", classes=PET_CLASSES, **options)
     assert {parameter.dtype for parameter in teacher._model.parameters()} == {torch.float32}
     assert teacher.classes_are_known
     with pytest.raises(ModelError, match="2 of the dataset's 3 classes at other places"):
-        build_teacher(f"hf:{folder}", classes=ClassList(("bee", "ant", "cat")), **options)
+        built_teacher(f"hf:{folder}", classes=ClassList(("bee", "ant", "cat")), **options)
 
 
 @pytest.mark.slow
@@ -520,14 +522,14 @@ def test_a_student_asks_any_teacher_live(data: str, tmp_path: Path, capsys: Capt
 
 def test_a_clip_teachers_config_is_part_of_its_digest(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a {}\n")
-    given = {"classes": PET_CLASSES, "img_size": IMG_SIZE, "device": torch.device("cpu")}
+    given = {"classes": PET_CLASSES, "img_size": IMG_SIZE}
     specs = []
     for head_width in (16, 8):
         folder = save_clip(tmp_path / f"clip{head_width}")
         document = json.loads((folder / "open_clip_config.json").read_text())
         document["model_cfg"]["vision_cfg"]["head_width"] = head_width
         (folder / "open_clip_config.json").write_text(json.dumps(document))
-        teacher = build_teacher(f"clip:local-dir:{folder}", prompts=str(tmp_path / "prompts.txt"), **given)
+        teacher = built_teacher(f"clip:local-dir:{folder}", prompts=str(tmp_path / "prompts.txt"), **given)
         specs.append(teacher.spec)
     assert specs[0].weights_sha256 == specs[1].weights_sha256
     assert specs[0] != specs[1]
@@ -537,9 +539,9 @@ def test_a_clip_teachers_config_is_part_of_its_digest(tmp_path: Path) -> None:
 def test_a_tags_activation_and_statistics_are_used(tmp_path: Path) -> None:
     """OpenAI's weights were trained with QuickGELU, which open_clip's model of the same name has not."""
     (tmp_path / "prompts.txt").write_text("a {}\n")
-    given = {"classes": PET_CLASSES, "img_size": 32, "device": torch.device("cpu"), "pretrained": False}
+    given = {"classes": PET_CLASSES, "img_size": 32, "pretrained": False}
     settings = [
-        build_teacher(f"clip:ViT-B-32{tag}", prompts=str(tmp_path / "prompts.txt"), **given).spec.settings
+        built_teacher(f"clip:ViT-B-32{tag}", prompts=str(tmp_path / "prompts.txt"), **given).spec.settings
         for tag in ("", "/openai")
     ]
     assert settings[0]["config_sha256"] != settings[1]["config_sha256"]
@@ -550,11 +552,10 @@ def test_zero_shot_logits_are_as_fine_under_bfloat16(tmp_path: Path) -> None:
     given = {
         "classes": PET_CLASSES,
         "img_size": IMG_SIZE,
-        "device": torch.device("cpu"),
         "precision": "bfloat16",
     }
     folder = save_clip(tmp_path / "clip")
-    teacher = build_teacher(f"clip:local-dir:{folder}", prompts=str(tmp_path / "prompts.txt"), **given)
+    teacher = built_teacher(f"clip:local-dir:{folder}", prompts=str(tmp_path / "prompts.txt"), **given)
     logits_BC = teacher.logits(pixels())
     assert not torch.equal(logits_BC, logits_BC.bfloat16().float())
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from support import encoded, picture
 
 from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
@@ -74,9 +74,9 @@ def pack_to(
     source: Path, target: Path, options: SourceOptions | None = None, **changes: object
 ) -> DatasetInfo:
     """Pack a source in few shards."""
-    flags = {"shard_size": 100, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2, **changes}
+    flags = {"shard_size": 100, "workers": 2, **changes}
     opened = open_source(str(source), options or SourceOptions())
-    return pack(opened, Store(target), track=silent, **flags)  # type: ignore[arg-type]
+    return pack(opened, Store(target), PackOptions(**flags), silent)  # type: ignore[arg-type]
 
 
 def labels_of(target: Path) -> dict[str, str | None]:

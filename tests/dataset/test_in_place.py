@@ -12,6 +12,7 @@ from pipelines.cli import main
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.packing.grow import Growth
 from teacher_cache.dataset.packing.in_place import files_in, index_in_place
+from teacher_cache.dataset.packing.pack import PackOptions
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
@@ -41,7 +42,7 @@ def index(
     flags = {"shard_size": 5, "skip_corrupt": False, "workers": 2, **changes}
     options = options or SourceOptions()
     names = files_in(source, options)
-    return index_in_place(source, names, Store(target), options, track=silent, **flags)[0]  # type: ignore[arg-type]
+    return index_in_place(source, names, Store(target), options, PackOptions(**flags), silent)[0]  # type: ignore[arg-type]
 
 
 def tars(root: Path, *, anew: bool = False) -> Path:
@@ -119,9 +120,9 @@ def test_an_index_goes_on_after_it_was_stopped(tmp_path: Path) -> None:
     for puts in range(9):
         store, names = StoppingStore(tmp_path / f"out{puts}"), files_in(Store(source), SourceOptions())
         store.puts = puts
-        options = {"shard_size": 5, "skip_corrupt": True, "workers": 1, "track": silent}
+        packing = PackOptions(shard_size=5, skip_corrupt=True)
         with pytest.raises(Stopped):
-            index_in_place(Store(source), names, store, SourceOptions(), **options)  # type: ignore[arg-type]
+            index_in_place(Store(source), names, store, SourceOptions(), packing, silent)  # type: ignore[arg-type]
         again = CountingStore(source)
         index(again, tmp_path / f"out{puts}", skip_corrupt=True)
         assert tree(tmp_path / f"out{puts}") == tree(tmp_path / "whole"), puts

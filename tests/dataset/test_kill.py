@@ -13,7 +13,7 @@ import pytest
 from layouts import IMAGES, pack_to, write_files
 from support import tree
 
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import silent
@@ -43,14 +43,14 @@ class StoppingStore(LocalStore):
 def test_a_pack_goes_on_from_every_object(tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", [f"{number % 3}/{number:02d}.jpg" for number in range(22)])
     (source / "1" / "22.jpg").write_bytes(IMAGES[0][:-200])
-    options = {"shard_size": 5, "seed": 0, "reencode": None, "skip_corrupt": True, "workers": 2}
+    options = {"shard_size": 5, "skip_corrupt": True, "workers": 2}
     pack_to(source, tmp_path / "whole", **options)
     ends = 0
     for puts in range(30):
         out = tmp_path / f"out{puts}"
         while True:
             try:
-                pack(open_source(str(source)), StoppingStore(out, puts), track=silent, **options)  # type: ignore[arg-type]
+                pack(open_source(str(source)), StoppingStore(out, puts), PackOptions(**options), silent)
             except Stopped:
                 ends += 1
                 pack_to(source, out, **options)
@@ -65,8 +65,8 @@ def test_an_unfinished_pack_of_another_request_is_left_alone(tmp_path: Path) -> 
         pack(
             open_source(str(source)),
             StoppingStore(tmp_path / "out", 4),
-            **{"shard_size": 2, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 1},
-            track=silent,
+            PackOptions(shard_size=2),
+            silent,
         )
     before = tree(tmp_path / "out")
     with pytest.raises(DatasetError, match="unfinished pack of another source, or with other flags"):

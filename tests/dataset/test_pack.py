@@ -15,7 +15,7 @@ from support import CLASSES, IMAGES_PER_CLASS, SHARD_SIZE, encoded, picture, tre
 from teacher_cache import images
 from teacher_cache.dataset.index import DatasetInfo, read_info
 from teacher_cache.dataset.packing.grow import Growth
-from teacher_cache.dataset.packing.pack import pack
+from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.packing.prepare import Reencode
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
@@ -32,7 +32,7 @@ DOT_PNG = base64.b64decode(
 
 def packed(source: Source, target: Path, **changes: object) -> DatasetInfo:
     options = {"shard_size": SHARD_SIZE, "seed": 0, "reencode": None, "skip_corrupt": False, "workers": 2}
-    return pack(source, Store(target), track=silent, **{**options, **changes})
+    return pack(source, Store(target), PackOptions(**{**options, **changes}), silent)
 
 
 def write_parquet(file: Path, table: dict, features: dict | None = None) -> Path:

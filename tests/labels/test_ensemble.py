@@ -14,7 +14,7 @@ from support import extract_flags
 from pipelines.cli import main
 from student.cli import main as student
 from teacher_cache import LabelledViews, hard_loss, open_labels, soft_loss
-from teacher_cache.archive.open import open_any
+from teacher_cache.archive.open import LabelPlaces, open_any
 from teacher_cache.archive.readers.ensemble import LabelEnsemble
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.affinity import affinity_rows, probabilities_of
@@ -164,7 +164,7 @@ def test_archives_of_other_views_are_refused(
 ) -> None:
     assert main(_other(flag)(data, tmp_path / "other")) == 0
     with pytest.raises(ArchiveError, match=problem):
-        open_any([labels, str(tmp_path / "other")])
+        open_any(LabelPlaces([labels, str(tmp_path / "other")]))
 
 
 def test_archives_of_another_dataset_are_refused(folders: Path, labels: str, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_archives_of_another_dataset_are_refused(folders: Path, labels: str, tmp
     assert main(["pack", str(folders), other, "--shard-size=8", "--seed=5"]) == 0
     assert main(extract_flags(other, tmp_path / "other")) == 0
     with pytest.raises(ArchiveError, match="is of dataset"):
-        open_any([labels, str(tmp_path / "other")])
+        open_any(LabelPlaces([labels, str(tmp_path / "other")]))
 
 
 @pytest.mark.parametrize("weights", [(1,), (1, 0), (1, -1), (1, float("inf")), (1, 1, 1)])
@@ -183,7 +183,7 @@ def test_weights_that_do_not_fit_are_refused(weights: tuple, labels: str, second
 
 def test_weights_of_one_archive_are_refused(labels: str) -> None:
     with pytest.raises(InputError, match="nothing to weigh"):
-        open_any([labels], weights=(1.0,))
+        open_any(LabelPlaces([labels], weights=(1.0,)))
 
 
 def test_classes_of_nearly_no_probability_keep_their_logits_at_a_high_temperature() -> None:
@@ -202,7 +202,7 @@ def test_archives_without_a_common_view_and_views_without_archives_are_refused(
     )
     assert main([*words, "--allow-disagreement"]) == 0
     with pytest.raises(ArchiveError, match=r"no view is in all 2 archives: .* 0:3, .* 4:6"):
-        open_any([labels, str(tmp_path / "other")])
+        open_any(LabelPlaces([labels, str(tmp_path / "other")]))
     with pytest.raises(InputError, match="not clear whether there is a teacher"):
         LabelledViews(data, labels=[], batch_size=4)
     with pytest.raises(InputError, match="nothing to weigh"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from support import built_teacher
 from timm.data import ImageNetInfo
 
 from teacher_cache.errors import ModelError
@@ -17,7 +18,6 @@ from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.checkpoint import load_weights
 from teacher_cache.models.class_knowledge import check_names, names_of_file, names_of_hub
 from teacher_cache.models.create import create_model, weights_sha256
-from teacher_cache.models.teacher import build_teacher
 
 PETS = ("ant", "bee", "cat", "dog")
 WNIDS = tuple(ImageNetInfo("imagenet-1k").label_names())
@@ -74,11 +74,11 @@ def test_names_that_tell_nothing_are_left_to_the_agreement(classes: tuple[str, .
 def test_a_teacher_of_another_order_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
     file = str(tmp_path / "weights.pth")
     torch.save({"state_dict": model().state_dict(), "classes": list(PETS)}, file)
-    options = {"img_size": 32, "device": torch.device("cpu"), "checkpoint": file}
-    assert build_teacher("test_resnet", classes=ClassList(PETS), **options).classes_are_known
+    options = {"img_size": 32, "checkpoint": file}
+    assert built_teacher("test_resnet", classes=ClassList(PETS), **options).classes_are_known
     with pytest.raises(ModelError, match=r"'dog' is its class 3, the dataset's 0(.|\n)*--allow-disagreement"):
-        build_teacher("test_resnet", classes=ClassList(PETS[::-1]), **options)
-    allowed = build_teacher("test_resnet", classes=ClassList(PETS[::-1]), compare_names=False, **options)
+        built_teacher("test_resnet", classes=ClassList(PETS[::-1]), **options)
+    allowed = built_teacher("test_resnet", classes=ClassList(PETS[::-1]), compare_names=False, **options)
     assert not allowed.classes_are_known
 
 
@@ -108,12 +108,12 @@ def test_safetensors_without_a_suffix_are_read(tmp_path: Path) -> None:
 
 
 def test_tuples_among_the_arguments_are_described_as_lists() -> None:
-    options = {"classes": ClassList(PETS), "img_size": 32, "device": torch.device("cpu"), "pretrained": False}
+    options = {"classes": ClassList(PETS), "img_size": 32, "pretrained": False}
     specs = [
-        build_teacher("test_resnet", model_kwargs={"layers": layers}, **options).spec
+        built_teacher("test_resnet", model_kwargs={"layers": layers}, **options).spec
         for layers in ((1, 1, 1, 1), [1, 1, 1, 1])
     ]
     assert specs[0] == specs[1]
     assert specs[0].to_dict()["model_kwargs"] == {"layers": [1, 1, 1, 1]}
     with pytest.raises(ModelError, match="--model-kwargs"):
-        build_teacher("test_resnet", model_kwargs={"layers": {1}}, **options)
+        built_teacher("test_resnet", model_kwargs={"layers": {1}}, **options)

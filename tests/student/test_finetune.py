@@ -8,13 +8,13 @@ import timm
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from student.build import begin_with
 from student.checkpoint import load_student, save_weights
 from student.cli import main
 from student.hub import hub_settings
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ModelError
 from teacher_cache.labels.class_list import ClassList
+from teacher_cache.models.checkpoint import begin_with
 from teacher_cache.models.create import create_model
 from teacher_cache.storage.store import Store
 

@@ -18,6 +18,7 @@ from teacher_cache.archive.format.layout import Layout, Unit
 from teacher_cache.errors import DeniedError, FullError, LostProcessError, TeacherCacheError, UnfitError
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.agreement import Agreement
+from teacher_cache.storage.store import Store
 
 Advance = Callable[[int], None]
 """Called with the number of views just labelled; a negative number if a unit that had begun is lost."""
@@ -113,8 +114,8 @@ class Worker(Protocol):
         """
         ...
 
-    def put_figures(self, out: str, advance: Advance) -> None:
-        """Measure the labels of the finished archive at a URL, and write the figures beside it."""
+    def put_figures(self, archive: Store, advance: Advance) -> None:
+        """Measure the labels of a finished archive, and write the figures beside it."""
         ...
 
     def compute(self, task: Task, advance: Advance) -> Any:

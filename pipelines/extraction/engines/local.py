@@ -23,8 +23,8 @@ from pipelines.extraction.engines.engine import (
     ignore,
     is_foreign,
 )
-from pipelines.extraction.flags import ExtractConfig
 from pipelines.extraction.queue import Task, UnitQueue
+from pipelines.extraction.request import EngineSettings
 from teacher_cache.errors import TeacherCacheError
 
 _NAME = "local"
@@ -36,20 +36,16 @@ class LocalEngine:
 
     Args:
         make_worker: Function that makes the worker.
+        settings: Settings of the engine; there are none without Ray.
     """
 
     num_workers = 1
 
-    def __init__(self, make_worker: Callable[[], Worker]) -> None:
+    def __init__(self, make_worker: Callable[[], Worker], settings: EngineSettings | None = None) -> None:
+        del settings
         self._worker = make_worker()
         self._node = socket.gethostname()
         self._failures = 0
-
-    @classmethod
-    def of(cls, make_worker: Callable[[], Worker], config: ExtractConfig) -> LocalEngine:
-        """Return the engine; the flags of `extract` are not used."""
-        del config
-        return cls(make_worker)
 
     def ask(self, task: Callable[[Worker, Advance], _T], advance: Advance = ignore) -> _T:
         """Return the result of a task on the worker; see Engine."""

@@ -7,9 +7,10 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
-from pipelines.extraction.flags import LabelRequest
+from pipelines.extraction.engines.engine import Engine
 from pipelines.extraction.messages import Description
 from pipelines.extraction.queue import MissingUnits, default_views_per_unit
+from pipelines.extraction.request import ExtractRequest
 from teacher_cache.archive.format.calibration import missing_parts
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.manifest import read_manifest
@@ -17,7 +18,6 @@ from teacher_cache.archive.format.receipts import AGREEMENT_FILE, Receipt
 from teacher_cache.archive.format.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.writers.extension import extension
 from teacher_cache.archive.writers.write import ArchiveWriter
-from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError
 from teacher_cache.labels.affinity_rule import (
     CalibrationPart,
@@ -26,9 +26,15 @@ from teacher_cache.labels.affinity_rule import (
     num_calibration_views,
 )
 from teacher_cache.labels.arrays import check_topk
-from teacher_cache.program.flags import parse_views
-from teacher_cache.storage.store import Store
-from teacher_cache.views.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """A request, the engine that computes it, and what the engine's workers say of themselves."""
+
+    request: ExtractRequest
+    engine: Engine
+    worker: Description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,72 +86,67 @@ class Prepared:
         return missing_parts(self.writer.store, self.calibration)
 
 
-def archive_spec(
-    request: LabelRequest, dataset: DatasetInfo, recipe: Recipe, worker: Description
-) -> ArchiveSpec:
+def archive_spec(request: ExtractRequest, worker: Description) -> ArchiveSpec:
     """Return the spec of the requested archive, from everything that determines the labels."""
-    views = parse_views(request.views)
+    dataset = request.dataset.info
     num_classes = worker.teacher["num_classes"]
     check_topk(request.topk, num_classes)
-    base = read_manifest(Store(request.extends)).spec.views_per_unit if request.extends else None
+    base = read_manifest(request.extends).spec.views_per_unit if request.extends else None
     return ArchiveSpec(
         dataset={
             "sha256": dataset.sha256,
             "shards": [(shard.identity, shard.num_samples) for shard in dataset.shards],
         },
-        recipe=recipe.to_dict(),
+        recipe=request.order.recipe.to_dict(),
         teacher=worker.teacher,
         labels=LabelSpec(
             request.topk,
             num_classes,
             dataset.class_list.sha256,
-            affinity=None
-            if request.affinity == "none"
-            else affinity_rule(request.topk, num_classes, dataset.num_samples),
+            affinity=affinity_rule(request.topk, num_classes, dataset.num_samples)
+            if request.has_affinity
+            else None,
             values=request.values,
         ),
         probe_sha256=worker.probe_sha256,
-        views_per_unit=request.views_per_unit or base or default_views_per_unit(len(views)),
+        views_per_unit=request.views_per_unit or base or default_views_per_unit(len(request.views)),
         made_with=worker.made_with,
     )
 
 
-def prepare(request: LabelRequest, asked: ArchiveSpec, *, is_labelled: bool) -> Prepared:
+def prepare(request: ExtractRequest, asked: ArchiveSpec) -> Prepared:
     """Find the missing units; nothing is written.
 
     Raises:
         ArchiveError: The folder holds another archive or other files.
         InputError: The requested units do not fit the archive's layout.
     """
-    store = Store(request.out)
-    return _prepared(request, store, ArchiveWriter.open(store, asked, create=False), is_labelled)
+    return _prepared(request, ArchiveWriter.open(request.archive, asked, create=False))
 
 
-def begin(request: LabelRequest, asked: ArchiveSpec, before: Prepared) -> Prepared:
+def begin(request: ExtractRequest, asked: ArchiveSpec, before: Prepared) -> Prepared:
     """Write the spec, which pins the layout.
 
     The given units stay valid, unless another first writer has just pinned another layout.
-
-    Raises:
-        ArchiveError, InputError: See `prepare`.
+    Raises as `prepare`.
     """
-    store = Store(request.out)
-    writer = ArchiveWriter.open(store, asked, create=True)
+    writer = ArchiveWriter.open(request.archive, asked, create=True)
     if before.writer.spec.layout == writer.spec.layout:
         return dataclasses.replace(before, writer=writer)
-    return _prepared(request, store, writer, before.is_labelled)
+    return _prepared(request, writer)
 
 
-def _prepared(request: LabelRequest, store: Store, writer: ArchiveWriter, is_labelled: bool) -> Prepared:
+def _prepared(request: ExtractRequest, writer: ArchiveWriter) -> Prepared:
     layout = writer.spec.layout
     if request.views_per_unit not in (None, layout.views_per_unit):
         raise InputError(
-            f"--views-per-unit {request.views_per_unit}, but {request.out} "
+            f"--views-per-unit {request.views_per_unit}, but {request.archive.url} "
             f"holds {layout.views_per_unit} views a unit",
             "Units of two sizes cannot lie in one archive.",
             "leave the flag out, or choose a new folder with --out",
         )
-    extends = extension(store, writer.spec, Store(request.extends)) if request.extends else {}
+    extends = extension(request.archive, writer.spec, request.extends) if request.extends else {}
     elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *extends.values()])
     finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
-    return Prepared(writer, extends, MissingUnits(layout, parse_views(request.views), finished), is_labelled)
+    missing = MissingUnits(layout, request.views, finished)
+    return Prepared(writer, extends, missing, request.dataset.index.is_labelled)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipelines.extraction.flags import LabelRequest
+from pipelines.extraction.request import ExtractRequest
 from teacher_cache.archive.format.calibration import copy_agreement
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.manifest import Manifest, read_manifest
@@ -18,10 +17,12 @@ from teacher_cache.archive.format.spec import ArchiveSpec
 from teacher_cache.archive.readers.read_units import fetched, fetched_affinity, in_threads
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.program.flags import parse_views
 from teacher_cache.program.progress import Track
 from teacher_cache.sharing.catalog_file import read_catalog
 from teacher_cache.storage.store import Store
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _AT_ONCE = 8
 """Number of units that are fetched at once."""
@@ -54,20 +55,13 @@ class Shelf:
         return receipt is not None and receipt.unit == unit
 
 
-def shelves_of(catalogs: Sequence[str], fingerprint: str, key: str | None) -> Iterator[Shelf]:
-    """Yield the archives of a fingerprint that some catalogs list.
-
-    Args:
-        catalogs: URLs of folders or buckets with a catalog.
-        fingerprint: Fingerprint of the request.
-        key: File of pinned public keys, one of which must have signed an archive; None trusts the catalogs.
+def shelves_of(request: ExtractRequest, fingerprint: str) -> Iterator[Shelf]:
+    """Yield the archives of a fingerprint that the request's catalogs list.
 
     Raises:
         ArchiveError: There is no catalog, or an archive that it lists is damaged, or not signed.
-        InputError: The keys cannot be read.
     """
-    for url in catalogs:
-        root = Store(url)
+    for root in request.catalogs:
         for entry in read_catalog(root).archives:
             if entry.facts.fingerprint != fingerprint:
                 continue
@@ -75,25 +69,21 @@ def shelves_of(catalogs: Sequence[str], fingerprint: str, key: str | None) -> It
             manifest = read_manifest(store)
             if manifest.spec.fingerprint != fingerprint:
                 raise InputError(
-                    f"{store.url} is not what the catalog {url} says: it has fingerprint "
+                    f"{store.url} is not what the catalog {root.url} says: it has fingerprint "
                     f"{manifest.spec.fingerprint[:12]}, not {fingerprint[:12]}",
                     "Nothing is taken from it.",
-                    f"make the catalog again: teacher-cache catalog {url}",
+                    f"make the catalog again: teacher-cache catalog {root.url}",
                 )
-            if key is not None:
-                _check_signed(store, manifest, key)
+            if request.catalog_keys is not None:
+                _check_signed(store, manifest, request.catalog_keys)
             yield Shelf(store, manifest, places(manifest, read_part(store, manifest)))
 
 
-def _check_signed(store: Store, manifest: Manifest, key: str) -> None:
-    """Refuse an archive that no pinned key has signed. Raises ArchiveError, InputError."""
-    try:
-        from teacher_cache.sharing.signature import check_signatures, public_keys
-    except ImportError as error:
-        raise InputError(
-            f"--catalog-key: {error}", "Signatures cannot be checked.", "pip install 'teacher-cache[share]'"
-        ) from error
-    found = check_signatures(store, manifest, public_keys(Path(key)))
+def _check_signed(store: Store, manifest: Manifest, keys: Mapping[str, Ed25519PublicKey]) -> None:
+    """Refuse an archive that no pinned key has signed. Raises ArchiveError."""
+    from teacher_cache.sharing.signature import check_signatures  # it needs the extra `share`
+
+    found = check_signatures(store, manifest, keys)
     if not found.valid:
         raise ArchiveError(
             f"{store.url} is in a catalog, and {'; '.join(found.problems)}",
@@ -102,12 +92,12 @@ def _check_signed(store: Store, manifest: Manifest, key: str) -> None:
         )
 
 
-def as_shelved(request: LabelRequest, asked: ArchiveSpec, shelves: Sequence[Shelf]) -> ArchiveSpec:
+def as_shelved(request: ExtractRequest, asked: ArchiveSpec, shelves: Sequence[Shelf]) -> ArchiveSpec:
     """Return the spec with the views per unit of the first shelf, where the request allows them."""
     if not shelves or request.views_per_unit is not None or request.extends is not None:
         return asked
     views_per_unit = shelves[0].manifest.spec.views_per_unit
-    begins_a_block = parse_views(request.views).start % views_per_unit == 0
+    begins_a_block = request.views.start % views_per_unit == 0
     return dataclasses.replace(asked, views_per_unit=views_per_unit) if begins_a_block else asked
 
 

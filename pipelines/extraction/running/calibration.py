@@ -6,10 +6,8 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from pipelines.extraction.engines.engine import ENDS_THE_RUN, Advance, Engine, Worker, first_line
-from pipelines.extraction.flags import ExtractConfig
-from pipelines.extraction.messages import Description
-from pipelines.extraction.planning.prepare import Prepared
+from pipelines.extraction.engines.engine import ENDS_THE_RUN, Advance, Worker, first_line
+from pipelines.extraction.planning.prepare import Extraction, Prepared
 from pipelines.extraction.queue import UnitQueue
 from pipelines.extraction.running.record import RunRecord
 from teacher_cache.archive.format.calibration import get_agreement
@@ -32,9 +30,7 @@ class Calibration:
     given_up: dict[str, str]
 
 
-def calibrate(
-    config: ExtractConfig, engine: Engine, prepared: Prepared, record: RunRecord, track: Track
-) -> Calibration:
+def calibrate(extraction: Extraction, prepared: Prepared, record: RunRecord, track: Track) -> Calibration:
     """Run the missing parts of the calibration on all workers, and write their result.
 
     Raises:
@@ -42,8 +38,8 @@ def calibrate(
     """
     if not prepared.calibration:
         return Calibration(get_agreement(prepared.writer.store, prepared.writer.spec), {})
-    missing = prepared.missing_calibration
-    queue = UnitQueue(missing, retries=config.retries, max_quarantined=config.max_quarantined)
+    request, engine, missing = extraction.request, extraction.engine, prepared.missing_calibration
+    queue = UnitQueue(missing, retries=request.retries, max_quarantined=request.max_quarantined)
     with track("calibrate", sum(part.stop - part.start for part in missing), "views") as advance:
         for event in engine.run(queue, lambda views: advance(views)):
             record.add(event)
@@ -60,9 +56,7 @@ def calibrate(
     return Calibration(agreement, {})
 
 
-def check_agreement(
-    config: ExtractConfig, agreement: Agreement | None, worker: Description, classes: Sequence[str]
-) -> None:
+def check_agreement(extraction: Extraction, agreement: Agreement | None) -> None:
     """Refuse a teacher whose top classes have nothing to do with the dataset's labels.
 
     A teacher whose weights name the dataset's own classes is not refused; neither is one whose random weights
@@ -71,12 +65,12 @@ def check_agreement(
     Raises:
         ModelError: The agreement is near chance, or fits another order of the classes.
     """
-    is_random = not config.pretrained and config.checkpoint is None
-    if agreement is None or worker.classes_are_known or is_random or config.allow_disagreement:
+    request, is_known = extraction.request, extraction.worker.classes_are_known
+    if agreement is None or is_known or request.order.teacher.is_random or request.allow_disagreement:
         return
     if agreement.verdict in ("fits", "too few views"):
         return
-    example = ""
+    classes, example = request.dataset.info.classes, ""
     if agreement.example is not None and classes:
         label, top = agreement.example
         example = f" Images of class {classes[label]!r} are mostly {classes[top]!r} to it."

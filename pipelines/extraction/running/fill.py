@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from pipelines.extraction.engines.engine import Engine, Event, UnitDone, first_line
-from pipelines.extraction.flags import ExtractConfig
-from pipelines.extraction.messages import Description
+from pipelines.extraction.engines.engine import Event, UnitDone, first_line
 from pipelines.extraction.planning.estimate import Estimate, ExtractReport
-from pipelines.extraction.planning.prepare import Prepared
+from pipelines.extraction.planning.prepare import Extraction, Prepared
 from pipelines.extraction.queue import MissingUnits
-from pipelines.extraction.running.units import close, new_run, run
+from pipelines.extraction.running.units import close, run
 from teacher_cache.archive.format.calibration import copy_agreement
 from teacher_cache.archive.format.filling import JOB_FILE, Filling, News, Pair
 from teacher_cache.archive.format.layout import Layout, Unit
@@ -25,7 +23,6 @@ from teacher_cache.archive.format.receipts import Receipt
 from teacher_cache.archive.readers.read_units import fetched
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.program.flags import parse_views
 from teacher_cache.program.progress import Advance, Track
 from teacher_cache.storage.store import Store
 
@@ -33,31 +30,13 @@ _TOLD_EVERY_S = 2.0
 """Seconds between two pieces of news, and between two looks for students."""
 
 
-def filling_flags(config: ExtractConfig) -> ExtractConfig:
-    """Return the flags of the run that labels one view at a time into the folder beside the archive."""
-    run_dir = config.run_dir or new_run(config.out, datetime.datetime.now(datetime.UTC))
-    out = Filling(Store(config.out)).labels.url
-    return dataclasses.replace(config, out=out, views_per_unit=1, run_dir=run_dir, catalog=(), followed=False)
-
-
-def fill(
-    config: ExtractConfig,
-    engine: Engine,
-    prepared: Prepared,
-    worker: Description,
-    found: Estimate | None,
-    classes: tuple[str, ...],
-    track: Track,
-) -> ExtractReport:
+def fill(extraction: Extraction, prepared: Prepared, found: Estimate | None, track: Track) -> ExtractReport:
     """Label what an archive lacks in the order that students need, and seal the archive.
 
     Args:
-        config: Flags of the run beside the archive; see `filling_flags`.
-        engine: Engine whose workers write beside the archive.
+        extraction: Labels to compute; its workers write one view at a time beside the archive.
         prepared: Archive, and what it lacks.
-        worker: Description of the engine's workers.
         found: Estimate of the run, or None.
-        classes: Names of the dataset's classes.
         track: Progress display.
 
     Raises:
@@ -71,29 +50,12 @@ def fill(
     receipts = archive.receipts()
     finished = _one_view_units(receipt.unit for receipt in receipts)
     done = [*finished, *(receipt.unit for receipt in writer.receipts())]
-    missing = MissingUnits(spec.layout, parse_views(config.views), done)
+    missing = MissingUnits(spec.layout, extraction.request.views, done)
     publisher = _Publisher(filling, _views_at_the_end(prepared, receipts), len(missing))
     inner = Prepared(writer, {}, missing, prepared.is_labelled, prepared.is_calibrated)
-    publisher.publish()
-    try:
-        tracking = publisher.tracking(track)
-        report = run(
-            config,
-            engine,
-            inner,
-            worker,
-            found,
-            classes,
-            tracking,
-            order=publisher.order,
-            hear=publisher.hear,
-        )
-    except KeyboardInterrupt:
-        publisher.publish("stopped")
-        raise
-    except Exception as error:
-        publisher.publish("failed", first_line(error))
-        raise
+    tracking, order, hear = publisher.tracking(track), publisher.order, publisher.hear
+    with publisher.publishing():
+        report = run(extraction, inner, found, tracking, order=order, hear=hear)
     if report.quarantined:
         names = ", ".join(report.quarantined)
         publisher.publish("failed", f"units {names} were given up: {next(iter(report.quarantined.values()))}")
@@ -102,12 +64,7 @@ def fill(
     sealed = close(prepared, None, 0.0, {}, report.agreement)
     _delete_what_is_held(filling, archive, writer)
     return dataclasses.replace(
-        sealed,
-        units=report.units,
-        views=report.views,
-        seconds=report.seconds,
-        run=report.run,
-        calibration_views=report.calibration_views,
+        report, labels=sealed.labels, label_bytes=sealed.label_bytes, fingerprint=sealed.fingerprint
     )
 
 
@@ -180,6 +137,19 @@ class _Publisher:
             told = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             news = News(state, self._views, self._units, self._done, told, why[:4096])  # type: ignore[arg-type]
             self._filling.tell(news)
+
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Publish that the job runs, and how the block ended if it did not end well."""
+        self.publish()
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.publish("stopped")
+            raise
+        except Exception as error:
+            self.publish("failed", first_line(error))
+            raise
 
     def tracking(self, track: Track) -> Track:
         """Return a progress display that also publishes the status."""

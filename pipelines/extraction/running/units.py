@@ -7,15 +7,12 @@ import datetime
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pipelines.extraction.engines.engine import Engine, Event
-from pipelines.extraction.flags import ExtractConfig
-from pipelines.extraction.messages import Description
 from pipelines.extraction.planning.estimate import Estimate, ExtractReport
-from pipelines.extraction.planning.prepare import Prepared
+from pipelines.extraction.planning.prepare import Extraction, Prepared
 from pipelines.extraction.queue import MissingUnits, UnitQueue
 from pipelines.extraction.running.calibration import calibrate, check_agreement
 from pipelines.extraction.running.record import RunRecord
@@ -35,12 +32,9 @@ def _ignore(event: Event) -> None:
 
 
 def run(
-    config: ExtractConfig,
-    engine: Engine,
+    extraction: Extraction,
     prepared: Prepared,
-    worker: Description,
     found: Estimate | None,
-    classes: Sequence[str],
     track: Track,
     *,
     order: Callable[[MissingUnits], Iterable[Unit]] = iter,
@@ -49,50 +43,36 @@ def run(
     """Run the missing units, and record the run beside the archive.
 
     Args:
-        config: Flags of the run.
-        engine: Engine that runs the units.
+        extraction: Labels to compute, and the engine that runs the units.
         prepared: Archive, and what it lacks.
-        worker: Description of the engine's workers.
         found: Estimate of the run, or None.
-        classes: Names of the dataset's classes.
         track: Progress display.
         order: Function that returns the missing units in the order to run.
         hear: Function that is told every event.
     """
-    folder = Store(config.run_dir or new_run(config.out, _utc_now()))
-    record = RunRecord(folder, _utc_now, config.max_gpu_hours)
-    fingerprint = prepared.writer.spec.fingerprint
-    record.tell(
-        "run_started",
-        fingerprint=fingerprint,
-        engine=config.engine,
-        device=worker.device,
-        workers=engine.num_workers,
-        units=len(prepared.missing),
-        units_done=prepared.missing.num_asked - len(prepared.missing),
-        views=found.views if found else 0,
-    )
-    about: dict[str, Any] = {
-        "fingerprint": fingerprint,
-        "device": worker.device,
-        "estimate": found and dataclasses.asdict(found),
-    }
+    request, engine = extraction.request, extraction.engine
+    record = RunRecord(request.run_folder or new_run(request.archive), _utc_now, request.max_gpu_hours)
+    num_views = found.views if found else 0
+    about = _describe_run(extraction, prepared, num_views)
+    record.tell("run_started", **about)
+    about = {name: about[name] for name in ("fingerprint", "device")}
+    about["estimate"] = found and dataclasses.asdict(found)
     given_up: dict[str, str] = {}
     state, begun_s = "failed", time.monotonic()
     try:
-        calibration = calibrate(config, engine, prepared, record, track)
+        calibration = calibrate(extraction, prepared, record, track)
         given_up |= calibration.given_up
         agreement = about["agreement"] = calibration.agreement and dataclasses.asdict(calibration.agreement)
         if prepared.calibration:
             record.tell("calibration_failed" if given_up else "calibrated", **given_up, agreement=agreement)
-        check_agreement(config, calibration.agreement, worker, classes)
+        check_agreement(extraction, calibration.agreement)
         start_s = time.monotonic()
         queue = UnitQueue(
-            order(prepared.missing), retries=config.retries, max_quarantined=config.max_quarantined
+            order(prepared.missing), retries=request.retries, max_quarantined=request.max_quarantined
         )
         if not record.is_over_limit:
-            _do_units(engine, queue, record, found.views if found else 0, track, hear)
-        _check_limit(record, config.max_gpu_hours)
+            _do_units(engine, queue, record, num_views, track, hear)
+        _check_limit(record, request.max_gpu_hours)
         given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}
         _check_all_done(prepared, record, given_up)
         report = close(prepared, record, time.monotonic() - start_s, given_up, calibration.agreement)
@@ -109,6 +89,18 @@ def run(
             record.close(state, time.monotonic() - begun_s, given_up, about)
         except (StoreError, OSError) as error:  # a lost record must not fail a run, or hide why it failed
             _LOG.warning("the record of this run is not whole: %s", error)
+
+
+def _describe_run(extraction: Extraction, prepared: Prepared, num_views: int) -> dict[str, Any]:
+    return {
+        "fingerprint": prepared.writer.spec.fingerprint,
+        "engine": extraction.request.engine.name,
+        "device": extraction.worker.device,
+        "workers": extraction.engine.num_workers,
+        "units": len(prepared.missing),
+        "units_done": prepared.missing.num_asked - len(prepared.missing),
+        "views": num_views,
+    }
 
 
 def _do_units(
@@ -170,17 +162,16 @@ def close(
     )
 
 
-def new_run(out: str, now: datetime.datetime) -> str:
+def new_run(archive: Store) -> Store:
     """Return a new folder beside an archive. Raises InputError if the archive is a whole bucket."""
-    if "://" not in out:
-        out = str(Path(out).resolve())
-    elif "/" not in out.partition("://")[2].strip("/"):
+    if "/" not in archive.url.partition("://")[2].strip("/") and not archive.is_local:
         raise InputError(
-            f"--out {out} is a whole bucket",
+            f"--out {archive.url} is a whole bucket",
             "There is no place beside it for the run's events.",
             "choose a folder in it, or give --run-dir",
         )
-    return f"{out.rstrip('/')}.runs/{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    name = archive.root.rpartition("/")[2]
+    return archive.beside(f"../{name}.runs/{_utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(2)}")
 
 
 def _utc_now() -> datetime.datetime:

@@ -7,12 +7,11 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from pipelines.extraction.flags import ArchiveTeacherFlags, TeacherFlags
 from pipelines.extraction.messages import Rate
 from teacher_cache.archive.format.layout import Layout, Unit
 from teacher_cache.archive.format.spec import LabelSpec
@@ -28,13 +27,10 @@ from teacher_cache.labelling.logits import teacher_logits
 from teacher_cache.labelling.unit import extract_unit, unit_loads
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.labels.class_list import ClassList
 from teacher_cache.labels.codec import encode
 from teacher_cache.labels.topk import labels_from_logits
-from teacher_cache.models.create import resolve_device
-from teacher_cache.models.kinds import Precision
+from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import Teacher, build_teacher
-from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.views.recipe import Recipe
 
 Advance = Callable[[int], None]
@@ -166,59 +162,29 @@ class Labeller:
         return RenderPool(BatchRenderer(self.dataset, self.recipe), self._workers)
 
 
-def load_teacher(
-    flags: TeacherFlags,
-    name: str,
-    classes: ClassList,
-    img_size: int,
-    model_kwargs: dict[str, Any],
-    precision: Precision,
-    *,
-    compare_names: bool,
-) -> Teacher:
-    """Load a teacher as the flags ask for it.
-
-    Raises:
-        ModelError: See `build_teacher`.
-    """
-    return build_teacher(
-        name,
-        classes=classes,
-        img_size=img_size,
-        device=resolve_device(flags.device),
-        pretrained=flags.pretrained,
-        checkpoint=flags.checkpoint,
-        model_kwargs=model_kwargs,
-        prompts=flags.prompts,
-        class_map=flags.class_map,
-        precision=precision,
-        channels_last=flags.channels_last,
-        compiled=flags.compile,
-        compare_names=compare_names,
-    )
-
-
-def labeller_of(archive: LabelSource, data: str, flags: ArchiveTeacherFlags) -> Labeller:
+def labeller_of(
+    archive: LabelSource, dataset: PackedDataset, settings: TeacherSettings, *, batch_size: int, workers: int
+) -> Labeller:
     """Return the labeller that made an archive: its dataset, and its teacher with the same weights.
+
+    Args:
+        archive: Archive to label again.
+        dataset: Images.
+        settings: Teacher; without a name the archive's, if it is timm's. The precision is the archive's.
+        batch_size: Views in one forward pass.
+        workers: Processes that render views.
 
     Raises:
         ArchiveError: The dataset or the teacher is not the archive's, or is not given and not timm's.
         ModelError: See `build_teacher`.
     """
-    dataset = PackedDataset(data, flags.room)
     archive.check_replay(dataset.info)
-    theirs = archive.spec.teacher
-    name, model_kwargs = flags.teacher, parse_kwargs(flags.model_kwargs)
-    if name is None:
-        name, model_kwargs = _timm_name(archive), theirs["model_kwargs"]
-    recipe = archive.recipe
-    teacher = load_teacher(
-        flags,
-        name,
-        dataset.info.class_list,
-        recipe.img_size,
-        model_kwargs,
-        theirs["precision"],
+    theirs, recipe = archive.spec.teacher, archive.recipe
+    own = {} if settings.name else {"name": _timm_name(archive), "model_kwargs": theirs["model_kwargs"]}
+    teacher = build_teacher(
+        dataclasses.replace(settings, precision=theirs["precision"], **own),
+        classes=dataset.info.class_list,
+        img_size=recipe.img_size,
         compare_names=False,  # class names were checked when the archive was made
     )
     ours = teacher.spec.to_dict()
@@ -231,7 +197,7 @@ def labeller_of(archive: LabelSource, data: str, flags: ArchiveTeacherFlags) -> 
             "Another teacher's labels would be compared or mixed with these.",
             "give the archive's own teacher with --checkpoint, and where it is not timm's with --teacher",
         )
-    return Labeller(dataset, recipe, teacher, batch_size=flags.batch_size, workers=flags.workers)
+    return Labeller(dataset, recipe, teacher, batch_size=batch_size, workers=workers)
 
 
 def _timm_name(archive: LabelSource) -> str:

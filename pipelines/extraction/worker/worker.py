@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from pipelines.extraction.engines.engine import Advance, UnitResult, ignore
-from pipelines.extraction.messages import Description, Rate, Trial, WorkOrder
+from pipelines.extraction.messages import Description, Rate, Trial
 from pipelines.extraction.queue import Task
-from pipelines.extraction.worker.labeller import Labeller, TimedLabels, TimedViews, load_teacher
+from pipelines.extraction.request import WorkOrder
+from pipelines.extraction.worker.labeller import Labeller, TimedLabels, TimedViews
 from teacher_cache.archive.figures.measure import measure_and_put
 from teacher_cache.archive.format.calibration import (
     delete_parts,
@@ -30,7 +31,7 @@ from teacher_cache.errors import ArchiveError, RecipeError, TeacherCacheError, U
 from teacher_cache.labelling.calibrate import Calibrated, affinity_arrays, joined
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.agreement import Agreement
-from teacher_cache.program.flags import parse_kwargs
+from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.progress import counting
 from teacher_cache.storage.store import Store
 from teacher_cache.views.probe import check_probe, library_versions, probe_digest
@@ -60,20 +61,16 @@ class LabelWorker:
     """
 
     def __init__(self, order: WorkOrder) -> None:
-        request = order.request
-        self._request, self._recipe = request, order.recipe
-        dataset = PackedDataset(request.data, request.room)
-        teacher = load_teacher(
-            request,
-            request.teacher,
-            dataset.info.class_list,
-            order.recipe.img_size,
-            parse_kwargs(request.model_kwargs),
-            request.precision,
-            compare_names=not request.allow_disagreement,
+        self._store, self._room, self._recipe = order.archive, order.room, order.recipe
+        dataset = PackedDataset(order.data, order.room)
+        teacher = build_teacher(
+            order.teacher,
+            classes=dataset.info.class_list,
+            img_size=order.recipe.img_size,
+            compare_names=order.compare_names,
         )
         self._labeller = Labeller(
-            dataset, order.recipe, teacher, batch_size=request.batch_size, workers=request.workers
+            dataset, order.recipe, teacher, batch_size=order.batch_size, workers=order.workers
         )
         self._opened: ArchiveWriter | None = None
 
@@ -103,7 +100,7 @@ class LabelWorker:
 
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:
         """Write the result of all parts: the class affinity, and the agreement; see Worker."""
-        writer, store = self._archive(), Store(self._request.out)
+        writer, store = self._archive(), self._store
         labels = writer.spec.labels
         try:
             found = get_parts(store, parts)
@@ -120,11 +117,11 @@ class LabelWorker:
         delete_parts(store)
         return agreement
 
-    def put_figures(self, out: str, advance: Advance) -> None:
+    def put_figures(self, archive: Store, advance: Advance) -> None:
         """Measure the labels of a finished archive, if there is a view of all images; see Worker."""
-        reader, dataset = ArchiveReader(out, self._request.room), self._labeller.dataset
+        reader = ArchiveReader(archive.url, self._room)
         if reader.views:
-            measure_and_put(reader, Store(out), dataset, counting(advance))
+            measure_and_put(reader, archive, self._labeller.dataset, counting(advance))
 
     def compute(self, task: Task, advance: Advance) -> Labelled | CalibratedPart:
         """Label a unit, or a part of the calibration views; see `extract_unit` and `calibrate_part`.
@@ -142,7 +139,7 @@ class LabelWorker:
         writer, timed, start_s = self._archive(), computed.timed, time.perf_counter()
         if isinstance(computed, CalibratedPart):
             data = computed.timed.views.to_bytes()
-            put_part(Store(self._request.out), computed.part, data)
+            put_part(self._store, computed.part, data)
             views, num_bytes = len(computed.timed.views.labels_N), len(data)
         else:
             keys_sha256 = self._labeller.keys_sha256(computed.unit)
@@ -163,8 +160,7 @@ class LabelWorker:
     def _archive(self) -> ArchiveWriter:
         """Open the archive, if it was begun with this worker's images, teacher and pixels."""
         if self._opened is None:
-            store = Store(self._request.out)
-            spec = existing_spec(store)
+            spec = existing_spec(self._store)
             ours = (self._labeller.dataset.info.sha256, self._labeller.teacher.spec.to_dict())
             theirs = (spec.dataset["sha256"], spec.teacher)
             if theirs != ours:
@@ -178,7 +174,7 @@ class LabelWorker:
                 check_probe(self._recipe, spec.probe_sha256, spec.made_with)
             except (RecipeError, ArchiveError) as error:
                 raise UnfitError(error.value, error.consequence, error.remedy) from error
-            self._opened = ArchiveWriter(store, spec)
+            self._opened = ArchiveWriter(self._store, spec)
         return self._opened
 
 

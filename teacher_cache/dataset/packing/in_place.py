@@ -13,7 +13,7 @@ from pathlib import Path
 
 from teacher_cache.dataset.index import DATASET_FILE, IN_PLACE_SCHEMA, INDEX_FILE, DatasetInfo, InPlace
 from teacher_cache.dataset.packing.journal import Done, Journal
-from teacher_cache.dataset.packing.pack import Counted, described, removed_on_refusal
+from teacher_cache.dataset.packing.pack import Counted, PackOptions, described, removed_on_refusal
 from teacher_cache.dataset.packing.prepare import Prepared, Work, prepare_all
 from teacher_cache.dataset.packing.shard_draft import ShardDraft
 from teacher_cache.dataset.packing.walk import ReadPlace, RepeatedKeysError, Walk
@@ -33,10 +33,7 @@ def index_in_place(
     names: Sequence[str],
     destination: Store,
     options: SourceOptions,
-    *,
-    shard_size: int,
-    skip_corrupt: bool,
-    workers: int,
+    packing: PackOptions,
     track: Track,
 ) -> tuple[DatasetInfo, list[str]]:
     """Index tars or parquet files, decoding every image once to check it; nothing is copied.
@@ -46,9 +43,7 @@ def index_in_place(
         names: Names of the files, all tars or all parquet.
         destination: Folder of the dataset: empty, new, or with an unfinished index of the same files.
         options: Choices; see SourceOptions.
-        shard_size: Samples in every shard but the last.
-        skip_corrupt: Leave out and record images that cannot be decoded, instead of refusing them.
-        workers: Number of threads that decode.
+        packing: Size of a shard, whether corrupt images are skipped, and the number of threads.
         track: Progress display.
 
     Returns:
@@ -59,25 +54,14 @@ def index_in_place(
         ImageError: An image cannot be decoded; the message names it.
     """
     sizes = source.sizes()
+    plan, chosen = [[name, sizes[name]] for name in names], dataclasses.asdict(options)
     for prefixed in (False, True):
         walk = Walk(source, names, options, prefixed=prefixed)
-        plan = [[name, sizes[name]] for name in names]
-        chosen = dataclasses.asdict(options)
-        journal = Journal(
-            destination, sha256_of([source.url, plan, chosen, shard_size, skip_corrupt, prefixed])
-        )
-        done = journal.done()
-        walk.go_on(done)
+        asked = [source.url, plan, chosen, packing.shard_size, packing.skip_corrupt, prefixed]
+        journal = Journal(destination, sha256_of(asked))
         try:
-            with (
-                removed_on_refusal(destination, journal),
-                track("index", sum(sizes[n] for n in names), "bytes") as advance,
-            ):
-                advance(sum(each.shard.num_bytes for each in done))
-                work = (Work(sample, None, crops=False) for sample in walk)
-                with contextlib.closing(prepare_all(work, workers)) as prepared:
-                    counted = Counted(prepared, done, skip_corrupt, ignore)
-                    done += _hashed(counted, walk, journal, shard_size, len(done), advance)
+            with removed_on_refusal(destination, journal):
+                done = _all_hashed(walk, journal, packing, sum(sizes[name] for name in names), track)
                 classes = _classes(done, walk)
                 info, index = described(
                     "parquet" if walk.image_column else "webdataset",
@@ -100,6 +84,20 @@ def index_in_place(
             notes.append("no sample has a label: the images are without labels")
         return info, notes
     raise AssertionError  # keys that have their tar's name cannot repeat over tars
+
+
+def _all_hashed(
+    walk: Walk, journal: Journal, packing: PackOptions, num_bytes: int, track: Track
+) -> list[Done]:
+    """Return all shards: those that an earlier run hashed, and the rest."""
+    done = journal.done()
+    walk.go_on(done)
+    with track("index", num_bytes, "bytes") as advance:
+        advance(sum(each.shard.num_bytes for each in done))
+        work = (Work(sample, None, crops=False) for sample in walk)
+        with contextlib.closing(prepare_all(work, packing.workers)) as prepared:
+            counted = Counted(prepared, done, packing.skip_corrupt, ignore)
+            return done + _hashed(counted, walk, journal, packing.shard_size, len(done), advance)
 
 
 def _hashed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import shutil
 from collections import Counter
@@ -34,19 +35,35 @@ from teacher_cache.program.progress import Advance, Track
 from teacher_cache.storage.store import Store
 
 
-def pack(
-    source: Source | Growth,
-    destination: Store,
-    *,
-    shard_size: int,
-    seed: int,
-    reencode: Reencode | None,
-    skip_corrupt: bool,
-    workers: int,
-    track: Track,
-    shuffle: bool = True,
-    crops: bool = False,
-) -> DatasetInfo:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """How a source is packed.
+
+    Attributes:
+        shard_size: Samples in every shard but the last.
+        seed: Seed of the shuffle.
+        shuffle: Shuffle the samples; without it they keep the source's order.
+        reencode: Re-encoding to smaller images; None keeps the images' bytes.
+        skip_corrupt: Leave out and record images that cannot be decoded, instead of refusing them.
+        crops: Rewrite baseline JPEGs, losslessly, so that crops can be cut out of them.
+        workers: Threads that read and decode.
+    """
+
+    shard_size: int = 5000
+    seed: int = 0
+    shuffle: bool = True
+    reencode: Reencode | None = None
+    skip_corrupt: bool = False
+    crops: bool = False
+    workers: int = 1
+
+    @property
+    def identity(self) -> list[Any]:
+        """Options that a pack that goes on must share with its beginning."""
+        return [self.shard_size, self.seed, self.shuffle, self.reencode, self.skip_corrupt, self.crops]
+
+
+def pack(source: Source | Growth, destination: Store, options: PackOptions, track: Track) -> DatasetInfo:
     """Pack a source into WebDataset tars with an index, decoding every image once to check it.
 
     A pack that was killed goes on behind its last whole shard when it is asked for again.
@@ -54,29 +71,22 @@ def pack(
     Args:
         source: Source of the samples; a Growth begins with the full shards of another dataset.
         destination: Folder of the dataset: empty, new, or with an unfinished pack of the same request.
-        shard_size: Samples in every shard but the last.
-        seed: Seed of the shuffle.
-        reencode: Re-encoding to smaller images; None keeps the images' bytes.
-        skip_corrupt: Leave out and record images that cannot be decoded, instead of refusing them.
-        workers: Number of threads that read and decode.
+        options: How the source is packed.
         track: Progress display.
-        shuffle: Shuffle the samples; without it they keep the source's order.
-        crops: Rewrite baseline JPEGs, losslessly, so that crops can be cut out of them.
 
     Raises:
         DatasetError: Keys are duplicate, a class is empty, or the destination holds something else.
         ImageError: An image cannot be decoded; the message names it.
     """
     check_keys(source.samples)
+    reencode, samples = options.reencode, source.samples
     if isinstance(source, Growth):
         source.check_reencoding(*(reencode or (None, None)))
-        source.check_shard_size(shard_size)
-    samples = source.samples
-    if shuffle:
-        order = permutation(len(samples), RandomStream((seed, 0), Purpose.PACK))
+        source.check_shard_size(options.shard_size)
+    if options.shuffle:
+        order = permutation(len(samples), RandomStream((options.seed, 0), Purpose.PACK))
         samples = [samples[number] for number in order.tolist()]
-    options = [shard_size, seed, shuffle, reencode, skip_corrupt, crops]
-    journal = Journal(destination, _plan_sha256(source, options))
+    journal = Journal(destination, _plan_sha256(source, options.identity))
     with track("pack", len(samples), "images") as advance, removed_on_refusal(destination, journal):
         done = journal.done()
         if isinstance(source, Growth) and len(done) < len(source.full_shards):
@@ -85,24 +95,33 @@ def pack(
         advance(position)
         packed = source.num_packed if isinstance(source, Growth) else 0
         kept = {sample.key for sample in source.samples[:packed]}
-        work = (Work(each, None if each.key in kept else reencode, crops) for each in samples[position:])
-        with contextlib.closing(prepare_all(work, workers)) as prepared:
-            counted = Counted(prepared, done, skip_corrupt, advance)
-            done += _write_shards(counted, destination, journal, shard_size, len(done), _identities(source))
-        settings: dict[str, Any] = {"seed": seed, **({} if shuffle else {"shuffled": False})}
-        packed_before = source.packed if isinstance(source, Source) and not shuffle else None
-        if packed_before is not None:
-            settings = {**packed_before.source, "skipped": done[-1].skipped if done else []}
-        if crops and isinstance(source, Source):
-            settings["cuttable"] = done[-1].cuttable if done else 0
-        if reencode:
-            settings |= {"max_side_px": reencode.max_side_px, "quality": reencode.quality}
+        work = (
+            Work(each, None if each.key in kept else reencode, options.crops) for each in samples[position:]
+        )
+        with contextlib.closing(prepare_all(work, options.workers)) as prepared:
+            counted = Counted(prepared, done, options.skip_corrupt, advance)
+            size = options.shard_size
+            done += _write_shards(counted, destination, journal, size, len(done), _identities(source))
         labels = {sample.label for sample in source.samples}
+        settings = _settings(source, options, done)
         info, index = described(source.kind, source.classes, labels, source.left_out, done, settings)
     destination.put(INDEX_FILE, index)
     destination.put(DATASET_FILE, info.to_bytes())
     journal.clear()
     return info
+
+
+def _settings(source: Source | Growth, options: PackOptions, done: Sequence[Done]) -> dict[str, Any]:
+    """Return what dataset.json says of the packing."""
+    settings: dict[str, Any] = {"seed": options.seed, **({} if options.shuffle else {"shuffled": False})}
+    if isinstance(source, Source):
+        if source.packed is not None and not options.shuffle:
+            settings = {**source.packed.source, "skipped": done[-1].skipped if done else []}
+        if options.crops:
+            settings["cuttable"] = done[-1].cuttable if done else 0
+    if options.reencode:
+        settings |= {"max_side_px": options.reencode.max_side_px, "quality": options.reencode.quality}
+    return settings
 
 
 class Counted:

@@ -18,6 +18,7 @@ from support import (
     TEACHER,
     K,
     begun,
+    built_teacher,
     extract_flags,
     forked,
     teacher_checkpoint,
@@ -36,7 +37,6 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.topk import labels_from_logits
-from teacher_cache.models.teacher import build_teacher
 from teacher_cache.storage.store import Store
 
 Capture = pytest.CaptureFixture[str]
@@ -278,11 +278,10 @@ def test_exact_values_are_the_teachers_own(data: str, dataset: PackedDataset, tm
     assert main(["verify", str(tmp_path / "exact"), "--level", "full"]) == 0
     reader = ArchiveReader(str(tmp_path / "exact"))
     assert reader.affinity is None
-    teacher = build_teacher(
+    teacher = built_teacher(
         TEACHER,
         classes=dataset.info.class_list,
         img_size=IMG_SIZE,
-        device=torch.device("cpu"),
         checkpoint=teacher_checkpoint(),
     )
     (batch,) = map(

@@ -9,7 +9,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.extraction.engines.ray.actor import kill_process
-from pipelines.extraction.flags import ActorFlags
+from pipelines.extraction.request import EngineSettings
 
 _KILL_WITHIN_S = 10.0
 
@@ -25,25 +25,19 @@ class ActorResources(NamedTuple):
         return f"{self.gpus:g} GPUs and {self.cpus:g} CPUs"
 
 
-def actor_resources(flags: ActorFlags, device: str, workers: int) -> ActorResources:
-    """Return the actors that the flags ask for, or by default those that the cluster has room for.
-
-    Args:
-        flags: Number and resources of the actors.
-        device: Device of the teacher, as --device gives it.
-        workers: Processes that render for each teacher.
-    """
+def actor_resources(settings: EngineSettings) -> ActorResources:
+    """Return the actors that the settings ask for, or by default those that the cluster has room for."""
     there = ray.cluster_resources()
-    gpus, cpus = flags.gpus_per_actor, flags.cpus_per_actor
+    gpus, cpus, num_actors = settings.gpus_per_actor, settings.cpus_per_actor, settings.num_actors
     if gpus is None:
-        has_gpu = device == "auto" and bool(there.get("GPU"))
-        gpus = 1.0 if has_gpu or device.startswith("cuda") else 0.0
+        has_gpu = settings.device == "auto" and bool(there.get("GPU"))
+        gpus = 1.0 if has_gpu or settings.device.startswith("cuda") else 0.0
     if cpus is None:
-        cpus = float(max(1, workers))
-        if not gpus and flags.num_actors:
-            cpus = max(float(workers), _cpu_share(flags.num_actors, there.get("CPU", 0.0)))
+        cpus = float(max(1, settings.workers))
+        if not gpus and num_actors:
+            cpus = max(float(settings.workers), _cpu_share(num_actors, there.get("CPU", 0.0)))
     room = [there.get(name, 0.0) // taken for name, taken in (("GPU", gpus), ("CPU", cpus)) if taken]
-    return ActorResources(flags.num_actors or max(1, int(min(room, default=1.0))), gpus, cpus)
+    return ActorResources(num_actors or max(1, int(min(room, default=1.0))), gpus, cpus)
 
 
 def what_is_free() -> str:

@@ -15,8 +15,8 @@ from pipelines.extraction.engines.engine import Advance, Event, Worker, ignore
 from pipelines.extraction.engines.ray.cluster import actor_resources
 from pipelines.extraction.engines.ray.fleet import Fleet
 from pipelines.extraction.engines.ray.run import RayRun
-from pipelines.extraction.flags import DEFAULT_DRAIN_S, DEFAULT_UNIT_TIMEOUT_S, ActorFlags, ExtractConfig
 from pipelines.extraction.queue import UnitQueue
+from pipelines.extraction.request import EngineSettings
 from teacher_cache.program.ray_session import connect
 
 _T = TypeVar("_T")
@@ -27,10 +27,7 @@ class RayEngine:
 
     Args:
         make_worker: Function that makes a worker in an actor's process; pickled.
-        flags: Number of actors, and the resources of each.
-        device: Device of the teacher, as --device gives it.
-        workers: Processes that render for each teacher.
-        address: Address of a cluster; None starts one on this machine, which ends with the engine.
+        settings: Cluster, number of actors, and resources of each.
         clock: Monotonic clock, in seconds.
 
     Raises:
@@ -40,24 +37,14 @@ class RayEngine:
     def __init__(
         self,
         make_worker: Callable[[], Worker],
-        flags: ActorFlags,
-        *,
-        device: str = "auto",
-        workers: int = 0,
-        address: str | None = None,
+        settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._timeout_s = DEFAULT_UNIT_TIMEOUT_S if flags.unit_timeout_s is None else flags.unit_timeout_s
-        self._drain_s = DEFAULT_DRAIN_S if flags.drain_s is None else flags.drain_s
-        connect(address, "--address")
-        resources = actor_resources(flags, device, workers)
+        self._timeout_s, self._drain_s = settings.unit_timeout_s, settings.drain_s
+        connect(settings.address, "--address")
+        resources = actor_resources(settings)
         self.num_workers = resources.num_actors
         self._fleet = Fleet(make_worker, resources, clock)
-
-    @classmethod
-    def of(cls, make_worker: Callable[[], Worker], config: ExtractConfig) -> RayEngine:
-        """Return the engine for the flags of `extract`."""
-        return cls(make_worker, config, device=config.device, workers=config.workers, address=config.address)
 
     def ask(self, task: Callable[[Worker, Advance], _T], advance: Advance = ignore) -> _T:
         """Return the result of a task on some worker; see Engine."""

@@ -1,0 +1,199 @@
+"""What an extract asks for: its flags, parsed once into values that everything below takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.extraction.flags import (
+    DEFAULT_DRAIN_S,
+    DEFAULT_UNIT_TIMEOUT_S,
+    ENGINES,
+    ActorFlags,
+    ExtractConfig,
+    LabelFlags,
+)
+from teacher_cache.archive.format.filling import Filling
+from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import InputError
+from teacher_cache.labels.arrays import check_topk
+from teacher_cache.labels.encodings import Values
+from teacher_cache.models.kinds import TeacherSettings
+from teacher_cache.program.flags import parse_views, with_absolute_paths
+from teacher_cache.storage.cache import CacheRoom
+from teacher_cache.storage.store import Store
+from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import Recipe
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkOrder:
+    """Order from which a worker is made, on any machine; pickled.
+
+    Attributes:
+        data: URL of the dataset; every worker's machine must see the same files there.
+        room: Room for copies of remote images.
+        recipe: Recipe, read by the driver: a recipe's file need not be on other machines.
+        teacher: Teacher to load.
+        compare_names: Compare the class names that the weights are known by with the dataset's.
+        archive: Store of the archive that the worker writes to.
+        batch_size: Views in one forward pass.
+        workers: Processes that render views; 0 renders in the worker's process.
+    """
+
+    data: str
+    room: CacheRoom
+    recipe: Recipe
+    teacher: TeacherSettings
+    compare_names: bool
+    archive: Store
+    batch_size: int
+    workers: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Engine that runs the units; all but the name is for Ray.
+
+    Attributes:
+        name: Name of the engine, one of ENGINES.
+        address: Address of a cluster; None starts one on this machine, which ends with the engine.
+        num_actors: Number of actors; None takes as many as the cluster has room for.
+        gpus_per_actor, cpus_per_actor: Resources of each; None judges by the teacher's device.
+        unit_timeout_s: Seconds after which an actor that labelled nothing counts as hung.
+        drain_s: Seconds that running units have to finish after SIGINT or SIGTERM.
+        device: Device of the teacher.
+        workers: Processes that render for each teacher.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    num_actors: int | None = None
+    gpus_per_actor: float | None = None
+    cpus_per_actor: float | None = None
+    unit_timeout_s: float = DEFAULT_UNIT_TIMEOUT_S
+    drain_s: float = DEFAULT_DRAIN_S
+    device: str = "auto"
+    workers: int = 0
+
+    @property
+    def entry_point(self) -> str:
+        """Class of the engine, as MODULE:CLASS."""
+        return ENGINES[self.name]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExtractRequest:
+    """Labels to compute, with what is opened for them once.
+
+    Attributes:
+        archive: Store of the archive to write.
+        order: Order for the workers; while students follow, they write beside the archive.
+        engine: Engine that runs the units.
+        dataset: Images, of which the driver reads the index alone.
+        views: Views to label.
+        topk: Classes kept of each label.
+        values: Format of stored logits.
+        has_affinity: Whether the class affinity is calibrated.
+        views_per_unit: Views computed and stored together; None takes the default.
+        extends: Archive whose labels are not computed again.
+        catalogs: Folders or buckets whose archives units are taken from.
+        catalog_keys: Public keys, one of which must have signed what is taken; None trusts the catalogs.
+        retries: Times that a failed unit is tried again.
+        max_quarantined: Units that may be given up before the run stops.
+        max_gpu_hours: Limit of the teacher's hours on all devices together.
+        allow_disagreement: Label even if the teacher's classes seem to be others than the dataset's.
+        run_folder: Store for the record of the run; None makes a new folder beside the archive.
+        is_followed: Whether students with --follow read the labels while they are made.
+    """
+
+    archive: Store
+    order: WorkOrder
+    engine: EngineSettings
+    dataset: PackedDataset
+    views: range
+    topk: int
+    values: Values
+    has_affinity: bool
+    views_per_unit: int | None
+    extends: Store | None
+    catalogs: tuple[Store, ...]
+    catalog_keys: Mapping[str, Ed25519PublicKey] | None
+    retries: int
+    max_quarantined: int
+    max_gpu_hours: float | None
+    allow_disagreement: bool
+    run_folder: Store | None
+    is_followed: bool
+
+
+def request_of(config: ExtractConfig) -> ExtractRequest:
+    """Return the request that flags make; the dataset, the recipe and keys are read.
+
+    Raises:
+        InputError: A value is wrong, or is not that of a dataset, recipe or file of keys.
+    """
+    config = with_absolute_paths(config)
+    dataset, archive = PackedDataset(config.data), Store(config.out)
+    if dataset.info.classes:
+        check_topk(config.topk, len(dataset.info.classes))
+    return ExtractRequest(
+        archive=archive,
+        order=_order(config, Filling(archive).labels if config.followed else archive),
+        engine=_engine(config),
+        dataset=dataset,
+        views=parse_views(config.views),
+        topk=config.topk,
+        values=config.values,
+        has_affinity=config.affinity != "none",
+        views_per_unit=config.views_per_unit,
+        extends=Store(config.extends) if config.extends else None,
+        catalogs=tuple(map(Store, config.catalog)),
+        catalog_keys=None if config.catalog_key is None else _keys(Path(config.catalog_key)),
+        retries=config.retries,
+        max_quarantined=config.max_quarantined,
+        max_gpu_hours=config.max_gpu_hours,
+        allow_disagreement=config.allow_disagreement,
+        run_folder=Store(config.run_dir) if config.run_dir else None,
+        is_followed=config.followed,
+    )
+
+
+def _order(config: LabelFlags, archive: Store) -> WorkOrder:
+    return WorkOrder(
+        data=config.data,
+        room=config.room,
+        recipe=recipes.load(config.recipe, config.img_size),
+        teacher=config.settings(config.teacher, config.precision),
+        compare_names=not config.allow_disagreement,
+        archive=archive,
+        batch_size=config.batch_size,
+        workers=config.workers,
+    )
+
+
+def _engine(config: ExtractConfig) -> EngineSettings:
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(ActorFlags)}
+    return EngineSettings(
+        name=config.engine,
+        address=config.address,
+        device=config.device,
+        workers=config.workers,
+        **{name: value for name, value in fields.items() if value is not None},
+    )
+
+
+def _keys(file: Path) -> Mapping[str, Ed25519PublicKey]:
+    """Return the public keys in a file. Raises InputError."""
+    try:
+        from teacher_cache.sharing.signature import public_keys
+    except ImportError as error:
+        raise InputError(
+            f"--catalog-key: {error}", "Signatures cannot be checked.", "pip install 'teacher-cache[share]'"
+        ) from error
+    return public_keys(file)
