@@ -33,8 +33,7 @@ from rich.table import Table
 from benchmarks.common import write_json
 from benchmarks.machine import environment
 from benchmarks.remote import S3, free_port, started
-from pipelines.sharing.flags import PullConfig
-from pipelines.sharing.share import share
+from pipelines.sharing.share import ShareRequest, share
 from teacher_cache.archive.format.companions import SUMS_FILE
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.spec import ArchiveSpec, LabelSpec
@@ -252,9 +251,9 @@ def _flips(url: str, spec: ArchiveSpec, rng: random.Random, folder: Path) -> dic
         store.put(name, whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
         copy = folder / "flipped"
         shutil.rmtree(copy, ignore_errors=True)
-        shards = f"{receipt.unit.shard}:{receipt.unit.shard + 1}"
+        shards = range(receipt.unit.shard, receipt.unit.shard + 1)
         try:
-            share(PullConfig(url, str(copy), shards=shards), url, str(copy), "pull", silent)
+            share(ShareRequest(source=store, destination=Store(copy), shards=shards), silent)
         except DamagedError as error:
             held += name in error.value and not (copy / "manifest.json").exists()
         store.put(name, whole)

@@ -11,6 +11,7 @@ from pipelines.sharing.flags import (
     SignConfig,
 )
 from teacher_cache.program.commandline import packages_of, show
+from teacher_cache.program.flags import parse_shards, parse_views
 
 
 def push(config: PushConfig) -> int:
@@ -29,10 +30,21 @@ def pull(config: PullConfig) -> int:
 
 
 def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:
-    from pipelines.sharing.share import share
+    from pipelines.sharing.share import ShareRequest, share
     from teacher_cache.program.progress import console
+    from teacher_cache.storage.store import Store
 
-    report = share(config, source, destination, what, console)
+    request = ShareRequest(
+        source=Store(source),
+        destination=Store(destination),
+        views=parse_views(config.views) if config.views else None,
+        shards=parse_shards(config.shards) if config.shards else None,
+        classes=config.classes,
+        workers=config.workers,
+        recheck=config.recheck,
+        what=what,
+    )
+    report = share(request, console)
     show(config, report, report.lines)
     return 0
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from pipelines.sharing.flags import CopyFlags
 from teacher_cache.archive.figures.figures import figures_of
 from teacher_cache.archive.format.part import Position
 from teacher_cache.archive.format.receipts import Receipt
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.readers.source import view_ranges
-from teacher_cache.archive.writers.copy import CopyReport, copy_archive
+from teacher_cache.archive.writers.copy import CopyReport, CopyRequest, copy_archive
 from teacher_cache.errors import InputError, nearest
-from teacher_cache.program.flags import parse_shards, parse_views
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShareRequest(CopyRequest):
+    """Archive to copy, or its views, shards and classes that are given; None and () take all."""
+
+    views: range | None = None
+    shards: range | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,50 +55,42 @@ class ShareReport(CopyReport):
         ]
 
 
-def share(config: CopyFlags, source: str, destination: str, what: str, track: Track) -> ShareReport:
+def share(request: ShareRequest, track: Track) -> ShareReport:
     """Copy the units that are asked for, and all that describes them.
 
     Raises:
         InputError: No unit is in the views, shards and classes asked for; see also `copy_archive`.
     """
     notes: list[str] = []
-    of_classes = _shards_of_classes(config.classes, source, notes) if config.classes else None
+    source, destination = request.source.pinned(), request.destination
+    if source.url != request.source.url:
+        notes.append(f"{request.source.url} is now {source.url}")
+    of_classes = _shards_of_classes(request.classes, source, notes) if request.classes else None
 
     def choose(units: Mapping[Position, Receipt]) -> set[Position]:
         return {
             position
-            for position in _chosen(config, units, notes)
+            for position in _chosen(request, units, notes)
             if of_classes is None or position[0] in of_classes
         }
 
-    pinned = Store(source).pinned()
-    if pinned.url != source.rstrip("/") and not pinned.is_local:
-        notes.append(f"{source} is now {pinned.url}")
-    report = copy_archive(
-        pinned,
-        Store(destination),
-        choose,
-        workers=config.workers,
-        recheck=config.recheck,
-        track=track,
-        what=what,
-    )
-    copy = ArchiveReader(destination)
+    report = copy_archive(dataclasses.replace(request, source=source), choose, track)
+    copy = ArchiveReader(destination.url)
     return ShareReport(
         **{field.name: getattr(report, field.name) for field in dataclasses.fields(report)},
-        destination=destination,
+        destination=destination.url,
         notes=notes,
         views=copy.views,
         shards=copy.shards,
     )
 
 
-def _shards_of_classes(names: Sequence[str], source: str, notes: list[str]) -> set[int]:
+def _shards_of_classes(names: Sequence[str], source: Store, notes: list[str]) -> set[int]:
     """Return the image shards that have a sample of one of some classes, as the archive's figures say."""
-    figures = figures_of(ArchiveReader(source))
+    figures = figures_of(ArchiveReader(source.url))
     if figures is None or not figures.labelled_rows:
         raise InputError(
-            f"--classes {' '.join(names)}, and {source} has no figures that say where classes lie",
+            f"--classes {' '.join(names)}, and {source.url} has no figures that say where classes lie",
             "The shards that hold them are not known.",
             "give --shards; or measure the archive: teacher-cache card ARCHIVE --data DATASET",
         )
@@ -114,10 +113,9 @@ def _shards_of_classes(names: Sequence[str], source: str, notes: list[str]) -> s
     return shards
 
 
-def _chosen(config: CopyFlags, units: Mapping[Position, Receipt], notes: list[str]) -> set[Position]:
+def _chosen(request: ShareRequest, units: Mapping[Position, Receipt], notes: list[str]) -> set[Position]:
     """Return the positions of the units that hold what is asked for; notes say what they hold besides."""
-    views = parse_views(config.views) if config.views else None
-    shards = parse_shards(config.shards) if config.shards else None
+    views, shards = request.views, request.shards
     chosen = {
         position: receipt.unit
         for position, receipt in units.items()

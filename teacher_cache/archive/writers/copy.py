@@ -60,6 +60,25 @@ from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CopyRequest:
+    """Archive to copy, and where to.
+
+    Attributes:
+        source: Store of a finished archive, or of a part of one.
+        destination: Store to copy into: empty, or with an archive of the same units.
+        workers: Units that are copied at once.
+        recheck: Hash the objects that are there, and copy those that differ again.
+        what: Name of the progress display.
+    """
+
+    source: Store
+    destination: Store
+    workers: int = 8
+    recheck: bool = False
+    what: str = "copy"
+
+
 @dataclasses.dataclass(frozen=True)
 class CopyReport:
     """Report of a copy.
@@ -92,14 +111,7 @@ class _Source(NamedTuple):
 
 
 def copy_archive(
-    source: Store,
-    destination: Store,
-    choose: Callable[[Mapping[Position, Receipt]], set[Position]],
-    *,
-    workers: int,
-    recheck: bool,
-    track: Track,
-    what: str,
+    request: CopyRequest, choose: Callable[[Mapping[Position, Receipt]], set[Position]], track: Track
 ) -> CopyReport:
     """Copy the units chosen that the destination lacks, then what describes them.
 
@@ -108,19 +120,16 @@ def copy_archive(
     the source extends is not copied where a remote destination has the same unit in the same relative place.
 
     Args:
-        source: Store of a finished archive, or of a part of one.
-        destination: Store to copy into: empty, or with an archive of the same units.
+        request: Archive to copy, and where to.
         choose: Function that returns the positions wanted, of the units that the source has.
-        workers: Number of units that are copied at once.
-        recheck: Hash the objects that are there, and copy those that differ again.
         track: Progress display, in bytes.
-        what: Name of the display.
 
     Raises:
         ArchiveError: There is no archive at the source; the destination holds anything else, or other labels.
         DamagedError: An object of the source does not have the sha256 in the manifest.
         InputError: No unit is chosen.
     """
+    source, destination = request.source, request.destination
     manifest = read_manifest(source)
     units = places(manifest, read_part(source, manifest))
     here = _Source(manifest, relative_stores(source, manifest), units)
@@ -134,23 +143,23 @@ def copy_archive(
     destination.sweep()
     refuse_others(destination, manifest, source)
     there = units_there(destination, manifest)
-    if recheck:
-        there -= _changed(destination, manifest, there, workers, track)
+    if request.recheck:
+        there -= _changed(destination, manifest, there, request.workers, track)
     elsewhere = units_elsewhere(destination, manifest, chosen - there)
     refuse_full_folder(destination, len((there | chosen) - elsewhere))
     todo = sorted(chosen - there - elsewhere)
     moved = _Moved([], [])
     moved.put(destination, {SPEC_FILE: spec_bytes(manifest.spec)})
-    with track(what, sum(units[position][1].num_bytes for position in todo), "bytes") as advance:
+    with track(request.what, sum(units[position][1].num_bytes for position in todo), "bytes") as advance:
         groups = _groups(todo, units, destination)
         tasks = [_copying(here, destination, group, moved, advance) for group in groups]
-        in_threads(tasks, 1 if destination.batch_bytes else workers)
+        in_threads(tasks, 1 if destination.batch_bytes else request.workers)
     old = units_read_elsewhere(destination, manifest)
     with destination.exclusive():
         if destination.is_local:  # another copy into this folder may have added units
             there |= units_there(destination, manifest)
         part = part_of(manifest, there | set(todo), elsewhere | old)
-        _describe(source, destination, manifest, part, moved, recheck=recheck)
+        _describe(source, destination, manifest, part, moved, recheck=request.recheck)
     return CopyReport(
         units=len(todo),
         units_there=len(chosen) - len(todo),
