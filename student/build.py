@@ -45,13 +45,7 @@ def build_trainer(
     """Build a trainer.
 
     Args:
-        config: Flags of the run.
-        dataset: Dataset to train on.
-        img_size: Side of a view in pixels.
-        plan: Updates and learning rate.
-        ranks: This process and its device.
         affinity: Class affinity of the archive, or of several.
-        teach: Source of teacher labels; defaults to the one the flags select.
         num_classes: Number of classes, if the dataset does not name them.
         has_true_labels: Whether the samples have labels of their own.
 

@@ -19,9 +19,7 @@ def save_weights(store: Store, name: str, model: torch.nn.Module, about: dict[st
     """Write a model's weights whole or not at all.
 
     Args:
-        store: Store of the object.
         name: Name of the object, ending in .safetensors.
-        model: Model of the weights.
         about: Description for `load_student`: model, model_kwargs, num_classes, classes_sha256, img_size.
     """
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}

@@ -28,7 +28,6 @@ class ModelCost:
     """Cost of training on one image.
 
     Attributes:
-        num_parameters: Parameters of the model.
         flops: Floating-point operations of a forward and a backward pass over one image: three forwards.
         activation_bytes: Bytes that autograd keeps of one image between the two passes.
     """

@@ -13,11 +13,7 @@ from teacher_cache.stream.plan import pairs_in_order
 
 
 class Follower:
-    """Follower of the jobs that make a run's labels; where all labels are finished it does nothing.
-
-    Args:
-        run: Inputs and plan of the run.
-    """
+    """Follower of the jobs that make a run's labels; where all labels are finished it does nothing."""
 
     def __init__(self, run: Run) -> None:
         members = run.archive.members if run.archive is not None else ()

@@ -34,9 +34,7 @@ def push(model: torch.nn.Module, repository: str, settings: dict[str, Any], save
     """Push a model's weights.
 
     Args:
-        model: Model of the weights.
         repository: Repository OWNER/NAME; created if it does not exist.
-        settings: Settings from `hub_settings`.
         saved_as: Path of the saved weights, for the error.
 
     Raises:

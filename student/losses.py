@@ -38,7 +38,6 @@ class Objective:
         kind: Name of the teacher's term in TERMS; "none" is CE(softmax(Z), y), averaged over the heads.
         alpha: Weight of the teacher's term; the true labels' term has the rest.
         tau: Temperature of the soft term.
-        smoothing: Label smoothing of the true labels.
         tail: Rule that spreads a label's tail mass, for the soft term.
         affinity: Class affinity of the archive, or of several, which tail "affinity" needs.
         divides_by_classes: Whether the teacher's term is divided by the number of classes, as in DeiT's code.
@@ -67,10 +66,7 @@ def distillation_loss(heads: Heads, targets: Targets, labels: AnyLabels | None, 
     """Return the loss of a batch.
 
     Args:
-        heads: Student logits.
-        targets: True labels.
         labels: Teacher labels, unless the objective's kind is "none".
-        objective: Terms and their weights.
     """
     student_BC = heads.taught_BC.float()
     label = torch.zeros((), device=student_BC.device)

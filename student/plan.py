@@ -17,9 +17,7 @@ class RunPlan:
     Attributes:
         stream: Rows of each batch of this process.
         schedule: View of each epoch.
-        num_updates: Updates of the run.
         peak_lr: Learning rate after warm-up.
-        warmup_updates: Updates of warm-up.
     """
 
     stream: StreamPlan
@@ -66,13 +64,10 @@ def plan_run(
     """Plan a run.
 
     Args:
-        config: Flags of the run.
-        num_rows: Samples of the dataset.
         rows_per_shard: Samples in every shard but the last.
         archive_views: Labelled views, or None without an archive.
         archive_shards: Labelled image shards, or None if all are labelled, or without an archive.
         rank: Number of this process, from 0.
-        world_size: Number of processes.
 
     Raises:
         InputError: A batch cannot be made as asked.

@@ -27,12 +27,9 @@ class Run:
     """Inputs and plan of a run.
 
     Attributes:
-        config: Flags of the run.
         ranks: This process among those of the run.
         output: Store of the metrics, states and weights.
-        dataset: Dataset to train on.
         archive: Archive of teacher labels, or None.
-        recipe: Recipe of the views.
         validation: Dataset to evaluate on, or None.
         plan: Batches, updates, learning rate and views.
         stream: Stream of the remaining batches.

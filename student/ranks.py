@@ -19,8 +19,6 @@ class Ranks:
 
     Attributes:
         rank: Number of the process, from 0; only process 0 writes.
-        world_size: Number of processes in the run.
-        device: Device of the process.
     """
 
     rank: int

@@ -29,10 +29,6 @@ _WIDTH_PX, _HEIGHT_PX = 960, 336
 def write_report(runs: Sequence[str], out: str) -> Path:
     """Write a page that needs no other files, and return its path.
 
-    Args:
-        runs: Output folders of `student train`.
-        out: File of the page.
-
     Raises:
         InputError: A folder is not a run, or jinja2 is not installed.
     """

@@ -32,7 +32,6 @@ class RunProgress:
     """Progress of a run, without the weights.
 
     Attributes:
-        updates: Updates done.
         best: Accuracy of the best weights so far, or None before any evaluation.
         identity: Flags and digests that identify the run, by name.
     """

@@ -56,7 +56,6 @@ class UpdateReport(NamedTuple):
     """Figures of one update: scalars on the device, means over the batches and all processes.
 
     Attributes:
-        loss: Loss that was minimised.
         label: Term of the true labels, before weighting.
         distillation: Term of the teacher, before weighting; 0 without a teacher.
         agreement: Share of views where the taught head's top class is the teacher's; 0 without a teacher.
@@ -85,11 +84,7 @@ class PendingUpdate(NamedTuple):
 
 
 class NonFiniteError(Exception):
-    """A loss is not finite; the weights are as they were before the update.
-
-    Args:
-        batches: Batches of the update.
-    """
+    """A loss is not finite; the weights are as they were before the update."""
 
     def __init__(self, batches: Sequence[ViewBatch]) -> None:
         super().__init__()
@@ -108,13 +103,11 @@ class Trainer:
         optimizer, scheduler: timm's; the learning rate is a function of the number of updates alone.
         scaler: Scaler of the loss where autocast is to float16; does nothing otherwise.
         ema: Moving average of the weights, or None.
-        objective: Loss to minimise.
         teach: Source of teacher labels.
         autocast: Type of the forward pass, or None for float32.
         clip_grad: Largest norm of all gradients together, or None.
         seed: Seed of dropout; with the number of the update and the rank it makes a stream of its own, so
             that no random state has to be kept.
-        updates: Updates done.
         is_whole: Whether model, optimizer and average are all of the same update.
     """
 

@@ -34,9 +34,6 @@ def train(
     SIGTERM, the first SIGINT, and errors between two updates leave a state for --resume auto.
 
     Args:
-        config: Flags of the run.
-        track: Progress display.
-        teach: Source of teacher labels; defaults to the one the flags select.
         tell: Called with the run's description in the first process, before the first step.
 
     Raises:
@@ -82,7 +79,6 @@ def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str
     """Return the description of a run, after opening and checking everything it needs but the teacher.
 
     Args:
-        config: Flags of the run.
         world_size: Number of processes; defaults to the number that are running now.
 
     Raises:

@@ -122,9 +122,6 @@ class Picture:
         name: Name of the image in errors: its key or path.
         empty: Function that returns uint8 memory of a number of bytes to decode into; None allocates it.
 
-    Attributes:
-        height, width: Size of the image in pixels.
-
     Raises:
         ImageError: The image is broken, truncated, of another format, or has too many pixels.
     """

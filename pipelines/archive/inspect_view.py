@@ -47,8 +47,6 @@ class Inspector:
     """Views of a dataset, one at a time: their parameters, labels and pictures.
 
     Args:
-        dataset: Dataset of the images.
-        recipe: Recipe of the views.
         archive: Labels of the views; None for none.
     """
 

@@ -32,7 +32,6 @@ class Status:
     """Coverage of an archive.
 
     Attributes:
-        fingerprint: Fingerprint of the archive.
         finished: Whether the archive has a manifest.
         views_per_unit: Views in a block.
         stops: End of each block: the first view after it.

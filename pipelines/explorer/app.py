@@ -23,7 +23,6 @@ def make_app(collection: Collection, hosts: Sequence[str] | None = _HOSTS) -> fa
     """Return the application that serves a collection.
 
     Args:
-        collection: Archive to show.
         hosts: Names that it answers to; None where what stands before it checks them.
     """
     explorer = Explorer(collection)

@@ -38,7 +38,6 @@ class Sample:
     """Sample as a page shows it; numbers are None where there are no figures of rows, or no labels.
 
     Attributes:
-        row: Row of the dataset.
         key: Key of the sample, or its row as text without a dataset.
         label: True class, or None.
         teacher: Most probable class in the mean over the views, or None.
@@ -60,13 +59,10 @@ class Collection:
     """Archive, its figures, and its images if they are given.
 
     Args:
-        archive: Archive to look at.
         dataset: Dataset that was labelled, for its images and keys; None to look at labels alone.
 
     Attributes:
-        facts: Facts of the archive.
         figures: Figures of the archive; None where they were not measured.
-        reader: Archive.
 
     Raises:
         ArchiveError: The figures are damaged, or the dataset is not the one that was labelled.

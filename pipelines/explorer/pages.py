@@ -27,7 +27,6 @@ class Explorer:
     """Pages about one collection.
 
     Args:
-        collection: Archive to show, with its images or without.
         num_samples: Samples of each order to show, where pages are written to a folder; None for all.
     """
 
@@ -158,8 +157,6 @@ def static_pages(
     """Yield the address of every page and picture to write, and the function that makes it.
 
     Args:
-        explorer: Explorer of the collection.
-        collection: Archive to show.
         num_samples: Number of samples in each order whose pages are written.
     """
     yield "index.html", explorer.overview

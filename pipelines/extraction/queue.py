@@ -22,7 +22,6 @@ class UnitQueue:
 
     Args:
         units: Units, or parts of the calibration, in the order to run; read lazily.
-        retries: Times that a failed unit is tried again.
         max_quarantined: Units that may be given up; after one more, no unit is handed out.
 
     Attributes:
@@ -95,11 +94,6 @@ def default_views_per_unit(num_views: int) -> int:
 
 class MissingUnits:
     """Units of a range of views that are not finished, block by block; nothing is held per missing unit.
-
-    Args:
-        layout: Layout of the units.
-        views: Range of views.
-        finished: Units that are done.
 
     Raises:
         InputError: The range does not begin a block, or would grow a block that is finished with fewer

@@ -42,7 +42,6 @@ class WorkOrder:
         teacher: Teacher to load.
         compare_names: Compare the class names that the weights are known by with the dataset's.
         archive: Store of the archive that the worker writes to.
-        batch_size: Views in one forward pass.
         workers: Processes that render views; 0 renders in the worker's process.
     """
 
@@ -67,7 +66,6 @@ class EngineSettings:
         gpus_per_actor, cpus_per_actor: Resources of each; None judges by the teacher's device.
         unit_timeout_s: Seconds after which an actor that labelled nothing counts as hung.
         drain_s: Seconds that running units have to finish after SIGINT or SIGTERM.
-        device: Device of the teacher.
         workers: Processes that render for each teacher.
     """
 
@@ -96,15 +94,11 @@ class ExtractRequest:
         order: Order for the workers; while students follow, they write beside the archive.
         engine: Engine that runs the units.
         dataset: Images, of which the driver reads the index alone.
-        views: Views to label.
-        topk: Classes kept of each label.
-        values: Format of stored logits.
         has_affinity: Whether the class affinity is calibrated.
         views_per_unit: Views computed and stored together; None takes the default.
         extends: Archive whose labels are not computed again.
         catalogs: Folders or buckets whose archives units are taken from.
         catalog_keys: Public keys, one of which must have signed what is taken; None trusts the catalogs.
-        retries: Times that a failed unit is tried again.
         max_quarantined: Units that may be given up before the run stops.
         max_gpu_hours: Limit of the teacher's hours on all devices together.
         allow_disagreement: Label even if the teacher's classes seem to be others than the dataset's.

@@ -38,7 +38,6 @@ class Submission:
     """A job that runs a plan.
 
     Attributes:
-        job: Id of the job.
         state: State of the job, in Ray's words: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED.
         is_new: Whether this call started the job, rather than finding a running one.
     """
@@ -50,10 +49,6 @@ class Submission:
 
 def submit(config: SubmitConfig, verb: Literal["extract", "plan"] = "extract") -> Submission:
     """Start the job of a plan, or find the running one.
-
-    Args:
-        config: Flags of the job.
-        verb: Command that the job runs.
 
     Raises:
         InputError: There is no such cluster, or it refuses the job.

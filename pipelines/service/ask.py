@@ -28,13 +28,7 @@ class Ask(pydantic.BaseModel, frozen=True, extra="forbid", strict=True):
     """Labels that a user asks for.
 
     Attributes:
-        data: Name of a dataset.
-        teacher: Name of a teacher.
-        recipe: Name of a recipe.
-        views: View indices A:B.
         img_size: Side of a view in pixels; the recipe's by default.
-        topk: Classes kept of each label.
-        values: Format of stored logits.
         affinity: Class affinity: calibrated or none.
         follow: Whether a student will follow the job: labels come one view at a time.
         webhook: URL that is told of the job's end, on a host of the configuration.

@@ -52,9 +52,7 @@ def verify(url: str, level: Level, track: Track) -> list[Problem]:
     """Return the problems of an archive; none if it is sound.
 
     Args:
-        url: URL of the archive.
         level: "quick" checks documents, names and sizes; "full" also every hash, chunk and label.
-        track: Progress display.
 
     Raises:
         ArchiveError: There is no finished archive to check.

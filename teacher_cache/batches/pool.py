@@ -29,12 +29,9 @@ class RenderPool(Generic[_R]):
     this process.
 
     Args:
-        renderer: Renderer of the tasks.
-        workers: Number of processes, started with the first task; 0 renders in this process.
         tasks_ahead: Tasks that a process has before it at a time.
 
     Attributes:
-        renderer: Argument of the same name.
         waited_s: Seconds that iteration has waited for rendered batches.
     """
 

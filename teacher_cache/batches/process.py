@@ -48,7 +48,6 @@ class _Sent(NamedTuple):
     Attributes:
         offset: Place of the pixels; None if they did not fit, and are sent with the batch.
         shape_RHWC: Shape of the pixels.
-        batch: The batch.
     """
 
     offset: int | None
@@ -60,7 +59,6 @@ class RenderProcess:
     """Process that renders, as its parent sees it.
 
     Args:
-        renderer: Renderer of the tasks.
         earlier: Processes of the same parent, whose connections a forked process closes.
         num_slots: Results that may be with this process and with readers, in shared pages of their own.
     """

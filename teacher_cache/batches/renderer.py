@@ -22,10 +22,6 @@ from teacher_cache.views.render import render_views
 class BatchRenderer:
     """Renders views of a dataset's rows under a recipe.
 
-    Args:
-        dataset: Images.
-        recipe: Augmentation of the views.
-
     Attributes:
         mixing: Pairing of the rows; None where the recipe does not mix.
     """

@@ -46,7 +46,6 @@ class Shard:
     """One tar of the dataset.
 
     Attributes:
-        name: File name.
         sha256: Digest of the tar.
         num_bytes: Size of the tar.
         num_samples: Number of samples in it.

@@ -47,8 +47,6 @@ def cut(
     The pixels of the box, decoded from the cut, are those of the box in the whole picture.
 
     Args:
-        data: The JPEG.
-        header: Header of the JPEG.
         top: First row of the box, which is inside the picture.
         left: First column of the box.
         height: Rows of the box.
@@ -101,7 +99,6 @@ def _copy(
     Every marker of the scan is checked, from the first to the end of the picture.
 
     Args:
-        data: The JPEG.
         words: The same memory in words of eight bytes, without a last part of one.
         scan_start: Offset of the scan.
         grid: Number of rows and columns of pieces.

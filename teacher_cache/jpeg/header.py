@@ -48,7 +48,6 @@ class Header(NamedTuple):
     """Header of a JPEG with one baseline scan of all its components.
 
     Attributes:
-        height, width: Size of the picture in pixels.
         mcu_height, mcu_width: Size of an MCU in pixels.
         components: Colour components, one or three. The factors of a single one count as 1, because an MCU is
             then one block (T.81, A.2.2).
@@ -108,10 +107,6 @@ def read_segments(data: bytes | memoryview) -> Segments | None:
 
 def read_header(data: bytes | memoryview, segments: Segments) -> Header | None:
     """Read the header of a JPEG.
-
-    Args:
-        data: The JPEG.
-        segments: Segments of the JPEG.
 
     Returns:
         Header; None if the JPEG is progressive, arithmetic-coded, of 12 bits, of several scans, of two or

@@ -101,7 +101,6 @@ def read_symbols(
     """Read a scan, with each piece's DC values as differences from zero at its beginning.
 
     Args:
-        data: The JPEG.
         start: Offset of the scan.
         interval: MCUs between restart markers; 0 if there are none.
         num_mcus: MCUs of the picture.

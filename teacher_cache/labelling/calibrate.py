@@ -70,11 +70,7 @@ def calibrate_part(
     """Return the teacher's most probable classes of a part's views.
 
     Args:
-        pool: Processes that render views of the dataset.
         teacher: Teacher whose classes are taken.
-        part: Part of the calibration views.
-        batch_size: Number of views in one forward pass.
-        advance: Called with the number of views used since the last call.
 
     Raises:
         TeacherCacheError: Views cannot be rendered or labelled; see `teacher_logits`.

@@ -25,8 +25,6 @@ def teacher_logits(
     error one batch later, and at the latest when the iteration ends.
 
     Args:
-        pool: Processes that render the views.
-        teacher: Teacher that labels the views.
         loads: Batches of views, in loads that share their images.
         what: Description of the views for the error.
 

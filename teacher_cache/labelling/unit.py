@@ -76,13 +76,7 @@ def extract_unit(
     the k values of a label are copied to the host, while the next batch is computed.
 
     Args:
-        unit: Unit to label.
-        pool: Processes that render views of the dataset.
-        teacher: Teacher that labels the views.
-        k: Number of classes to keep.
         values: Encoding of the stored logits.
-        batch_size: Number of views in one forward pass.
-        advance: Called with the number of views labelled since the last call.
 
     Returns:
         Labels of the unit: idx and values (rows, views, k), tail (rows, views).

@@ -66,7 +66,6 @@ def affinity_rows(views: Probabilities, num_classes: int, entries: int) -> Label
     """Return the affinity: a label per class and one for the mean output, (C + 1, E).
 
     Args:
-        views: Probabilities of the calibration views.
         num_classes: Number of classes, C.
         entries: Number of classes kept of a row, E.
     """

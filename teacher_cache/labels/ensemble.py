@@ -26,7 +26,6 @@ def mean_log_probabilities(
     """Return log t of all classes, float32 (B, C); -inf where no teacher gives a class any probability.
 
     Args:
-        labels: Labels of each teacher.
         num_classes: Number of classes, C.
         temperature: Temperature tau.
         tail: Rule that spreads each teacher's tail mass.

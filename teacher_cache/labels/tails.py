@@ -43,7 +43,6 @@ def dense_probabilities(
     """Return t of all classes, (B, C), with the tail spread by the affinity, or evenly without one.
 
     Args:
-        labels: Teacher labels.
         num_classes: Number of classes, C.
         affinity: Class affinity of the archive, or None.
         power: Exponent b; None takes the value of `sharpening`.

@@ -121,7 +121,6 @@ def begin_with(model: torch.nn.Module, file: str, classes: ClassList) -> list[st
     Args:
         model: Model of the same architecture.
         file: Path or URL of the weights.
-        classes: Classes of the model.
 
     Returns:
         Names of the weights that stayed fresh: those of heads, or none.
@@ -206,7 +205,6 @@ def load_weights(model: torch.nn.Module, file: str, classes: ClassList) -> bool:
     """Load a file's weights into a model, in place; return whether the file names these very classes.
 
     Args:
-        model: Model that gets the weights.
         file: Path or URL of the weights.
         classes: Classes of the model's output, compared with the file's, if it names them; empty compares
             nothing.

@@ -63,7 +63,6 @@ def load_with_names(model: torch.nn.Module, file: str, classes: ClassList) -> tu
     """Load a file's weights into a model, in place.
 
     Args:
-        model: Model that gets the weights.
         file: Path or URL of the weights.
         classes: Classes of the model's output; empty compares nothing.
 

@@ -40,7 +40,6 @@ class MappedModel(torch.nn.Module):
 
     Args:
         model: Teacher's module, with logits over its own classes.
-        class_map: Map to the dataset's classes.
     """
 
     def __init__(self, model: torch.nn.Module, class_map: ClassMap) -> None:
@@ -70,8 +69,6 @@ def read_class_map(
     Args:
         file: Path or URL of a mapping from the dataset's class names to teacher's classes, or of a list of
             them in order of the dataset's class ids. Teacher's classes are an id, a name, or a list of these.
-        classes: Classes of the dataset.
-        num_classes: Number of the teacher's classes.
         class_names: Lists of names that the teacher's classes are known by.
 
     Raises:

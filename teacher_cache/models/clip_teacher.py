@@ -122,7 +122,6 @@ def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:
     Args:
         file: Text file with a template for each line, in which {} stands for the class's name; or a JSON file
             that maps each class to a list of prompts.
-        classes: Classes of the dataset.
 
     Raises:
         ModelError: The file does not exist, a template has no {}, or the file lacks classes or has others.

@@ -38,9 +38,6 @@ def build(request: TeacherRequest) -> TeacherModel:
     Code of the repository is never run. A transformer made for another size interpolates its positions, as
     its class in transformers does.
 
-    Args:
-        request: Request for the model.
-
     Raises:
         ModelError: transformers is not installed, or the model does not exist, lacks weights of its head,
             needs code of its own, or prepares images otherwise than by a scale and a shift per channel.

@@ -58,9 +58,6 @@ class Teacher:
     """Teacher on a device.
 
     Args:
-        model: Model with its weights.
-        spec: Spec of the teacher.
-        device: Device that runs the model.
         settings: Layout of the weights, and whether the model is compiled.
         classes_are_known: Whether the weights tell that the classes are the dataset's, in its order.
     """
@@ -98,9 +95,7 @@ def build_teacher(
     """Build a teacher with its weights.
 
     Args:
-        settings: Teacher to load.
         classes: Classes of the dataset; an empty list takes the teacher's own.
-        img_size: Side of the input in pixels.
         compare_names: Compare the class names that the weights are known by with the dataset's.
 
     Raises:

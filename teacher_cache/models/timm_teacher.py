@@ -11,9 +11,6 @@ from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
 def build(request: TeacherRequest) -> TeacherModel:
     """Build a timm model; its statistics are those of its pretrained cfg.
 
-    Args:
-        request: Request for the model.
-
     Raises:
         ModelError: See `create_model` and `load_weights`.
     """

@@ -14,7 +14,6 @@ def parse(text: str, file: str) -> Any:
 
     Args:
         text: Content of the file.
-        file: Name of the file.
 
     Raises:
         ValueError: The text is neither, or a name stands twice in a mapping.

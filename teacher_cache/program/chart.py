@@ -24,7 +24,6 @@ class Series:
 
     Attributes:
         label: Name in the legend; none if empty.
-        xs, ys: Coordinates.
         is_line: Whether the points are joined, or shown as dots.
     """
 

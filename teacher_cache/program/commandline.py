@@ -29,7 +29,6 @@ class Command(NamedTuple):
     """Command: the dataclass of its flags, and the function that runs it.
 
     Attributes:
-        config: Dataclass of the flags.
         run: Function that takes an instance of `config` and returns the exit code.
         named: Sets of flags by the name that `--run NAME` gives.
         has_own_config: Whether --config is a flag of the command itself, rather than a file of flags.
@@ -93,9 +92,7 @@ def show(config: JsonFlag, values: Any, lines: Iterable[str]) -> None:
     """Print a command's result as one line of JSON with --json, else as lines of text.
 
     Args:
-        config: Flags of the command.
         values: Result as plain JSON values, or a dataclass of them.
-        lines: Result as text.
     """
     if config.json:
         is_dataclass = dataclasses.is_dataclass(values) and not isinstance(values, type)

@@ -170,12 +170,7 @@ def absolute(path: str, folder: str | Path = "") -> str:
 
 
 def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
-    """Return flags whose paths mean the same in any working folder.
-
-    Args:
-        config: Flags, an instance of a dataclass.
-        also: Further fields that are paths here.
-    """
+    """Return flags whose paths mean the same in any working folder."""
     changes: dict[str, Any] = {}
     for name in (*flags_with(type(config), PATH), *also):
         value = getattr(config, name)

@@ -43,7 +43,6 @@ class About:
     """Facts of a card that no archive holds.
 
     Attributes:
-        name: Name of the archive.
         license: Licence of the labels, as Hugging Face names licences.
         image_license: Licence of the images.
         teacher_license: Licence of the teacher's weights.
@@ -65,7 +64,6 @@ def put_card(reader: ArchiveReader, store: Store, about: About) -> list[str]:
     """Write the card beside an archive, then its checksums; return the names of what was written.
 
     Args:
-        reader: Archive.
         store: Store of the archive to write to; the reader's may be pinned to a revision.
         about: Facts that no archive holds.
     """

@@ -27,7 +27,6 @@ class Entry:
     Attributes:
         path: Path of the archive relative to the catalog; "" if it is the catalog's own folder.
         name: Name on the archive's card, or the path.
-        facts: Facts of the archive.
     """
 
     path: _Path
@@ -40,7 +39,6 @@ class Catalog:
     """Archives in a folder or bucket.
 
     Attributes:
-        archives: Archives, in order of their paths.
         left_out: Path and reason of each archive that could not be read.
     """
 

@@ -23,7 +23,6 @@ def page_html(catalog: Catalog, root: str) -> str:
     """Return the page of a catalog.
 
     Args:
-        catalog: Archives to show.
         root: URL of the folder or bucket, for the commands that the page shows.
     """
     environment = jinja2.Environment(

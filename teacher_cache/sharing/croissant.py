@@ -55,9 +55,7 @@ def croissant_bytes(
     """Return the content of croissant.json.
 
     Args:
-        facts: Facts of the archive.
         files: Contents of manifest.json, and of the figures where there are any, by name.
-        name: Name of the archive.
         description: Description in one paragraph.
         license_: Licence of the labels.
         url: Page of the archive.

@@ -17,19 +17,12 @@ class Facts:
     """Facts of an archive, as plain JSON values.
 
     Attributes:
-        fingerprint: Fingerprint of the labels.
-        manifest_sha256: sha256 of the manifest.
         dataset: sha256 of the packed dataset.
         samples: Number of its samples.
         shards: Number of its shards.
         classes: Number of classes.
-        teacher: Name of the teacher.
         weights: sha256 of its weights.
         precision: Type of its forward pass.
-        recipe: Name of the recipe.
-        img_size: Side of a view in pixels.
-        topk: Classes kept of each label.
-        values: Format of stored logits.
         views: View indices that every shard has, as text: "0:8".
         num_views: Number of these.
         views_per_unit: Views in a block, the smallest part that can be pulled.

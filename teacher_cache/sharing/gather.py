@@ -16,7 +16,6 @@ def facts_of(reader: ArchiveReader, store: Store | None = None) -> tuple[Facts, 
     """Return the facts of an archive, and its figures where they were measured.
 
     Args:
-        reader: Archive.
         store: Store of its companions; the reader's by default.
 
     Raises:

@@ -38,8 +38,6 @@ class Statement:
     """Statement about an archive.
 
     Attributes:
-        manifest_sha256: sha256 of manifest.json.
-        fingerprint: Fingerprint of the archive.
         public_key: Raw ed25519 public key, 64 hexadecimal digits.
         who: Person or team that signs.
         when: Time of signing, in ISO 8601, UTC.
@@ -148,9 +146,6 @@ def sign(store: Store, manifest: Manifest, key: Ed25519PrivateKey, about: Mappin
     """Write a statement about an archive and its signature, in place of an earlier one by the same key.
 
     Args:
-        store: Store of the archive.
-        manifest: Manifest of the archive.
-        key: Private key.
         about: Fields of the statement besides those that follow from manifest and key.
 
     Raises:
@@ -191,8 +186,6 @@ def check_signatures(store: Store, manifest: Manifest, pinned: Mapping[str, Ed25
     """Hold the signatures of an archive against pinned keys.
 
     Args:
-        store: Store of the archive.
-        manifest: Manifest of the archive.
         pinned: Public keys that are trusted, by `key_id`.
     """
     result = Signatures([], [], [])

@@ -15,7 +15,6 @@ def put_sums(reader: ArchiveReader, store: Store) -> None:
     """Write the checksums of an archive's documents, objects and companions, as its manifest says they are.
 
     Args:
-        reader: Archive.
         store: Store of the archive to write to; the reader's may be pinned to a revision.
 
     Raises:

@@ -21,8 +21,6 @@ class LineLog:
     written.
 
     Args:
-        store: Store of the object.
-        name: Name of a new object.
         begin: First lines of the object, complete.
         clock: Function that returns a time in seconds that never falls.
 

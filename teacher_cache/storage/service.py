@@ -25,12 +25,7 @@ _TIMEOUT_S = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class ServicePlace:
-    """Service that the environment names.
-
-    Attributes:
-        url: URL of the service, without a slash at the end.
-        token: Token of the user.
-    """
+    """Service that the environment names."""
 
     url: str
     token: str = dataclasses.field(repr=False)

@@ -16,10 +16,6 @@ _CHUNKS_KEPT = 2
 class RangeFile(io.RawIOBase):
     """File that asks its store for every part that is read: for few reads at far places.
 
-    Args:
-        store: Store of the object.
-        name: Name of the object.
-
     Attributes:
         num_bytes: Size of the object in bytes.
 
@@ -62,10 +58,6 @@ class RangeFile(io.RawIOBase):
 
 class StreamedFile(RangeFile):
     """File that is read forward in chunks; a step back must stay within the last chunks.
-
-    Args:
-        store: Store of the object.
-        name: Name of the object.
 
     Raises:
         FileNotFoundError: There is no such object.

@@ -67,13 +67,11 @@ class StreamPlan:
     holds all V views of fewer rows. After V epochs every row has been seen in the same views as with V = 1.
 
     Attributes:
-        num_rows: Number of samples in the dataset.
         rows_per_shard: Number of samples in every shard but the last.
         batch_size: Number of views in a batch of one rank.
         seed: Seed of the order; None keeps the rows in order, which leaves partners apart.
         window_shards: Number of shards that are shuffled together.
         rank: Rank of this process, below `world_size`; equal consecutive parts of a batch go to the ranks.
-        world_size: Number of processes.
         drop_last: Leave out samples that do not fill a batch of all ranks; else the last batch is smaller.
         views_per_load: Number of views rendered each time an image is decoded.
         views_together: Whether the views of an image share a batch.
@@ -203,8 +201,6 @@ def pairs_in_order(
     """Yield each pair of a shard and a view that batches need, in the order of their first need.
 
     Args:
-        plan: Plan of the rows in each batch.
-        schedule: Schedule of the view in each epoch.
         first_batch: Number of the first batch.
         num_batches: Number of the run's batches, over all epochs.
     """

@@ -21,12 +21,9 @@ class ReadAhead:
     of a fetch is left to the reader, who meets it again. The threads end with the object.
 
     Args:
-        dataset: Dataset of the images.
-        lookup: Lookup of the labels; None for no labels.
         window_shards: Number of shards that are read at a time.
 
     Attributes:
-        lookup: Argument of the same name.
         is_needed: Whether anything is remote.
     """
 

@@ -33,14 +33,7 @@ class StreamRenderer:
     """Renderer of a stream's batches.
 
     Args:
-        dataset: Dataset of the images.
-        recipe: Recipe that renders the views.
-        plan: Plan of the rows in each batch.
-        schedule: Schedule of the view in each epoch.
         archive: Source of the labels; None for no labels.
-
-    Attributes:
-        dataset: Argument of the same name.
     """
 
     def __init__(

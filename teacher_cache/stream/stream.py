@@ -39,17 +39,10 @@ class ViewStream:
     Processes that render are started by the first loader that needs them, and live as long as the stream.
 
     Args:
-        dataset: Dataset of the images.
-        recipe: Recipe that renders the views.
-        plan: Plan of the rows in each batch.
-        schedule: Schedule of the view in each epoch.
         num_batches: Length of the whole run for this rank, over all epochs.
         first_batch: Number of the batch to start at; a resumed run starts at the first batch not seen.
         archive: Source of the labels of one teacher or several, which must have the same recipe; None yields
             no labels.
-
-    Attributes:
-        archive: Argument of the same name.
 
     Raises:
         InputError: The plan does not fit the dataset, or a load has more views than the schedule.
@@ -80,7 +73,6 @@ class ViewStream:
         """Return an iterable of whole batches, rendered by `workers` processes.
 
         Args:
-            workers: Number of processes; 0 renders in this process.
             pin_memory: Put batches into pinned memory, for copies to CUDA.
             batches: Consecutive numbers of the batches; all of the run by default.
         """

@@ -105,7 +105,6 @@ class Mixing:
     Attributes:
         recipe: Recipe with a mixing op.
         key_of: Function that returns the sample key of a row.
-        num_rows: Number of samples in the dataset.
         rows_per_shard: Number of samples in every shard but the last.
     """
 

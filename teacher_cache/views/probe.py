@@ -65,7 +65,6 @@ def check_probe(recipe: Recipe, expected_digest: str, made_with: Mapping[str, st
     """Refuse to replay views whose pixels would differ from the ones that were labelled.
 
     Args:
-        recipe: Recipe to replay.
         expected_digest: Result of `probe_digest` when the labels were made.
         made_with: Result of `library_versions` when the labels were made.
 

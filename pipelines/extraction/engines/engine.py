@@ -67,7 +67,6 @@ class UnitResult:
     Events, report.json and Prometheus show every field: a field in seconds ends in _s.
 
     Attributes:
-        views: Views of single images.
         num_bytes: Bytes of the label objects.
         render_s: Seconds that the teacher waited for views.
         teacher_s: Seconds that the teacher computed.

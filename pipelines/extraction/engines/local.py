@@ -35,7 +35,6 @@ class LocalEngine:
     """Engine without Ray.
 
     Args:
-        make_worker: Function that makes the worker.
         settings: Settings of the engine; there are none without Ray.
     """
 

@@ -32,7 +32,6 @@ class Estimate:
         units, views: Units to compute, and their views of single images.
         units_done: Requested units that exist already.
         objects: Files or objects to write.
-        label_bytes: Bytes of the labels to write.
         calibration_views: Views to calibrate on before the first unit, not stored as labels.
         views_per_s: Measured views a second of one teacher, rendering included.
         render_share: Share of a teacher's time spent waiting for views.
@@ -40,7 +39,6 @@ class Estimate:
         hours: Hours from beginning to end, with `num_workers` teachers.
         num_workers: Teachers at a time.
         break_even_runs: Student runs until stored labels took less teacher time than a live teacher would.
-        epochs: Epochs of such a run.
         cost: Price of the gpu_hours, if a price per hour is given.
         agreement: Agreement of the teacher with true labels on a sample; None where nothing is labelled.
     """
@@ -193,8 +191,6 @@ class ExtractReport:
         units, views: Units that this run computed, and their views of single images.
         seconds: Seconds spent on these units.
         labels: Labels in the archive.
-        label_bytes: Bytes of all label objects.
-        fingerprint: Fingerprint of the archive.
         quarantined: Reason of each unit that was given up; any such unit leaves the archive unfinished.
         run: URL of the run's record; None if there was nothing to do.
         calibration_views: Views that this run calibrated on.
@@ -221,7 +217,6 @@ class Plan:
 
     Attributes:
         estimate: Cost of the units to compute; None if there are none.
-        taken: Units and bytes that it would take from archives in catalogs, by their URLs.
     """
 
     estimate: Estimate | None

@@ -44,7 +44,6 @@ class Prepared:
     Attributes:
         writer: Writer of the archive; its spec has the archive's own layout.
         extends: Receipts of units in other archives that replace requested units, by relative URL.
-        missing: Units to compute.
         is_labelled: Whether the images have true labels.
         is_calibrated: Whether the class affinity is taken from another archive.
     """

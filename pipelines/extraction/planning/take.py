@@ -40,8 +40,6 @@ class Shelf:
     """Archive of the request's fingerprint that a catalog lists.
 
     Attributes:
-        store: Store of the archive.
-        manifest: Manifest of the whole archive.
         units: Relative URL and receipt of each unit that it has.
     """
 

@@ -35,9 +35,6 @@ def fill(extraction: Extraction, prepared: Prepared, found: Estimate | None, tra
 
     Args:
         extraction: Labels to compute; its workers write one view at a time beside the archive.
-        prepared: Archive, and what it lacks.
-        found: Estimate of the run, or None.
-        track: Progress display.
 
     Raises:
         TeacherCacheError: The run cannot continue. Finished units stay, and students are told.
@@ -72,9 +69,7 @@ def seal(prepared: Prepared, source: ArchiveWriter, track: Track) -> None:
     """Write the missing units of an archive from units of one view each; no label changes.
 
     Args:
-        prepared: Archive, and what it lacks.
         source: Archive of the same labels in units of one view.
-        track: Progress display.
 
     Raises:
         DamagedError: An object of a one-view unit is missing, or does not have the sha256 of its receipt.
@@ -95,7 +90,6 @@ def students_first(missing: Iterable[Unit], look: Callable[[], Mapping[str, list
     """Yield the missing one-view units: those that students need next, in turn, then the others.
 
     Args:
-        missing: Units to order.
         look: Function that returns the pairs that each student needs now, in order, by the student's name.
     """
     left = {(unit.shard, unit.block): unit for unit in missing}

@@ -35,7 +35,6 @@ class RunRecord:
 
     Args:
         store: Store in a new folder of the run's own.
-        now: Function that returns the time.
         max_gpu_hours: Limit of the hours of all teachers together.
 
     Attributes:
@@ -116,9 +115,7 @@ class RunRecord:
 
         Args:
             state: State of the run: finished, incomplete, stopped or failed.
-            seconds: Seconds that the units took.
             quarantined: Reasons by name of the units that were given up.
-            fields: Other fields of the report.
         """
         figures = {name: round(value, 3) for name, value in dataclasses.asdict(self.total).items()}
         label_bytes = figures.pop("num_bytes")

@@ -44,9 +44,6 @@ def run(
 
     Args:
         extraction: Labels to compute, and the engine that runs the units.
-        prepared: Archive, and what it lacks.
-        found: Estimate of the run, or None.
-        track: Progress display.
         order: Function that returns the missing units in the order to run.
         hear: Function that is told every event.
     """

@@ -55,15 +55,7 @@ class TimedViews(NamedTuple):
 
 
 class Labeller:
-    """Images and a teacher, loaded once.
-
-    Args:
-        dataset: Images.
-        recipe: Augmentation of the views.
-        teacher: Teacher of the labels.
-        batch_size: Views in one forward pass.
-        workers: Processes that render views; 0 renders in this process.
-    """
+    """Images and a teacher, loaded once."""
 
     def __init__(
         self, dataset: PackedDataset, recipe: Recipe, teacher: Teacher, *, batch_size: int, workers: int
@@ -110,7 +102,6 @@ class Labeller:
 
         Args:
             layout: Layout in which the labels would be stored.
-            unit: Unit of the views.
             num_views: Views to label, rounded up to whole loads.
         """
         loads = unit_loads(
@@ -168,11 +159,7 @@ def labeller_of(
     """Return the labeller that made an archive: its dataset, and its teacher with the same weights.
 
     Args:
-        archive: Archive to label again.
-        dataset: Images.
         settings: Teacher; without a name the archive's, if it is timm's. The precision is the archive's.
-        batch_size: Views in one forward pass.
-        workers: Processes that render views.
 
     Raises:
         ArchiveError: The dataset or the teacher is not the archive's, or is not given and not timm's.

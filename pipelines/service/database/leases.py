@@ -21,7 +21,6 @@ class Claim:
     """Job that wants to run, or runs.
 
     Attributes:
-        id: Id of the job.
         team: Team that pays for it.
         created: Time of the request, in seconds.
         started: Time when it began to run, in seconds; None if it waits.
@@ -56,14 +55,6 @@ def who_gives_way(
     """Return the running job that should yield to a waiting one, or None.
 
     A job yields after a while, to a team with less load that has nothing running.
-
-    Args:
-        running: Jobs that run.
-        waiting: Jobs that wait for a slot.
-        used_hours: Hours of each team, those of running jobs included.
-        shares: Share of each team.
-        now: Time in seconds.
-        after_s: Seconds that a job runs before it gives way.
     """
     busy = {job.team for job in running}
     idle = [job for job in waiting if job.team not in busy]
@@ -102,10 +93,7 @@ class Leases:
     """Leases of a database; each is on a label set, so that one job at a time writes an archive.
 
     Args:
-        engine: Database.
-        now: Function that returns the time in seconds.
         lease_s: Seconds after which a lease ends unless it is renewed.
-        shares: Share of each team.
     """
 
     def __init__(
@@ -170,9 +158,7 @@ class Leases:
         """Write a leased job's plan; the job is queued, or waits for approval. See `settle`.
 
         Args:
-            leased: Job whose plan was made.
             plan: Estimate of the work; None if nothing is left to do.
-            hours: GPU hours of the plan.
             is_costly: Whether the plan needs approval for every token.
         """
         token = leased.job.token

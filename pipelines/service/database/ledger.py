@@ -34,7 +34,6 @@ class Who:
     Attributes:
         token: Id of the token; None for the service itself.
         name: Name on the token.
-        team: Team of the token.
         max_requests: Largest number of requests in 30 days.
         max_gpu_hours: GPU hours in 30 days above which a job waits for approval.
     """
@@ -47,12 +46,7 @@ class Who:
 
 
 class Ledger:
-    """Ledger of a database.
-
-    Args:
-        engine: Database.
-        now: Function that returns the time in seconds.
-    """
+    """Ledger of a database."""
 
     def __init__(self, engine: sa.Engine, now: Callable[[], float]) -> None:
         self._engine, self._now = engine, now
@@ -149,8 +143,6 @@ def used_hours(connection: sa.Connection, now: float, token: str | None = None) 
     """Return the GPU hours that each team used in the last 30 days, running jobs included.
 
     Args:
-        connection: Database.
-        now: Time in seconds.
         token: Id of a token, to count the jobs that it asked for alone.
     """
     query = sa.select(JOBS.c.team, JOBS.c.gpu_hours, JOBS.c.progress, JOBS.c.state).where(
@@ -186,12 +178,7 @@ def _plain(ask: Ask) -> dict[str, Any]:
 
 
 class Queries:
-    """Read-only queries on jobs, requests and the audit log.
-
-    Args:
-        engine: Database.
-        now: Function that returns the time in seconds.
-    """
+    """Read-only queries on jobs, requests and the audit log."""
 
     def __init__(self, engine: sa.Engine, now: Callable[[], float]) -> None:
         self._engine, self._now = engine, now

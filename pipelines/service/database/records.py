@@ -19,20 +19,15 @@ class Job:
     """Job that labels some views of a label set: a row of `jobs`, and the label set's archive.
 
     Attributes:
-        id: Id of the job.
         labels: Id of the label set.
         archive: Path of the label set's archive below the root of archives.
-        first_view, stop_view: Range of views.
-        team: Team that pays.
         token: Id of the token that asked first, or last tried again.
-        state: State of the job.
         is_followed: Whether a student may follow it.
         is_cancelled: Whether it was asked to stop.
         gives_way: Whether it was asked to yield to another team's job.
         approved_by: Name of the token that approved it; None before.
         plan: Estimate of the work; None before it was made, or if nothing is left to do.
         progress: Units and views done, GPU hours; None before it ran.
-        error: Reason of a failure.
         attempt: Number of times that a server began it.
         kills: Number of times that its process or server was killed.
         times_done: Number of times that it was finished: never more than one.

@@ -36,12 +36,7 @@ class User(Who):
 
 
 class Tokens:
-    """Tokens of a database.
-
-    Args:
-        engine: Database.
-        now: Function that returns the time in seconds.
-    """
+    """Tokens of a database."""
 
     def __init__(self, engine: sa.Engine, now: Callable[[], float]) -> None:
         self._engine, self._now = engine, now

@@ -25,10 +25,7 @@ class Access:
     """Access of a server.
 
     Args:
-        tokens: Tokens of the database.
-        limit: Limit of each token's requests.
         netloc: Host and port under which users reach the server.
-        now: Function that returns the time in seconds.
     """
 
     def __init__(self, tokens: Tokens, limit: RateLimit, netloc: str, now: Callable[[], float]) -> None:

@@ -60,7 +60,6 @@ def needs(scope: Scope, *, is_limited: bool = True) -> Any:
     """Return the dependency of a route on a user whose token has a scope.
 
     Args:
-        scope: Scope that the token must have.
         is_limited: Whether the route counts among a token's requests a second.
     """
 

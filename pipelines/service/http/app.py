@@ -38,12 +38,7 @@ token and 403 where the token's scopes (read, request, approve, admin) do not al
 
 
 class HeadersAndMetrics:
-    """Middleware that adds the headers of every response, and counts responses.
-
-    Args:
-        app: Application behind.
-        metrics: Counters.
-    """
+    """Middleware that adds the headers of every response, and counts responses."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

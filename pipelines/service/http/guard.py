@@ -97,7 +97,6 @@ class BodyLimit:
     """Application that refuses bodies which are too large or too slow.
 
     Args:
-        app: Application behind.
         max_bytes: Size limit of a body in bytes, by the path that it is sent to.
         timeout_s: Seconds within which a body must have arrived.
     """
@@ -148,7 +147,6 @@ class RateLimit:
     Args:
         per_s: Permits a second.
         burst: Permits that a bucket holds.
-        now: Function that returns the time in seconds.
     """
 
     def __init__(self, per_s: float, burst: int, now: Callable[[], float]) -> None:

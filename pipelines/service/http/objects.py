@@ -24,11 +24,7 @@ _TYPE = "application/octet-stream"
 
 
 class Objects:
-    """Objects below the root of archives.
-
-    Args:
-        root: URL of the root.
-    """
+    """Objects below the root of archives."""
 
     def __init__(self, root: str) -> None:
         self.store = Store(root)

@@ -42,14 +42,6 @@ class Service:
     """Parts of a server.
 
     Attributes:
-        config: Configuration.
-        tokens: Tokens of users.
-        ledger: Changes of requests and jobs.
-        queries: Read-only queries.
-        access: Access to routes.
-        metrics: Figures for Prometheus.
-        objects: Objects of archives.
-        runner: Runner of jobs.
         streams: Number of open event streams by token.
     """
 

@@ -22,11 +22,7 @@ _COMPLAINT_LINES = 12
 
 
 class LocalExecutor:
-    """Executor that forks from a process which has imported torch: a command begins in milliseconds.
-
-    Args:
-        slots: Commands at a time.
-    """
+    """Executor that forks from a process which has imported torch: a command begins in milliseconds."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots

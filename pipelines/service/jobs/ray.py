@@ -17,7 +17,6 @@ class RayExecutor:
 
     Args:
         dashboard: URL of the cluster's dashboard.
-        slots: Commands at a time.
     """
 
     def __init__(self, dashboard: str, slots: int) -> None:

@@ -44,14 +44,7 @@ def run_dir_of(archive: Store, job: str, attempt: int) -> str:
 
 
 def read_progress(archive: Store, job: str, attempts: int, views: range) -> dict[str, Any]:
-    """Return the units and views that a job has done, and its GPU hours over all attempts.
-
-    Args:
-        archive: Store of the archive.
-        job: Id of the job.
-        attempts: Number of times that the job was begun.
-        views: Views that the job makes.
-    """
+    """Return the units and views that a job has done, and its GPU hours over all attempts."""
     found: dict[str, Any] = {"units": 0, "units_done": 0, "views_done": 0, "gpu_hours": 0.0}
     for attempt in range(1, attempts + 1):
         _add_events(found, Store(run_dir_of(archive, job, attempt)))
@@ -81,14 +74,7 @@ def _add_events(found: dict[str, Any], run: Store) -> None:
 
 
 class Runner:
-    """Runner of a server, in threads.
-
-    Args:
-        config: Configuration of the service.
-        leases: Leases of the jobs.
-        executor: Place where commands run.
-        webhooks: Sender of messages about jobs that have ended.
-    """
+    """Runner of a server, in threads."""
 
     def __init__(self, config: ServiceConfig, leases: Leases, executor: Executor, webhooks: Webhooks) -> None:
         self._config, self._leases, self._executor, self._webhooks = config, leases, executor, webhooks

@@ -43,9 +43,7 @@ class Webhooks:
     """Sender of messages about jobs that have ended.
 
     Args:
-        engine: Database.
         section: Hosts and the key; None for no webhooks.
-        now: Function that returns the time in seconds.
     """
 
     def __init__(self, engine: sa.Engine, section: WebhookSection | None, now: Callable[[], float]) -> None:

@@ -94,7 +94,6 @@ def figures_of(reader: ArchiveReader, store: Store | None = None) -> Figures | N
     """Return the figures beside an archive; None if there are none, or they are another manifest's.
 
     Args:
-        reader: Archive.
         store: Store of its companions; the reader's by default.
 
     Raises:
@@ -133,7 +132,6 @@ def rows_of(store: Store, figures: Figures) -> pa.Table | None:
     """Return the figures of single rows; None if there are none.
 
     Args:
-        store: Store of the archive.
         figures: Figures of the archive, which name the sha256 of those of rows.
 
     Raises:

@@ -33,10 +33,8 @@ def measure(
     """Measure all labels of an archive.
 
     Args:
-        reader: Whole archive.
         labels_N: True classes of the dataset's rows; negative where there is none.
         classes: Names of the dataset's classes; none where it names none.
-        track: Progress display.
 
     Returns:
         The figures, and the content of figures/rows.parquet.
@@ -109,10 +107,7 @@ def measure_and_put(reader: ArchiveReader, store: Store, dataset: PackedDataset,
     """Measure all labels of an archive, and write the figures beside it.
 
     Args:
-        reader: Whole archive.
         store: Store of the archive to write to; the reader's may be pinned to a revision.
-        dataset: Dataset that was labelled.
-        track: Progress display.
 
     Raises:
         InputError, ArchiveError: See `measure`.

@@ -62,10 +62,8 @@ def sum_rows(
 
     Args:
         class_ids_VRK: Classes of the labels, the most probable first.
-        probabilities_VRK: Probabilities of these classes.
         tail_VR: Probability outside of them.
         labels_R: True classes; negative where there is none.
-        num_classes: Number of classes in all.
     """
     num_views, num_rows, _ = class_ids_VRK.shape
     rows = RowFigures(

@@ -34,7 +34,6 @@ class ChunkFormat:
     """Shape and type that all chunks of an array share.
 
     Attributes:
-        shape: Shape of a chunk.
         dtype: Type of the items.
     """
 

@@ -39,7 +39,6 @@ def companions_of(store: Store, *, with_rows: bool = True) -> dict[str, bytes]:
     A store that cannot list its objects is asked for the names in SHA256SUMS.
 
     Args:
-        store: Store of the archive.
         with_rows: Whether to read the figures of single rows, which grow with the dataset.
 
     Raises:
@@ -133,7 +132,6 @@ def sums_bytes(manifest: Manifest, part: Part | None, others: Mapping[str, bytes
     """Return the content of SHA256SUMS.
 
     Args:
-        manifest: Manifest of the whole archive.
         part: Part that the copy has; None for all of it.
         others: Every other file of the copy than objects of labels, manifest and part.json, by name.
     """

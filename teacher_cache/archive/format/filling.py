@@ -43,7 +43,6 @@ class News:
         units: One-view units of the job.
         units_done: Units of these that are written.
         told: Time of the news, ISO 8601.
-        why: Reason of a failure.
     """
 
     state: Literal["running", "stopped", "failed"]
@@ -61,9 +60,6 @@ def is_filling(name: str) -> bool:
 
 class Filling:
     """Folder beside an archive in which its labels are made for students that follow.
-
-    Args:
-        archive: Store of the archive.
 
     Attributes:
         store: Store of the folder.

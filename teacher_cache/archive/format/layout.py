@@ -74,11 +74,9 @@ class Layout:
     """Layout that cuts labels into objects.
 
     Attributes:
-        num_shards: Number of image shards.
         rows_per_shard: Samples in every shard but the last; row r lies in shard r // rows_per_shard.
         views_per_unit: Views in every block but the last.
         k: Number of classes kept.
-        num_classes: Number of classes in all.
         values: Name of the logits' encoding in labels/encodings.py.
         affinity_entries: Classes kept of each row of the class affinity; 0 if there is none.
 

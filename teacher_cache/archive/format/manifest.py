@@ -143,7 +143,6 @@ def documents_of(manifest: Manifest, receipts: Sequence[Receipt]) -> dict[str, b
     """Return every document that a manifest implies, by name: spec and receipts, without those of Zarr.
 
     Args:
-        manifest: Manifest of the whole archive.
         receipts: Receipts of the units that lie in the folder.
     """
     spec = manifest.spec

@@ -91,7 +91,6 @@ def places(manifest: Manifest, part: Part | None) -> dict[Position, tuple[str, R
     """Return the relative URL of the archive that holds each unit ("" for this one), and its receipt.
 
     Args:
-        manifest: Manifest of the whole archive.
         part: Part that the copy has; None for all of it.
     """
     found: dict[Position, tuple[str, Receipt]] = {}
@@ -109,7 +108,6 @@ def coverage(manifest: Manifest, receipts: Sequence[Receipt]) -> tuple[list[int]
     """Return the views that every labelled shard has, rising, and these shards; None for all shards.
 
     Args:
-        manifest: Manifest of the whole archive.
         receipts: Receipts of the units that a copy has.
     """
     shards = sorted({receipt.unit.shard for receipt in receipts})

@@ -45,8 +45,6 @@ class Receipt:
     """Proof of one finished unit.
 
     Attributes:
-        unit: Unit that was computed.
-        rows: Number of samples in the unit.
         keys_sha256: Digest of the samples' keys, in order.
         objects: sha256 and size in bytes of each array's object.
     """

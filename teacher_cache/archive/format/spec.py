@@ -50,7 +50,6 @@ class LabelSpec:
 
     Attributes:
         k: Number of classes kept.
-        num_classes: Number of classes in all.
         classes_sha256: Identity of the class list.
         affinity: Calibration rule of the class affinity (labels/affinity.py); None if the archive has none.
         values: "q8": eight-bit steps of `value_step` nats, or "float32": see labels/codec.py.

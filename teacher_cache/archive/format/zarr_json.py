@@ -32,8 +32,6 @@ def array_json(
     """Return zarr.json of an array whose chunks are compressed by blosc (zstd, bitshuffle) and have a crc32c.
 
     Args:
-        shape: Shape of the array.
-        dtype: Type of its items.
         fill: Value of absent items.
         chunk: Shape of a chunk.
         shard: Shape of a shard of chunks; None for an array without shards.

@@ -30,7 +30,6 @@ class LabelEnsemble:
         weights: Weight of each in the mean of probabilities; equal by default.
 
     Attributes:
-        members: Argument of the same name.
         weights: Weights, of sum 1.
         url: URLs of the members, as text.
         spec: Spec of the first, for what they share: dataset, recipe, classes.
@@ -113,9 +112,6 @@ class LabelEnsemble:
 
 class EnsembleLookup:
     """Lookup of several archives' labels; see `LabelLookup`.
-
-    Args:
-        members: Lookup of each archive.
 
     Attributes:
         num_kept: Number of pairs of a shard and a view that are kept of each.

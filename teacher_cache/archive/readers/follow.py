@@ -218,7 +218,6 @@ def until(
         find: Function that returns what is waited for, or None.
         what: Name of it, for messages.
         news_of: Function that returns the last news of the job.
-        patience: Manner of waiting.
         poll_s: Seconds between two looks.
 
     Raises:

@@ -32,8 +32,6 @@ def fetched(store: Store, name: str, digest: Digest, again: list[str] | None = N
     """Return an object with the right sha256; wrong bytes are fetched a second time.
 
     Args:
-        store: Store of the object.
-        name: Name of the object.
         digest: sha256 and size that it must have.
         again: List that the name is added to if the first fetch brought other bytes.
 
@@ -84,8 +82,6 @@ class UnitReader:
     """Reader of units of one layout, in any number of stores.
 
     Args:
-        url: URL of the archive, for messages.
-        layout: Layout of the units.
         room: Room for copies of objects that are not in a local folder.
         remedy: Remedy that an error about damage names.
     """

@@ -32,7 +32,6 @@ class LabelSource(abc.ABC):
     """Labels of views of a packed dataset, cheap to pickle: archive.py, read_tars.py.
 
     Attributes:
-        url: URL of the archive or export.
         spec: Spec of the labels: dataset, recipe, teacher, and the meaning of the numbers.
         views: View indices that every sample has, rising; in a part of an archive, every sample of `shards`.
     """
@@ -171,7 +170,6 @@ class LabelLookup:
     """Lookup of labels by row and view that keeps the labels of the shards and views used last in memory.
 
     Args:
-        source: Source of the labels.
         num_kept: Number of pairs of a shard and a view to keep.
 
     Attributes:

@@ -120,9 +120,7 @@ def copy_archive(
     the source extends is not copied where a remote destination has the same unit in the same relative place.
 
     Args:
-        request: Archive to copy, and where to.
         choose: Function that returns the positions wanted, of the units that the source has.
-        track: Progress display, in bytes.
 
     Raises:
         ArchiveError: There is no archive at the source; the destination holds anything else, or other labels.

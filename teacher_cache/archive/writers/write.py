@@ -40,10 +40,6 @@ class ArchiveWriter:
     Several writers of one fingerprint do no harm: on a local store they take turns, and the second writer of
     a unit leaves the first one's objects as they are. An object store has no locks: there the writers must
     use one kind of device and one batch size, so that they write the same bytes.
-
-    Args:
-        store: Store of the archive.
-        spec: Spec of the archive; see `open`.
     """
 
     def __init__(self, store: Store, spec: ArchiveSpec) -> None:
@@ -56,7 +52,6 @@ class ArchiveWriter:
 
         Args:
             store: Store of the archive, empty for a new one.
-            spec: Spec of the requested archive.
             create: Write the spec where there is none; without it nothing is written.
 
         Raises:
@@ -123,7 +118,6 @@ class ArchiveWriter:
         """Write a unit's objects, then its receipt, unless another writer has just done so.
 
         Args:
-            unit: Unit that was computed.
             labels: Labels of the unit: idx and values (rows, views, k), tail (rows, views).
             keys_sha256: Digest of the rows' keys.
 

@@ -39,12 +39,8 @@ def index_in_place(
     """Index tars or parquet files, decoding every image once to check it; nothing is copied.
 
     Args:
-        source: Store of the files.
         names: Names of the files, all tars or all parquet.
         destination: Folder of the dataset: empty, new, or with an unfinished index of the same files.
-        options: Choices; see SourceOptions.
-        packing: Size of a shard, whether corrupt images are skipped, and the number of threads.
-        track: Progress display.
 
     Returns:
         The dataset, and what was assumed, as text.
@@ -141,8 +137,6 @@ def files_in(source: Store, options: SourceOptions, only: str | None = None) -> 
     """Return the tars or parquet files of the chosen split, below a folder or bucket.
 
     Args:
-        source: Store of the files.
-        options: Choices; see SourceOptions.
         only: Name of the only file to take.
 
     Raises:

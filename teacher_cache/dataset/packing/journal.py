@@ -29,7 +29,6 @@ class Done:
     """A finished shard.
 
     Attributes:
-        shard: Shard.
         position: Number of samples of the source's order that it and the shards before it have used up.
         skipped: Samples skipped so far, as key and reason.
         index: Index of the shard's samples.
@@ -47,10 +46,6 @@ class Done:
 
 class Journal:
     """Journal of one request.
-
-    Args:
-        store: Store of the dataset.
-        plan_sha256: Digest of the request.
 
     Raises:
         DatasetError: The store holds something else: a dataset, another pack under way, other files.

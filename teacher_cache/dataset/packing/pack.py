@@ -71,8 +71,6 @@ def pack(source: Source | Growth, destination: Store, options: PackOptions, trac
     Args:
         source: Source of the samples; a Growth begins with the full shards of another dataset.
         destination: Folder of the dataset: empty, new, or with an unfinished pack of the same request.
-        options: How the source is packed.
-        track: Progress display.
 
     Raises:
         DatasetError: Keys are duplicate, a class is empty, or the destination holds something else.
@@ -128,10 +126,8 @@ class Counted:
     """Good samples among prepared ones, with counts of what was read and a list of what was skipped.
 
     Args:
-        prepared: Prepared samples, in order.
         done: Shards that are finished, whose counts are continued.
         skip_corrupt: Skip samples that cannot be used, instead of refusing them.
-        advance: Called for every sample.
 
     Attributes:
         position: Number of samples read so far, over all runs.
@@ -207,12 +203,8 @@ def described(
     """Return dataset.json's content and the index's bytes.
 
     Args:
-        kind: Kind of the source.
-        classes: Class names in order of class id.
         labels: Labels that the source has.
         left_out: Files and members other than samples.
-        done: All shards.
-        options: Settings of the packing.
 
     Raises:
         DatasetError: No image was good, or none of a class that the source has.

@@ -37,7 +37,6 @@ class Work(NamedTuple):
     """A sample to prepare, and how.
 
     Attributes:
-        sample: Sample.
         reencode: Re-encoding; None keeps the image's bytes.
         crops: Rewrite a JPEG so that crops can be cut out of it.
     """
@@ -51,7 +50,6 @@ class Prepared(NamedTuple):
     """A sample as its part of a tar.
 
     Attributes:
-        sample: Sample.
         data: Headers and content of its members.
         image: Span of the image in `data`.
         sha256: Digest of the image's bytes.

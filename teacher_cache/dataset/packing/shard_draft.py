@@ -18,8 +18,6 @@ class ShardDraft:
     """Tar of samples with their index.
 
     Args:
-        number: Number of the shard.
-        schema: Columns of the index.
         file: File that the tar is written to; None only hashes it.
         identities: Identities of tars that were rewritten already, by the sha256 of the tar.
     """

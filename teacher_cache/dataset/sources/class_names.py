@@ -81,7 +81,6 @@ def classes_of(
     Args:
         raw: Label of each sample: all class ids, all names, or all None.
         location: Function that returns the origin of a sample, for messages.
-        listed: Class names in order; None takes the names that occur.
 
     Raises:
         DatasetError: Labels are of two kinds, out of bounds, or not in the list.

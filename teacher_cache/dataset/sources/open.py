@@ -45,7 +45,6 @@ def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
     Args:
         path: Folder of class folders, of *.parquet or of *.tar, perhaps inside folders of splits; one such
             file; or a packed dataset.
-        options: Choices; see SourceOptions.
 
     Raises:
         DatasetError: The path does not exist, holds no known kind of source, or what to take is not certain.

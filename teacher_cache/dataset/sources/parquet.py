@@ -113,7 +113,6 @@ def rows_of(
     """Yield the rows of a file.
 
     Args:
-        file: File to read.
         columns: Columns of the images and labels.
         named: Name of the file in messages, if it is a copy.
         takes_paths: Whether a row without bytes may name an image file beside the table.

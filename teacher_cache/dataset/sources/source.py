@@ -27,7 +27,6 @@ class SourceOptions:
     Attributes:
         split: Split to take, where names of files or folders show several.
         splits: Whether names may stand for splits; without it they are classes.
-        classes: Class names in order of class id.
         unlabelled: Take images without labels, even where there are some.
         image_column, label_column: Columns of parquet files.
         image_key, label_key: Members of a tar's samples, by extension; label_key "json:FIELD" takes a field.
@@ -50,7 +49,6 @@ class Source:
     Attributes:
         kind: Kind of the source: folders, parquet or webdataset.
         classes: Class names in order of class id; empty if nothing names them.
-        samples: Samples.
         left_out: Files and members other than samples.
         notes: Assumptions, as text.
         keep: Object that must live as long as the samples are read, such as a temporary file.

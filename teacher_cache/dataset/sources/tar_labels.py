@@ -46,7 +46,6 @@ def parts_of(sample: TarSample, where: str, options: SourceOptions) -> Parts:
     Args:
         sample: Sample whose label member was read.
         where: Place of the sample, for messages.
-        options: Members to take.
 
     Raises:
         DatasetError: The image or the label is not certain, or the label says nothing.

@@ -44,7 +44,6 @@ def tar_source(files: Sequence[Path], options: SourceOptions, *, is_packed: bool
 
     Args:
         files: Tars in order.
-        options: Choices; see SourceOptions.
         is_packed: Whether the tars are a packed dataset's, whose names are keys already.
 
     Raises:

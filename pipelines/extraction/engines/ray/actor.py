@@ -18,12 +18,7 @@ from pipelines.extraction.queue import Task
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """Node and process of an actor.
-
-    Attributes:
-        node: Id of the node in the cluster.
-        pid: Id of the process.
-    """
+    """Node and process of an actor."""
 
     node: str
     pid: int

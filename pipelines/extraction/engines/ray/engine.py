@@ -28,7 +28,6 @@ class RayEngine:
     Args:
         make_worker: Function that makes a worker in an actor's process; pickled.
         settings: Cluster, number of actors, and resources of each.
-        clock: Monotonic clock, in seconds.
 
     Raises:
         InputError: There is no cluster at the address.

@@ -96,15 +96,11 @@ class Fleet:
     Args:
         make_worker: Function that makes a worker in an actor's process; pickled.
         resources: Number of actors, and the resources of each.
-        clock: Monotonic clock, in seconds.
 
     Attributes:
-        resources, clock: Arguments of the same names.
-        slots: Slots of the actors.
         calls: Calls that have not returned, by Ray reference.
         error: Error of the last lost actor; None until a slot is given up.
         news: Events of actors that no run has yielded yet.
-        metrics: Figures for Prometheus.
     """
 
     def __init__(

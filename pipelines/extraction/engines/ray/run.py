@@ -46,9 +46,6 @@ class RayRun:
     """Run of one queue's units on a fleet's actors.
 
     Args:
-        fleet: Actors of the run.
-        queue: Units to run.
-        advance: Called with the number of views just labelled.
         timeout_s: Seconds after which an actor that labelled nothing counts as hung.
     """
 
