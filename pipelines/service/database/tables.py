@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import alembic.command
-import alembic.config
 import sqlalchemy as sa
 
 from teacher_cache.errors import InputError
 
 META = sa.MetaData()
-_MIGRATIONS = Path(__file__).with_name("migrations")
 
 TOKENS = sa.Table(
     "tokens",
@@ -88,7 +85,7 @@ AUDIT = sa.Table(
 
 
 def open_database(url: str, password_file: str | None = None) -> sa.Engine:
-    """Open a database, and bring its tables to this release's form.
+    """Open a database, and create the tables that it lacks.
 
     SQLite writes a log ahead (WAL) and takes its lock when a transaction begins, so that two writers wait
     for each other in place of failing; a transaction that was committed survives a kill.
@@ -107,7 +104,7 @@ def open_database(url: str, password_file: str | None = None) -> sa.Engine:
         engine = sa.create_engine(place, pool_pre_ping=True, pool_size=10, max_overflow=30)
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
-        _upgrade(engine)
+        _create_tables(engine)
     except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
         text = str(getattr(error, "orig", None) or error).partition("\n")[0]
         hidden = sa.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
@@ -132,12 +129,9 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
 
-def _upgrade(engine: sa.Engine) -> None:
-    """Apply the migrations that the database lacks; two servers that start together take turns."""
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+def _create_tables(engine: sa.Engine) -> None:
+    """Create the tables that the database lacks; two servers that start together take turns."""
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7201947)"))
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
+        META.create_all(connection)

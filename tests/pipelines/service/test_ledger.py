@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import alembic.autogenerate
-import alembic.migration
 import msgspec
 import mypy.api
 import pytest
@@ -21,7 +19,7 @@ from pipelines.service.config import RaySection, ServiceConfig, read_config
 from pipelines.service.database.leases import Claim, Leases, fair_order, load, who_gives_way
 from pipelines.service.database.ledger import Ledger, Queries, Who, missing
 from pipelines.service.database.records import Job
-from pipelines.service.database.tables import META, open_database
+from pipelines.service.database.tables import open_database
 from pipelines.service.database.tokens import Tokens
 from pipelines.service.jobs.webhooks import check_webhook
 from teacher_cache.errors import InputError
@@ -264,13 +262,6 @@ def test_what_is_there_is_told_by_rows(office: Office) -> None:
     assert missing(range(6), done) == [2, 3, 4, 5]
     assert office.queries.queue() == {"done": 1}
     assert [job.archive for job in office.queries.jobs(None, 10)] == [labels.archive]
-
-
-def test_migrations_make_the_tables(office: Office) -> None:
-    with office.engine.connect() as connection:
-        context = alembic.migration.MigrationContext.configure(connection)
-        assert alembic.autogenerate.compare_metadata(context, META) == []
-    open_database(office.engine.url.render_as_string(hide_password=False)).dispose()
 
 
 def test_the_id_of_a_job_depends_on_labels_alone(config: ServiceConfig) -> None:
