@@ -40,8 +40,7 @@ from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.labelling.logits import teacher_logits
-from teacher_cache.labelling.unit import unit_loads
+from teacher_cache.labelling.unit import teacher_logits, unit_loads
 from teacher_cache.labels.affinity import affinity_rows, probabilities_of
 from teacher_cache.labels.affinity_rule import calibration_rows_views, num_calibration_views
 from teacher_cache.labels.codec import encode

@@ -53,7 +53,7 @@ def _tell(run: Mapping[str, str]) -> None:
 
 def _share_of_peak(tflops: float, device: str) -> str:
     """Return the model FLOPs utilisation, where the device's peak is known."""
-    from student.cost import peak_flops
+    from student.model import peak_flops
     from teacher_cache.models.create import resolve_device
 
     peak = peak_flops(resolve_device(device))

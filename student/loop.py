@@ -14,12 +14,11 @@ from typing import Any, NoReturn
 
 import torch
 
-from student.checkpoint import save_weights
-from student.cost import model_cost
+from student.checkpoint import hub_settings, push, save_weights
 from student.evaluate import accuracy, evaluation_stream, main_head
 from student.follow import Follower
-from student.hub import hub_settings, push
 from student.metrics import Metrics, RunResult, read_metrics
+from student.model import model_cost
 from student.prepare import Run
 from student.state import RunProgress, save_state
 from student.step import LiveTeacher, NonFiniteError, PendingUpdate, Trainer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 HEADS = ("class", "distillation", "both_softmax", "both_logits")
 """Accuracies that `student eval` prints for a two-headed model; for any other, the first alone."""
@@ -53,3 +55,78 @@ def evaluation_heads(model: torch.nn.Module, inputs_BCHW: torch.Tensor) -> Heads
         for hook in hooks:
             hook.remove()
     return Heads(*said)
+
+
+_PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "V100": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+"""Dense half-precision tensor operations a second, from NVIDIA's data sheets for the SXM variants."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCost:
+    """Cost of training on one image.
+
+    Attributes:
+        flops: Floating-point operations of a forward and a backward pass over one image: three forwards.
+        activation_bytes: Bytes that autograd keeps of one image between the two passes.
+    """
+
+    num_parameters: int
+    flops: int
+    activation_bytes: int
+
+    def memory_bytes(self, batch_size: int, *, has_ema: bool) -> int:
+        """Return about the bytes that training needs: weights, gradients, two moments, an average, a batch.
+
+        The allocator's waste, the framework itself and a live teacher come on top.
+        """
+        return 4 * self.num_parameters * (5 if has_ema else 4) + batch_size * self.activation_bytes
+
+
+def model_cost(model: torch.nn.Module, img_size: int, autocast: torch.dtype | None) -> ModelCost:
+    """Count a model's cost by running one image through it, on the model's device."""
+    parameter = next(model.parameters())
+    image_1CHW = torch.zeros(1, 3, img_size, img_size, device=parameter.device)
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    was_training = model.training
+    counter = FlopCounterMode(display=False)
+    with (
+        counter,
+        torch.random.fork_rng(devices=[]),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast(parameter.device.type, autocast, enabled=autocast is not None),
+    ):
+        heads = as_heads(model.eval()(image_1CHW))
+        held = heads  # kept storages must not be freed here: their addresses would be reused and counted once
+    del held
+    model.train(was_training)
+    return ModelCost(
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        flops=3 * counter.get_total_flops(),
+        activation_bytes=sum(kept.values()),
+    )
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Return the half-precision operations a second of a device, or None if they are unknown."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for part, flops in _PEAK_FLOPS.items() if part in name), None)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 
 from student.build import build_trainer
 from student.config import TrainConfig
-from student.cost import model_cost
 from student.loop import TrainingLoop
 from student.metrics import Metrics, RunResult, opened_metrics, read_metrics
+from student.model import model_cost
 from student.prepare import describe, prepare
 from student.ranks import joined
 from student.state import load_state, refuse_other

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 import yaml
 from browser import FLAGS, check_accessible, chromium_path
@@ -18,7 +17,6 @@ from serving import SmallService
 from support import IMG_SIZE, TEACHER, teacher_checkpoint, write_class_folders
 
 from pipelines.cli import main as teacher_cache_main
-from pipelines.service import config
 from student.cli import main as student_main
 from teacher_cache.archive.readers.archive import ArchiveReader
 
@@ -181,30 +179,3 @@ def _watch_in_chromium(office: Office, job: str) -> bool:
         check_accessible(page)
         browser.close()
     return is_linked
-
-
-def test_every_key_of_the_configuration_is_explained() -> None:
-    start = STORY.index("## Configuration")
-    rows = re.findall(
-        r"^\| `(\S+)` \| (.*?) \| (.+) \|$", STORY[start : STORY.index("## Run it")], re.MULTILINE
-    )
-    explained = {key: default for key, default, _ in rows}
-    sections = {
-        "": config.ServiceConfig,
-        "teachers.NAME.": config.TeacherSection,
-        "executor.": config.RaySection,
-        "teams.NAME.": config.TeamSection,
-        "webhooks.": config.WebhookSection,
-    }
-    fields = {
-        prefix + field.name: field
-        for prefix, kind in sections.items()
-        for field in msgspec.structs.fields(kind)
-    }
-    assert {*explained, "executor", "webhooks"} == {*fields, "executor.kind"}
-    for key, default in explained.items():
-        told = re.fullmatch(r"`([^`]+)`", default)
-        if told and key != "executor.kind":
-            assert str(fields[key].default).lower() == told[1], key
-        elif key != "executor.kind":
-            assert fields[key].required == default.startswith("required"), key

@@ -90,7 +90,7 @@ class RenderPool(Generic[_R]):
                 yield under_way.popleft().receive()
         except GeneratorExit:
             raise
-        except BaseException:  # a process is lost, or was asked for what was never read: begin anew
+        except BaseException:  # a process is lost, or was asked for what was never read: start again
             self.close()
             raise
 

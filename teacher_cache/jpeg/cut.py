@@ -54,7 +54,7 @@ def cut(
         largest_share: Share of the picture's pieces above which nothing is cut.
 
     Returns:
-        Cut; None if the box needs more than the share, if pieces do not begin anew in each row, or if a
+        Cut; None if the box needs more than the share, if pieces run on from one row into the next, or if a
         restart marker is missing or out of turn.
     """
     if header.restart_interval == 0 or header.mcus_per_row % header.restart_interval:
@@ -94,7 +94,7 @@ def _copy(
     columns: tuple[int, int],
     out: npt.NDArray[np.uint8],
 ) -> int:
-    """Copy the header and the pieces of some rows and columns, with their markers numbered anew.
+    """Copy the header and the pieces of some rows and columns, with their markers renumbered.
 
     Every marker of the scan is checked, from the first to the end of the picture.
 

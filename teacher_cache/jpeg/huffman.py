@@ -1,4 +1,4 @@
-"""Huffman tables of a JPEG: read from the file, and made anew for given frequencies (ITU-T T.81)."""
+"""Huffman tables of a JPEG: read from the file, and built for given frequencies (ITU-T T.81)."""
 
 from __future__ import annotations
 

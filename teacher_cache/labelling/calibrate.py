@@ -14,7 +14,7 @@ from teacher_cache.batches.batch import Targets
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
-from teacher_cache.labelling.logits import teacher_logits
+from teacher_cache.labelling.unit import teacher_logits
 from teacher_cache.labels.affinity import Probabilities, affinity_rows, probabilities_of
 from teacher_cache.labels.affinity_rule import AffinityRule, CalibrationPart, calibration_rows_views
 from teacher_cache.labels.agreement import Agreement, agreement_of

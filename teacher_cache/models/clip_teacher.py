@@ -11,9 +11,8 @@ import torch
 from teacher_cache.errors import ModelError
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.labels.class_list import ClassList
-from teacher_cache.models.class_knowledge import load_with_names
+from teacher_cache.models.class_knowledge import load_with_names, parse
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
-from teacher_cache.models.user_files import parse
 from teacher_cache.storage.store import local_file
 
 _SEED = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 from collections.abc import Sequence
 
 from huggingface_hub import DatasetCardData
 
-from teacher_cache.archive.figures.figures import Figures
+from teacher_cache.archive.figures.figures import BINS, Figures
 from teacher_cache.archive.format.companions import (
     CARD_FILE,
     CROISSANT_FILE,
@@ -19,10 +20,10 @@ from teacher_cache.archive.format.companions import (
 )
 from teacher_cache.archive.format.manifest import MANIFEST_FILE
 from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.program.chart import Panel, Series, chart_png
 from teacher_cache.sharing.croissant import croissant_bytes
 from teacher_cache.sharing.facts import Facts
 from teacher_cache.sharing.gather import facts_of
-from teacher_cache.sharing.pictures import agreement_png, confidence_png
 from teacher_cache.sharing.sums import put_sums
 from teacher_cache.storage.store import Store
 
@@ -182,3 +183,40 @@ def class_name(figures: Figures, number: int) -> str:
 def _plain(text: str) -> str:
     """Return text without what Markdown or HTML would act on: names come from elsewhere."""
     return "".join(f"\\{char}" if char in "|[]<>*_`\\" else char for char in text if char.isprintable())
+
+
+_WIDTH_PX, _HEIGHT_PX = 880, 440
+
+
+def confidence_png(figures: Figures) -> bytes:
+    """Return a histogram of the probability of the top class, and of the tail mass, over all views."""
+    total = sum(figures.confidences)
+    tops = [count / total for count in figures.confidences]
+    tails = [count / total for count in figures.tails]
+    panel = Panel(
+        [_stairs("top class", tops), _stairs("outside the top k", tails)],
+        "probability",
+        "share of the views",
+        x_range=(0, 1),
+        y_range=(0, 1.05 * max(*tops, *tails)),
+    )
+    return chart_png([panel], _WIDTH_PX, _HEIGHT_PX)
+
+
+def agreement_png(figures: Figures) -> bytes:
+    """Return the agreement with the true labels by class, the lowest first, and its mean in each view."""
+    pairs = zip(figures.agreement_C, figures.rows_C, strict=True)
+    shares = sorted(share for share, rows in pairs if rows)
+    places = [number / max(len(shares) - 1, 1) for number in range(len(shares))]
+    panels = [
+        Panel([Series("", places, shares)], "share of the classes", "views that agree", (0, 1), (0, 1)),
+        Panel([Series("", figures.views, figures.agreement_V, is_line=False)], "view", y_range=(0, 1)),
+    ]
+    return chart_png(panels, _WIDTH_PX, _HEIGHT_PX)
+
+
+def _stairs(label: str, shares: Sequence[float]) -> Series:
+    """Return a histogram's outline: each bin is as wide as the others."""
+    edges = [number / BINS for number in range(BINS + 1)]
+    xs = [x for pair in itertools.pairwise(edges) for x in pair]
+    return Series(label, xs, [share for share in shares for _ in range(2)])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.archive.open import AnySource
+from teacher_cache.archive.readers.ensemble import EnsembleLookup
+from teacher_cache.archive.readers.source import LabelLookup
 from teacher_cache.batches.rendered import Empty, RenderedBatch, ViewIds, allocate
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
-from teacher_cache.stream.read_ahead import ReadAhead
 from teacher_cache.views.recipe import Recipe
 
 
@@ -90,3 +94,50 @@ class StreamRenderer:
     def _mixing_groups(self, rows: range, load_pass: int) -> npt.NDArray[np.int64]:
         assert self._renderer.mixing is not None
         return self._renderer.mixing.mixing_groups(rows, self._views(load_pass))
+
+
+_THREADS = 2
+
+
+class ReadAhead:
+    """Fetches the files of images and the labels of batches, unless they were asked for just before.
+
+    What is local is not fetched, nor are images where there is no room for the files of two windows. An error
+    of a fetch is left to the reader, who meets it again. The threads end with the object.
+
+    Args:
+        window_shards: Number of shards that are read at a time.
+
+    Attributes:
+        is_needed: Whether anything is remote.
+    """
+
+    def __init__(
+        self, dataset: PackedDataset, lookup: LabelLookup | EnsembleLookup | None, window_shards: int
+    ) -> None:
+        self.lookup = lookup
+        self._dataset = dataset if dataset.has_room_for(2 * window_shards) else None
+        self._remote = lookup if lookup is not None and not lookup.is_local else None
+        self.is_needed = self._dataset is not None or self._remote is not None
+        if not self.is_needed:
+            return
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
+        weakref.finalize(self, pool.shutdown, wait=False, cancel_futures=True)
+
+        @functools.lru_cache(maxsize=2 * window_shards)
+        def fetch_file(number: int) -> Future[None]:
+            return pool.submit(dataset.fetch, number)
+
+        @functools.lru_cache(maxsize=lookup.num_kept if lookup else 0)
+        def fetch_labels(shard: int, view: int) -> Future[None]:
+            assert lookup is not None
+            return pool.submit(lookup.fetch, shard, view)
+
+        self._fetch_file, self._fetch_labels = fetch_file, fetch_labels
+
+    def __call__(self, view_ids: ViewIds) -> None:
+        """Begin to fetch what a batch needs, without waiting."""
+        for number in self._dataset.files_of(view_ids.rows_B) if self._dataset else []:
+            self._fetch_file(number)
+        for pair in self._remote.pairs(view_ids.rows_B, view_ids.views_B) if self._remote else []:
+            self._fetch_labels(*pair)

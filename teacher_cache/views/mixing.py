@@ -1,7 +1,7 @@
 """Pairing and mixing of views, as pure functions of the recipe, the sample keys and the view.
 
 The rows of a shard are taken in blocks (256, part of the recipe). For every 12 consecutive views a random
-stream arranges a block's rows anew into rings of up to 16; in each of those views the ring plays another
+stream shuffles a block's rows into new rings of up to 16; in each of those views the ring plays another
 round of a round-robin tournament. So each view has its own pairing, which depends on no batch, order or rank.
 The 16 x 12 views of a ring are mixed among themselves: each image is decoded once and rendered in all 12
 views, and no partner is missing.

@@ -20,9 +20,9 @@ import pytest
 from support import tree
 
 from pipelines.cli import main
-from teacher_cache.archive.format.chunks import ChunkFormat, inflate, read_places
 from teacher_cache.archive.format.manifest import Manifest, zarr_documents
 from teacher_cache.archive.format.receipts import receipt_name
+from teacher_cache.archive.format.zarr_json import ChunkFormat, inflate, read_places
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.verify import verify

@@ -33,7 +33,7 @@ from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.errors import ModelError, TeacherCacheError
-from teacher_cache.labelling.logits import teacher_logits
+from teacher_cache.labelling.unit import teacher_logits
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_map import read_class_map
 from teacher_cache.models.clip_teacher import read_prompts

@@ -8,9 +8,8 @@ import pytest
 from layouts import IMAGES, PNG, images_of, labels_of, pack_to, write_files
 
 from teacher_cache.dataset.index import read_info
-from teacher_cache.dataset.sources.left_out import BROKEN_LINK, HIDDEN, NO_CLASS, NO_IMAGE
 from teacher_cache.dataset.sources.open import open_source
-from teacher_cache.dataset.sources.source import SourceOptions
+from teacher_cache.dataset.sources.source import BROKEN_LINK, HIDDEN, NO_CLASS, NO_IMAGE, SourceOptions
 from teacher_cache.errors import DatasetError
 from teacher_cache.storage.store import Store
 

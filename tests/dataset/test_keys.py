@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import IMAGES, images_of, pack_to, write_files
 
-from teacher_cache.dataset.sources.sample import KEY, META, key_of, name_of
+from teacher_cache.dataset.sources.source import KEY, META, key_of, name_of
 
 _names = (
     st.binary(min_size=1)

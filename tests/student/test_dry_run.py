@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from student.cli import main
-from student.cost import model_cost
+from student.model import model_cost
 from teacher_cache.models.create import create_model
 
 SMALL = ("--model-kwargs", "patch_size=8", "embed_dim=48", "depth=2", "num_heads=3")

@@ -8,9 +8,8 @@ import timm
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from student.checkpoint import load_student, save_weights
+from student.checkpoint import hub_settings, load_student, save_weights
 from student.cli import main
-from student.hub import hub_settings
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ModelError
 from teacher_cache.labels.class_list import ClassList

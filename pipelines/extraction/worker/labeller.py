@@ -23,8 +23,7 @@ from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labelling.calibrate import Calibrated, calibrate_part
-from teacher_cache.labelling.logits import teacher_logits
-from teacher_cache.labelling.unit import extract_unit, unit_loads
+from teacher_cache.labelling.unit import extract_unit, teacher_logits, unit_loads
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import encode

@@ -16,8 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.archive.format.chunks import ChunkFormat, ReadRange, read_chunk, read_places
-from teacher_cache.archive.format.zarr_json import array_json, group_json
+from teacher_cache.archive.format.zarr_json import (
+    ChunkFormat,
+    ReadRange,
+    array_json,
+    group_json,
+    read_chunk,
+    read_places,
+)
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.arrays import LabelArrays, idx_dtype, idx_fill
 from teacher_cache.labels.encodings import AFFINITY_VALUES, ENCODINGS, Values

@@ -1,15 +1,16 @@
-"""Documents that Zarr readers need, written without Zarr: zarr.json of a group and of its arrays (Zarr v3).
-
-Their bytes are promised, and are those of zarr-python 3; a test compares the two.
-"""
+"""Zarr documents of an archive's arrays, and their chunks, of which nothing is believed unchecked."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import google_crc32c
 import numpy as np
+import numpy.typing as npt
 
 _CRC = {"name": "crc32c"}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -67,3 +68,96 @@ def _chunk_codecs(item_bytes: int) -> list[dict[str, Any]]:
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=2).encode()
+
+
+_CRC_BYTES = 4
+_PLACE_BYTES = 16
+_BLOSC_HEADER = struct.Struct("<BBBBIII")
+"""Header of a blosc frame: version, version of the inner format, flags, item size; bytes inflated, block
+size, bytes of the frame (README_CHUNK_FORMAT of c-blosc)."""
+_BLOSC_FORMAT = 2
+_ZSTD = 4
+"""Code of zstd, the inner codec, in the top three bits of the flags."""
+
+ReadRange = Callable[[int, int], bytes]
+"""Function that returns bytes [start, stop) of an object."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkFormat:
+    """Shape and type that all chunks of an array share.
+
+    Attributes:
+        dtype: Type of the items.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of an inflated chunk in bytes."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+def read_places(read: ReadRange, object_bytes: int, num_chunks: int) -> npt.NDArray[np.int64]:
+    """Return the span (start, stop) of each chunk of a shard, (num_chunks, 2).
+
+    Raises:
+        ValueError: A chunk lies outside the object, or the index is damaged.
+    """
+    size = num_chunks * _PLACE_BYTES
+    index_start = object_bytes - size - _CRC_BYTES
+    if index_start < 0:
+        raise ValueError(f"{object_bytes} bytes cannot hold {num_chunks} chunks")
+    index = _checked(read(index_start, object_bytes))
+    spans = np.frombuffer(index, "<u8").reshape(num_chunks, 2)
+    if (spans > index_start).any() or (spans.sum(1) > index_start).any():
+        raise ValueError("a chunk lies outside its object")
+    return np.cumsum(spans.astype(np.int64), axis=1)
+
+
+def read_chunk(read: ReadRange, span: npt.NDArray[np.int64], chunk: ChunkFormat) -> npt.NDArray[Any]:
+    """Return the items of the chunk at (start, stop).
+
+    Raises:
+        ValueError: The chunk is damaged, or has another format or size.
+    """
+    start, stop = span.tolist()
+    return inflate(_checked(read(start, stop)), chunk)
+
+
+def inflate(frame: bytes | memoryview, chunk: ChunkFormat) -> npt.NDArray[Any]:
+    """Return the items of a blosc frame.
+
+    Raises:
+        ValueError: The frame would not inflate to the bytes of a chunk, or was not written by this program.
+    """
+    if len(frame) < _BLOSC_HEADER.size:
+        raise ValueError(f"a chunk of {len(frame)} bytes is too short for a blosc frame")
+    version, _, flags, item_bytes, num_bytes, _, frame_bytes = _BLOSC_HEADER.unpack_from(frame)
+    found = (version, flags >> 5, item_bytes, num_bytes, frame_bytes)
+    if found != (_BLOSC_FORMAT, _ZSTD, chunk.dtype.itemsize, chunk.num_bytes, len(frame)):
+        raise ValueError(
+            f"a chunk's header gives blosc format {version}, codec {flags >> 5}, {item_bytes} bytes an item, "
+            f"{num_bytes:,} bytes inflated from {frame_bytes:,}, which is not what was written"
+        )
+    items = np.frombuffer(_decompressed(frame), chunk.dtype)
+    return items.reshape(chunk.shape)
+
+
+def _decompressed(frame: bytes | memoryview) -> bytes:
+    from numcodecs import blosc  # heavy, and only who reads labels needs it
+
+    try:
+        return blosc.decompress(frame)
+    except RuntimeError as error:
+        raise ValueError(f"a chunk cannot be inflated: {error}") from error
+
+
+def _checked(data: bytes) -> memoryview:
+    """Return the bytes before the crc32c at the end. Raises ValueError if the crc32c does not match."""
+    body, crc = memoryview(data)[:-_CRC_BYTES], data[-_CRC_BYTES:]
+    if len(crc) < _CRC_BYTES or google_crc32c.value(bytes(body)) != int.from_bytes(crc, "little"):
+        raise ValueError("checksum mismatch (crc32c)")
+    return body

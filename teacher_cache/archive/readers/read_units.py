@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teacher_cache.archive.format.chunks import ReadRange
 from teacher_cache.archive.format.documents import Digest
 from teacher_cache.archive.format.layout import Layout
 from teacher_cache.archive.format.manifest import Manifest
 from teacher_cache.archive.format.receipts import Receipt
+from teacher_cache.archive.format.zarr_json import ReadRange
 from teacher_cache.errors import DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays

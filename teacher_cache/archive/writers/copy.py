@@ -157,7 +157,7 @@ def copy_archive(
         if destination.is_local:  # another copy into this folder may have added units
             there |= units_there(destination, manifest)
         part = part_of(manifest, there | set(todo), elsewhere | old)
-        _describe(source, destination, manifest, part, moved, recheck=request.recheck)
+        _describe(request, manifest, part, moved)
     return CopyReport(
         units=len(todo),
         units_there=len(chosen) - len(todo),
@@ -244,20 +244,12 @@ def _changed(
     return set(changed)
 
 
-def _describe(
-    source: Store,
-    destination: Store,
-    manifest: Manifest,
-    part: Part | None,
-    moved: _Moved,
-    *,
-    recheck: bool,
-) -> None:
+def _describe(request: CopyRequest, manifest: Manifest, part: Part | None, moved: _Moved) -> None:
     """Write the affinity, the documents, the companions and their checksums, then the manifest."""
-    spec = manifest.spec
+    source, destination, spec = request.source, request.destination, manifest.spec
     names = {array: spec.layout.affinity_name(array) for array in manifest.affinity or ()}
-    sizes = {array: size for array, (_, size) in (manifest.affinity or {}).items()}
-    if recheck or any(destination.stat(names[array]) != size for array, size in sizes.items()):
+    sizes = {names[array]: size for array, (_, size) in (manifest.affinity or {}).items()}
+    if request.recheck or any(destination.stat(name) != size for name, size in sizes.items()):
         affinity = fetched_affinity(source, manifest)
         moved.put(destination, {names[array]: data for array, data in affinity.items()})
     documents = {SPEC_FILE: spec_bytes(spec), **zarr_documents(spec, manifest.all_receipts)}

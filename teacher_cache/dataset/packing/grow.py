@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from teacher_cache.dataset.index import Shard
 from teacher_cache.dataset.shards import PackedDataset, check_shard
-from teacher_cache.dataset.sources.sample import Sample
-from teacher_cache.dataset.sources.source import Source, SourceOptions
+from teacher_cache.dataset.sources.source import Sample, Source, SourceOptions
 from teacher_cache.dataset.sources.tars import tar_source
 from teacher_cache.errors import DatasetError
 

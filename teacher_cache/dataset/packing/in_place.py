@@ -18,9 +18,8 @@ from teacher_cache.dataset.packing.prepare import Prepared, Work, prepare_all
 from teacher_cache.dataset.packing.shard_draft import ShardDraft
 from teacher_cache.dataset.packing.walk import ReadPlace, RepeatedKeysError, Walk
 from teacher_cache.dataset.sources.class_names import Classes, classes_of
-from teacher_cache.dataset.sources.left_out import LeftOut, is_system
 from teacher_cache.dataset.sources.open import check_members
-from teacher_cache.dataset.sources.source import SourceOptions
+from teacher_cache.dataset.sources.source import LeftOut, SourceOptions, is_system
 from teacher_cache.dataset.sources.splits import check_complete, choose
 from teacher_cache.errors import DatasetError
 from teacher_cache.exact.canonical import sha256_of

@@ -25,9 +25,7 @@ from teacher_cache.dataset.packing.prepare import Prepared, Reencode, Work, prep
 from teacher_cache.dataset.packing.shard_draft import ShardDraft, shard_name
 from teacher_cache.dataset.packing.shard_tar import index_tar
 from teacher_cache.dataset.shards import check_shard
-from teacher_cache.dataset.sources.left_out import LeftOut
-from teacher_cache.dataset.sources.sample import Sample
-from teacher_cache.dataset.sources.source import Source
+from teacher_cache.dataset.sources.source import LeftOut, Sample, Source
 from teacher_cache.errors import DatasetError, ImageError, InputError
 from teacher_cache.exact.canonical import canonical_json, sha256_hex
 from teacher_cache.exact.streams import Purpose, RandomStream, permutation

@@ -13,8 +13,8 @@ import numpy as np
 
 from teacher_cache import images
 from teacher_cache.dataset.packing.shard_tar import sample_bytes
-from teacher_cache.dataset.sources.sample import Members, Sample, Span
-from teacher_cache.dataset.sources.tar_labels import CLASS_EXTENSION
+from teacher_cache.dataset.sources.source import Members, Sample, Span
+from teacher_cache.dataset.sources.tar_members import CLASS_EXTENSION
 from teacher_cache.errors import DatasetError, ImageError
 from teacher_cache.jpeg.rewrite import rewrite
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from teacher_cache import images
-from teacher_cache.dataset.sources.sample import META, Span
-from teacher_cache.dataset.sources.tar_labels import CLASS_EXTENSION
-from teacher_cache.dataset.sources.tar_members import samples_of
+from teacher_cache.dataset.sources.source import META, Span
+from teacher_cache.dataset.sources.tar_members import CLASS_EXTENSION, samples_of
 
 _OWNER = "bigdata"
 """User and group of webdataset's own TarWriter, whose bytes these are (webdataset/writer.py)."""

@@ -10,13 +10,19 @@ from typing import Any
 from teacher_cache.dataset.index import SourceFile
 from teacher_cache.dataset.packing.journal import Done
 from teacher_cache.dataset.sources.class_names import RawLabel, classes_of
-from teacher_cache.dataset.sources.left_out import NO_SAMPLE, LeftOut
 from teacher_cache.dataset.sources.parquet import named_columns, read_schema, row_key, rows_of
 from teacher_cache.dataset.sources.parquet_columns import Columns
-from teacher_cache.dataset.sources.sample import META, Members, Sample, key_of
-from teacher_cache.dataset.sources.source import SourceOptions, readable
-from teacher_cache.dataset.sources.tar_labels import parts_of
-from teacher_cache.dataset.sources.tar_members import tar_samples
+from teacher_cache.dataset.sources.source import (
+    META,
+    NO_SAMPLE,
+    LeftOut,
+    Members,
+    Sample,
+    SourceOptions,
+    key_of,
+    readable,
+)
+from teacher_cache.dataset.sources.tar_members import parts_of, tar_samples
 from teacher_cache.errors import DatasetError
 from teacher_cache.exact.canonical import file_sha256
 from teacher_cache.storage.store import Store

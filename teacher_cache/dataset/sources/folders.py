@@ -10,9 +10,19 @@ from typing import NamedTuple
 
 from teacher_cache import images
 from teacher_cache.dataset.sources.class_names import classes_of
-from teacher_cache.dataset.sources.left_out import BROKEN_LINK, HIDDEN, NO_CLASS, NO_IMAGE, LeftOut, is_system
-from teacher_cache.dataset.sources.sample import FilePlace, Sample, key_of
-from teacher_cache.dataset.sources.source import Source, SourceOptions
+from teacher_cache.dataset.sources.source import (
+    BROKEN_LINK,
+    HIDDEN,
+    NO_CLASS,
+    NO_IMAGE,
+    FilePlace,
+    LeftOut,
+    Sample,
+    Source,
+    SourceOptions,
+    is_system,
+    key_of,
+)
 from teacher_cache.errors import DatasetError
 
 _IMAGE_SUFFIXES = (

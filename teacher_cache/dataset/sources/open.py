@@ -10,9 +10,8 @@ from teacher_cache import images
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, read_info
 from teacher_cache.dataset.shards import check_shard
 from teacher_cache.dataset.sources.folders import class_folders, folder_source
-from teacher_cache.dataset.sources.left_out import is_system
 from teacher_cache.dataset.sources.parquet import parquet_source
-from teacher_cache.dataset.sources.source import Source, SourceOptions, readable
+from teacher_cache.dataset.sources.source import Source, SourceOptions, is_system, readable
 from teacher_cache.dataset.sources.splits import check_complete, choose, has_splits
 from teacher_cache.dataset.sources.tars import SUFFIXES, tar_source
 from teacher_cache.errors import DatasetError

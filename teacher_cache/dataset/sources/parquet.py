@@ -11,10 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from teacher_cache.dataset.sources.class_names import RawLabel, classes_of
-from teacher_cache.dataset.sources.left_out import LeftOut
 from teacher_cache.dataset.sources.parquet_columns import Columns, find_columns
-from teacher_cache.dataset.sources.sample import Sample, SpanPlace, key_of
-from teacher_cache.dataset.sources.source import Source, SourceOptions, readable
+from teacher_cache.dataset.sources.source import (
+    LeftOut,
+    Sample,
+    Source,
+    SourceOptions,
+    SpanPlace,
+    key_of,
+    readable,
+)
 from teacher_cache.errors import DatasetError
 
 _BATCH_ROWS = 256

@@ -1,4 +1,4 @@
-"""Source of images as all kinds give it, and the refusal of files that a library cannot read."""
+"""Source of images as all kinds give it: samples, where their bytes are, and what was left out."""
 
 from __future__ import annotations
 
@@ -6,18 +6,195 @@ import contextlib
 import dataclasses
 import gzip
 import lzma
+import os
+import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
 
 from teacher_cache.dataset.index import DatasetInfo
-from teacher_cache.dataset.sources.left_out import LeftOut
-from teacher_cache.dataset.sources.sample import Sample
 from teacher_cache.errors import DatasetError
+
+_PLAIN = "A-Za-z0-9_/-"
+KEY = re.compile(f"(?!/)(?:[{_PLAIN}]|%[0-9A-F]{{2}})+")
+"""Pattern of sample keys: WebDataset ends a key at a dot, and a key cannot leave its folder."""
+META = re.compile("__[^/]*__(/|$)")
+"""Names of members that belong to no sample; WebDataset skips them (tariterators.py)."""
+
+
+def key_of(name: str) -> str:
+    """Return a file name, without its suffix, as a key.
+
+    Letters, digits, "_", "-" and "/" of ASCII stay; every other byte of the name becomes %XX, and so do the
+    underscores that begin a name which WebDataset would skip. Two names never become one key.
+    """
+    key = quote(os.fsencode(name), safe="/-_").replace(".", "%2E").replace("~", "%7E")
+    return key.replace("_", "%5F", 1) if META.match(key) else key
+
+
+def name_of(key: str) -> str:
+    """Return the name that `key_of` made a key from."""
+    return os.fsdecode(unquote_to_bytes(key))
+
+
+Span = tuple[int, int]
+"""Offset and size of a part of a file, in bytes."""
+
+
+class Members(NamedTuple):
+    """Members of one sample: its image, and all others by extension."""
+
+    image: bytes
+    others: Mapping[str, bytes]
+
+
+class Place(Protocol):
+    """Place of a sample's bytes; text for messages. Several threads read."""
+
+    def read(self) -> Members:
+        """Return the image and the other members of the sample."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the image in bytes."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FilePlace:
+    """A file that is one image."""
+
+    file: str
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return self.file
+
+    def read(self) -> Members:
+        """Return the image; see Place."""
+        return Members(Path(self.file).read_bytes(), {})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SpanPlace:
+    """Parts of a file that holds many samples.
+
+    Attributes:
+        file: File that holds the parts.
+        what: Name of the sample in that file, for messages.
+        image: Span of the image.
+        others: Spans of the other members, by extension.
+    """
+
+    file: str
+    what: str
+    image: Span
+    others: Mapping[str, Span]
+
+    def __str__(self) -> str:
+        return self.what
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the image in bytes."""
+        return self.image[1]
+
+    def read(self) -> Members:
+        """Return the image and the other members; see Place."""
+        handle = os.open(self.file, os.O_RDONLY)
+        try:
+            others = {name: _pread(handle, span) for name, span in self.others.items()}
+            return Members(_pread(handle, self.image), others)
+        finally:
+            os.close(handle)
+
+
+class Sample(NamedTuple):
+    """One image of a source.
+
+    Attributes:
+        key: Sample key; see keys.py.
+        label: Class id; None for an image without a label.
+        place: Place of its bytes.
+    """
+
+    key: str
+    label: int | None
+    place: Place
+
+
+def _pread(handle: int, span: Span) -> bytes:
+    return os.pread(handle, span[1], span[0])
+
+
+_MOST_LISTED = 10_000
+"""Number of names listed for one reason; all are counted."""
+
+HIDDEN = "hidden, or of the operating system"
+NO_IMAGE = "not an image"
+BROKEN_LINK = "a link to a file that does not exist"
+NO_SAMPLE = "a member whose name is not key.extension, or begins like __this__"
+NO_CLASS = "an image outside the class folders"
+_SYSTEM = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+_SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
+
+
+class LeftOut:
+    """Names that are left out of a dataset, by reason."""
+
+    def __init__(self, skipped: Iterable[tuple[str, str]] = ()) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+        for name, reason in skipped:
+            self.add(name, reason)
+
+    def add(self, name: str, reason: str) -> None:
+        """Add a name."""
+        self._counts[reason] += 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < _MOST_LISTED:
+            names.append(name)
+
+    @classmethod
+    def from_json(cls, reasons: Sequence[Mapping[str, Any]]) -> LeftOut:
+        """Read the result of `to_json`."""
+        found = cls()
+        for reason in reasons:
+            found._counts[reason["reason"]] += reason["count"]
+            names = found._names.setdefault(reason["reason"], [])
+            names += reason["names"][: _MOST_LISTED - len(names)]
+        return found
+
+    @classmethod
+    def joined(cls, parts: Iterable[LeftOut]) -> LeftOut:
+        """Return several collections as one."""
+        return cls.from_json([reason for part in parts for reason in part.to_json()])
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    def count(self, reason: str) -> int:
+        """Return the number of names left out for a reason."""
+        return self._counts[reason]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return reasons in order of first use, each with its count and up to 10,000 names."""
+        return [
+            {"reason": reason, "count": self._counts[reason], "names": names}
+            for reason, names in self._names.items()
+        ]
+
+
+def is_system(name: str) -> bool:
+    """Return whether a file or folder is hidden, or made by an operating system and not by a person."""
+    return name.startswith(".") or name in _SYSTEM or name in _SYSTEM_FILES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from teacher_cache.dataset.sources.class_names import RawLabel, classes_of
-from teacher_cache.dataset.sources.left_out import NO_SAMPLE, LeftOut
-from teacher_cache.dataset.sources.sample import META, Sample, SpanPlace, key_of
-from teacher_cache.dataset.sources.source import Source, SourceOptions, readable
-from teacher_cache.dataset.sources.tar_labels import is_label, parts_of
-from teacher_cache.dataset.sources.tar_members import tar_samples
+from teacher_cache.dataset.sources.source import (
+    META,
+    NO_SAMPLE,
+    LeftOut,
+    Sample,
+    Source,
+    SourceOptions,
+    SpanPlace,
+    key_of,
+    readable,
+)
+from teacher_cache.dataset.sources.tar_members import is_label, parts_of, tar_samples
 from teacher_cache.errors import DatasetError
 
 _COMPRESSED: Mapping[str, Callable[[Path], IO[bytes]]] = {
