@@ -21,7 +21,7 @@ import ray.cloudpickle
 
 import pipelines.extraction.running.extract  # noqa: F401  a driver has this module in memory
 from pipelines.extraction.engines.engine import UnitDone, UnitResult
-from pipelines.extraction.engines.ray.engine import RayEngine
+from pipelines.extraction.engines.ray import RayEngine
 from pipelines.extraction.messages import Description, Rate, Trial
 from pipelines.extraction.queue import MissingUnits, Task, UnitQueue
 from pipelines.extraction.request import EngineSettings

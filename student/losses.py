@@ -17,14 +17,12 @@ Shapes: B samples, C classes, K classes kept of a label.
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
 from typing import NamedTuple
 
 import torch
 
 from student.model import Heads
 from student.terms import TERMS, Distillation
-from teacher_cache import hard_loss, soft_loss
 from teacher_cache.batches.batch import Targets
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
 from teacher_cache.labels.topk import AnyAffinity, AnyLabels
@@ -77,23 +75,7 @@ def distillation_loss(heads: Heads, targets: Targets, labels: AnyLabels | None, 
         second = targets.cross_entropy(student_BC, objective.smoothing)
         label = (label + second) / 2
         return Loss(label, label, torch.zeros_like(label))
-    term = pkgutil.resolve_name(TERMS[objective.kind])(student_BC, labels, objective)
+    term = TERMS[objective.kind](student_BC, labels, objective)
     if objective.divides_by_classes:
         term = term / student_BC.shape[1]
     return Loss((1 - objective.alpha) * label + objective.alpha * term, label, term)
-
-
-def hard_term(logits_BC: torch.Tensor, labels: AnyLabels, objective: Objective) -> torch.Tensor:
-    """Return the teacher's term of eq. 3."""
-    return hard_loss(logits_BC, labels, tail=objective.tail, affinity=objective.affinity)
-
-
-def soft_term(logits_BC: torch.Tensor, labels: AnyLabels, objective: Objective) -> torch.Tensor:
-    """Return the teacher's term of eq. 2."""
-    return soft_loss(
-        logits_BC,
-        labels,
-        temperature=objective.tau,
-        tail=objective.tail,
-        affinity=objective.affinity,
-    )

@@ -125,17 +125,15 @@ assert archive.labels(0, 0).relative_logits_BK[:, 0].eq(0).all()
 LOSS = Toy(
     "A loss term",
     {
-        "student/losses.py": [
+        "student/terms.py": [
             (
                 "def hard_term(",
                 "def second_term(logits_BC, labels, objective):\n"
                 '    """Return the cross-entropy of the teacher\'s second class."""\n'
-                "    classes_B = labels.class_ids_BK[:, 1].long()\n"
-                "    return torch.nn.functional.cross_entropy(logits_BC, classes_B)\n\n\n",
-            )
-        ],
-        "student/terms.py": [
-            ('    "hard": "student.losses:hard_term",\n', '    "second": "student.losses:second_term",\n')
+                "    from torch.nn.functional import cross_entropy\n\n"
+                "    return cross_entropy(logits_BC, labels.class_ids_BK[:, 1].long())\n\n\n",
+            ),
+            ('    "hard": hard_term,\n', '    "second": second_term,\n'),
         ],
     },
     program=f"""
@@ -149,14 +147,7 @@ assert lines[0]["loss_distillation"] > 0
 )
 ENGINE = Toy(
     "An engine",
-    {
-        "pipelines/extraction/flags.py": [
-            (
-                '    "local": "pipelines.extraction.engines.local:LocalEngine",\n',
-                '    "toy": "pipelines.extraction.engines.toy:ToyEngine",\n',
-            )
-        ]
-    },
+    {},
     {
         "pipelines/extraction/engines/toy.py": """
 from pipelines.extraction.engines.local import LocalEngine
@@ -180,16 +171,9 @@ assert all(same)
 )
 TEACHER = Toy(
     "A teacher",
+    {},
     {
-        "teacher_cache/models/kinds.py": [
-            (
-                '    "timm": "teacher_cache.models.timm_teacher:build",\n',
-                '    "toy": "teacher_cache.models.toy:build",\n',
-            )
-        ]
-    },
-    {
-        "teacher_cache/models/toy.py": """
+        "teacher_cache/models/toy_teacher.py": """
 import torch
 
 from teacher_cache.models.teacher_model import TeacherModel
@@ -262,7 +246,6 @@ BEFORE = (
     "SAMPLERS: ",
     "ENCODINGS: ",
     "def hard_term",
-    "KINDS: ",
     "OPS: ",
     "    ColorJitter: ",
 )
@@ -324,7 +307,7 @@ def test_a_recipe_works_and_names_every_file_it_touches(toy: Toy, outcomes: dict
     section = re.search(rf"^### {toy.recipe}\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
     assert section
     for touched in (*toy.after, *toy.files):
-        in_a_folder = re.sub(r"/toy\.py$", "/NAME.py", touched)
+        in_a_folder = re.sub(r"/toy(_\w+)?\.py$", r"/NAME\1.py", touched)
         assert in_a_folder in section[1] or Path(touched).parent.as_posix() + "/" in section[1], touched
     assert outcomes[toy.recipe] == ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -21,20 +20,18 @@ from teacher_cache.program.flags import (
     Flags,
     JsonFlag,
     flag_of,
+    modules_in,
     parse_kwargs,
     parse_views,
 )
 
-ENGINES: Mapping[str, str] = {
-    "local": "pipelines.extraction.engines.local:LocalEngine",
-    "ray": "pipelines.extraction.engines.ray.engine:RayEngine",
-}
-"""Entry points of engines: classes made from (make_worker, settings), imported on demand."""
+ENGINES = tuple(name for name in modules_in("pipelines.extraction.engines") if name != "engine")
+"""Engines: engines/NAME.py has a class NameEngine, made from (make_worker, settings)."""
 
 if TYPE_CHECKING:
     EngineName = str
 else:
-    EngineName = Literal[tuple(ENGINES)]
+    EngineName = Literal[ENGINES]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pipelines.extraction.flags import (
     DEFAULT_DRAIN_S,
     DEFAULT_UNIT_TIMEOUT_S,
-    ENGINES,
     ActorFlags,
     ExtractConfig,
     LabelFlags,
@@ -82,7 +81,7 @@ class EngineSettings:
     @property
     def entry_point(self) -> str:
         """Class of the engine, as MODULE:CLASS."""
-        return ENGINES[self.name]
+        return f"pipelines.extraction.engines.{self.name}:{self.name.title()}Engine"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ _BLOCK_SYMBOLS = 64
 
 
 def rewrite(data: bytes) -> bytes | None:
-    """Return a JPEG with a restart marker every few MCUs, counted from the start of each row, and Huffman tables of its own.
+    """Return a JPEG with a restart marker every few MCUs of each row, and Huffman tables of its own.
 
     All segments but the Huffman tables and the restart interval are kept, and so is what follows the picture.
 

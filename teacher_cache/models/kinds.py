@@ -6,19 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from teacher_cache.program.flags import modules_in
+
 Precision = Literal["auto", "float32", "bfloat16"]
 """Types of a teacher's forward pass; auto takes bfloat16 on CUDA, float32 elsewhere."""
 
 DEFAULT_KIND = "timm"
 """Kind of a name without a prefix."""
 
-KINDS: Mapping[str, str] = {
-    "timm": "teacher_cache.models.timm_teacher:build",
-    "hf": "teacher_cache.models.hf_teacher:build",
-    "clip": "teacher_cache.models.clip_teacher:build",
-    "python": "teacher_cache.models.python_teacher:build",
-}
-"""Entry points of functions from a TeacherRequest to a TeacherModel, by kind."""
+KINDS = tuple(
+    name.removesuffix("_teacher") for name in modules_in("teacher_cache.models") if name.endswith("_teacher")
+)
+"""Kinds of teachers: KIND_teacher.py has a function build(TeacherRequest) -> TeacherModel."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +53,11 @@ class TeacherSettings:
         """Kind of the teacher."""
         kind = self.name.partition(":")[0]
         return kind if kind in KINDS else DEFAULT_KIND
+
+    @property
+    def builder(self) -> str:
+        """Function that builds a model of the kind, as MODULE:FUNCTION."""
+        return f"teacher_cache.models.{self.kind}_teacher:build"
 
     @property
     def model(self) -> str:

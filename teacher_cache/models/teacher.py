@@ -15,7 +15,7 @@ from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_knowledge import check_names
 from teacher_cache.models.class_map import MappedModel, read_class_map
 from teacher_cache.models.create import resolve_device, weights_sha256
-from teacher_cache.models.kinds import DEFAULT_KIND, KINDS, TeacherSettings
+from teacher_cache.models.kinds import DEFAULT_KIND, TeacherSettings
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
 from teacher_cache.views.finish import normalize
 
@@ -105,7 +105,7 @@ def build_teacher(
     """
     _check_files(settings)
     kwargs, device = _as_json(settings.model_kwargs), resolve_device(settings.device)
-    model: TeacherModel = pkgutil.resolve_name(KINDS[settings.kind])(
+    model: TeacherModel = pkgutil.resolve_name(settings.builder)(
         TeacherRequest(
             name=settings.model,
             classes=classes if settings.class_map is None else ClassList(()),

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import pkgutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from msgspec import Meta
 
 from teacher_cache.errors import InputError
+from teacher_cache.program.bounds import broken_rule, facts_of
 from teacher_cache.storage.cache import GIB, CacheRoom
 
 Config = TypeVar("Config")
@@ -46,17 +48,15 @@ class Check(NamedTuple):
     function: Callable[[Any], object]
 
 
-def _facts(config: type) -> Mapping[str, tuple[Any, ...]]:
-    """Return the facts on each field of a dataclass of flags."""
-    hints = get_type_hints(config, include_extras=True)
-    return {
-        field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(config)
-    }
+def modules_in(package: str) -> list[str]:
+    """Return the names of a package's modules, none of which is imported: each may be a choice of a flag."""
+    (folder,) = pkgutil.resolve_name(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules([folder]) if not module.ispkg)
 
 
 def flags_with(config: type, fact: Fact) -> tuple[str, ...]:
     """Return the names of the fields of a dataclass of flags that a fact holds for."""
-    return tuple(name for name, facts in _facts(config).items() if fact in facts)
+    return tuple(name for name, facts in facts_of(config).items() if fact in facts)
 
 
 def flag_of(field: str) -> str:
@@ -73,33 +73,13 @@ class Flags:
     """
 
     def __post_init__(self) -> None:
-        for name, facts in _facts(type(self)).items():
-            value = getattr(self, name)
+        for name, facts in facts_of(type(self)).items():
+            value, flag = getattr(self, name), flag_of(name)
             for fact in facts if value is not None else ():
-                if isinstance(fact, Meta):
-                    _check_bounds(flag_of(name), value, fact)
-                elif isinstance(fact, Check):
+                if isinstance(fact, Check):
                     fact.function(value)
-
-
-def _check_bounds(flag: str, value: float, bounds: Meta) -> None:
-    is_inside = (
-        (bounds.ge is None or value >= bounds.ge)
-        and (bounds.gt is None or value > bounds.gt)
-        and (bounds.le is None or value <= bounds.le)
-        and (bounds.lt is None or value < bounds.lt)
-    )
-    if not is_inside:
-        rule = _rule(bounds)
-        raise InputError(f"{flag} {value}", f"It must be {rule}.", f"choose {flag} {rule}")
-
-
-def _rule(bounds: Meta) -> str:
-    """Return bounds in words: "1 or more", "from 0 to below 1"."""
-    if bounds.le is None and bounds.lt is None:
-        return f"{bounds.ge} or more" if bounds.gt is None else f"above {bounds.gt}"
-    least = f"from {bounds.ge}" if bounds.gt is None else f"above {bounds.gt}"
-    return f"{least} to {bounds.le}" if bounds.lt is None else f"{least} to below {bounds.lt}"
+                elif (rule := broken_rule(value, fact)) is not None:
+                    raise InputError(f"{flag} {value}", f"It must be {rule}.", f"choose {flag} {rule}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ import yaml
 
 from teacher_cache.errors import RecipeError, nearest
 from teacher_cache.exact.canonical import sha256_of
-from teacher_cache.views.recipe_fields import checked_fields, require
 from teacher_cache.views.recipe_ops import (
     ColorJitter,
     Crop,
@@ -30,9 +29,11 @@ from teacher_cache.views.recipe_ops import (
     ResizeCenterCrop,
     ResizeRandomCrop,
     ThreeAugment,
+    checked_fields,
     op_from_dict,
     op_name,
     op_to_dict,
+    require,
 )
 
 VERSION = 1

@@ -7,26 +7,42 @@ A field's default is the value in the source named beside it; JSON and YAML must
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from teacher_cache.errors import RecipeError, nearest
-from teacher_cache.views.recipe_fields import (
-    check_between,
-    check_color,
-    check_range,
-    checked_fields,
-    like_default,
-    require,
-)
+from teacher_cache.program.bounds import Colour, Span, broken_rule, facts_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean per channel, of pixels scaled to [0, 1]: timm's IMAGENET_DEFAULT_MEAN (timm/data/constants.py)."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+def require(allowed: bool, field: str, value: Any, rule: str) -> None:
+    """Raise RecipeError unless a field's value is allowed."""
+    if not allowed:
+        raise RecipeError(f"{field} = {value!r}", f"It must be {rule}.", "correct the recipe")
+
+
+class _Checked:
+    """Op whose fields are checked against their bounds. Raises RecipeError."""
+
+    def __post_init__(self) -> None:
+        for field, facts in facts_of(type(self)).items():
+            value = getattr(self, field)
+            for fact in facts:
+                rule = broken_rule(value, fact)
+                require(rule is None, f"{_NAMES.get(type(self))}.{field}", value, rule or "")
+
+
 @dataclasses.dataclass(frozen=True)
-class RandomResizedCrop:
+class RandomResizedCrop(_Checked):
     """Crop of a random part of the image, resized to a square: torchvision's and timm's op of that name.
 
     Attributes:
@@ -34,16 +50,12 @@ class RandomResizedCrop:
         ratio: Bounds of width / height, uniform in the logarithm.
     """
 
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-
-    def __post_init__(self) -> None:
-        check_range("random_resized_crop.scale", self.scale, 0, 1)
-        check_range("random_resized_crop.ratio", self.ratio, 0, 16)
+    scale: Annotated[tuple[float, float], Span(0, 1)] = (0.08, 1.0)
+    ratio: Annotated[tuple[float, float], Span(0, 16)] = (3 / 4, 4 / 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class ResizeRandomCrop:
+class ResizeRandomCrop(_Checked):
     """Resize of the short side to img_size, then a random square: DeiT III's "simple random crop".
 
     Attributes:
@@ -51,38 +63,29 @@ class ResizeRandomCrop:
             img_size - 1; 4 in DeiT III (deit/augment.py, RandomCrop(padding=4, padding_mode="reflect")).
     """
 
-    padding_px: int = 4
-
-    def __post_init__(self) -> None:
-        check_between("resize_random_crop.padding_px", self.padding_px, 0, 64)
+    padding_px: Annotated[int, Meta(ge=0, le=64)] = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class ResizeCenterCrop:
+class ResizeCenterCrop(_Checked):
     """Crop of the middle, after the short side is resized to img_size / crop_pct: timm's evaluation.
 
     Attributes:
         crop_pct: Share of the short side that is kept; 0.875 in DeiT's main.py.
     """
 
-    crop_pct: float = 0.875
-
-    def __post_init__(self) -> None:
-        require(0.05 <= self.crop_pct <= 1, "resize_center_crop.crop_pct", self.crop_pct, "in [0.05, 1]")
+    crop_pct: Annotated[float, Meta(ge=0.05, le=1)] = 0.875
 
 
 @dataclasses.dataclass(frozen=True)
-class HorizontalFlip:
+class HorizontalFlip(_Checked):
     """Exchange of left and right, with a probability."""
 
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(0 <= self.probability <= 1, "horizontal_flip.probability", self.probability, "in [0, 1]")
+    probability: Share = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class RandAugment:
+class RandAugment(_Checked):
     """RandAugment of timm with increasing magnitudes, "rand-m9-mstd0.5-inc1" (timm/data/auto_augment.py).
 
     `num_ops` times, one of 15 equally likely ops is chosen and applied with `probability`, at a magnitude
@@ -96,23 +99,19 @@ class RandAugment:
         fill: Pixel value that affine ops bring in from outside; timm's is 255 times the mean, rounded.
     """
 
-    magnitude: float = 9.0
-    magnitude_std: float = 0.5
-    num_ops: int = 2
-    probability: float = 0.5
-    fill: tuple[float, ...] = (124.0, 116.0, 104.0)
+    magnitude: Annotated[float, Meta(ge=0, le=10)] = 9.0
+    magnitude_std: Annotated[float, Meta(ge=0, le=10)] = 0.5
+    num_ops: Annotated[int, Meta(ge=1, le=15)] = 2
+    probability: Share = 0.5
+    fill: Annotated[tuple[float, ...], Colour(0, 255)] = (124.0, 116.0, 104.0)
 
     def __post_init__(self) -> None:
-        check_between("rand_augment.magnitude", self.magnitude, 0, 10)
-        check_between("rand_augment.magnitude_std", self.magnitude_std, 0, 10)
-        check_between("rand_augment.num_ops", self.num_ops, 1, 15)
-        check_between("rand_augment.probability", self.probability, 0, 1)
-        check_color("rand_augment.fill", self.fill, 0, 255)
+        super().__post_init__()
         require(all(map(float.is_integer, map(float, self.fill))), "rand_augment.fill", self.fill, "whole")
 
 
 @dataclasses.dataclass(frozen=True)
-class ThreeAugment:
+class ThreeAugment(_Checked):
     """3-Augment of DeiT III: greyscale, solarize or Gaussian blur, equally likely (deit/augment.py).
 
     Attributes:
@@ -120,16 +119,12 @@ class ThreeAugment:
         blur_radius: Bounds of the blur's standard deviation in pixels, uniform.
     """
 
-    solarize_threshold: int = 128
-    blur_radius: tuple[float, float] = (0.1, 2.0)
-
-    def __post_init__(self) -> None:
-        check_between("three_augment.solarize_threshold", self.solarize_threshold, 0, 256)
-        check_range("three_augment.blur_radius", self.blur_radius, 0, 16)
+    solarize_threshold: Annotated[int, Meta(ge=0, le=256)] = 128
+    blur_radius: Annotated[tuple[float, float], Span(0, 16)] = (0.1, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class ColorJitter:
+class ColorJitter(_Checked):
     """Jitter of brightness, contrast and saturation in a random order: torchvision's op without hue.
 
     Attributes:
@@ -138,17 +133,13 @@ class ColorJitter:
         saturation: Largest distance of the saturation factor from 1, as for brightness.
     """
 
-    brightness: float = 0.3
-    contrast: float = 0.3
-    saturation: float = 0.3
-
-    def __post_init__(self) -> None:
-        for field, value in dataclasses.asdict(self).items():
-            check_between(f"color_jitter.{field}", value, 0, 1)
+    brightness: Share = 0.3
+    contrast: Share = 0.3
+    saturation: Share = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(_Checked):
     """Erasing of a random box to noise or the mean: timm/data/random_erasing.py, modes pixel and const.
 
     Attributes:
@@ -160,24 +151,20 @@ class RandomErasing:
         std: Standard deviation per channel, of pixels scaled to [0, 1].
     """
 
-    probability: float = 0.25
-    area: tuple[float, float] = (0.02, 1 / 3)
-    ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    probability: Share = 0.25
+    area: Annotated[tuple[float, float], Span(0, 1)] = (0.02, 1 / 3)
+    ratio: Annotated[tuple[float, float], Span(0, 16)] = (0.3, 1 / 0.3)
     mode: Literal["pixel", "const"] = "pixel"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: Annotated[tuple[float, ...], Colour(0, 1)] = IMAGENET_MEAN
+    std: Annotated[tuple[float, ...], Colour(0, 1)] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        check_between("random_erasing.probability", self.probability, 0, 1)
-        check_range("random_erasing.area", self.area, 0, 1)
-        check_range("random_erasing.ratio", self.ratio, 0, 16)
+        super().__post_init__()
         require(self.mode in ("pixel", "const"), "random_erasing.mode", self.mode, "pixel or const")
-        check_color("random_erasing.mean", self.mean, 0, 1)
-        check_color("random_erasing.std", self.std, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class MixupCutmix:
+class MixupCutmix(_Checked):
     """Mixup or cutmix of pairs of views: timm/data/mixup.py, mode "pair"; see views/mixing.py.
 
     Attributes:
@@ -192,19 +179,17 @@ class MixupCutmix:
 
     mixup_alpha: float = 0.8
     cutmix_alpha: float = 1.0
-    probability: float = 1.0
-    switch_probability: float = 0.5
-    block_rows: int = 256
+    probability: Share = 1.0
+    switch_probability: Share = 0.5
+    block_rows: Annotated[int, Meta(ge=2, le=65_536)] = 256
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field, alpha in (("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)):
             rule = "0, or from 0.05 to 2"
             require(alpha == 0 or 0.05 <= alpha <= 2, f"mixup_cutmix.{field}", alpha, rule)
         is_on = self.mixup_alpha > 0 or self.cutmix_alpha > 0
         require(is_on, "mixup_cutmix", self, "left out where both alphas are 0")
-        check_between("mixup_cutmix.probability", self.probability, 0, 1)
-        check_between("mixup_cutmix.switch_probability", self.switch_probability, 0, 1)
-        check_between("mixup_cutmix.block_rows", self.block_rows, 2, 65_536)
 
 
 Crop = RandomResizedCrop | ResizeRandomCrop | ResizeCenterCrop
@@ -222,7 +207,7 @@ OPS: Mapping[str, type[Op]] = {
     "random_erasing": RandomErasing,
     "mixup_cutmix": MixupCutmix,
 }
-_NAMES = {op_type: name for name, op_type in OPS.items()}
+_NAMES: Mapping[type, str] = {op_type: name for name, op_type in OPS.items()}
 
 
 def op_name(op: Op) -> str:
@@ -257,3 +242,34 @@ def op_from_dict(document: Any) -> Op:
         field: like_default(f"{name}.{field}", value, defaults[field]) for field, value in fields.items()
     }
     return OPS[name](**values)
+
+
+def checked_fields(what: str, document: Any, known: set[str]) -> dict[str, Any]:
+    """Return a mapping whose fields are all known, or raise a RecipeError that offers the nearest name."""
+    require(isinstance(document, Mapping), what, document, "a mapping")
+    for field in document:
+        if field not in known:
+            remedy = nearest(str(field), known) or f"known: {', '.join(sorted(known))}"
+            raise RecipeError(f"unknown field {field!r} in {what}", "It would be ignored.", remedy)
+    return dict(document)
+
+
+def like_default(field: str, value: Any, default: Any) -> Any:
+    """Return a value converted to the type of its field's default, or raise RecipeError."""
+    if isinstance(default, str):
+        require(isinstance(value, str), field, value, "a name")
+        return value
+    if isinstance(default, tuple):
+        is_right = isinstance(value, list | tuple) and len(value) == len(default)
+        words = {2: "two", 3: "three"}[len(default)]
+        require(is_right and all(map(_is_number, value)), field, value, f"{words} numbers")
+        return tuple(map(float, value))
+    if isinstance(default, int):
+        require(type(value) is int, field, value, "a whole number")
+        return value
+    require(_is_number(value), field, value, "a number")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -63,7 +63,7 @@ def opened(name: str, make_worker: Callable, request: pytest.FixtureRequest) -> 
     else:
         import ray.cloudpickle
 
-        from pipelines.extraction.engines.ray.engine import RayEngine
+        from pipelines.extraction.engines.ray import RayEngine
 
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import tests
         settings = EngineSettings(
@@ -362,8 +362,8 @@ def test_a_tally_takes_back_what_it_counted() -> None:
 
 
 def test_what_a_run_waits_for_is_said(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.extraction.engines.ray import run as ray_run
-    from pipelines.extraction.engines.ray.engine import RayEngine
+    from pipelines.extraction.engines.ray import RayEngine
+    from pipelines.extraction.engines.ray_actors import run as ray_run
 
     class ToldError(Exception):
         pass

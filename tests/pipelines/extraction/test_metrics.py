@@ -13,7 +13,7 @@ SCRIPT = r"""
 import json, re, sys, time, urllib.request
 import ray
 from pipelines.cli import main
-from pipelines.extraction.engines.ray.engine import RayEngine
+from pipelines.extraction.engines.ray import RayEngine
 
 
 close, patience_s = RayEngine.close, 60.0

@@ -26,8 +26,14 @@ from pipelines.extraction.engines.engine import (
     first_line,
     is_foreign,
 )
-from pipelines.extraction.engines.ray.cluster import is_gone, kill_on, reason_of, result_of, what_is_free
-from pipelines.extraction.engines.ray.fleet import UNITS_PER_ACTOR, Call, Fleet, Slot
+from pipelines.extraction.engines.ray_actors.cluster import (
+    is_gone,
+    kill_on,
+    reason_of,
+    result_of,
+    what_is_free,
+)
+from pipelines.extraction.engines.ray_actors.fleet import UNITS_PER_ACTOR, Call, Fleet, Slot
 from pipelines.extraction.queue import Task, UnitQueue
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.errors import TeacherCacheError, UnfitError

@@ -12,7 +12,7 @@ import ray
 from ray.util.metrics import Counter, Gauge
 
 from pipelines.extraction.engines.engine import Event, UnitFailed, UnitResult, Worker
-from pipelines.extraction.engines.ray.cluster import Actor, ActorResources
+from pipelines.extraction.engines.ray_actors.cluster import Actor, ActorResources
 from pipelines.extraction.queue import Task
 
 UNITS_PER_ACTOR = 2

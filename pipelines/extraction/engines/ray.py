@@ -12,9 +12,9 @@ from typing import TypeVar
 import ray
 
 from pipelines.extraction.engines.engine import Advance, Event, Worker, ignore
-from pipelines.extraction.engines.ray.cluster import actor_resources
-from pipelines.extraction.engines.ray.fleet import Fleet
-from pipelines.extraction.engines.ray.run import RayRun
+from pipelines.extraction.engines.ray_actors.cluster import actor_resources
+from pipelines.extraction.engines.ray_actors.fleet import Fleet
+from pipelines.extraction.engines.ray_actors.run import RayRun
 from pipelines.extraction.queue import UnitQueue
 from pipelines.extraction.request import EngineSettings
 from teacher_cache.program.ray_session import connect
