@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import fastapi
 from fastapi.responses import HTMLResponse, Response
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.types import ASGIApp
 
 from pipelines.explorer.collection import Collection
 from pipelines.explorer.pages import Explorer, strip_png
@@ -17,6 +19,14 @@ _DAY = "private, max-age=86400"
 Row = Annotated[int, fastapi.Path(ge=0, le=2**32)]
 View = Annotated[int, fastapi.Path(ge=0, le=2**20)]
 Page = Annotated[int, fastapi.Path(ge=0, le=2**32)]
+ROUTES = fastapi.APIRouter()
+
+
+def _explorer(request: fastapi.Request) -> Explorer:
+    return request.app.state.explorer
+
+
+Here = Annotated[Explorer, fastapi.Depends(_explorer)]
 
 
 def make_app(collection: Collection, hosts: Sequence[str] | None = _HOSTS) -> fastapi.FastAPI:
@@ -25,75 +35,90 @@ def make_app(collection: Collection, hosts: Sequence[str] | None = _HOSTS) -> fa
     Args:
         hosts: Names that it answers to; None where what stands before it checks them.
     """
-    explorer = Explorer(collection)
     app = fastapi.FastAPI(title="teacher-cache view", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.explorer = Explorer(collection)
+    app.add_middleware(Headers, hosts=hosts)
+    app.add_exception_handler(InputError, _refuse)
+    app.include_router(ROUTES)
+    return app
 
-    @app.middleware("http")
-    async def guard(
-        request: fastapi.Request, call_next: Callable[[fastapi.Request], Awaitable[Response]]
-    ) -> Response:
-        host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
-        if (
-            hosts is not None and host not in hosts
-        ):  # a page elsewhere that names this machine by another name
-            return Response(
-                "This page answers to 127.0.0.1 and localhost only.", 421, media_type="text/plain"
-            )
+
+class Headers(BaseHTTPMiddleware):
+    """Middleware that adds security headers, and refuses other names of this machine than `hosts`.
+
+    A page elsewhere could otherwise name this machine by a name of its own, and read what it answers.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str] | None) -> None:
+        super().__init__(app)
+        self._hosts = hosts
+
+    async def dispatch(self, request: fastapi.Request, call_next: RequestResponseEndpoint) -> Response:
+        """Answer a request."""
+        named = request.headers.get("host", "")
+        if self._hosts is not None and (named.rpartition(":")[0] or named) not in self._hosts:
+            text = "This page answers to 127.0.0.1 and localhost only."
+            return Response(text, 421, media_type="text/plain")
         response = await call_next(request)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Frame-Options"] = "DENY"
         return response
 
-    @app.exception_handler(InputError)
-    async def refuse(_: fastapi.Request, error: InputError) -> Response:
-        return Response(str(error), 500, media_type="text/plain; charset=utf-8")
 
-    @app.get("/")
-    @app.get("/index.html")
-    def overview() -> Response:
-        return HTMLResponse(explorer.overview())
+async def _refuse(_: fastapi.Request, error: Exception) -> Response:
+    return Response(str(error), 500, media_type="text/plain; charset=utf-8")
 
-    @app.get("/confusions.html")
-    def confusions() -> Response:
-        return HTMLResponse(explorer.confusions())
 
-    @app.get("/classes/{page}.html")
-    def class_list(page: Page) -> Response:
-        return _html(explorer.class_list(page))
+@ROUTES.get("/")
+@ROUTES.get("/index.html")
+def _overview(here: Here) -> Response:
+    return HTMLResponse(here.overview())
 
-    @app.get("/samples/{sort}/{folder}/{page}.html")
-    def samples(sort: str, folder: str, page: Page) -> Response:
-        class_id = int(folder) if folder.isdecimal() and len(folder) < 9 else None
-        if sort not in collection.sorts or (class_id is None and folder != "all"):
-            return _html(None)
-        return _html(explorer.samples(sort, class_id, page))
 
-    @app.get("/sample/{row}/{page}.html")
-    def sample(row: Row, page: Page) -> Response:
-        return _html(explorer.sample(row, page))
+@ROUTES.get("/confusions.html")
+def _confusions(here: Here) -> Response:
+    return HTMLResponse(here.confusions())
 
-    @app.get("/view/{row}/{view}.html")
-    def view(row: Row, view: View) -> Response:
-        return _html(explorer.view(row, view))
 
-    @app.get("/image/{row}/image.jpg")
-    def thumbnail(row: Row) -> Response:
-        return _image(collection.thumbnail(row), "jpeg") if _has(row) else _html(None)
+@ROUTES.get("/classes/{page}.html")
+def _class_list(here: Here, page: Page) -> Response:
+    return _html(here.class_list(page))
 
-    @app.get("/image/{row}/{view}.jpg")
-    def view_picture(row: Row, view: View) -> Response:
-        return _image(collection.view_picture(row, view), "jpeg") if _has(row, view) else _html(None)
 
-    @app.get("/image/{row}/{view}.png")
-    def strip(row: Row, view: View) -> Response:
-        return _image(strip_png(collection, row, view), "png") if _has(row, view) else _html(None)
+@ROUTES.get("/samples/{sort}/{folder}/{page}.html")
+def _samples(here: Here, sort: str, folder: str, page: Page) -> Response:
+    class_id = int(folder) if folder.isdecimal() and len(folder) < 9 else None
+    if sort not in here.collection.sorts or (class_id is None and folder != "all"):
+        return _html(None)
+    return _html(here.samples(sort, class_id, page))
 
-    def _has(row: int, view: int | None = None) -> bool:
-        is_there = collection.has_images and row < collection.facts.samples
-        return is_there and (view is None or view in collection.views_of(row))
 
-    return app
+@ROUTES.get("/sample/{row}/{page}.html")
+def _sample(here: Here, row: Row, page: Page) -> Response:
+    return _html(here.sample(row, page))
+
+
+@ROUTES.get("/view/{row}/{view}.html")
+def _view(here: Here, row: Row, view: View) -> Response:
+    return _html(here.view(row, view))
+
+
+@ROUTES.get("/image/{row}/image.jpg")
+def _thumbnail(here: Here, row: Row) -> Response:
+    return _image(here.collection.thumbnail(row), "jpeg") if here.has_picture(row) else _html(None)
+
+
+@ROUTES.get("/image/{row}/{view}.jpg")
+def _view_picture(here: Here, row: Row, view: View) -> Response:
+    has = here.has_picture(row, view)
+    return _image(here.collection.view_picture(row, view), "jpeg") if has else _html(None)
+
+
+@ROUTES.get("/image/{row}/{view}.png")
+def _strip(here: Here, row: Row, view: View) -> Response:
+    has = here.has_picture(row, view)
+    return _image(strip_png(here.collection, row, view), "png") if has else _html(None)
 
 
 def _html(page: str | None) -> Response:

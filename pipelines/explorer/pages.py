@@ -31,7 +31,7 @@ class Explorer:
     """
 
     def __init__(self, collection: Collection, num_samples: int | None = None) -> None:
-        self._collection, self._num_samples = collection, num_samples
+        self.collection, self._num_samples = collection, num_samples
         loaders = [
             jinja2.PackageLoader("pipelines.explorer", "pages"),
             jinja2.PackageLoader("teacher_cache.sharing", "pages"),
@@ -57,7 +57,7 @@ class Explorer:
 
     def overview(self) -> str:
         """Return the first page: facts, coverage, distributions."""
-        collection, figures = self._collection, self._collection.figures
+        collection, figures = self.collection, self.collection.figures
         charts = []
         if figures is not None:
             charts = [
@@ -71,12 +71,12 @@ class Explorer:
 
     def samples(self, sort: str, class_id: int | None, page: int) -> str | None:
         """Return a page of samples; None if there is none."""
-        rows_N = self._collection.sorted_rows(sort, class_id)[: self._num_samples]
+        rows_N = self.collection.sorted_rows(sort, class_id)[: self._num_samples]
         num_pages = max(1, -(-len(rows_N) // SAMPLES_A_PAGE))
         if page >= num_pages:
             return None
         first = page * SAMPLES_A_PAGE
-        samples = [self._collection.sample(int(row)) for row in rows_N[first : first + SAMPLES_A_PAGE]]
+        samples = [self.collection.sample(int(row)) for row in rows_N[first : first + SAMPLES_A_PAGE]]
         return self._page(
             "samples.html.jinja",
             3,
@@ -92,18 +92,18 @@ class Explorer:
 
     def sample(self, row: int, page: int) -> str | None:
         """Return a page of a sample's views; None if there is none."""
-        if not 0 <= row < self._collection.facts.samples:
+        if not 0 <= row < self.collection.facts.samples:
             return None
-        views = self._collection.views_of(row)
+        views = self.collection.views_of(row)
         num_pages = max(1, -(-len(views) // VIEWS_A_PAGE))
         if page >= num_pages:
             return None
         shown = views[page * VIEWS_A_PAGE : (page + 1) * VIEWS_A_PAGE]
-        bars = [(view, self._collection.bars(row, view)[:_BARS]) for view in shown]
+        bars = [(view, self.collection.bars(row, view)[:_BARS]) for view in shown]
         return self._page(
             "sample.html.jinja",
             2,
-            sample=self._collection.sample(row),
+            sample=self.collection.sample(row),
             bars=bars,
             page=page,
             num_pages=num_pages,
@@ -111,30 +111,35 @@ class Explorer:
 
     def view(self, row: int, view: int) -> str | None:
         """Return the page of a view; None if there is none."""
-        if not 0 <= row < self._collection.facts.samples or view not in self._collection.views_of(row):
+        if not 0 <= row < self.collection.facts.samples or view not in self.collection.views_of(row):
             return None
         values: dict[str, Any] = {}
-        if self._collection.has_images:
-            values = dict(self._collection.inspect(row, view).values)
+        if self.collection.has_images:
+            values = dict(self.collection.inspect(row, view).values)
             values.pop("label", None)
         return self._page(
             "view.html.jinja",
             2,
-            sample=self._collection.sample(row),
+            sample=self.collection.sample(row),
             view=view,
-            bars=self._collection.bars(row, view),
+            bars=self.collection.bars(row, view),
             values=values,
         )
 
+    def has_picture(self, row: int, view: int | None = None) -> bool:
+        """Return whether there is a picture of a sample, or of a view of it."""
+        is_there = self.collection.has_images and row < self.collection.facts.samples
+        return is_there and (view is None or view in self.collection.views_of(row))
+
     def confusions(self) -> str:
         """Return the page of the most frequent confusions."""
-        figures = self._collection.figures
+        figures = self.collection.figures
         pairs = figures.confusions[:_PAIRS] if figures else []
         return self._page("confusions.html.jinja", 0, pairs=pairs, figures=figures)
 
     def class_list(self, page: int) -> str | None:
         """Return a page of classes, those of least agreement first; None if there is none."""
-        figures, num_classes = self._collection.figures, self._collection.facts.classes
+        figures, num_classes = self.collection.figures, self.collection.facts.classes
         num_pages = -(-num_classes // CLASSES_A_PAGE)
         if page >= num_pages:
             return None

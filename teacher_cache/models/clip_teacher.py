@@ -57,7 +57,7 @@ def build(request: TeacherRequest) -> TeacherModel:
             classes.
     """
     try:
-        import open_clip
+        import open_clip  # noqa: F401
     except ImportError as error:
         raise ModelError(
             f"--teacher clip:{request.name}: {error}",
@@ -66,6 +66,32 @@ def build(request: TeacherRequest) -> TeacherModel:
         ) from error
     _check(request)
     prompts = read_prompts(request.prompts or "", request.classes)
+    model, tokenizer, config = _created(request)
+    if request.checkpoint is not None:
+        load_with_names(model, request.checkpoint, ClassList(()))
+    model.eval().requires_grad_(False)
+    visual, bias = model.visual, getattr(model, "logit_bias", None)
+    scale, bias = float(model.logit_scale.exp()), 0.0 if bias is None else float(bias)
+    text_CD = _text_embeddings(model, tokenizer, prompts, request.device)
+    return TeacherModel(
+        name=type(visual).__name__ if request.name.startswith("local-dir:") else request.name,
+        module=_ZeroShot(model.cpu().float().visual, text_CD, scale, bias).eval(),
+        num_classes=len(prompts),
+        mean=visual.image_mean,
+        std=visual.image_std,
+        class_names=(request.classes.names,),
+        settings={
+            "config_sha256": sha256_of(config),
+            "prompts_sha256": sha256_of([list(texts) for texts in prompts]),
+        },
+        classes_are_known=True,
+    )
+
+
+def _created(request: TeacherRequest) -> tuple[Any, Any, list[Any]]:
+    """Return the model, its tokenizer, and what its config says of the logits. Raises ModelError."""
+    import open_clip
+
     is_place = request.name.startswith(("hf-hub:", "local-dir:"))
     name, tag = request.name, ""
     if not is_place and "/" in request.name:
@@ -87,32 +113,13 @@ def build(request: TeacherRequest) -> TeacherModel:
                 force_preprocess_cfg=of_tag or None,
                 precision="fp32",
             )
-        tokenizer = open_clip.get_tokenizer(name)
+        return model, open_clip.get_tokenizer(name), [config, has_quick_gelu]
     except Exception as error:  # open_clip, torch and safetensors each raise errors of their own
         raise ModelError(
             f"--teacher clip:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
             "No model can be built.",
             "see open_clip.list_pretrained(): give clip:MODEL/TAG, and check the network",
         ) from error
-    if request.checkpoint is not None:
-        load_with_names(model, request.checkpoint, ClassList(()))
-    model.eval().requires_grad_(False)
-    visual, bias = model.visual, getattr(model, "logit_bias", None)
-    scale, bias = float(model.logit_scale.exp()), 0.0 if bias is None else float(bias)
-    text_CD = _text_embeddings(model, tokenizer, prompts, request.device)
-    return TeacherModel(
-        name=type(visual).__name__ if request.name.startswith("local-dir:") else request.name,
-        module=_ZeroShot(model.cpu().float().visual, text_CD, scale, bias).eval(),
-        num_classes=len(prompts),
-        mean=visual.image_mean,
-        std=visual.image_std,
-        class_names=(request.classes.names,),
-        settings={
-            "config_sha256": sha256_of([config, has_quick_gelu]),
-            "prompts_sha256": sha256_of([list(texts) for texts in prompts]),
-        },
-        classes_are_known=True,
-    )
 
 
 def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:

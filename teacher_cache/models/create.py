@@ -72,13 +72,7 @@ def create_model(
     import timm  # it takes seconds, and teachers of other kinds need none of it
 
     _check_name(name)
-    kwargs: dict[str, Any] = dict(model_kwargs or {})
-    if "num_classes" in kwargs:
-        raise ModelError(
-            f"--model-kwargs num_classes={kwargs['num_classes']}",
-            "The dataset says how many classes there are; a head replaced by hand would be random.",
-            "leave it out",
-        )
+    kwargs = _checked(model_kwargs or {})
     if num_classes is not None and (new_head or not pretrained):
         kwargs["num_classes"] = num_classes
     config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
@@ -107,6 +101,16 @@ def create_model(
             "give --checkpoint FILE of a model trained on this dataset, or --class-map FILE",
         )
     return model.eval()
+
+
+def _checked(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    if "num_classes" in model_kwargs:
+        raise ModelError(
+            f"--model-kwargs num_classes={model_kwargs['num_classes']}",
+            "The dataset says how many classes there are; a head replaced by hand would be random.",
+            "leave it out",
+        )
+    return dict(model_kwargs)
 
 
 def _has_fixed_size(model: torch.nn.Module) -> bool:

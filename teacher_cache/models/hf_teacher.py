@@ -81,17 +81,17 @@ def build(request: TeacherRequest) -> TeacherModel:
         mean=mean,
         std=std,
         class_names=names if request.pretrained else (),
-        settings={
-            "config_sha256": sha256_of(
-                {
-                    name: value
-                    for name, value in document.items()
-                    if not name.startswith("_") and name not in _NOT_OF_LOGITS
-                }
-            ),
-            "is_bgr": is_bgr,
-        },
+        settings={"config_sha256": sha256_of(_of_logits(document)), "is_bgr": is_bgr},
     )
+
+
+def _of_logits(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config.json that may change a model's logits."""
+    return {
+        name: value
+        for name, value in document.items()
+        if not name.startswith("_") and name not in _NOT_OF_LOGITS
+    }
 
 
 def _model(request: TeacherRequest, source: str, config: Any, where: Mapping[str, str]) -> torch.nn.Module:

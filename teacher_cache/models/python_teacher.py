@@ -23,33 +23,8 @@ def build(request: TeacherRequest) -> TeacherModel:
         ModelError: The factory cannot be imported or called, its result is not a TeacherModel, or nothing
             in the result tells it from another teacher.
     """
-    module_name, _, factory_name = request.name.partition(":")
     spelled = f"python:{request.name}"
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(
-            f"--teacher {spelled}: {error}",
-            "There is nothing to call.",
-            "give python:package.module:factory, with its folder on PYTHONPATH of each worker",
-        ) from error
-    try:
-        inspect.signature(factory).bind(**request.model_kwargs)
-    except TypeError as error:
-        raise ModelError(
-            f"--teacher {spelled}: {factory_name}() {error}",
-            "It was not called.",
-            "correct --model-kwargs, which are its arguments",
-        ) from error
-    try:
-        model = factory(**request.model_kwargs)
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise ModelError(
-            f"--teacher {spelled} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}",
-            "There is no teacher.",
-            "correct the factory, or --model-kwargs, which are its arguments",
-        ) from error
+    model = _called(request, spelled)
     if not isinstance(model, TeacherModel):
         raise ModelError(
             f"--teacher {spelled} returned {type(model).__name__}",
@@ -75,3 +50,33 @@ def build(request: TeacherRequest) -> TeacherModel:
         own, is_own = load_with_names(model.module, request.checkpoint, request.classes)
         names, are_known = [*names, *own], are_known or is_own
     return dataclasses.replace(model, settings=settings, class_names=names, classes_are_known=are_known)
+
+
+def _called(request: TeacherRequest, spelled: str) -> object:
+    """Return what the factory returns. Raises ModelError."""
+    module_name, _, factory_name = request.name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"--teacher {spelled}: {error}",
+            "There is nothing to call.",
+            "give python:package.module:factory, with its folder on PYTHONPATH of each worker",
+        ) from error
+    try:
+        inspect.signature(factory).bind(**request.model_kwargs)
+    except TypeError as error:
+        raise ModelError(
+            f"--teacher {spelled}: {factory_name}() {error}",
+            "It was not called.",
+            "correct --model-kwargs, which are its arguments",
+        ) from error
+    try:
+        return factory(**request.model_kwargs)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ModelError(
+            f"--teacher {spelled} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}",
+            "There is no teacher.",
+            "correct the factory, or --model-kwargs, which are its arguments",
+        ) from error

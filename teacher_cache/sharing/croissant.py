@@ -40,6 +40,28 @@ _FIELDS = {
     "disagreement": ("sc:Float", "Jensen-Shannon divergence between the views, in nats"),
     "views_agreed": ("sc:Integer", "number of views whose top class is the true class"),
 }
+_TYPES = {
+    MANIFEST_FILE: "application/json",
+    FIGURES_FILE: "application/json",
+    ROWS_FILE: "application/x-parquet",
+}
+_ROWS = {
+    "@type": "cr:RecordSet",
+    "@id": "rows",
+    "name": "rows",
+    "description": "What all views of an image say; row r is row r of the dataset.",
+    "field": [
+        {
+            "@type": "cr:Field",
+            "@id": f"rows/{column}",
+            "name": column,
+            "description": text,
+            "dataType": kind,
+            "source": {"fileObject": {"@id": ROWS_FILE}, "extract": {"column": column}},
+        }
+        for column, (kind, text) in _FIELDS.items()
+    ],
+}
 
 
 def croissant_bytes(
@@ -61,8 +83,6 @@ def croissant_bytes(
         url: Page of the archive.
         date: Date of publication, ISO 8601.
     """
-    types = {MANIFEST_FILE: "application/json", FIGURES_FILE: "application/json"}
-    types[ROWS_FILE] = "application/x-parquet"
     document: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -77,37 +97,20 @@ def croissant_bytes(
         "creator": [{"@type": "sc:Organization", "name": signer} for signer in facts.signed_by]
         or [{"@type": "sc:Organization", "name": "unsigned"}],
         "keywords": ["knowledge distillation", "teacher logits", facts.teacher, facts.recipe],
-        "distribution": [
-            {
-                "@type": "cr:FileObject",
-                "@id": file,
-                "name": file,
-                "contentUrl": file,
-                "contentSize": f"{len(data)} B",
-                "encodingFormat": types[file],
-                "sha256": sha256_hex(data),
-            }
-            for file, data in sorted(files.items())
-        ],
+        "distribution": [_file_object(file, data) for file, data in sorted(files.items())],
     }
     if ROWS_FILE in files:
-        document["recordSet"] = [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "rows",
-                "name": "rows",
-                "description": "What all views of an image say; row r is row r of the dataset.",
-                "field": [
-                    {
-                        "@type": "cr:Field",
-                        "@id": f"rows/{column}",
-                        "name": column,
-                        "description": text,
-                        "dataType": kind,
-                        "source": {"fileObject": {"@id": ROWS_FILE}, "extract": {"column": column}},
-                    }
-                    for column, (kind, text) in _FIELDS.items()
-                ],
-            }
-        ]
+        document["recordSet"] = [_ROWS]
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _file_object(file: str, data: bytes) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": file,
+        "name": file,
+        "contentUrl": file,
+        "contentSize": f"{len(data)} B",
+        "encodingFormat": _TYPES[file],
+        "sha256": sha256_hex(data),
+    }
