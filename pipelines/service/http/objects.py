@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 from starlette.exceptions import HTTPException
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 
 from teacher_cache.archive.format.filling import Filling, Pair
 from teacher_cache.exact.canonical import sha256_hex
@@ -41,10 +41,11 @@ class Objects:
         Raises:
             HTTPException: There is no such object.
         """
-        path = self._path(name) if _NAME.fullmatch(name) and len(name) <= 1024 else None
-        size = None if path is None else await anyio.to_thread.run_sync(self._size, name, path)
-        if path is None or size is None:
+        size = await anyio.to_thread.run_sync(self.store.stat, name) if self._is_inside(name) else None
+        if size is None:
             raise HTTPException(404, "there is no such object")
+        if self.store.is_local:
+            return FileResponse(self.store.path(name), media_type=_TYPE)
         span = _span(wanted, size)
         if span is None:
             return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
@@ -53,18 +54,15 @@ class Objects:
         status = 200
         if wanted is not None and (start, stop) != (0, size):
             status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{size}"
+        chunks = self._chunks(name, start, stop)
         if method == "HEAD":
             return Response(status_code=status, headers=headers, media_type=_TYPE)
-        if stop - start <= _CHUNK_BYTES:
-            data = await anyio.to_thread.run_sync(self._read, name, path, start, stop)
-            return Response(data, status, headers, _TYPE)
-        return StreamingResponse(self._chunks(name, path, start, stop), status, headers, _TYPE)
+        return StreamingResponse(chunks, status, headers, _TYPE)
 
     def digest(self, name: str) -> str | None:
         """Return the sha256 of an object; None if there is none."""
-        path = self._path(name) if _NAME.fullmatch(name) else None
-        size = None if path is None else self._size(name, path)
-        return None if path is None or size is None else sha256_hex(self._read(name, path, 0, size))
+        is_there = self._is_inside(name) and self.store.stat(name) is not None
+        return sha256_hex(self.store.get(name)) if is_there else None
 
     def put_wanted(self, name: str, pairs: list[Pair], token: str) -> bool:
         """Write what a student needs next; return False where no archive is being filled.
@@ -77,7 +75,7 @@ class Objects:
             token: Id of the student's token.
         """
         match = _WANTED.fullmatch(name)
-        if match is None or self._path(name) is None:
+        if match is None or not self._is_inside(name):
             return False
         filling = Filling(Store(f"{self.store.url}/{match[1]}"))
         if filling.news() is None:
@@ -89,29 +87,18 @@ class Objects:
         filling.want(own, pairs)
         return True
 
-    def _path(self, name: str) -> str | None:
-        """Return the path of an object; None where a link leads out of the root."""
-        if self._folder is None:
-            return self.store.path(name)
-        path = os.path.realpath(Path(self._folder, name))
-        return path if path.startswith(f"{self._folder}/") else None
+    def _is_inside(self, name: str) -> bool:
+        """Return whether a name is one of an object, and no link leads out of the root."""
+        if not _NAME.fullmatch(name) or len(name) > 1024:
+            return False
+        return self._folder is None or os.path.realpath(Path(self._folder, name)).startswith(
+            f"{self._folder}/"
+        )
 
-    def _size(self, name: str, path: str) -> int | None:
-        if self._folder is None:
-            return self.store.stat(name)
-        file = Path(path)
-        return file.stat().st_size if file.is_file() else None
-
-    def _read(self, name: str, path: str, start: int, stop: int) -> bytes:
-        if self._folder is None:
-            return self.store.get_range(name, start, stop)
-        with Path(path).open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), stop - start, start)
-
-    async def _chunks(self, name: str, path: str, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def _chunks(self, name: str, start: int, stop: int) -> AsyncIterator[bytes]:
         for first in range(start, stop, _CHUNK_BYTES):
             last = min(first + _CHUNK_BYTES, stop)
-            yield await anyio.to_thread.run_sync(self._read, name, path, first, last)
+            yield await anyio.to_thread.run_sync(self.store.get_range, name, first, last)
 
 
 def _span(wanted: str | None, size: int) -> tuple[int, int] | None:
