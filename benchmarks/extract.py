@@ -45,7 +45,7 @@ from teacher_cache.models.teacher import Teacher, build_teacher
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.progress import silent
 from teacher_cache.storage.store import Store
-from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import load_recipe
 
 _BARE = "bare forward"
 
@@ -127,7 +127,7 @@ def _flags(config: ExtractBenchConfig, dataset: PackedDataset, engine: str, out:
 
 def _bare_batches(config: ExtractBenchConfig, dataset: PackedDataset) -> Iterator[torch.Tensor]:
     """Yield the pixels of every batch of an extraction, on the device."""
-    renderer = BatchRenderer(dataset, recipes.load(config.recipe, config.img_size))
+    renderer = BatchRenderer(dataset, load_recipe(config.recipe, config.img_size))
     device = resolve_device(config.device)
     for shard in range(len(dataset.info.shards)):
         for load in unit_loads(

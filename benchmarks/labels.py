@@ -52,8 +52,8 @@ from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
 from teacher_cache.program.progress import console
 from teacher_cache.storage.store import Store
-from teacher_cache.views import recipe as recipes
 from teacher_cache.views.probe import library_versions, probe_digest
+from teacher_cache.views.recipe import load_recipe
 
 _BATCH = 256
 _SPEED_K = 5
@@ -93,7 +93,7 @@ class LabelsConfig(Flags):
 
 def _logits(config: LabelsConfig, dataset: PackedDataset, teacher: Teacher) -> torch.Tensor:
     """Return the teacher's logits (rows, views, classes)."""
-    pool = RenderPool(BatchRenderer(dataset, recipes.load(config.recipe, config.img_size)), config.workers)
+    pool = RenderPool(BatchRenderer(dataset, load_recipe(config.recipe, config.img_size)), config.workers)
     rows = range(min(config.rows, len(dataset.rows_of(0))))
     found_RVC = torch.empty(len(rows), config.views, teacher.spec.num_classes)
     loads = unit_loads(rows, range(config.views), _BATCH, pool.renderer.mixing)
@@ -108,7 +108,7 @@ def _write_ours(
     config: LabelsConfig, dataset: PackedDataset, teacher: Teacher, logits_RVC: torch.Tensor, k: int, url: str
 ) -> int:
     """Write an archive of the logits; return the first view the affinity was not calibrated on."""
-    recipe = recipes.load(config.recipe, config.img_size)
+    recipe = load_recipe(config.recipe, config.img_size)
     worker = Description(teacher.spec.to_dict(), probe_digest(recipe), library_versions(), "cpu")
     flags = ExtractConfig(
         data=dataset.url,

@@ -34,7 +34,7 @@ from teacher_cache.archive.format.companions import is_companion
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
-from teacher_cache.sharing.client import OVER, Client
+from teacher_cache.sharing.client import ENDED, Client
 
 _PER_CLASS = 6
 _TEACHER, _SIDE_PX, _VIEWS_PER_UNIT = "regnety_002", 32, 2
@@ -240,14 +240,14 @@ def _jobs(servers: list[Serving], token: str) -> list[dict[str, Any]]:
 
 
 def _open_jobs(servers: list[Serving], token: str) -> bool:
-    return any(job["state"] not in OVER for job in _jobs(servers, token))
+    return any(job["state"] not in ENDED for job in _jobs(servers, token))
 
 
 def _until_over(servers: list[Serving], token: str, num_jobs: int) -> list[dict[str, Any]]:
     end_s = time.monotonic() + _PATIENCE_S
     while True:
         jobs = _jobs(servers, token)
-        if len(jobs) == num_jobs and all(job["state"] in OVER for job in jobs):
+        if len(jobs) == num_jobs and all(job["state"] in ENDED for job in jobs):
             return jobs
         if time.monotonic() > end_s:
             raise TeacherCacheError(f"jobs are not over: {Counter(job['state'] for job in jobs)}")

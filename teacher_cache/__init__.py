@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from teacher_cache.trainers.wandb_artifact import labels_artifact as labels_artifact
     from teacher_cache.views.one_view import render as render
     from teacher_cache.views.recipe import Recipe as Recipe
-    from teacher_cache.views.recipe import load as load_recipe
+    from teacher_cache.views.recipe import load_recipe as load_recipe
 
     __version__: str
 
@@ -46,33 +46,13 @@ _PUBLIC = {
     "ViewBatch": "teacher_cache.batches.batch:ViewBatch",
     "hard_loss": "teacher_cache.labels.losses:hard_loss",
     "labels_artifact": "teacher_cache.trainers.wandb_artifact:labels_artifact",
-    "load_recipe": "teacher_cache.views.recipe:load",
+    "load_recipe": "teacher_cache.views.recipe:load_recipe",
     "open_labels": "teacher_cache.archive.open:open_labels",
     "render": "teacher_cache.views.one_view:render",
     "soft_loss": "teacher_cache.labels.losses:soft_loss",
 }
 
-__all__ = [
-    "Client",
-    "LabelledDataModule",
-    "LabelledViews",
-    "Labels",
-    "PackedDataset",
-    "Recipe",
-    "StoredDistillationTask",
-    "TeacherCacheError",
-    "TeacherModel",
-    "TimmLoader",
-    "TrainerLoader",
-    "ViewBatch",
-    "__version__",
-    "hard_loss",
-    "labels_artifact",
-    "load_recipe",
-    "open_labels",
-    "render",
-    "soft_loss",
-]
+__all__ = ["__version__", *_PUBLIC]  # they are text
 
 
 def __getattr__(name: str) -> Any:

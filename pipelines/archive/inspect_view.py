@@ -20,8 +20,7 @@ from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
-from teacher_cache.views import recipe as recipes
-from teacher_cache.views.recipe import Recipe
+from teacher_cache.views.recipe import Recipe, load_recipe
 from teacher_cache.views.sampling import ViewParams, sample_view
 
 _BOX_COLOR = (255, 0, 64)
@@ -107,7 +106,7 @@ def inspect_view(config: InspectConfig) -> Inspection:
     archive = open_labels(config.archive) if config.archive else None
     if archive is not None:
         archive.check_replay(dataset.info)
-    recipe = archive.recipe if archive else recipes.load(config.recipe or "deit", config.img_size)
+    recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     return Inspector(dataset, recipe, archive).inspect(_row(dataset, config), config.view)
 
 

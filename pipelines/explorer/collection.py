@@ -34,7 +34,7 @@ _THUMB_PX = 192
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class ShownSample:
     """Sample as a page shows it; numbers are None where there are no figures of rows, or no labels.
 
     Attributes:
@@ -149,7 +149,7 @@ class Collection:
         values_N = self._columns[column][self.rows]
         return self.rows[np.argsort(-values_N if sort == "views" else values_N, kind="stable")]
 
-    def sample(self, row: int) -> Sample:
+    def sample(self, row: int) -> ShownSample:
         """Return a sample.
 
         Raises:
@@ -160,7 +160,7 @@ class Collection:
                 f"row {row} of {self.facts.samples:,}", "There is nothing to show.", "choose a lower row"
             )
         label = int(self._dataset.index.labels_N[row]) if self._dataset else self._value("label", row, int)
-        return Sample(
+        return ShownSample(
             row=row,
             key=self._dataset.index.key(row) if self._dataset else f"row {row:,}",
             label=None if label is None or label < 0 else label,

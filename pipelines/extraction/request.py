@@ -23,8 +23,7 @@ from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.program.flags import parse_views, with_absolute_paths
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
-from teacher_cache.views import recipe as recipes
-from teacher_cache.views.recipe import Recipe
+from teacher_cache.views.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -161,7 +160,7 @@ def _order(config: LabelFlags, archive: Store) -> WorkOrder:
     return WorkOrder(
         data=config.data,
         room=config.room,
-        recipe=recipes.load(config.recipe, config.img_size),
+        recipe=load_recipe(config.recipe, config.img_size),
         teacher=config.settings(config.teacher, config.precision),
         compare_names=not config.allow_disagreement,
         archive=archive,

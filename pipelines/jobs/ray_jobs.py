@@ -20,7 +20,7 @@ from pipelines.jobs.flags import JobFlags, LogsConfig, StopConfig, SubmitConfig
 from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.program.flags import LABELS, flags_with, with_absolute_paths
-from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import load_recipe
 
 _FLAGS_FILE = "flags.yaml"
 _RECIPE_FILE = "recipe.yaml"
@@ -53,7 +53,7 @@ def submit(config: SubmitConfig, verb: Literal["extract", "plan"] = "extract") -
     Raises:
         InputError: There is no such cluster, or it refuses the job.
     """
-    recipe = recipes.load(config.recipe, config.img_size)
+    recipe = load_recipe(config.recipe, config.img_size)
     flags = _flags(with_absolute_paths(config))
     if verb == "plan":
         flags["json"] = True  # what reads the job's output reads a line of JSON

@@ -19,7 +19,7 @@ from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.labels.encodings import Values
 from teacher_cache.program.flags import parse_views
 from teacher_cache.storage.store import Store
-from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import load_recipe
 
 NamePart = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -63,7 +63,7 @@ class LabelSet:
 
 @functools.cache
 def _recipe_sha256(recipe: str, img_size: int | None) -> str:
-    return recipes.load(recipe, img_size).sha256
+    return load_recipe(recipe, img_size).sha256
 
 
 @functools.cache

@@ -33,7 +33,7 @@ def token(config: TokenConfig) -> int:
 
 def request(config: RequestConfig) -> int:
     """Ask a service for labels; the exit code is 1 if --wait met a failure."""
-    from teacher_cache.sharing.client import OVER, Client, line_of
+    from teacher_cache.sharing.client import ENDED, Client, line_of
 
     client = Client()
     asked = {name: getattr(config, name) for name in _ASKED}
@@ -55,7 +55,7 @@ def request(config: RequestConfig) -> int:
     if config.wait:
         job = client.wait(job["id"], say_on_stderr)
     lines = [line_of(job), *([job["link"]["labels"]] if job["link"] else [])]
-    if config.action == "cancel" and job["state"] not in OVER:
+    if config.action == "cancel" and job["state"] not in ENDED:
         lines.append("it is being cancelled: its process is told to stop")
     show(config, job, lines)
     is_bad = config.wait and job["state"] != "done"

@@ -13,10 +13,9 @@ from teacher_cache.archive.readers.follow import Patience, open_following
 from teacher_cache.archive.readers.read_tars import ExportReader
 from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.errors import InputError
-from teacher_cache.storage.cache import CacheRoom
+from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom
 from teacher_cache.storage.store import Store
 
-_ROOM = CacheRoom()
 AnySource: TypeAlias = LabelSource | LabelEnsemble
 
 
@@ -32,7 +31,7 @@ class LabelPlaces:
     """
 
     urls: Sequence[str]
-    room: CacheRoom = _ROOM
+    room: CacheRoom = DEFAULT_ROOM
     weights: Sequence[float] = ()
     following: Patience | None = None
 
@@ -66,7 +65,7 @@ def _is_export(url: str) -> bool:
     return Store(url).stat(EXPORT_FILE) is not None
 
 
-def open_labels(url: str, room: CacheRoom = _ROOM) -> LabelSource:
+def open_labels(url: str, room: CacheRoom = DEFAULT_ROOM) -> LabelSource:
     """Open an archive or an export.
 
     Args:

@@ -23,11 +23,10 @@ from teacher_cache.dataset.index import (
 )
 from teacher_cache.errors import DamagedError, DatasetError
 from teacher_cache.exact.canonical import file_sha256, sha256_hex
-from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
+from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom, ReadThroughCache
 from teacher_cache.storage.store import Store
 
 _MAX_OPEN_SHARDS = 64
-_ROOM = CacheRoom()
 
 _GROUPS_KEPT = 4
 """Row groups kept in memory; a shard's rows lie in few of them."""
@@ -86,7 +85,7 @@ class PackedDataset:
         DatasetError: The URL holds no packed dataset, a description is damaged, or a shard's size is wrong.
     """
 
-    def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
+    def __init__(self, url: str, room: CacheRoom = DEFAULT_ROOM) -> None:
         self.url, self._room = url, room
         self._store = Store(url)
         self.info: DatasetInfo = read_info(self._store)

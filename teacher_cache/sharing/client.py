@@ -15,7 +15,8 @@ from teacher_cache.storage.service import SCHEME, SERVICE_VARIABLE, TOKEN_VARIAB
 
 Job = dict[str, Any]
 """Job as the service's API answers it: id, state, views, archive, plan, progress, error, link."""
-OVER = ("done", "failed", "cancelled")
+ENDED = ("done", "failed", "cancelled")
+"""States in which the job of a request has ended."""
 _TIMEOUT_S = 30.0
 _TRIES = 5
 _POLL_S = 1.0
@@ -94,7 +95,7 @@ class Client:
         Raises:
             UnreachableError: The service has not answered for ten minutes.
         """
-        return self._until(lambda found: found["state"] in OVER, job, say)
+        return self._until(lambda found: found["state"] in ENDED, job, say)
 
     def labels(self, url: str, *, follow: bool, say: Callable[[str], object] = _say_nothing) -> str:
         """Return the URL of the labels that a request's URL stands for, once they can be read.
@@ -111,7 +112,7 @@ class Client:
         if job is None:
             return url
         self._place.web_url(url)  # raises where it is another service's
-        found = self._until(lambda found: found["state"] in OVER or (follow and found["link"]), job, say)
+        found = self._until(lambda found: found["state"] in ENDED or (follow and found["link"]), job, say)
         if not found["link"]:
             raise TeacherCacheError(
                 f"request {job} is {found['state']}: {found['error'] or 'it was cancelled'}",

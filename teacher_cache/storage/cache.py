@@ -35,6 +35,9 @@ class CacheRoom:
             )
 
 
+DEFAULT_ROOM = CacheRoom()
+
+
 class ReadThroughCache:
     """Cache of whole copies of objects.
 

@@ -10,15 +10,13 @@ from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.labels.topk import AnyAffinity
-from teacher_cache.storage.cache import CacheRoom
+from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 from teacher_cache.stream.stream import ViewStream
-from teacher_cache.views import recipe as recipes
-from teacher_cache.views.recipe import Recipe
+from teacher_cache.views.recipe import Recipe, load_recipe
 
 _NEW_VIEWS = 10_000
 """Number of views of a dataset without labels: a new one each epoch, for longer than any run."""
-_ROOM = CacheRoom()
 
 
 class LabelledViews:
@@ -71,7 +69,7 @@ class LabelledViews:
         views_per_load: int = 1,
         rank: int | None = None,
         world_size: int | None = None,
-        room: CacheRoom = _ROOM,
+        room: CacheRoom = DEFAULT_ROOM,
     ) -> None:
         self.dataset = PackedDataset(data, room) if isinstance(data, str) else data
         self.labels = _open(labels, room, label_weights)
@@ -174,7 +172,7 @@ def _recipe(labels: AnySource | None, recipe: str | Recipe | None, img_size: int
                 "leave recipe and img_size out",
             )
         return labels.recipe
-    return recipe if isinstance(recipe, Recipe) else recipes.load(recipe or "deit", img_size)
+    return recipe if isinstance(recipe, Recipe) else load_recipe(recipe or "deit", img_size)
 
 
 def _this_process(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -176,7 +176,7 @@ def from_dict(document: Any) -> Recipe:
     )
 
 
-def load(name_or_file: str, img_size: int | None) -> Recipe:
+def load_recipe(name_or_file: str, img_size: int | None) -> Recipe:
     """Return a named recipe at an image size, or one from a YAML or JSON file.
 
     Args:

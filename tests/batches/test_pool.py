@@ -19,7 +19,7 @@ from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.batches.transfer import HostCopy, on_device
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DatasetError
-from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import load_recipe
 
 
 def loads(rows: range) -> list[list[ViewIds]]:
@@ -36,7 +36,7 @@ def children() -> set[int]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_order_for_load_after_load(workers: int, dataset: PackedDataset) -> None:
-    pool = RenderPool(BatchRenderer(dataset, recipes.load("rrc", 32)), workers)
+    pool = RenderPool(BatchRenderer(dataset, load_recipe("rrc", 32)), workers)
     for rows in (range(5), range(3, 9)):
         found = [batch.rows_B.item() for batch in pool.render(loads(rows))]
         assert found == list(rows)
@@ -44,7 +44,7 @@ def test_batches_come_in_order_for_load_after_load(workers: int, dataset: Packed
 
 
 def test_processes_live_from_one_to_the_next_also_where_nobody_read_on(dataset: PackedDataset) -> None:
-    pool, before = RenderPool(BatchRenderer(dataset, recipes.load("rrc", 32)), 1), children()
+    pool, before = RenderPool(BatchRenderer(dataset, load_recipe("rrc", 32)), 1), children()
     next(pool.render(loads(range(8))))
     renderers = children() - before
     assert len(renderers) == 1
@@ -61,7 +61,7 @@ def test_an_error_comes_as_it_was_raised_and_the_pool_lives_on(
         if name == "shard-000000.tar":
             damaged[content.index(dataset.image_bytes(0)) + 50] ^= 1
         (tmp_path / name).write_bytes(damaged)
-    pool = RenderPool(BatchRenderer(PackedDataset(str(tmp_path)), recipes.load("rrc", 32)), workers)
+    pool = RenderPool(BatchRenderer(PackedDataset(str(tmp_path)), load_recipe("rrc", 32)), workers)
     with pytest.raises(DatasetError) as caught:
         list(pool.render(loads(range(2))))
     assert "is not the one that was packed" in caught.value.value
@@ -95,7 +95,7 @@ NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_CUDA)])
 def test_batches_and_results_cross_to_a_device_and_back(device: str, dataset: PackedDataset) -> None:
-    pool = RenderPool(BatchRenderer(dataset, recipes.load("rrc", 32)), 0)
+    pool = RenderPool(BatchRenderer(dataset, load_recipe("rrc", 32)), 0)
     is_cuda = device == "cuda"
     batches = [view_batch(batch, pin_memory=is_cuda) for batch in pool.render(loads(range(6)))]
     moved = list(on_device(iter(batches), torch.device(device)))

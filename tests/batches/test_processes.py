@@ -22,7 +22,7 @@ from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import FullError, InputError, LostProcessError
-from teacher_cache.views import recipe as recipes
+from teacher_cache.views.recipe import load_recipe
 
 SCRIPT = str(Path(__file__).parents[1] / "drive_views.py")
 METHODS = ("fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("forkserver", "spawn")))
@@ -87,7 +87,7 @@ def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def pool_of(dataset: PackedDataset, workers: int = 1) -> RenderPool[BatchRenderer]:
-    return RenderPool(BatchRenderer(dataset, recipes.load("deit", 32)), workers)
+    return RenderPool(BatchRenderer(dataset, load_recipe("deit", 32)), workers)
 
 
 def pixels_of(pool: RenderPool[BatchRenderer]) -> list[bytes]:
@@ -290,11 +290,11 @@ class Odd(PackedDataset):
 
 
 def test_errors_of_libraries_come_with_the_traceback_of_the_process(data: str) -> None:
-    pool = RenderPool(BatchRenderer(Missing(data), recipes.load("rrc", 32)), 1)
+    pool = RenderPool(BatchRenderer(Missing(data), load_recipe("rrc", 32)), 1)
     with pytest.raises(FileNotFoundError, match="row 0") as caught:
         list(pool.render(LOADS))
     assert "in image_view" in caught.value.__notes__[0]
-    pool = RenderPool(BatchRenderer(Odd(data), recipes.load("rrc", 32)), 1)
+    pool = RenderPool(BatchRenderer(Odd(data), load_recipe("rrc", 32)), 1)
     with pytest.raises(RuntimeError, match="OddError: row 0"):
         list(pool.render(LOADS))
 

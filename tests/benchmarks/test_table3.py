@@ -21,8 +21,8 @@ from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.batches.renderer import BatchRenderer
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
-from teacher_cache.views import recipe as recipes
 from teacher_cache.views.finish import finish
+from teacher_cache.views.recipe import load_recipe
 
 SMALL_VIT = ("patch_size=8", "embed_dim=48", "depth=1", "num_heads=3")
 
@@ -71,7 +71,7 @@ def test_images_that_are_not_there_are_said(tmp_path: Path) -> None:
 
 
 def test_mixed_labels_are_the_teachers_of_both_pictures_mixed_as_the_view_is(dataset: PackedDataset) -> None:
-    recipe = recipes.load("deit", IMG_SIZE)
+    recipe = load_recipe("deit", IMG_SIZE)
     (batch,) = map(
         view_batch, BatchRenderer(dataset, recipe).render([ViewIds(np.arange(4), np.zeros(4, np.int64))])
     )

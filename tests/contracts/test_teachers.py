@@ -39,7 +39,7 @@ from teacher_cache.models.class_map import read_class_map
 from teacher_cache.models.clip_teacher import read_prompts
 from teacher_cache.models.kinds import KINDS
 from teacher_cache.models.teacher import Teacher
-from teacher_cache.views.recipe import load as load_recipe
+from teacher_cache.views.recipe import load_recipe
 
 Capture = pytest.CaptureFixture[str]
 PET_CLASSES = ClassList(CLASSES)

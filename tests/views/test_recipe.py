@@ -14,7 +14,7 @@ from teacher_cache.views.recipe import (
     deit3,
     evaluation,
     from_dict,
-    load,
+    load_recipe,
     rrc,
 )
 from teacher_cache.views.recipe_ops import OPS
@@ -108,16 +108,16 @@ def test_what_is_not_valid_is_named(change: dict, message: str) -> None:
 def test_a_file_is_read_and_its_size_can_be_overridden(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(RRC))
-    assert load(str(file), None) == from_dict(RRC)
-    assert load(str(file), 48).img_size == 48
+    assert load_recipe(str(file), None) == from_dict(RRC)
+    assert load_recipe(str(file), 48).img_size == 48
 
 
 def test_names_are_known_or_the_nearest_is_offered(tmp_path: Path) -> None:
-    assert load("rrc", None) == rrc(224)
+    assert load_recipe("rrc", None) == rrc(224)
     with pytest.raises(RecipeError, match=r"unknown recipe 'rcc'(.|\n)*nearest: rrc"):
-        load("rcc", None)
+        load_recipe("rcc", None)
     with pytest.raises(RecipeError, match="cannot be read"):
-        load(str(tmp_path / "none.yaml"), None)
+        load_recipe(str(tmp_path / "none.yaml"), None)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -126,7 +126,7 @@ def test_the_documents_yaml_is_the_named_recipe(name: str, tmp_path: Path) -> No
     (text,) = re.findall(rf"```yaml\n(name: {name}\n.*?)```", page, re.DOTALL)
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
-    assert load(str(file), None).sha256 == NAMED[name](224).sha256
+    assert load_recipe(str(file), None).sha256 == NAMED[name](224).sha256
 
 
 def test_the_document_writes_out_every_field_of_every_op() -> None:

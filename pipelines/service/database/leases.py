@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipelines.service.database.ledger import used_hours
-from pipelines.service.database.records import OVER, Job, State, job_of
+from pipelines.service.database.records import ENDED, Job, State, job_of
 from pipelines.service.database.tables import JOBS, LABEL_SETS, TOKENS
 
 _AT_WORK = ("planning", "queued", "running")
@@ -179,9 +179,9 @@ class Leases:
             if not self._holds(connection, leased):
                 return False
             is_job = JOBS.c.id == leased.job.id
-            if state not in OVER and connection.scalar(sa.select(JOBS.c.is_cancelled).where(is_job)):
+            if state not in ENDED and connection.scalar(sa.select(JOBS.c.is_cancelled).where(is_job)):
                 state = "cancelled"
-            if state in OVER:
+            if state in ENDED:
                 values["ended"] = self._now()
             if state == "done":
                 values |= {"times_done": JOBS.c.times_done + 1}

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipelines.service.ask import Ask, LabelSet, job_id
-from pipelines.service.database.records import OVER, SELECT_JOB, Asker, Job, State, hours_of, job_of
+from pipelines.service.database.records import ENDED, SELECT_JOB, Asker, Job, State, hours_of, job_of
 from pipelines.service.database.tables import AUDIT, JOBS, LABEL_SETS, REQUESTS, TOKENS
 from teacher_cache.errors import InputError
 
@@ -81,7 +81,7 @@ class Ledger:
             _insert(connection, JOBS, fresh, ["id"])
             ended = sa.and_(JOBS.c.id == job, JOBS.c.state.in_(("failed", "cancelled")))
             connection.execute(sa.update(JOBS).where(ended).values(**_AGAIN, team=who.team, token=who.token))
-            is_open = sa.and_(JOBS.c.id == job, JOBS.c.state.not_in(OVER))
+            is_open = sa.and_(JOBS.c.id == job, JOBS.c.state.not_in(ENDED))
             connection.execute(sa.update(JOBS).where(is_open).values(is_cancelled=False))
             if ask.follow:
                 connection.execute(sa.update(JOBS).where(JOBS.c.id == job).values(is_followed=True))

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pipelines.service.database.tables import JOBS, LABEL_SETS
+from teacher_cache.sharing.client import ENDED as ENDED
 
 State = Literal["planning", "waiting", "queued", "running", "done", "failed", "cancelled"]
-OVER: tuple[State, ...] = ("done", "failed", "cancelled")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,11 +33,11 @@ class Link(pydantic.BaseModel):
     manifest_sha256: str | None
 
 
-class JobAnswer(pydantic.BaseModel):
-    """Job that makes labels; its id is that of every request for them.
+class RequestAnswer(pydantic.BaseModel):
+    """Labels that were asked for, and the job that makes them; all who ask for the same share one.
 
     Attributes:
-        id: Id of the job.
+        id: Id of the request, and of its job.
         state: State of the job.
         views: Views that it makes: A:B.
         archive: Path of the archive.
@@ -75,14 +75,14 @@ class Resolved(pydantic.BaseModel):
         views: Views of the ask, widened to whole units.
         missing: Views that are not there.
         link: Link to the archive, if all is there.
-        request: Job of exactly these views, if one was asked for.
+        request: Request for exactly these views, if there is one.
     """
 
     state: Literal["there", "partly", "absent"]
     views: str
     missing: str
     link: Link | None
-    request: JobAnswer | None
+    request: RequestAnswer | None
 
 
 class Offer(pydantic.BaseModel):
@@ -163,9 +163,9 @@ def link_of(job: Job, config: ServiceConfig) -> Link | None:
     return link_to(job.archive, config, progress.get("manifest_sha256"))
 
 
-def job_answer(job: Job, config: ServiceConfig) -> JobAnswer:
-    """Return a job of the database as the API answers it."""
-    return JobAnswer(
+def request_answer(job: Job, config: ServiceConfig) -> RequestAnswer:
+    """Return the request that a job of the database makes, as the API answers it."""
+    return RequestAnswer(
         id=job.id,
         state=job.state,
         views=f"{job.first_view}:{job.stop_view}",

@@ -14,19 +14,19 @@ from starlette.responses import Response, StreamingResponse
 
 from pipelines.service.ask import Ask
 from pipelines.service.database.ledger import Action
-from pipelines.service.database.records import OVER, Job, State
+from pipelines.service.database.records import ENDED, Job, State
 from pipelines.service.database.tokens import Scope, User
 from pipelines.service.http.answers import (
     AuditLine,
     Health,
-    JobAnswer,
     MadeToken,
     NewToken,
     Offer,
+    RequestAnswer,
     Resolved,
     TokenAnswer,
     Trouble,
-    job_answer,
+    request_answer,
 )
 from pipelines.service.http.service import Service
 from teacher_cache.errors import InputError
@@ -122,22 +122,22 @@ def resolve(ask: Ask, service: Here) -> Resolved:
 
 
 @api.post("/api/requests", status_code=202, tags=["requests"], responses=_REFUSED)
-def submit(ask: Ask, service: Here, user: User = _ASKER) -> JobAnswer:
+def submit(ask: Ask, service: Here, user: User = _ASKER) -> RequestAnswer:
     """Ask for labels; the same labels are one job for all users."""
     with _refusing():
         return service.submit(ask, user)
 
 
 @api.get("/api/requests", tags=["requests"], responses=_REFUSED, dependencies=[_READER])
-def jobs(service: Here, state: State | None = None, limit: Limit = 100) -> list[JobAnswer]:
-    """Return the newest jobs."""
-    return [job_answer(job, service.config) for job in service.queries.jobs(state, limit)]
+def jobs(service: Here, state: State | None = None, limit: Limit = 100) -> list[RequestAnswer]:
+    """Return the newest requests."""
+    return [request_answer(job, service.config) for job in service.queries.jobs(state, limit)]
 
 
 @api.get("/api/requests/{job}", tags=["requests"], responses=_NOT_FOUND, dependencies=[_READER])
-def show(job: JobId, service: Here) -> JobAnswer:
-    """Return a job."""
-    return job_answer(_found(service.queries.job(job)), service.config)
+def show(job: JobId, service: Here) -> RequestAnswer:
+    """Return a request."""
+    return request_answer(_found(service.queries.job(job)), service.config)
 
 
 @api.get(
@@ -147,7 +147,7 @@ def show(job: JobId, service: Here) -> JobAnswer:
     response_class=StreamingResponse,
 )
 def events(job: JobId, service: Here, user: User = _READER) -> StreamingResponse:
-    """Stream a job as server-sent events, one at each change, until it is over."""
+    """Stream a request as server-sent events, one at each change, until its job has ended."""
     _found(service.queries.job(job))
     if service.streams[user.token or ""] >= _MAX_STREAMS:
         raise HTTPException(429, f"this token has {_MAX_STREAMS} streams open")
@@ -157,26 +157,26 @@ def events(job: JobId, service: Here, user: User = _READER) -> StreamingResponse
     )
 
 
-def _act(service: Service, action: Action, job: str, user: User) -> JobAnswer:
+def _act(service: Service, action: Action, job: str, user: User) -> RequestAnswer:
     with _refusing(409):
-        return job_answer(_found(service.ledger.act(action, job, user)), service.config)
+        return request_answer(_found(service.ledger.act(action, job, user)), service.config)
 
 
 @api.post("/api/requests/{job}/approve", tags=["requests"], responses=_CONFLICT)
-def approve(job: JobId, service: Here, user: User = _APPROVER) -> JobAnswer:
+def approve(job: JobId, service: Here, user: User = _APPROVER) -> RequestAnswer:
     """Approve a job that waits for it."""
     return _act(service, "approve", job, user)
 
 
 @api.post("/api/requests/{job}/cancel", tags=["requests"], responses=_CONFLICT)
-def cancel(job: JobId, service: Here, user: User = _ASKER) -> JobAnswer:
+def cancel(job: JobId, service: Here, user: User = _ASKER) -> RequestAnswer:
     """Cancel a job of the user's team; an administrator may cancel any."""
     may_change(service.queries.job(job), user)
     return _act(service, "cancel", job, user)
 
 
 @api.post("/api/requests/{job}/retry", tags=["requests"], responses=_CONFLICT)
-def retry(job: JobId, service: Here, user: User = _ASKER) -> JobAnswer:
+def retry(job: JobId, service: Here, user: User = _ASKER) -> RequestAnswer:
     """Try a job of the user's team again that failed or was cancelled."""
     may_change(service.queries.job(job), user)
     return _act(service, "retry", job, user)
@@ -281,14 +281,14 @@ async def _changes(service: Service, job: str) -> AsyncIterator[str]:
         found = await anyio.to_thread.run_sync(service.queries.job, job)
         if found is None:
             return
-        text = job_answer(found, service.config).model_dump_json()
+        text = request_answer(found, service.config).model_dump_json()
         if text != last:
             last, silent_s = text, 0.0
             yield f"event: job\ndata: {text}\n\n"
         elif silent_s >= _BEAT_S:
             silent_s = 0.0
             yield ": still here\n\n"
-        if found.state in OVER:
+        if found.state in ENDED:
             return
         await asyncio.sleep(_POLL_S)
         silent_s, total_s = silent_s + _POLL_S, total_s + _POLL_S

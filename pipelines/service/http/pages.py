@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from pipelines.service.ask import Ask
 from pipelines.service.database.tokens import User
 from pipelines.service.http.access import COOKIE
-from pipelines.service.http.answers import job_answer
+from pipelines.service.http.answers import request_answer
 from pipelines.service.http.api import Here, JobId, may_change, service_of
 from pipelines.service.http.service import Service
 from teacher_cache.errors import InputError
@@ -65,7 +65,7 @@ def _login_page(to: str, problem: str = "", status: int = 401) -> Response:
 
 def _requests_page(service: Service, user: User, problem: str = "", status: int = 200) -> Response:
     """Return the page of requests, with the form for a new one."""
-    jobs = [job_answer(job, service.config) for job in service.queries.jobs(None, _JOBS)]
+    jobs = [request_answer(job, service.config) for job in service.queries.jobs(None, _JOBS)]
     return _page("requests", user, status, jobs=jobs, offer=service.offer(), problem=problem)
 
 
@@ -79,7 +79,7 @@ def _request_page(service: Service, user: User, job: str, problem: str = "", sta
         "request",
         user,
         status,
-        job=job_answer(found, service.config),
+        job=request_answer(found, service.config),
         askers=service.queries.askers(job),
         may_cancel=may_act and "request" in user.scopes,
         problem=problem,

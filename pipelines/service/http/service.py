@@ -21,7 +21,7 @@ from pipelines.service.database.ledger import Ledger, Queries, Who, missing
 from pipelines.service.database.tables import open_database
 from pipelines.service.database.tokens import Tokens
 from pipelines.service.http.access import Access
-from pipelines.service.http.answers import JobAnswer, Offer, Resolved, job_answer, link_of, link_to
+from pipelines.service.http.answers import Offer, RequestAnswer, Resolved, link_of, link_to, request_answer
 from pipelines.service.http.guard import RateLimit
 from pipelines.service.http.metrics import Metrics
 from pipelines.service.http.objects import Objects
@@ -79,15 +79,15 @@ class Service:
             views=f"{views.start}:{views.stop}",
             missing=view_ranges(lacking) if lacking else "none",
             link=link,
-            request=None if job is None else job_answer(job, self.config),
+            request=None if job is None else request_answer(job, self.config),
         )
 
-    def submit(self, ask: Ask, who: Who) -> JobAnswer:
+    def submit(self, ask: Ask, who: Who) -> RequestAnswer:
         """Record a request, and return its job. Raises InputError."""
         if ask.webhook is not None:
             check_webhook(ask.webhook, self.config.webhooks)
         labels, views = label_set_of(ask, self.config), views_of(ask, self.config)
-        return job_answer(self.ledger.submit(ask, labels, views, who), self.config)
+        return request_answer(self.ledger.submit(ask, labels, views, who), self.config)
 
     @functools.lru_cache(maxsize=_EXPLORERS)  # noqa: B019  # a server has one Service
     def explorer(self, archive: str, manifest_sha256: str) -> ASGIApp:

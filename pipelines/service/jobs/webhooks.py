@@ -14,7 +14,7 @@ import httpx
 import sqlalchemy as sa
 
 from pipelines.service.config import WebhookSection
-from pipelines.service.database.records import OVER
+from pipelines.service.database.records import ENDED
 from pipelines.service.database.tables import JOBS, LABEL_SETS, REQUESTS
 from teacher_cache.errors import InputError
 
@@ -63,7 +63,7 @@ class Webhooks:
             .where(
                 REQUESTS.c.webhook.is_not(None),
                 REQUESTS.c.is_told.is_(False),
-                JOBS.c.state.in_(OVER),
+                JOBS.c.state.in_(ENDED),
             )
             .limit(_AT_ONCE)
         )

@@ -13,13 +13,11 @@ from teacher_cache.archive.readers.source import LabelSource, view_ranges
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.storage.cache import CacheRoom
+from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom
 from teacher_cache.storage.store import Store
 
 if TYPE_CHECKING:
     from teacher_cache.dataset.index import DatasetInfo
-
-_ROOM = CacheRoom()
 
 
 class ArchiveReader(LabelSource):
@@ -34,7 +32,7 @@ class ArchiveReader(LabelSource):
             metadata that plain Zarr would read is not that of its labels.
     """
 
-    def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
+    def __init__(self, url: str, room: CacheRoom = DEFAULT_ROOM) -> None:
         self.store = Store(url).pinned()
         self.url, self._room = self.store.url, room
         self.manifest = read_manifest(self.store)

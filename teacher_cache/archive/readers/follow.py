@@ -58,7 +58,7 @@ class Patience:
     is_stopped: Callable[[], bool] = _never
 
 
-class _Place(NamedTuple):
+class _UnitPlace(NamedTuple):
     reader: UnitReader
     store: Store
     receipt: Receipt
@@ -88,7 +88,7 @@ class FollowingReader(LabelSource):
             (self.store, self.spec, self._reader(self.spec.layout)),
             (self.filling.labels, one_view, self._reader(one_view.layout)),
         ]
-        self._found: dict[tuple[int, int], _Place] = {}
+        self._found: dict[tuple[int, int], _UnitPlace] = {}
 
     def __reduce__(self) -> tuple[type[FollowingReader], tuple[str, CacheRoom, float]]:
         return FollowingReader, (self.url, self._room, self._timeout_s)
@@ -138,7 +138,7 @@ class FollowingReader(LabelSource):
         except ValueError as error:
             raise reader.damaged("the class affinity", str(error)) from error
 
-    def _until_there(self, shard: int, view: int, patience: Patience) -> _Place:
+    def _until_there(self, shard: int, view: int, patience: Patience) -> _UnitPlace:
         found = self._found.get((shard, view))
         if found is None:
             what = f"the labels of view {view} of shard {shard}"
@@ -147,7 +147,7 @@ class FollowingReader(LabelSource):
             found = self._found[shard, view] = until(find, what, self.filling.news, patience, poll_s)
         return found
 
-    def _find(self, shard: int, view: int) -> _Place | None:
+    def _find(self, shard: int, view: int) -> _UnitPlace | None:
         for store, spec, reader in self._places:
             size = spec.views_per_unit
             block = view // size
@@ -157,7 +157,7 @@ class FollowingReader(LabelSource):
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if view in receipt.unit.views:
-                return _Place(reader, store, receipt)
+                return _UnitPlace(reader, store, receipt)
         return None
 
     def _affinity(self) -> tuple[Store, UnitReader, dict[str, Digest]] | None:

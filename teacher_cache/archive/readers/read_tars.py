@@ -31,10 +31,8 @@ from teacher_cache.dataset.index import (
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.storage.cache import CacheRoom, ReadThroughCache
+from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom, ReadThroughCache
 from teacher_cache.storage.store import Store
-
-_ROOM = CacheRoom()
 
 
 class ExportReader(LabelSource):
@@ -52,7 +50,7 @@ class ExportReader(LabelSource):
         DatasetError: The dataset.json or index.parquet is damaged.
     """
 
-    def __init__(self, url: str, room: CacheRoom = _ROOM) -> None:
+    def __init__(self, url: str, room: CacheRoom = DEFAULT_ROOM) -> None:
         self.url, self._room = url, room
         self.store, self._cache = Store(url), ReadThroughCache(room)
         self._fields, self.version = read_export(self.store)
