@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE  # or each of hundreds of processes compiles the project anew
 
-.PHONY: help demo check fast test every soak lint bench clean
+.PHONY: help demo check fast test every soak oldest lint bench clean
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -41,8 +41,15 @@ soak: .venv/.dev  ## campaigns: many kills, faults, engines and random calls
 test:  ## lint and every test side by side, in under ten minutes
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint every
 
+oldest:  ## the fast tests with the oldest versions that setup.cfg allows
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+		$(addprefix --find-links ,$(PIP_FIND_LINKS)) --editable '.[demo,bench,share,service,report,dev]'
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not (ray or s3 or kill or slow or soak)"
+
 bench: .venv/.dev  ## measure, and write benchmarks/results/
 	$(BIN)/python -m benchmarks.step
 
 clean:  ## remove what the commands above made
-	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -144,7 +144,7 @@ def test_shell_scripts_are_well_formed(script: str) -> None:
 
 def test_the_dashboard_draws_metrics_that_there_are() -> None:
     """tests/pipelines/extraction/test_metrics.py reads them from a running Ray."""
-    metrics = (ROOT / "pipelines" / "extraction" / "engines" / "ray" / "fleet.py").read_text()
+    metrics = (ROOT / "pipelines" / "extraction" / "engines" / "ray_actors" / "fleet.py").read_text()
     known = set(re.findall(r'"(teacher_cache_[a-z_]+)"', metrics))
     page = json.loads((DOCKER / "grafana" / "teacher-cache.json").read_text())
     drawn = set()

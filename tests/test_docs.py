@@ -142,3 +142,9 @@ def test_help_lists_the_commands_that_readme_uses(main: object, capsys: pytest.C
     program = "teacher-cache" if main is teacher_cache_main else "student"
     for used in {words[1] for words in commands() if words[0] == program}:
         assert f"\n  {used} " in shown
+
+
+def test_changes_are_lines_of_a_known_type() -> None:
+    for file in (ROOT / "changes").iterdir():
+        assert re.fullmatch(r"[a-z0-9-]+\.(added|changed|fixed|removed)\.md", file.name)
+        assert len(file.read_text().splitlines()) == 1, file
