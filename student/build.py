@@ -42,7 +42,7 @@ def build_trainer(
     num_classes: int | None = None,
     has_true_labels: bool = True,
 ) -> Trainer:
-    """Build a trainer.
+    """Build the trainer of a run, with its student, optimizer, schedule, loss and teacher.
 
     Args:
         affinity: Class affinity of the archive, or of several.
@@ -121,8 +121,8 @@ def build_student(
     if config.distillation_token and not has_two_heads(model):
         raise InputError(
             f"--distillation-token with --model {config.model}, which has only one head",
-            "The teacher would speak to the class head: 'usual' distillation, not the paper's.",
-            "take a model such as deit_tiny_distilled_patch16_224, or leave the flag out",
+            "The class head would learn from the teacher, unlike in the DeiT paper.",
+            "choose a model such as deit_tiny_distilled_patch16_224, or remove --distillation-token",
         )
     if config.finetune is not None:
         begin_with(model, config.finetune, dataset.class_list)
@@ -150,9 +150,9 @@ def _optimizer(config: TrainConfig, model: torch.nn.Module, plan: RunPlan) -> to
         )
     except (AssertionError, ImportError, ValueError, TypeError) as error:
         raise InputError(
-            f"--opt {config.opt} cannot be had: {str(error) or type(error).__name__}",
+            f"--opt {config.opt} cannot be created: {str(error) or type(error).__name__}",
             "Nothing was trained.",
-            "install what it needs, or choose another: adamw",
+            "install the library it needs, or choose another optimizer, such as --opt adamw",
         ) from error
 
 
@@ -179,8 +179,8 @@ def _teaching(config: TrainConfig, dataset: DatasetInfo, img_size: int, device: 
     if config.precision == "float16":
         raise InputError(
             "--precision float16 with --teacher",
-            "A teacher answers in float32 or bfloat16.",
-            "choose one of them, or --labels",
+            "A live teacher runs in float32 or bfloat16 only.",
+            "choose --precision float32 or bfloat16, or stored labels: --labels ARCHIVE",
         )
     settings = TeacherSettings(
         name=config.teacher,

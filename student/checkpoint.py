@@ -28,7 +28,7 @@ def save_weights(store: Store, name: str, model: torch.nn.Module, about: dict[st
 
 
 def load_student(file: str, classes: ClassList) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Build the model of a file, in evaluation mode, and return it with the file's description of the model.
+    """Return the model whose weights a file holds, in evaluation mode, and the file's description of it.
 
     Raises:
         ModelError: `student train` did not write the file, or trained it on another class list.
@@ -37,8 +37,8 @@ def load_student(file: str, classes: ClassList) -> tuple[torch.nn.Module, dict[s
     about = checkpoint.about
     if not about:
         raise ModelError(
-            f"checkpoint {file!r} does not say what model it is of",
-            "It cannot be built.",
+            f"checkpoint {file!r} has no description of its model",
+            "The model cannot be built.",
             "give a .safetensors file that `student train` wrote",
         )
     if not checkpoint.fits(classes):
@@ -77,7 +77,7 @@ def hub_settings(
 
 
 def push(model: torch.nn.Module, repository: str, settings: dict[str, Any], saved_as: str) -> None:
-    """Push a model's weights.
+    """Push a model's weights to a Hugging Face repository.
 
     Args:
         repository: Repository OWNER/NAME; created if it does not exist.

@@ -52,7 +52,7 @@ def _tell(run: Mapping[str, str]) -> None:
 
 
 def _share_of_peak(tflops: float, device: str) -> str:
-    """Return the model FLOPs utilisation, where the device's peak is known."""
+    """Return the model FLOPs utilisation as text; empty if the device's peak is not known."""
     from student.model import peak_flops
     from teacher_cache.models.create import resolve_device
 

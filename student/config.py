@@ -35,7 +35,7 @@ Kwargs = Annotated[tuple[str, ...], Check(parse_kwargs)]
 
 
 def _also(*names: str) -> object:
-    """Give a flag other spellings: DeiT's."""
+    """Return the setting that gives a flag more names, those of timm's and DeiT's scripts."""
     return tyro.conf.arg(aliases=names)
 
 
@@ -52,32 +52,32 @@ class TrainConfig(CacheFlags):
     output: Annotated[str, PATH, RESUMABLE, _also("--output-dir")]
     """Folder for metrics and checkpoints, new unless --resume is auto."""
     resume: Annotated[Resume, RESUMABLE] = "never"
-    """Whether to continue the run in --output: auto continues it at the very next view, or begins one."""
+    """Whether to resume the run in --output: auto continues at its next view, or starts a new run."""
     dry_run: Annotated[bool, RESUMABLE] = False
     """Print what the run would do, and do nothing."""
     model: str = "deit_tiny_distilled_patch16_224"
     """Name of a timm model; a deit_*_distilled_* one has a distillation token, which is trained."""
     pretrained: Annotated[bool, RESUMABLE] = False
-    """Begin with weights from the hub."""
+    """Start from the model's pretrained weights on the hub."""
     finetune: Annotated[str | None, PATH, RESUMABLE, _also("--initial-checkpoint")] = None
-    """File of weights to begin with: positions are interpolated, and heads are new for new classes."""
+    """File of initial weights: position embeddings are interpolated; heads of other classes start fresh."""
     model_kwargs: Kwargs = ()
     """Arguments name=value for timm.create_model."""
 
     distillation: Annotated[Distillation, _also("--distillation-type")] = "none"
     """Term of the teacher: none, soft (its probabilities), or hard (its top class)."""
     distillation_token: bool = False
-    """Refuse a model without a distillation token; by default its only head learns from the teacher."""
+    """Require a distillation token; by default, a model without one learns from the teacher by its head."""
     labels: Annotated[tuple[str, ...], PATH, RESUMABLE] = ()
     """Archive of teacher labels, which brings its own recipe; several teach by their mean probabilities."""
     follow: Annotated[bool, RESUMABLE] = False
-    """Begin before all labels are there: wait for those that `teacher-cache extract --followed` makes."""
+    """Start before all labels exist, and wait for each that `teacher-cache extract --followed` is making."""
     follow_timeout_s: Annotated[float, Meta(gt=0), RESUMABLE] = 3600.0
-    """Seconds without news of the job that makes the labels, after which a run with --follow stops."""
+    """Seconds without a status update from the labelling job, after which a run with --follow stops."""
     label_weights: tuple[float, ...] = ()
     """Weight of each archive of --labels in the mean; equal by default."""
     teacher: Annotated[str | None, TEACHER, _also("--teacher-model")] = None
-    """Teacher to ask live, in place of an archive: a timm name, or hf:, clip: or python: with a name."""
+    """Teacher that labels views live, with no archive: a timm name, or hf:, clip: or python: with a name."""
     teacher_checkpoint: Annotated[str | None, PATH, RESUMABLE, _also("--teacher-path")] = None
     """File of the live teacher's weights: safetensors, or a torch file of weights alone."""
     teacher_pretrained: bool = True
@@ -85,15 +85,15 @@ class TrainConfig(CacheFlags):
     teacher_model_kwargs: Kwargs = ()
     """Arguments name=value for the live teacher's timm.create_model, or its factory."""
     teacher_prompts: Annotated[str | None, PATH, RESUMABLE] = None
-    """Prompts of the classes, for a live teacher clip:MODEL/TAG: lines with {} for the class, or JSON."""
+    """File of class prompts for a live teacher clip:MODEL/TAG: lines with {} for the class, or JSON lists."""
     teacher_class_map: Annotated[str | None, PATH, RESUMABLE] = None
-    """JSON or YAML file with the live teacher's classes of each of the dataset's: one, or several, summed."""
+    """JSON or YAML file of the live teacher's class, or classes to be summed, for each dataset class."""
     distillation_alpha: Share = 0.5
     """Weight of the teacher's term; the true labels' term has the rest. The paper's soft runs take 0.1."""
     distillation_tau: Annotated[float, Meta(gt=0)] = 3.0
     """Temperature of soft distillation."""
     kd_reduction: Reduction = "batchmean"
-    """Mean of the soft term: over samples (paper, eq. 2), or over classes too (DeiT's code): C times less."""
+    """Mean of the soft term: over samples (batchmean, paper), or over C classes too (numel, DeiT's code)."""
     tail: Tail = DEFAULT_TAIL
     """Rule that spreads a soft label's tail mass over the classes it does not name: see docs/labels.md."""
 
@@ -104,9 +104,9 @@ class TrainConfig(CacheFlags):
     views: Annotated[str | None, Check(parse_views)] = None
     """View indices A:B, one an epoch, in a cycle; by default the archive's, or a new one each epoch."""
     views_per_load: Positive = 1
-    """Views rendered of an image each time it is decoded (repeated augmentation); epochs stay as long."""
+    """Views rendered each time an image is decoded (repeated augmentation); an epoch keeps its length."""
     views_together: bool = False
-    """Put the views of a load into one batch; by default as many batches in a row share their images."""
+    """Put all views of a decoded image into one batch; by default they go to consecutive batches."""
     window_shards: Positive = 16
     """Shards that are shuffled together."""
 
@@ -137,11 +137,11 @@ class TrainConfig(CacheFlags):
     drop_path: Share = 0.0
     """Rate of stochastic depth; DeiT takes 0.1."""
     clip_grad: Annotated[float | None, Meta(gt=0)] = None
-    """Largest norm of all gradients together."""
+    """Maximum norm of all gradients together, to which larger ones are clipped; no clipping by default."""
     model_ema: bool = False
     """Keep an exponential moving average of the weights too, and evaluate it."""
     model_ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99996
-    """Share of the average that stays at each update."""
+    """Decay of the average: the share of it that is kept at each update."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of the weights, the order of samples, and dropout."""
 
@@ -160,7 +160,7 @@ class TrainConfig(CacheFlags):
     workers: Annotated[int, Meta(ge=0), RESUMABLE] = 0
     """Processes that render views; 0 renders in the main process."""
     log_interval: Annotated[Positive, RESUMABLE] = 50
-    """Most updates between two reads of the losses, which wait for the device; they are read every 2 s."""
+    """Most updates between reads of the losses, which wait for the device; they are also read every 2 s."""
     checkpoint_interval: Annotated[Positive, RESUMABLE] = 1000
     """Updates between two checkpoints, from which --resume auto continues."""
     checkpoint_hist: Annotated[Positive, RESUMABLE] = 2
@@ -187,8 +187,8 @@ class TrainConfig(CacheFlags):
         if not self.ray and (self.ray_ranks != 1 or self.ray_address is not None):
             _refuse(
                 "--ray-ranks or --ray-address without --ray",
-                "Only Ray Train takes them: this process would train alone.",
-                "add --ray, or leave them out",
+                "Only Ray Train uses these flags; without it, this process would train alone.",
+                "add --ray, or remove these flags",
             )
         if self.val_data is None and self.val_interval is not None:
             _refuse(
@@ -197,8 +197,8 @@ class TrainConfig(CacheFlags):
         if self.labels and (self.recipe is not None or self.img_size is not None):
             _refuse(
                 "--recipe or --img-size with --labels",
-                "The archive brings the recipe whose views it labels, at their size.",
-                "leave them out",
+                "The recipe and the image size are those of the archive.",
+                "remove --recipe and --img-size",
             )
         if self.pretrained and self.finetune:
             _refuse("--pretrained and --finetune", "Training begins with one set of weights.", "give one")

@@ -16,10 +16,10 @@ from teacher_cache.views.recipe import evaluation
 
 
 def predictions(heads: Heads) -> dict[str, torch.Tensor]:
-    """Return the predicted classes (B,) of each head.
+    """Return the predicted classes (B,) of each head, and of both heads together, by name.
 
     both_softmax adds the heads' softmax outputs (the paper, section 4, "late fusion"); both_logits averages
-    their logits, as DeiT's code and timm do, which is what published accuracies are of.
+    their logits, as DeiT's code and timm do; published accuracies are those of both_logits.
     """
     first_BC, second_BC = heads
     if second_BC is None:
@@ -30,7 +30,7 @@ def predictions(heads: Heads) -> dict[str, torch.Tensor]:
 
 
 def main_head(by_head: Mapping[str, float]) -> float:
-    """Return the accuracy for comparing weights: that of both heads together, or of the only head."""
+    """Return the accuracy by which weights are compared: both_softmax, or that of the only head."""
     return by_head.get("both_softmax", by_head["class"])
 
 

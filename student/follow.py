@@ -1,4 +1,4 @@
-"""Follow the job that makes a run's labels: publish what is needed next, and wait for it."""
+"""Follow the job that makes a run's labels: publish which labels the run needs next, and wait for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from teacher_cache.stream.plan import pairs_in_order
 
 
 class Follower:
-    """Follower of the jobs that make a run's labels; where all labels are finished it does nothing."""
+    """Client of the jobs that make a run's labels; it does nothing for archives that are finished."""
 
     def __init__(self, run: Run) -> None:
         members = run.archive.members if run.archive is not None else ()
@@ -22,7 +22,7 @@ class Follower:
         self._there: set[tuple[int, int]] = set()
 
     def say_what_is_needed(self) -> None:
-        """Write the run's plan for the jobs, from its first batch on."""
+        """Publish, for each job, the order in which this run needs labels, from its first batch on."""
         run, plan = self._run, self._run.plan
         first_batch = run.first_update * plan.stream.batches_per_update
         name = sha256_hex(run.output.url.encode())[:16]
@@ -34,14 +34,14 @@ class Follower:
                 archive.filling.want(name, pairs)
             except StoreError as error:
                 say_on_stderr(
-                    f"the job is not told what this run needs next, and keeps its own order: {error}"
+                    f"the job keeps its own order, because the order of this run cannot be published: {error}"
                 )
 
     def wait(self, update: int, is_stopped: Callable[[], bool]) -> None:
-        """Wait until the labels of an update are there.
+        """Wait until all labels of an update exist.
 
         Raises:
-            TeacherCacheError: A job failed, or nothing is heard of it.
+            TeacherCacheError: A job failed, or gave no status update for `follow_timeout_s` seconds.
             KeyboardInterrupt: The run was asked to stop.
         """
         if not self._archives:

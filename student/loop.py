@@ -95,7 +95,7 @@ class TrainingLoop:
         return result
 
     def _groups(self, is_stopped: Callable[[], bool]) -> Iterator[list[ViewBatch]]:
-        """Yield the batches of each remaining update, once their labels are there."""
+        """Yield the batches of each remaining update, once their labels exist."""
         run, follower = self._run, Follower(self._run)
         if run.ranks.is_first:
             follower.say_what_is_needed()
@@ -146,9 +146,9 @@ class TrainingLoop:
         return before // interval != after // interval
 
     def _log_pending(self, *, is_early: bool = False) -> str:
-        """Write a line per update, and return a short text of the last; only this waits for the device.
+        """Write pending updates' metrics, and return a summary of the last; only this waits for the device.
 
-        An early read leaves a loss that is not finite to the next one of all processes, which end together.
+        If `is_early`, a loss that is not finite is left to the next read by all processes: all end together.
 
         Raises:
             TeacherCacheError: A loss is not finite.
@@ -256,7 +256,7 @@ class TrainingLoop:
             reason = str(error).partition("\n")[0] or type(error).__name__
             half, rest = divmod(run.config.batch_size, 2)
             same = f"--batch-size {half} --grad-accum-steps {2 * run.config.grad_accum_steps}"
-            remedy = f"{same} makes the same updates of less: --resume auto goes on with them"
+            remedy = f"continue with --resume auto {same}, which makes the same updates with less memory"
             raise TeacherCacheError(
                 f"out of memory after {updates:,} updates: {reason}",
                 f"Training stopped; {saved}.",
@@ -265,7 +265,7 @@ class TrainingLoop:
         raise error
 
     def _not_finite(self, update: int, rows: torch.Tensor) -> TeacherCacheError:
-        """Return an error that names this process's samples of an update."""
+        """Write this process's sample keys of an update to a file, and return an error that names them."""
         run = self._run
         keys = [run.dataset.index.key(row) for row in rows.tolist()]
         name = f"non-finite-{run.ranks.rank}.json"

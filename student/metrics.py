@@ -67,7 +67,7 @@ class Metrics:
 
 
 def read_metrics(store: Store) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics.jsonl, without one that was being written when the run was killed.
+    """Return the lines of a run's metrics.jsonl, without an incomplete last line, which a kill leaves.
 
     Raises:
         InputError: There is no metrics.jsonl.
@@ -85,7 +85,7 @@ def read_metrics(store: Store) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def opened_metrics(config: TrainConfig, store: Store, from_step: int) -> Iterator[Metrics]:
-    """Open a run's metrics, keeping the lines of steps before `from_step`.
+    """Open the writer of a run's metrics; lines of steps before `from_step` are kept, later ones deleted.
 
     Raises:
         InputError: A library that was asked for is not installed.
@@ -104,7 +104,7 @@ def opened_metrics(config: TrainConfig, store: Store, from_step: int) -> Iterato
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """Return what can be drawn of a line, flat."""
+    """Return the numbers in a line of metrics by name; names of nested ones are joined by "/"."""
     flat: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, Mapping):

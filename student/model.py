@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 HEADS = ("class", "distillation", "both_softmax", "both_logits")
-"""Accuracies that `student eval` prints for a two-headed model; for any other, the first alone."""
+"""Names of the accuracies of a model with two heads; a model with one head has only the first."""
 
 
 class Heads(NamedTuple):
@@ -85,9 +85,9 @@ class ModelCost:
     activation_bytes: int
 
     def memory_bytes(self, batch_size: int, *, has_ema: bool) -> int:
-        """Return about the bytes that training needs: weights, gradients, two moments, an average, a batch.
+        """Return an estimate of training's bytes: weights, gradients, two moments, an average, activations.
 
-        The allocator's waste, the framework itself and a live teacher come on top.
+        It leaves out the allocator's fragmentation, the framework itself and a live teacher.
         """
         return 4 * self.num_parameters * (5 if has_ema else 4) + batch_size * self.activation_bytes
 

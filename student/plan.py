@@ -70,7 +70,7 @@ def plan_run(
         rank: Number of this process, from 0.
 
     Raises:
-        InputError: A batch cannot be made as asked.
+        InputError: The flags for batches do not fit each other or the dataset; see StreamPlan.
     """
     stream = StreamPlan(
         num_rows=num_rows,

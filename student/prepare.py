@@ -65,7 +65,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
     """Open and check everything that a run needs.
 
     Raises:
-        InputError: The request is wrong, or the run in --output is another one.
+        InputError: A flag or an input is wrong, or --output holds a run with other settings.
     """
     output = Store(config.output)
     if config.resume == "never" and output.list():
@@ -117,7 +117,7 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
 
 
 def _labels(config: TrainConfig) -> list[str]:
-    """Return the URLs of the labels; a request of a service is waited for."""
+    """Return the URLs of the labels, and wait for those that are requests to a label service."""
     if not any(request_of(url) for url in config.labels):
         return list(config.labels)
 
@@ -126,12 +126,12 @@ def _labels(config: TrainConfig) -> list[str]:
 
 
 def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: AnySource | None) -> None:
-    """Refuse true labels where there are none. Raises InputError."""
+    """Raise InputError if the labels of the dataset or the archives do not fit the loss of the flags."""
     uses_labels = config.distillation == "none" or config.distillation_alpha < 1
     if uses_labels and not dataset.index.is_labelled:
         raise InputError(
             f"--data {config.data} has images without labels, and the loss has a term of true labels",
-            "There is nothing to compare the student's classes with.",
+            "That term of the loss cannot be computed.",
             "learn from the teacher alone: --distillation hard or soft with --distillation-alpha 1",
         )
     members = archive.members if archive else ()
@@ -141,14 +141,14 @@ def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: AnySourc
         if is_cut and config.tail == "affinity" and labels.affinity is None:
             raise InputError(
                 f"--tail affinity, but archive {member.url} has no class affinity",
-                "The mass outside its top classes cannot be spread as the teacher would.",
-                "choose another tail: --tail uniform",
+                "The tail mass of its labels cannot be spread over the other classes as the teacher would.",
+                "choose another rule, such as --tail uniform",
             )
         if is_cut and config.tail == "bucket" and len(members) > 1:
             raise InputError(
                 f"--tail bucket with {len(members)} archives",
-                "Each archive leaves other classes out, so their buckets cannot be averaged.",
-                "choose another tail: --tail uniform",
+                "The labels of each archive leave out different classes: their buckets cannot be averaged.",
+                "choose another rule, such as --tail uniform",
             )
     if archive is None and not dataset.info.classes:
         raise InputError(
@@ -186,9 +186,9 @@ def _progress(
     last = states[-1] if states else 0
     if not ranks.is_same(last):
         raise InputError(
-            f"--output {config.output} is not the same place for all processes",
+            f"--output {config.output} is not the same folder for all processes",
             f"Process {ranks.rank} of {ranks.world_size} finds a state of {last:,} updates, others do not.",
-            "put it on a file system or store that all of them see",
+            "choose an --output on a file system or object store that all processes share",
         )
     if not states:
         return None
@@ -217,7 +217,7 @@ def _validation(
         raise InputError(
             f"--val-data {config.val_data} has another class list than --data {config.data}: "
             f"{len(validation.info.classes):,} classes",
-            "Its labels would mean other classes.",
+            "The same class id would mean different classes in the two datasets.",
             f"pack it with the same classes: teacher-cache pack ... --classes {config.data}",
         )
     return validation

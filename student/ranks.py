@@ -31,14 +31,14 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all processes, in each of them; every process must call this."""
+        """Return the elementwise sum over all processes to each of them; every process must call this."""
         if dist.is_initialized():
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the mean over all processes, in each of them; every process must call this."""
+        """Return the elementwise mean over all processes to each of them; every process must call this."""
         return self.sum(values) / self.world_size
 
     def is_same(self, number: int) -> bool:
@@ -49,20 +49,20 @@ class Ranks:
         return mine.tolist() == [number, -number]
 
     def align(self, model: torch.nn.Module) -> None:
-        """Copy the first process's buffers to all: running statistics are of a process's own batches."""
+        """Copy the first process's buffers to all others: each has running statistics of its own batches."""
         if dist.is_initialized():
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that prints, before and after it has joined the others."""
+    """Return whether this is the process that prints; works before the process group exists, too."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def joined(device_name: str) -> Iterator[Ranks]:
-    """Join the processes of the run: gloo between CPUs, NCCL between GPUs, one GPU per process.
+    """Join the run's process group (gloo on CPUs; NCCL, a GPU per process), and yield this process.
 
     A process group that exists already, as in a worker of Ray Train, is used and left open.
 

@@ -60,11 +60,11 @@ def train_on_ray(config: TrainConfig) -> RunResult:
                 if isinstance(failure, TeacherCacheError):
                     raise failure from error
             raise TeacherCacheError(
-                f"the run on Ray failed: {error}", "It is not done.", "the same command with --resume auto"
+                f"the run on Ray failed: {error}", "The run is incomplete.", "run again with --resume auto"
             ) from error
     return RunResult(**read_metrics(Store(inner.output))[-1]["result"])
 
 
 def _work(settings: dict[str, Any]) -> None:
-    """Train in one process. The argument has no default, because Ray Train would then not pass it."""
+    """Train in one process. Ray Train passes `settings` only because the parameter has no default."""
     train(TrainConfig(**settings), console)

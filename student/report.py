@@ -22,7 +22,7 @@ _CURVES = {
     "lr": "learning rate",
 }
 _POINTS = 400
-"""Most points of a curve; more steps are averaged in groups of equal size."""
+"""Longer curves are averaged in groups of equal size, to between this many points and twice as many."""
 _WIDTH_PX, _HEIGHT_PX = 960, 336
 
 
@@ -62,7 +62,7 @@ def write_report(runs: Sequence[str], out: str) -> Path:
 
 
 def _names(runs: Sequence[str]) -> list[str]:
-    """Return a short name of each run: the last part of its path, or the whole path if two ends are equal."""
+    """Return a name per run: the last part of its path, or the whole path if two runs share a last part."""
     ends = [run.rstrip("/").rpartition("/")[2] for run in runs]
     return ends if len(set(ends)) == len(ends) else list(runs)
 

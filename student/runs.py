@@ -1,7 +1,7 @@
 """Named runs: each is a function that returns flags, with hardware, hours and accuracy in its docstring.
 
-`student train --run NAME --data ... --labels ... --output ...` runs one, and flags after it override;
-`student runs` prints all. Hours and accuracies are marked "published", with the source, or "measured".
+`student train --run NAME --data ... --labels ... --output ...` starts one; flags after NAME override its
+own. `student runs` lists all. Hours and accuracies are marked "published", with the source, or "measured".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Flags = Mapping[str, Any]
 
 
 def _deit(size: str) -> dict[str, Any]:
-    """Return the flags of Table 9 of the paper: 300 epochs, 1,024 views an update, 128 on each of 8 GPUs."""
+    """Return flags of Touvron et al., Table 9: 300 epochs, 1,024 views an update, 128 on each of 8 GPUs."""
     return {
         "model": f"deit_{size}_distilled_patch16_224",
         "distillation": "hard",
@@ -57,7 +57,7 @@ def deit_base_distilled_in1k() -> Flags:
 
 
 def deit_base_distilled_384_in1k() -> Flags:
-    """DeiT-B fine-tuned at 384 px, with the teacher's labels at 384 px: add --finetune and such --labels.
+    """DeiT-B fine-tuned at 384 px: add --finetune, and --labels that the teacher made at 384 px.
 
     Hardware: 16 GPUs, torchrun over 2 machines (DeiT's README: --lr 5e-6, weight decay 1e-8, 30 epochs).
     Hours: not measured.

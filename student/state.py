@@ -1,8 +1,8 @@
-"""State of a run between two updates, as one object: weights, average, optimizer, and progress.
+"""State of a run between two updates, in one file: weights, moving average, optimizer, and progress.
 
-A state is safetensors, so nothing in it is unpickled; values that are not tensors are JSON in the header.
-Random numbers need no state: dropout is drawn from (seed, update, rank), and the order of the views is a
-function of the number of the batch. A state is written whole or not at all, so the newest one is valid.
+A state is a safetensors file, so loading it unpickles nothing; values other than tensors are JSON in its
+header. No generator state is saved: dropout is seeded by (seed, update, rank), and the order of the views
+depends only on the number of the batch. A write is atomic, so the newest state is always complete.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def save_state(store: Store, trainer: Trainer, progress: RunProgress, keep: int)
     """Save the state of a trainer, and delete all but the `keep` newest.
 
     Raises:
-        TeacherCacheError: The optimizer's state holds something that JSON cannot.
+        TeacherCacheError: The optimizer's state has a value that JSON cannot represent.
         StoreError: The state cannot be written.
     """
     optimizer = trainer.optimizer.state_dict()
@@ -90,14 +90,14 @@ def save_state(store: Store, trainer: Trainer, progress: RunProgress, keep: int)
 
 
 def refuse_other(was: Mapping[str, Any], is_now: Mapping[str, Any], output: str) -> None:
-    """Refuse to continue another run. Raises InputError with the names of everything that differs."""
+    """Raise InputError, naming each difference, if the saved run's identity is not this run's."""
     differing = [name for name in is_now if was.get(name) != is_now[name]]
     if differing:
         said = "; ".join(f"{name}: {was.get(name)} then, {is_now[name]} now" for name in sorted(differing))
         raise InputError(
-            f"the run in --output {output} is another one: {said}",
-            "It would go on as neither of the two.",
-            "give the flags that it was begun with, or a new --output",
+            f"the run in --output {output} differs from this one: {said}",
+            "Resuming it would mix two different runs.",
+            "give the flags that it was started with, or a new --output",
         )
 
 
@@ -109,10 +109,10 @@ def load_progress(store: Store, updates: int) -> RunProgress:
 
 
 def load_state(store: Store, updates: int, trainer: Trainer) -> None:
-    """Bring a trainer to a saved state.
+    """Restore a trainer from a saved state.
 
     Raises:
-        InputError: The state is damaged, or is of another model or optimizer.
+        InputError: The state is damaged, or was saved from another model or optimizer.
     """
     with store.local_copy(name_of(updates)) as path:
         header = _header(path, store.path(name_of(updates)))
@@ -131,9 +131,9 @@ def load_state(store: Store, updates: int, trainer: Trainer) -> None:
         trainer.optimizer.load_state_dict({"state": state, "param_groups": header["param_groups"]})
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
         raise InputError(
-            f"{store.path(name_of(updates))} is of another model or optimizer: {error}",
-            "The run cannot go on from it.",
-            "give the flags that the run was begun with, or a new --output",
+            f"{store.path(name_of(updates))} was saved from another model or optimizer: {error}",
+            "The run cannot be resumed from it.",
+            "give the flags that the run was started with, or a new --output",
         ) from error
     if header["scaler"]:
         trainer.scaler.load_state_dict(header["scaler"])
@@ -142,7 +142,7 @@ def load_state(store: Store, updates: int, trainer: Trainer) -> None:
 
 
 def _laid_out_as(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return a moment in its parameter's memory layout: fused optimizers walk through both side by side."""
+    """Return an optimizer's tensor in its parameter's memory layout, which fused optimizers rely on."""
     if value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
@@ -167,13 +167,13 @@ def _header(path: Path, name: str) -> dict[str, Any]:
     except Exception as error:  # safetensors has errors of its own kinds
         raise InputError(
             f"{name} is not a state of a run: {error}",
-            "The run cannot go on from it.",
-            "delete it: the one before it will do, or the run begins again",
+            "The run cannot be resumed from it.",
+            "delete it: the run then resumes from the state before it, or starts over",
         ) from error
     if header["version"] != VERSION:
         raise InputError(
             f"{name} is a state of version {header['version']}",
-            f"This program knows version {VERSION}.",
-            "go on with the release that began the run",
+            f"This release reads only version {VERSION}.",
+            "resume with the release of teacher-cache that started the run",
         )
     return header

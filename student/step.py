@@ -1,6 +1,6 @@
 """One update: views -> device -> pixels -> loss -> new weights. An update does not wait for a GPU.
 
-(With float16, timm's optimizers that are not fused do wait: the scaler then checks for overflow itself.)
+(With float16, timm's unfused optimizers do wait: the loss scaler reads back whether a gradient overflowed.)
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.finish import normalize
 
 Teaching: TypeAlias = Callable[[ViewBatch, torch.Tensor], AnyLabels | None]
-"""Function (batch, pixels (B, 3, H, W) on the device) -> teacher labels there, or None without a teacher."""
+"""Function (batch, pixels (B, 3, H, W) on the device) -> teacher labels on it, or None without a teacher."""
 
 
 def stored_labels(batch: ViewBatch, pixels_BCHW: torch.Tensor) -> AnyLabels | None:
-    """Return the labels that came with a batch."""
+    """Return the stored labels of a batch on the device of the pixels, or None if it has no labels."""
     return None if batch.labels is None else batch.labels.to(pixels_BCHW.device)
 
 
 class LiveTeacher:
-    """Teacher that labels the very views that the student sees; each label names all classes.
+    """Teacher that labels each batch within the training step; its labels hold all classes.
 
     Attributes:
-        passes: Views that the teacher has labelled.
+        passes: Number of views labelled so far.
     """
 
     def __init__(self, teacher: Teacher) -> None:
@@ -56,8 +56,8 @@ class UpdateReport(NamedTuple):
     """Figures of one update: scalars on the device, means over the batches and all processes.
 
     Attributes:
-        label: Term of the true labels, before weighting.
-        distillation: Term of the teacher, before weighting; 0 without a teacher.
+        label: Loss term of the true labels, before weighting.
+        distillation: Loss term of the teacher's labels, before weighting; 0 without a teacher.
         agreement: Share of views where the taught head's top class is the teacher's; 0 without a teacher.
     """
 
@@ -99,16 +99,16 @@ class Trainer:
         model: Student, on the process's device.
         forward: Module that calls the student: the student itself, compiled, or distributed over processes.
         mean, std: Normalization of the student's input.
-        ranks: This process among those of the same update.
-        optimizer, scheduler: timm's; the learning rate is a function of the number of updates alone.
-        scaler: Scaler of the loss where autocast is to float16; does nothing otherwise.
+        ranks: Rank and device of this process, and the number of processes that share an update.
+        optimizer, scheduler: From timm; the learning rate depends only on the number of updates.
+        scaler: Loss scaler, active only if autocast is to float16.
         ema: Moving average of the weights, or None.
         teach: Source of teacher labels.
         autocast: Type of the forward pass, or None for float32.
         clip_grad: Largest norm of all gradients together, or None.
-        seed: Seed of dropout; with the number of the update and the rank it makes a stream of its own, so
-            that no random state has to be kept.
-        is_whole: Whether model, optimizer and average are all of the same update.
+        seed: Seed of dropout; every update and rank derives its own random stream from it, so that no
+            generator state has to be saved.
+        is_whole: Whether model, optimizer and moving average have all taken the same number of updates.
     """
 
     model: torch.nn.Module
@@ -181,7 +181,7 @@ class Trainer:
         return UpdateReport(*loss, agreement)
 
     def _waits_to_synchronise(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
-        """Keep gradients in this process until the last batch of an update."""
+        """Return a context in which DDP keeps gradients local, except for an update's last batch."""
         if isinstance(self.forward, DistributedDataParallel) and not is_last:
             return self.forward.no_sync()
         return contextlib.nullcontext()

@@ -1,7 +1,7 @@
 """Loss terms of the teacher by name: the choices of --distillation besides "none".
 
 A term is a function (student logits (B, C), labels, objective) -> scalar loss. It imports torch when it is
-called, so that flags need none.
+called, so that parsing the flags does not import torch.
 """
 
 from __future__ import annotations

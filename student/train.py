@@ -39,7 +39,7 @@ def train(
     Raises:
         InputError: The request is wrong; see also `prepare`, `build_trainer` and `refuse_other`.
         TeacherCacheError: The loss is not finite, or memory ran out.
-        KeyboardInterrupt: The run was asked to stop, and stopped.
+        KeyboardInterrupt: A signal stopped the run.
     """
     with joined(config.device) as ranks:
         run = prepare(config, ranks)

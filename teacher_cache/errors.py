@@ -4,7 +4,7 @@ TeacherCacheError            exit code 1: the work failed, or a check fell short
 ├── LostProcessError         a process that renders was killed
 ├── StoreError               a store could not read or write
 │   ├── FullError            there is no room left in the store
-│   ├── UnreachableError     the store answered none of several tries
+│   ├── UnreachableError     the store could not be reached after several attempts
 │   └── DeniedError          exit code 2, an InputError too: permissions or a secret are missing
 └── InputError               exit code 2: the request, or the data it points at, is wrong
     ├── UnfitError           a worker's images, weights or libraries differ from its run's
@@ -12,8 +12,8 @@ TeacherCacheError            exit code 1: the work failed, or a check fell short
     ├── DatasetError         a packed dataset is missing, damaged or the wrong one
     ├── RecipeError          an augmentation recipe is not valid, or its pixels changed
     ├── ModelError           a model name, its weights or its classes do not fit
-    └── ArchiveError         an archive is missing, incomplete or of another request
-        └── DamagedError     a part of an archive is not as it was written
+    └── ArchiveError         an archive is missing, incomplete or made for another request
+        └── DamagedError     part of an archive differs from what was written
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class FullError(StoreError):
 
 
 class UnreachableError(StoreError):
-    """A store answered none of several tries."""
+    """A store could not be reached after several attempts."""
 
 
 class DeniedError(StoreError, InputError):
-    """A store refuses to be read or written."""
+    """A store denied access for reading or writing."""
 
     exit_code = 2
 
@@ -87,15 +87,15 @@ class RecipeError(InputError):
 
 
 class ModelError(InputError):
-    """A model name, its weights or its classes do not fit."""
+    """A model's name, weights or classes are not valid, or do not match the request."""
 
 
 class ArchiveError(InputError):
-    """An archive is missing, incomplete, or answers another request."""
+    """An archive is missing, incomplete, or was made for another request."""
 
 
 class DamagedError(ArchiveError):
-    """A part of an archive is not as it was written."""
+    """Part of an archive differs from what was written."""
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:

@@ -59,7 +59,7 @@ def check_size(name: str, height: int, width: int, max_pixels: int = MAX_PIXELS)
         raise ImageError(
             f"image {name!r} is {width} x {height}, {height * width:,} pixels",
             f"More than {max_pixels:,} pixels is taken for a decompression bomb.",
-            "re-encode the image smaller, or leave it out",
+            "re-encode the image at a smaller size, or remove it",
         )
 
 
@@ -75,7 +75,7 @@ def decode(
         data: Encoded JPEG, PNG or WebP image.
         name: Name of the image in errors: its key or path.
         max_pixels: Largest height x width that is decoded; checked on the header first.
-        empty: Function that returns uint8 memory of a number of bytes to decode into; None allocates it.
+        empty: Function that returns uint8 memory of a given size in bytes to decode into; None allocates it.
 
     Returns:
         uint8 (height, width, 3), contiguous.
@@ -99,13 +99,13 @@ def decode(
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError, struct.error) as error:
         raise ImageError(
             f"image {name!r} cannot be decoded: {error}",
-            "A teacher or a student that met it would stop.",
-            "replace the file, or leave it out",
+            "Labelling or training would stop at this image.",
+            "replace the file, or remove it",
         ) from error
 
 
 class Crop(NamedTuple):
-    """Pixels of a part of an image, uint8 (height, width, 3), and the place of the first one in the image."""
+    """Pixels of a part of an image, uint8 (height, width, 3), and the row and column where it begins."""
 
     pixels_HWC: Pixels
     top: int
@@ -113,14 +113,14 @@ class Crop(NamedTuple):
 
 
 class Picture:
-    """Encoded image of known size; only the wanted part is decoded, where it can be cut out as bytes.
+    """Encoded image of known size, of which only the requested part is decoded where the format allows it.
 
-    JPEGs with restart markers in every row can be cut (teacher_cache/jpeg/); all others are decoded at once.
+    JPEGs with restart markers in every row can be cut (teacher_cache/jpeg/); all others are decoded whole.
 
     Args:
         data: Encoded JPEG, PNG or WebP image.
         name: Name of the image in errors: its key or path.
-        empty: Function that returns uint8 memory of a number of bytes to decode into; None allocates it.
+        empty: Function that returns uint8 memory of a given size in bytes to decode into; None allocates it.
 
     Raises:
         ImageError: The image is broken, truncated, of another format, or has too many pixels.
@@ -140,9 +140,9 @@ class Picture:
             self.height, self.width = self._whole().shape[:2]
 
     def crop(self, top: int, left: int, height: int, width: int) -> Crop:
-        """Decode a box, or more of the image than the box.
+        """Return the pixels of a box, or of a larger part of the image that contains it.
 
-        The pixels are those that `decode` gives, bit for bit.
+        The pixels equal those of `decode`, bit for bit.
 
         Raises:
             ImageError: The image is broken or truncated.
@@ -171,7 +171,7 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def format_of(head: bytes) -> str | None:
-    """Return jpg, png or webp, another format's name in capitals, or None if no image begins like this."""
+    """Return jpg, png or webp, another image format's name in capitals, or None for an unknown format."""
     if head.startswith(_JPEG_MAGIC) or head.startswith(b"\x89PNG\r\n") or head[8:12] == b"WEBP":
         return extension_of(head)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:

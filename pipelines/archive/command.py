@@ -1,4 +1,4 @@
-"""Run the commands that look after archives, and print what they found."""
+"""Run the commands that check, repair, convert and inspect archives, and print their results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _check_signatures(config: VerifyConfig) -> tuple[list[str], list[str]]:
 
 
 def repair(config: RepairConfig) -> int:
-    """Mend an archive; the exit code is 1 if problems are left."""
+    """Repair an archive, and print the problems; the exit code is 1 if some remain."""
     from pipelines.archive import repair as mend
     from teacher_cache.program.progress import console
 

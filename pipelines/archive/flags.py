@@ -21,13 +21,13 @@ class VerifyConfig(ArchiveTeacherFlags, JsonFlag):
     archive: Positional[str]
     """Archive to check."""
     level: Literal["quick", "full", "teacher"] = "quick"
-    """Level: quick (documents, names, sizes), full (also hashes, chunks, labels), teacher (views again)."""
+    """Checks: quick (documents, names, sizes), full (also hashes, chunks, labels), teacher (labels again)."""
     data: str | None = None
     """Packed dataset that was labelled, for --level teacher."""
     num_views: Annotated[int, Meta(ge=1)] = 256
     """Views that the teacher labels again."""
     seed: Annotated[int, Meta(ge=0)] = 0
-    """Seed of the choice of these views."""
+    """Seed of the random choice of the views to label again."""
     key: str | None = None
     """File of pinned ed25519 public keys, one of which must have signed the archive."""
 
@@ -36,17 +36,17 @@ class VerifyConfig(ArchiveTeacherFlags, JsonFlag):
         if (self.level == "teacher") != (self.data is not None):
             raise InputError(
                 f"--level {self.level} {'without' if self.data is None else 'with'} --data",
-                "Only the teacher looks at images, and it must.",
-                "give --data with --level teacher, and not without",
+                "Only --level teacher reads images, and it cannot work without them.",
+                "give --data if the level is teacher, and only then",
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class RepairConfig(ArchiveTeacherFlags, JsonFlag):
-    """Mend an archive: write its documents again, and compute only the damaged or missing units."""
+    """Repair an archive: rewrite its documents, and compute only damaged or missing units again."""
 
     archive: Positional[str]
-    """Archive to mend."""
+    """Archive to repair."""
     data: str | None = None
     """Packed dataset that was labelled; needed if units must be computed again."""
 
@@ -65,7 +65,7 @@ class StatusConfig(JobFlags, JsonFlag):
         if (self.archive is None) == (self.job is None):
             raise InputError(
                 "neither an archive nor --job" if self.job is None else "an archive and --job",
-                "`status` shows one thing.",
+                "`status` shows either an archive or a job.",
                 "give exactly one of ARCHIVE and --job",
             )
 
@@ -113,7 +113,7 @@ class MergeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InspectConfig(Flags, JsonFlag):
-    """Print every parameter of a view, and write its picture: crop box, view, partner, the two mixed."""
+    """Print every parameter of a view, and draw its crop box, the view, its mixing partner, and the mix."""
 
     archive: Positional[str | None] = None
     """Archive with the recipe and the labels to show; may be left out, to use --recipe."""
@@ -135,12 +135,12 @@ class InspectConfig(Flags, JsonFlag):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.row is not None and self.key is not None:
-            raise InputError("--row and --key", "They name two samples.", "give one of them")
+            raise InputError("--row and --key", "Only one sample is shown.", "give one of the two")
         if not self.data:
-            raise InputError("--data is missing", "There is no image to look at.", "give a packed dataset")
+            raise InputError("--data is missing", "The view needs an image.", "give a packed dataset")
         if self.archive is not None and (self.recipe is not None or self.img_size is not None):
             raise InputError(
                 "--recipe or --img-size with an archive",
-                "The archive brings the recipe whose views it labels, at their size.",
-                "leave them out",
+                "The recipe and the size of views are those of the archive.",
+                "remove these flags, or the archive",
             )

@@ -35,7 +35,7 @@ class Inspection:
 
     Attributes:
         values: Values that `teacher-cache inspect --json` prints.
-        strip: Picture of the image with its crop box, the view, the partner's view, and the two mixed.
+        strip: Pictures side by side: the image with its crop box, the view, its mixing partner, and the mix.
     """
 
     values: dict[str, Any]
@@ -46,7 +46,7 @@ class Inspector:
     """Views of a dataset, one at a time: their parameters, labels and pictures.
 
     Args:
-        archive: Labels of the views; None for none.
+        archive: Source of the labels; None to show views without labels.
     """
 
     def __init__(self, dataset: PackedDataset, recipe: Recipe, archive: LabelSource | None) -> None:
@@ -54,7 +54,7 @@ class Inspector:
         self._renderer = BatchRenderer(dataset, recipe)
 
     def inspect(self, row: int, view: int) -> Inspection:
-        """Sample and render one view, and the partner's view.
+        """Return the parameters, label and pictures of a view, rendered with its mixing partner.
 
         Raises:
             ImageError: The image is damaged.
@@ -97,7 +97,7 @@ class Inspector:
 
 
 def inspect_view(config: InspectConfig) -> Inspection:
-    """Sample and render one view of a dataset, and the partner's view.
+    """Return the parameters, label and pictures of the view that the flags name.
 
     Raises:
         InputError: There is no such row or key; see also `open_labels` and `PackedDataset`.
@@ -117,15 +117,15 @@ def _row(dataset: PackedDataset, config: InspectConfig) -> int:
         if row is None:
             raise InputError(
                 f"{config.data} has no sample {config.key!r}",
-                "There is nothing to look at.",
-                "its index.parquet lists the keys",
+                "There is no image to render.",
+                "choose a key that its index.parquet lists",
             )
         return row
     row = config.row or 0
     if row >= len(dataset):
         raise InputError(
             f"--row {row}, but {config.data} has {len(dataset):,} samples",
-            "There is nothing to look at.",
+            "There is no image to render.",
             f"choose a row from 0 to {len(dataset) - 1}",
         )
     return row

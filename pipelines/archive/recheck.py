@@ -27,14 +27,14 @@ _MEAN_SHARE = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Agreement of what the teacher says now with the labels in the archive.
+    """Comparison of the teacher's new outputs with the labels in the archive.
 
     Attributes:
         views: Number of views labelled again.
-        max_error, mean_error: Errors of probabilities: for a class that a label names, the difference; for
-            another class, the excess over the last named one.
-        top1: Share of views whose most probable class is the label's first.
-        tolerance: Largest allowed max_error: allowance for the precision, and for eight-bit values.
+        max_error, mean_error: Maximum and mean of the views' errors in probability: the difference in a
+            stored class, or the excess of another class over the last stored one, whichever is larger.
+        top1: Share of views whose most probable class is also that of the stored label.
+        tolerance: Largest allowed max_error: allowances for the precision and the encoding of logits.
     """
 
     views: int
@@ -59,9 +59,9 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
     archive = open_labels(config.archive, config.room)
     if not archive.views:
         raise ArchiveError(
-            f"{archive.url} has no view of all its shards",
-            "Nothing can be asked again.",
-            "pull the rest first",
+            f"{archive.url} has no view that is labelled in all its shards",
+            "The teacher has no view to label again.",
+            "pull the missing units first",
         )
     labeller = labeller_of(
         archive,

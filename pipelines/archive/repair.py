@@ -1,4 +1,4 @@
-"""Mend an archive: documents from the manifest or the manifest from documents, units from the teacher."""
+"""Repair an archive: rebuild documents or the manifest from each other, and let the teacher label units."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def repair(config: RepairConfig, track: Track) -> RepairReport:
 
 
 def _mend_figures(config: RepairConfig, store: Store, track: Track) -> list[str]:
-    """Measure damaged figures again, or delete them where there are no images; return what was measured."""
+    """Delete damaged figures, and measure them again if images are given; return the measured names."""
     damaged = [name for name in damaged_companions(store) if name.startswith(f"{FIGURES}/")]
     for name in damaged:
         store.delete(name)
@@ -86,7 +86,7 @@ def _mend_figures(config: RepairConfig, store: Store, track: Track) -> list[str]
 
 
 def _manifest(store: Store) -> list[str]:
-    """Make a damaged manifest again, from the spec and the receipts; return the problems."""
+    """Rebuild a damaged manifest from the spec and the receipts; return the problem, or an empty list."""
     try:
         read_manifest(store)
     except DamagedError as error:
@@ -99,7 +99,7 @@ def _manifest(store: Store) -> list[str]:
 
 
 def _missing(reader: ArchiveReader) -> list[Unit]:
-    """Return the units that a manifest made from receipts lacks, judged by the blocks of other shards."""
+    """Return the units that a rebuilt manifest lacks: those of blocks that at least one other shard has."""
     stops: dict[int, int] = {}
     for receipt in reader.receipts:
         stops[receipt.unit.block] = max(receipt.unit.stop_view, stops.get(receipt.unit.block, 0))
@@ -130,8 +130,8 @@ def _labeller(config: RepairConfig, units: list[Unit], problems: list[Problem]) 
         names = ", ".join([unit.name for unit in units[:5]] or ["the class affinity"])
         raise InputError(
             f"{len(units):,} units of {config.archive} must be computed again: {names}",
-            f"{len(problems):,} things are wrong; the images and the teacher are needed.",
-            "give --data, and --checkpoint if the teacher's weights are not the hub's",
+            f"{len(problems):,} problems were found; computing needs the images and the teacher.",
+            "give --data, and --checkpoint if the teacher's weights are not from the hub",
         )
     return labeller_of(
         ArchiveReader(config.archive),

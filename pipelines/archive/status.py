@@ -34,8 +34,8 @@ class Status:
     Attributes:
         finished: Whether the archive has a manifest.
         views_per_unit: Views in a block.
-        stops: End of each block: the first view after it.
-        states: State of each shard's unit, per block; "damaged" is a receipt without its objects.
+        stops: Index of the first view after each block.
+        states: State of each unit, by block and shard; "damaged" is an invalid receipt, or missing objects.
         label_bytes: Bytes of all objects of units that are done.
         agreement: Agreement of the teacher with the true labels; None where it was not measured.
     """
@@ -64,12 +64,12 @@ def status(url: str) -> Status:
     if not store.can_list:
         raise InputError(
             f"status of {url}: a web server lists no files",
-            "Receipts without a manifest cannot be counted.",
-            f"teacher-cache verify {url} reads what its manifest names",
+            "The units of an unfinished archive cannot be counted without a list of files.",
+            f"check a finished archive with teacher-cache verify {url}",
         )
     if store.stat(SPEC_FILE) is None and store.stat(MANIFEST_FILE) is None:
         raise ArchiveError(
-            f"{url} is not an archive: it has no {SPEC_FILE}", "There is nothing to show.", "check the path"
+            f"{url} is not an archive: it has no {SPEC_FILE}", "Its units cannot be shown.", "check the path"
         )
     writer = ArchiveWriter(store, existing_spec(store))
     receipts, layout = writer.receipts(), writer.spec.layout
@@ -118,7 +118,7 @@ def _units(
 
 
 def picture(found: Status, width: int) -> Iterator[Text]:
-    """Yield a line per block of views, a sign per shard, or per few shards if there are more than `width`."""
+    """Yield a line per block of views, a character per shard or few shards to fit `width`; then counts."""
     for block, states in enumerate(found.states):
         line = Text(f"views {block * found.views_per_unit:>5}:{found.stops[block]:<5} ")
         step = -(-len(states) // max(1, width - len(line)))

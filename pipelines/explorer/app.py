@@ -33,7 +33,7 @@ def make_app(collection: Collection, hosts: Sequence[str] | None = _HOSTS) -> fa
     """Return the application that serves a collection.
 
     Args:
-        hosts: Names that it answers to; None where what stands before it checks them.
+        hosts: Host names that requests may use; None to accept all, where the caller checks them.
     """
     app = fastapi.FastAPI(title="teacher-cache view", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.explorer = Explorer(collection)
@@ -44,9 +44,9 @@ def make_app(collection: Collection, hosts: Sequence[str] | None = _HOSTS) -> fa
 
 
 class Headers(BaseHTTPMiddleware):
-    """Middleware that adds security headers, and refuses other names of this machine than `hosts`.
+    """Middleware that adds security headers, and rejects requests whose Host header is not in `hosts`.
 
-    A page elsewhere could otherwise name this machine by a name of its own, and read what it answers.
+    Otherwise a foreign web page could point its own host name here (DNS rebinding), and read the answers.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str] | None) -> None:

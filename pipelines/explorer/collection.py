@@ -35,7 +35,7 @@ _THUMB_PX = 192
 
 @dataclasses.dataclass(frozen=True)
 class ShownSample:
-    """Sample as a page shows it; numbers are None where there are no figures of rows, or no labels.
+    """Sample as a page shows it; values are None where the archive has no figures per row, or no labels.
 
     Attributes:
         key: Key of the sample, or its row as text without a dataset.
@@ -87,7 +87,7 @@ class Collection:
 
     @functools.cached_property
     def _inspector(self) -> Inspector:
-        """Inspector of views; the first one asked for loads what renders, and checks its pixels."""
+        """Inspector of views; its first use imports the renderer, and checks the pixels that it renders."""
         from pipelines.archive.inspect_view import Inspector
 
         assert self._dataset is not None
@@ -95,13 +95,13 @@ class Collection:
         return Inspector(self._dataset, self.reader.recipe, self.reader)
 
     def check_pixels(self) -> None:
-        """Refuse to show views whose pixels are other ones here. Raises RecipeError."""
+        """Raise RecipeError if this machine renders other pixels than those that were labelled."""
         if self._refusal is not None:
             raise self._refusal
 
     @functools.cached_property
     def _refusal(self) -> RecipeError | None:
-        """Error about this machine's pixels, found once: it takes a render of each probe."""
+        """Error of `check_pixels`, or None; cached, because the check renders all probe views."""
         try:
             self.reader.check_pixels()
         except RecipeError as error:
@@ -110,7 +110,7 @@ class Collection:
 
     @functools.cached_property
     def classes(self) -> Sequence[str]:
-        """Names of the classes; their numbers as text where nothing names them."""
+        """Names of the classes, or their ids as text if neither dataset nor figures name them."""
         named = self._dataset.info.classes if self._dataset else ()
         if not named and self.figures is not None:
             named = tuple(self.figures.classes)
@@ -157,7 +157,7 @@ class Collection:
         """
         if not 0 <= row < self.facts.samples:
             raise InputError(
-                f"row {row} of {self.facts.samples:,}", "There is nothing to show.", "choose a lower row"
+                f"row {row} of {self.facts.samples:,}", "There is no such sample.", "choose a lower row"
             )
         label = int(self._dataset.index.labels_N[row]) if self._dataset else self._value("label", row, int)
         return ShownSample(

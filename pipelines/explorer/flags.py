@@ -13,7 +13,7 @@ from teacher_cache.program.flags import CacheFlags
 
 @dataclasses.dataclass(frozen=True)
 class ViewConfig(CacheFlags):
-    """Look at an archive on a page of this machine: coverage, distributions, samples, views, confusions."""
+    """Show an archive as local web pages: coverage, distributions, samples, views, confusions."""
 
     archive: Positional[str]
     """Archive to look at."""

@@ -1,6 +1,6 @@
-"""Pages of the explorer: each a pure function of a collection and what its address names.
+"""Pages of the explorer: each depends only on a collection and on the numbers and names in its URL.
 
-Addresses are those of files, and links are relative: the server and `--static` use the same pages.
+URLs are paths of files, and links are relative, so that the server and `--static` use the same pages.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Explorer:
         )
 
     def samples(self, sort: str, class_id: int | None, page: int) -> str | None:
-        """Return a page of samples; None if there is none."""
+        """Return a page of samples as HTML; None if the page does not exist."""
         rows_N = self.collection.sorted_rows(sort, class_id)[: self._num_samples]
         num_pages = max(1, -(-len(rows_N) // SAMPLES_A_PAGE))
         if page >= num_pages:
@@ -91,7 +91,7 @@ class Explorer:
         )
 
     def sample(self, row: int, page: int) -> str | None:
-        """Return a page of a sample's views; None if there is none."""
+        """Return a page of a sample's views as HTML; None if the page does not exist."""
         if not 0 <= row < self.collection.facts.samples:
             return None
         views = self.collection.views_of(row)
@@ -110,7 +110,7 @@ class Explorer:
         )
 
     def view(self, row: int, view: int) -> str | None:
-        """Return the page of a view; None if there is none."""
+        """Return the page of a view as HTML; None if the view has no label."""
         if not 0 <= row < self.collection.facts.samples or view not in self.collection.views_of(row):
             return None
         values: dict[str, Any] = {}
@@ -138,7 +138,7 @@ class Explorer:
         return self._page("confusions.html.jinja", 0, pairs=pairs, figures=figures)
 
     def class_list(self, page: int) -> str | None:
-        """Return a page of classes, those of least agreement first; None if there is none."""
+        """Return a page of classes as HTML, the lowest agreement first; None if the page does not exist."""
         figures, num_classes = self.collection.figures, self.collection.facts.classes
         num_pages = -(-num_classes // CLASSES_A_PAGE)
         if page >= num_pages:

@@ -68,8 +68,8 @@ def serve(config: ViewConfig) -> None:
     except OSError as error:
         raise InputError(
             f"--port {config.port} cannot be used: {error.strerror}",
-            "There is no page to open.",
-            "choose another, or 0 for any that is free",
+            "The pages cannot be served.",
+            "choose another port, or 0 for a free one",
         ) from error
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/  (Ctrl-C stops it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))

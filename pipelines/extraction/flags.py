@@ -51,7 +51,7 @@ class TeacherFlags(CacheFlags):
     prompts: Annotated[str | None, PATH, LABELS] = None
     """Prompts of the classes, for a teacher clip:MODEL/TAG: lines with {} for the class, or JSON lists."""
     class_map: Annotated[str | None, PATH, LABELS] = None
-    """JSON or YAML file with the teacher's classes of each of the dataset's: one, or several to be summed."""
+    """JSON or YAML file that maps each class of the dataset to one of the teacher's, or to several to sum."""
     model_kwargs: Annotated[tuple[str, ...], Check(parse_kwargs), LABELS] = ()
     """Arguments name=value for timm.create_model, or for the factory of a teacher python:MODULE:FACTORY."""
     channels_last: bool = True
@@ -94,13 +94,13 @@ class LabelFlags(TeacherFlags):
     img_size: Annotated[int | None, Meta(ge=1), LABELS] = None
     """Side of a view in pixels; 224, or the recipe file's, by default."""
     views: Annotated[str, Check(parse_views), LABELS] = "0:1"
-    """View indices A:B, from A up to and without B."""
+    """Range A:B of view indices, from A up to but excluding B."""
     topk: Annotated[int, Meta(ge=1), LABELS] = 10
     """Classes kept of each label."""
     affinity: Annotated[Literal["calibrated", "none"], LABELS] = "calibrated"
     """Class affinity, which sharpens the tails of soft labels; none saves its calibration views."""
     values: Annotated[Values, LABELS] = "q8"
-    """Format of stored logits: eight bits each (q8), or exact, for research."""
+    """Format of stored logits: eight bits each (q8), or float32, for research."""
     views_per_unit: Annotated[int | None, Meta(ge=1), LABELS] = None
     """Views computed and stored together; by default equal blocks of at most 32."""
     extends: Annotated[str | None, PATH, LABELS] = None
@@ -108,7 +108,7 @@ class LabelFlags(TeacherFlags):
     catalog: Annotated[tuple[str, ...], PATH] = ()
     """Folders or buckets with a catalog of archives; units of the same fingerprint are taken from them."""
     catalog_key: Annotated[str | None, PATH] = None
-    """File of pinned ed25519 public keys, one of which must have signed what is taken from a catalog."""
+    """File of pinned ed25519 public keys, one of which must have signed each archive that --catalog uses."""
     precision: Annotated[Precision, LABELS] = "auto"
     """Type of the forward pass: auto takes bfloat16 autocast on CUDA, float32 elsewhere."""
     retries: Annotated[int, Meta(ge=0)] = 2
@@ -122,15 +122,15 @@ class LabelFlags(TeacherFlags):
     run_dir: Annotated[str | None, PATH] = None
     """Folder for events.jsonl and report.json of this run; a new folder in OUT.runs by default."""
     followed: bool = False
-    """Label in the order that students with --follow need, one view at a time beside OUT, then seal OUT."""
+    """Label in the order of students with --follow, in units of one view beside OUT; write OUT at the end."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.followed and self.extends is not None:
             raise InputError(
                 "--followed with --extends",
-                "A student would not find the labels of the other archive before the end.",
-                "take its units with --catalog, or leave one of the flags out",
+                "Students that follow could not read the other archive's labels before the job ends.",
+                "copy its units with --catalog instead of --extends, or remove --followed",
             )
 
 
@@ -143,7 +143,7 @@ class ActorFlags(Flags):
     gpus_per_actor: Annotated[float | None, Meta(ge=0)] = None
     """GPUs of each actor, fractions allowed; by default 1 if the teacher runs on CUDA, else 0."""
     cpus_per_actor: Annotated[float | None, Meta(ge=0)] = None
-    """CPUs of each actor; by default as many as --workers, and without a GPU a share of a node's."""
+    """CPUs of each actor; by default --workers, or an equal share of all if --num-actors use no GPU."""
     unit_timeout_s: Annotated[float | None, Meta(gt=0)] = None
     """Seconds after which an actor that labelled nothing counts as hung; 3600 by default."""
     drain_s: Annotated[float | None, Meta(ge=0)] = None
@@ -166,8 +166,8 @@ class ExtractConfig(ActorFlags, LabelFlags, JsonFlag):
         if self.engine != "ray" and given:
             raise InputError(
                 f"{', '.join(given)} with --engine {self.engine}",
-                "Only Ray has actors.",
-                "give --engine ray, or leave them out",
+                "These flags apply only to Ray.",
+                "give --engine ray, or remove the flags",
             )
 
 
@@ -183,16 +183,16 @@ class PlanConfig(ExtractConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArchiveTeacherFlags(TeacherFlags):
-    """Teacher of an archive that is labelled again; a timm teacher is known by the archive's own name."""
+    """Teacher that labels an archive's views again; a timm model is loaded by its name in the archive."""
 
     teacher: Annotated[str | None, TEACHER] = None
-    """Archive's teacher; needed unless it is timm's, for nothing is loaded by other names in an archive."""
+    """Archive's teacher; required unless it is a timm model, since archives may not name code to load."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model_kwargs and self.teacher is None:
             raise InputError(
                 f"--model-kwargs {' '.join(self.model_kwargs)} without --teacher",
-                "The archive says the arguments of its own timm model.",
-                "give --teacher, or leave them out",
+                "The archive already holds the arguments of its timm model.",
+                "give --teacher, or remove --model-kwargs",
             )

@@ -1,4 +1,4 @@
-"""What a worker tells the driver: plain data that can be pickled, without torch."""
+"""Messages from a worker to the driver: plain data that can be pickled, and needs no torch."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Trial:
     """Result of a worker's short measurement on some calibration views.
 
     Attributes:
-        rate: Views and seconds; nothing is stored.
-        agreement: Agreement of the teacher with the true labels; None where nothing is labelled.
+        rate: Views and seconds; its bytes_per_label is 0, because calibration stores no labels.
+        agreement: Agreement of the teacher with the true labels; None if no image has a true label.
     """
 
     rate: Rate

@@ -93,11 +93,11 @@ def default_views_per_unit(num_views: int) -> int:
 
 
 class MissingUnits:
-    """Units of a range of views that are not finished, block by block; nothing is held per missing unit.
+    """Iterable of the unfinished units in a range of views, block by block; only finished ones are stored.
 
     Raises:
-        InputError: The range does not begin a block, or would grow a block that is finished with fewer
-            views: its objects would be replaced while others read them.
+        InputError: The range does not start with a block's first view, or would extend a finished block,
+            whose objects others may be reading.
     """
 
     def __init__(self, layout: Layout, views: range, finished: Iterable[Unit]) -> None:
@@ -118,7 +118,7 @@ class MissingUnits:
         self.num_asked = len(blocks) * layout.num_shards
 
     def without(self, units: Iterable[Unit]) -> MissingUnits:
-        """Return the same, with some more units done."""
+        """Return a copy in which these units count as finished, too."""
         rest = copy.copy(self)
         rest._done = self._done | {(unit.shard, unit.block) for unit in units}
         return rest

@@ -1,4 +1,4 @@
-"""What an extract asks for: its flags, parsed once into values that everything below takes."""
+"""Request of an extraction: the flags of `extract`, parsed once into values for the rest of the job."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkOrder:
-    """Order from which a worker is made, on any machine; pickled.
+    """Settings from which a worker is constructed on any machine; pickled.
 
     Attributes:
         data: URL of the dataset; every worker's machine must see the same files there.
         room: Room for copies of remote images.
         recipe: Recipe, read by the driver: a recipe's file need not be on other machines.
         teacher: Teacher to load.
-        compare_names: Compare the class names that the weights are known by with the dataset's.
+        compare_names: Whether to compare the class names that come with the weights with the dataset's.
         archive: Store of the archive that the worker writes to.
         workers: Processes that render views; 0 renders in the worker's process.
     """
@@ -85,13 +85,13 @@ class EngineSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractRequest:
-    """Labels to compute, with what is opened for them once.
+    """Labels to compute, and the dataset, stores and keys that are opened once for them.
 
     Attributes:
         archive: Store of the archive to write.
-        order: Order for the workers; while students follow, they write beside the archive.
+        order: Settings of the workers; if `is_followed`, these write to a folder beside the archive.
         engine: Engine that runs the units.
-        dataset: Images, of which the driver reads the index alone.
+        dataset: Packed dataset, of which the driver reads only the index.
         has_affinity: Whether the class affinity is calibrated.
         views_per_unit: Views computed and stored together; None takes the default.
         extends: Archive whose labels are not computed again.
@@ -128,7 +128,7 @@ def request_of(config: ExtractConfig) -> ExtractRequest:
     """Return the request that flags make; the dataset, the recipe and keys are read.
 
     Raises:
-        InputError: A value is wrong, or is not that of a dataset, recipe or file of keys.
+        InputError: A flag is wrong, or does not name a valid dataset, recipe or file of keys.
     """
     config = with_absolute_paths(config)
     dataset, archive = PackedDataset(config.data), Store(config.out)

@@ -18,7 +18,7 @@ def submit(config: SubmitConfig) -> int:
 
 
 def logs(config: LogsConfig) -> int:
-    """Print what a job prints."""
+    """Print a job's output; with --follow, the exit code is 1 if the job did not succeed."""
     from pipelines.jobs import ray_jobs
 
     state = ray_jobs.logs(config, lambda text: print(text, end="", flush=True))

@@ -28,10 +28,10 @@ class JobFlags(Flags):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SubmitConfig(JobFlags, ActorFlags, LabelFlags, JsonFlag):
-    """Run an extract as a job of a Ray cluster; the same plan again attaches to the job that runs it.
+    """Run `extract` as a job on a Ray cluster; submitting the same plan again attaches to its running job.
 
-    Paths are those of the cluster's machines; relative paths begin in this folder. A recipe's file is sent
-    to the cluster; data is not.
+    Paths refer to the cluster's machines; relative paths start at the current folder. A recipe's file is
+    sent to the cluster; data is not.
     """
 
 

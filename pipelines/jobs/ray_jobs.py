@@ -1,4 +1,4 @@
-"""Extracts as jobs of a Ray cluster, over its Jobs API: repeated submissions of a plan start one job."""
+"""Run `extract` and `plan` through a Ray cluster's Jobs API, with at most one running job per plan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ENTRYPOINTS = {
 _STOP_MARGIN_S = 15.0
 _POLL_S = 1.0
 _KILLED = 137
-"""Exit code of a job that did not end by itself."""
+"""Exit code that is reported for a job that was killed or stopped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def submit(config: SubmitConfig, verb: Literal["extract", "plan"] = "extract") -
     """Start the job of a plan, or find the running one.
 
     Raises:
-        InputError: There is no such cluster, or it refuses the job.
+        InputError: The cluster cannot be reached, or refuses the job.
     """
     recipe = load_recipe(config.recipe, config.img_size)
     flags = _flags(with_absolute_paths(config))
@@ -172,13 +172,13 @@ def _jobs_of(client: JobSubmissionClient, plan: str) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def _client(flags: JobFlags) -> Iterator[JobSubmissionClient]:
-    """Lend a client of a cluster's Jobs API, whose errors are raised as InputError."""
+    """Yield a client of a cluster's Jobs API, and raise its errors as InputError."""
     try:
         yield JobSubmissionClient(flags.dashboard_url)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InputError(
             f"--dashboard {flags.dashboard_url}: {lines[0] if lines else error!r}",
-            "Nothing was begun or stopped.",
-            "check the address and the id; a token belongs in RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token",
+            "No job was started or stopped.",
+            "check the address and the job's id; to send a token, set RAY_AUTH_TOKEN and RAY_AUTH_MODE=token",
         ) from error

@@ -22,7 +22,7 @@ class PackConfig(Flags, JsonFlag):
     dst: Positional[str]
     """New folder for the packed dataset."""
     shard_size: Annotated[int, Meta(ge=1)] | None = None
-    """Samples in a shard; those of a packed dataset that is copied or extended, else 5000, by default."""
+    """Samples in a shard; by default as in the packed dataset that is copied or extended, else 5000."""
     seed: Annotated[int, Meta(ge=0)] | None = None
     """Seed of the shuffle, 0 by default; a packed dataset is shuffled again only where a seed is given."""
     max_side: Annotated[int | None, Meta(ge=1)] = None
@@ -36,17 +36,17 @@ class PackConfig(Flags, JsonFlag):
     split: str | None = None
     """Split to take, such as train, where names of folders, parquet files or tars show several."""
     splits: bool = True
-    """Take words such as train in names for splits; --no-splits takes such folders for classes."""
+    """Read names such as train as splits; --no-splits reads folders with such names as classes."""
     classes: str | None = None
     """File of the class names in order: text, a name a line; a JSON list; or a packed dataset."""
     unlabelled: bool = False
     """Pack images without labels, even where there are some."""
     image_column: str | None = None
-    """Parquet column of the images, if no name or feature tells."""
+    """Parquet column of the images; needed if column names and features do not identify it."""
     label_column: str | None = None
-    """Parquet column of the labels, if no name or feature tells."""
+    """Parquet column of the labels; needed if column names and features do not identify it."""
     image_key: str | None = None
-    """Extension of a tar's images, such as input.jpg; WebDataset's "a;b" takes the one that is there."""
+    """Extension of a tar's images, such as input.jpg; "a;b", as in WebDataset, means a or b."""
     label_key: str | None = None
     """Extension of a tar's labels: cls by default, txt, or json:FIELD for a field of a JSON member."""
     in_place: bool = False
@@ -62,13 +62,13 @@ class PackConfig(Flags, JsonFlag):
         super().__post_init__()
         if self.split is not None and not self.splits:
             raise InputError(
-                f"--split {self.split} with --no-splits", "One of them would be ignored.", "give one of them"
+                f"--split {self.split} with --no-splits", "One flag would be ignored.", "give only one"
             )
         if self.in_place and (self.max_side is not None or self.extends is not None):
             raise InputError(
                 "--in-place with --max-side or --extends",
-                "Images that stay where they are cannot be re-encoded or joined to shards.",
-                "pack a copy, or leave these flags out",
+                "Images that are indexed in place cannot be re-encoded, or added to a packed dataset.",
+                "omit --in-place to pack a copy, or omit the other flags",
             )
         if (self.max_side is None) != (self.quality is None):
             raise InputError(

@@ -30,7 +30,7 @@ class PackReport:
 
     Attributes:
         sha256: Identity of the dataset.
-        samples, classes, shards: Number of each; 0 classes where nothing names them.
+        samples, classes, shards: Number of each; 0 classes if no class names are known.
         skipped: Samples whose images could not be used, as key and reason.
         left_out: Files and members other than samples, by reason.
         notes: Assumptions, as text.
@@ -94,7 +94,7 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
 
 
 def _files_of(src: str) -> tuple[Store, str | None]:
-    """Return the store of files to index in place, and the name of a single one. Raises DatasetError."""
+    """Return the store of the files to index, and the name if `src` is one file. Raises DatasetError."""
     url = src if "://" in src else str(Path(src).resolve())
     folder, _, name = url.rpartition("/")
     if not name.endswith((".tar", ".parquet")):
@@ -106,7 +106,7 @@ def _files_of(src: str) -> tuple[Store, str | None]:
 
 
 def pack_options(config: PackConfig) -> PackOptions:
-    """Return how the flags ask to pack."""
+    """Return the flags as options of `pack`."""
     return PackOptions(
         shard_size=config.shard_size or _SHARD_SIZE,
         seed=config.seed or 0,
@@ -119,7 +119,7 @@ def pack_options(config: PackConfig) -> PackOptions:
 
 
 def source_options(config: PackConfig) -> SourceOptions:
-    """Return the options that the flags set."""
+    """Return the flags as options of `open_source`."""
     classes = None
     if config.classes is not None and Store(config.classes).stat(DATASET_FILE) is not None:
         classes = list(read_info(Store(config.classes)).classes)
@@ -131,7 +131,7 @@ def source_options(config: PackConfig) -> SourceOptions:
             raise DatasetError(
                 f"--classes {config.classes} does not exist",
                 "The order of the classes is not known.",
-                "check it",
+                "check the path",
             ) from error
     return SourceOptions(
         split=config.split,

@@ -31,7 +31,7 @@ class Ask(pydantic.BaseModel, frozen=True, extra="forbid", strict=True):
         img_size: Side of a view in pixels; the recipe's by default.
         affinity: Class affinity: calibrated or none.
         follow: Whether a student will follow the job: labels come one view at a time.
-        webhook: URL that is told of the job's end, on a host of the configuration.
+        webhook: URL to notify when the job ends, on a host that the configuration allows.
     """
 
     data: NamePart
@@ -51,7 +51,7 @@ class LabelSet:
     """Labels of a dataset by a teacher under a recipe, of any views: what one archive holds.
 
     Attributes:
-        id: Digest of all that the configuration and the ask say about them.
+        id: Digest of every setting in the configuration and the ask that determines the labels.
         archive: Path of the archive below the root of archives.
         flags: Flags of `extract`, without views.
     """
@@ -134,9 +134,9 @@ def views_of(ask: Ask, config: ServiceConfig) -> range:
     views = range(asked.start // size * size, -(-asked.stop // size) * size)
     if views.stop > config.max_views:
         raise InputError(
-            f"views {ask.views}",
-            f"This service makes views below {config.max_views:,}.",
-            "ask for fewer",
+            f"views {ask.views} are out of range",
+            f"This service labels only views with an index below {config.max_views:,}.",
+            "ask for views with lower indices",
         )
     return views
 
@@ -149,8 +149,8 @@ def job_id(labels: LabelSet, views: range) -> str:
 def _known(what: str, name: str, names: dict[str, Any]) -> str:
     if name not in names:
         raise InputError(
-            f"{what} {name!r} is not offered here",
-            "Only what the configuration names can be asked for.",
+            f"{what} {name!r} is not offered by this service",
+            "Requests may use only the names in the service's configuration.",
             nearest(name, names) or f"known: {', '.join(names)}",
         )
     return name

@@ -32,7 +32,7 @@ def token(config: TokenConfig) -> int:
 
 
 def request(config: RequestConfig) -> int:
-    """Ask a service for labels; the exit code is 1 if --wait met a failure."""
+    """Send a request to a service; with --wait, the exit code is 1 if the job failed."""
     from teacher_cache.sharing.client import ENDED, Client, line_of
 
     client = Client()

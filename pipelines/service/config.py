@@ -90,7 +90,7 @@ class WebhookSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Webhooks that requests may ask for.
 
     Attributes:
-        hosts: Hosts, with a port if it is not the scheme's, that are told.
+        hosts: Hosts that may be notified, with the port if it is not the scheme's default.
         secret_file: File of the key that signs each message (HMAC-SHA256).
     """
 
@@ -113,11 +113,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         recipes: Recipes by name, names of the program's recipes or YAML files; by default the program's.
         executor: Executor of the jobs; by default processes of the server's machine.
         views_per_unit: Views of a unit; requests are widened to whole units.
-        max_views: End of the views that can be asked for.
+        max_views: Exclusive upper limit of the view indices that can be requested.
         approval_gpu_hours: GPU hours above which a job waits for approval.
         price_per_gpu_hour: Price of an hour, for plans.
         give_way_after_s: Seconds that a job runs before it gives way to a team that used less.
-        max_attempts: Number of times that a job is started and its process killed, before the job fails.
+        max_attempts: Number of kills of a job's process after which the job fails instead of restarting.
         lease_s: Seconds after which another server takes over a job whose server stopped renewing its lease.
         requests_per_s: Requests a second of one token, in the long run.
         burst: Requests of one token at once.
@@ -172,16 +172,16 @@ def read_config(file: str) -> ServiceConfig:
     try:
         config = msgspec.yaml.decode(Path(file).read_bytes(), type=ServiceConfig)
     except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(f"{file}: {error}", "The service does not begin.", "correct the file") from error
+        raise InputError(f"{file}: {error}", "The service does not start.", "correct the file") from error
     _check(config, file)
     folder = str(Path(file).absolute().parent)
     config = _with_absolute_paths(config, folder)
     path = config.database.partition("sqlite:///")[2]
     if path and Path(path).is_relative_to(config.archives):
         raise InputError(
-            f"{file}: database {config.database} lies below archives",
-            "Every reader of archives could download it.",
-            "put it elsewhere",
+            f"{file}: database {config.database} is inside the folder of archives",
+            "Every user who may read archives could download the database.",
+            "choose a path outside the folder of archives",
         )
     return config
 
@@ -225,9 +225,9 @@ def _check(config: ServiceConfig, file: str) -> None:
         if not is_right:
             raise InputError(
                 f"{file}: {what} cannot be used",
-                "The service does not begin.",
-                "give url: https://HOST, listen: ADDRESS:PORT, a writable place for archives, and at least "
-                "one dataset, teacher and team",
+                "The service does not start.",
+                "give url: https://HOST, listen: ADDRESS:PORT, a writable folder or bucket for archives, and "
+                "at least one dataset, teacher and team",
             )
 
 

@@ -36,7 +36,7 @@ class TokenConfig(Flags, JsonFlag):
     team: str
     """Team of the user, as the configuration names it."""
     scopes: tuple[Literal["read", "request", "approve", "admin"], ...] = ("read", "request")
-    """Scopes of the token: read labels, request them, approve jobs above the cost limit, and admin."""
+    """Scopes of the token: read labels, request them, approve jobs above a limit, admin (tokens, audit)."""
     days: Annotated[float, Meta(gt=0, le=3660)] = 90.0
     """Days until the token expires."""
     max_requests: Annotated[int, Meta(ge=0)] = 1000
@@ -47,10 +47,10 @@ class TokenConfig(Flags, JsonFlag):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RequestConfig(Flags, JsonFlag):
-    """Ask a service for labels; TEACHER_CACHE_SERVICE names it, TEACHER_CACHE_TOKEN is the user's token."""
+    """Request labels from the service at TEACHER_CACHE_SERVICE, with the token in TEACHER_CACHE_TOKEN."""
 
     action: Positional[Action]
-    """Action: submit or resolve an ask; show, approve, cancel or retry a request by its --id; list."""
+    """Action: submit, resolve (say which views are labelled), list; show, approve, cancel or retry --id."""
     id: str | None = None
     """Id of a request."""
     data: str | None = None
@@ -72,7 +72,7 @@ class RequestConfig(Flags, JsonFlag):
     follow: bool = False
     """Make labels one view at a time, for a student that follows the job."""
     webhook: str | None = None
-    """URL that is told of the job's end, on a host that the service names."""
+    """URL to notify when the job ends, on a host that the service allows."""
     wait: bool = False
     """Wait until the job of submit or show is over; exit code 1 if it failed."""
 

@@ -36,8 +36,8 @@ def serve(file: str) -> None:
     except OSError as error:
         raise InputError(
             f"listen {config.listen} cannot be used: {error.strerror}",
-            "The service does not begin.",
-            "choose another address or port in the file",
+            "The service does not start.",
+            "choose another address or port for `listen` in service.yaml",
         ) from error
     allow_files(config.max_connections)
     print(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl-C stops it)", flush=True)

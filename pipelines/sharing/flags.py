@@ -34,7 +34,7 @@ class PushConfig(CopyFlags):
     archive: Positional[str]
     """Archive to copy."""
     url: Positional[str]
-    """New place, or one that has an earlier or smaller copy: s3://, gs://, az://, hf://, or a folder."""
+    """Destination, empty or with an earlier or smaller copy: s3://, gs://, az://, hf://, or a folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SignConfig(LicenseFlags, JsonFlag):
     device: str | None = None
     """Devices that computed the labels; by default what the records of the runs say."""
     gpu_hours: Annotated[float | None, Meta(ge=0)] = None
-    """Hours of all teachers together; by default what the records of the runs say."""
+    """GPU hours of all runs together; by default their sum in the records of the runs."""
 
 
 @dataclasses.dataclass(frozen=True)

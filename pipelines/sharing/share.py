@@ -56,7 +56,7 @@ class ShareReport(CopyReport):
 
 
 def share(request: ShareRequest, track: Track) -> ShareReport:
-    """Copy the units that are asked for, and all that describes them.
+    """Copy the requested units and the documents that describe them, and return a report.
 
     Raises:
         InputError: No unit is in the views, shards and classes asked for; see also `copy_archive`.
@@ -90,8 +90,8 @@ def _shards_of_classes(names: Sequence[str], source: Store, notes: list[str]) ->
     figures = figures_of(ArchiveReader(source.url))
     if figures is None or not figures.labelled_rows:
         raise InputError(
-            f"--classes {' '.join(names)}, and {source.url} has no figures that say where classes lie",
-            "The shards that hold them are not known.",
+            f"--classes {' '.join(names)}: {source.url} has no figures of the shards that have each class",
+            "The shards to copy are not known.",
             "give --shards; or measure the archive: teacher-cache card ARCHIVE --data DATASET",
         )
     numbers = {name: number for number, name in enumerate(figures.classes)}
@@ -114,7 +114,7 @@ def _shards_of_classes(names: Sequence[str], source: Store, notes: list[str]) ->
 
 
 def _chosen(request: ShareRequest, units: Mapping[Position, Receipt], notes: list[str]) -> set[Position]:
-    """Return the positions of the units that hold what is asked for; notes say what they hold besides."""
+    """Return the positions of the units with requested labels; add their other views to `notes`."""
     views, shards = request.views, request.shards
     chosen = {
         position: receipt.unit

@@ -25,9 +25,9 @@ class LabelPlaces:
 
     Attributes:
         urls: URL of each.
-        room: Bounded folder for copies of remote labels.
+        room: Folder and size limit of the cache of remote labels.
         weights: Weight of each of several teachers; equal by default.
-        following: Manner of waiting for labels that jobs are still making; None opens finished ones alone.
+        following: How to wait for labels that jobs are still making; None opens only finished ones.
     """
 
     urls: Sequence[str]
@@ -45,11 +45,11 @@ class LabelPlaces:
 
 
 def open_any(places: LabelPlaces) -> AnySource | None:
-    """Open one archive or export, or several as an ensemble; none is None.
+    """Open one archive or export, or several as an ensemble; return None if there are no URLs.
 
     Raises:
         ArchiveError: See `open_labels` and `LabelEnsemble`.
-        InputError: The weights do not fit.
+        InputError: The weights do not fit the number of archives, or are not positive.
     """
     found = [_open(url, places.room, places.following) for url in places.urls]
     return LabelEnsemble(found, places.weights) if len(found) > 1 else found[0] if found else None
@@ -70,7 +70,7 @@ def open_labels(url: str, room: CacheRoom = DEFAULT_ROOM) -> LabelSource:
 
     Args:
         url: Folder of the labels, or any URL fsspec opens.
-        room: Bounded folder for copies of remote labels.
+        room: Folder and size limit of the cache of remote labels.
 
     Raises:
         ArchiveError: The URL holds neither, or the labels are unfinished or damaged.

@@ -163,10 +163,10 @@ def _labels(reader: ArchiveReader, receipt: Receipt, arrays: LabelArrays) -> Ite
 
 
 def _tails_fit(labels: LabelRows, num_classes: int, half: float) -> bool:
-    """Return whether no class outside a label needs to be more probable than its last one.
+    """Return whether each tail fits classes that are all at most as probable as the label's last one.
 
-    So tail / (1 - tail) <= (C - k) times the last rank's share among the kept classes. Rounding may move the
-    tail, that rank and the sum by `half` a step each.
+    So tail / (1 - tail) <= (C - k) times the last rank's share among the kept classes. Rounding may change
+    the tail, that rank and the sum by `half`, half a step, each.
     """
     others = num_classes - labels.class_ids_BK.shape[1]
     tail_B = labels.tail_B.astype(np.float64) * np.exp(-half)

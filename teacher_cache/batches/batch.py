@@ -35,7 +35,7 @@ class Targets(NamedTuple):
     weight_B: torch.Tensor | None
 
     def to(self, device: torch.device | str) -> Targets:
-        """Return the same targets on `device`, copied without waiting where memory is pinned."""
+        """Return the targets on `device`; copies from pinned memory are asynchronous."""
         own_B, partner_B = (tensor.to(device, non_blocking=True) for tensor in (self.own_B, self.partner_B))
         weight_B = None if self.weight_B is None else self.weight_B.to(device, non_blocking=True)
         return Targets(own_B, partner_B, weight_B)
@@ -134,5 +134,5 @@ def _pinned(value: Any) -> Any:
 
 
 def unchanged(value: _Value) -> _Value:
-    """Return what a dataset yields unchanged: a collate function, where torch's own would take it apart."""
+    """Return `value` unchanged: a collate function that, unlike torch's default, keeps a batch as it is."""
     return value

@@ -1,4 +1,4 @@
-"""Processes that render ahead of a reader, and live as long as the run that they render for."""
+"""Pool of processes that render batches ahead of their reader, kept for a whole run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from teacher_cache.errors import InputError
 
 _R = TypeVar("_R", bound=Renderer)
 _SLOTS_WITH_READERS = 2
-"""Results of a process in the hands of readers: the one in use, and the one before it."""
+"""Results of one process that readers may still hold: the one in use and the one before it."""
 
 
 class RenderPool(Generic[_R]):
-    """Pool of processes that render tasks in turn, a bounded number ahead.
+    """Pool of processes that render tasks round-robin, a bounded number ahead of the reader.
 
-    The processes take the tasks in turn, and results come in the order of the tasks. They are started by
-    multiprocessing's start method, import neither torch nor the user's script, and end with the pool, or with
-    this process.
+    Results come in the order of the tasks. The processes are started by multiprocessing's start method,
+    import neither torch nor the user's script, and end with the pool, or with this process.
 
     Args:
-        tasks_ahead: Tasks that a process has before it at a time.
+        tasks_ahead: Most tasks that are queued or running in one process.
 
     Attributes:
         waited_s: Seconds that iteration has waited for rendered batches.
@@ -109,7 +108,7 @@ class RenderPool(Generic[_R]):
                 raise
             raise InputError(
                 f"{self.num_workers} processes that render need more open files than this process may have",
-                "None of them renders.",
+                "Rendering cannot start.",
                 "raise the limit (ulimit -n 8192), or use fewer --workers",
             ) from error
 

@@ -1,4 +1,4 @@
-"""Process that renders: it takes one task after another, and ends with the process that began it."""
+"""Process that renders one task after another, and ends with its parent process."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from teacher_cache.errors import InputError, LostProcessError
 
 _Task_contra = TypeVar("_Task_contra", contravariant=True)
 _LOOK_EVERY_S = 2.0
-"""Seconds between two looks of an idle process for its parent, which a kill may have taken."""
+"""Seconds between checks of an idle process that its parent still runs, because the parent may be killed."""
 _END_S = 5.0
 """Seconds that a process has to end after SIGTERM."""
 _PIPE_BYTES = 65_536 if sys.platform == "linux" else 4_096
-"""Size of a task that a pipe surely takes before anything is read."""
+"""Largest task that surely fits into a pipe's buffer, so that sending it does not block."""
 
 
 class Renderer(Protocol[_Task_contra]):
-    """Function of a process, applied to each task; it is pickled once, where processes are not forked."""
+    """Function that a process applies to each task; pickled once per process unless processes are forked."""
 
     def max_bytes(self, task: _Task_contra) -> int:
         """Return the most bytes that the pixels of a task take."""
@@ -43,10 +43,10 @@ class Renderer(Protocol[_Task_contra]):
 
 
 class _Sent(NamedTuple):
-    """A batch on its way: without its pixels, and their place in the shared pages.
+    """A batch as it is sent to the parent: its pixels are replaced by their offset in the shared pages.
 
     Attributes:
-        offset: Place of the pixels; None if they did not fit, and are sent with the batch.
+        offset: Offset of the pixels in bytes; None if they did not fit, and are sent with the batch.
         shape_RHWC: Shape of the pixels.
     """
 
@@ -56,20 +56,20 @@ class _Sent(NamedTuple):
 
 
 class RenderProcess:
-    """Process that renders, as its parent sees it.
+    """Handle of a process that renders, used by its parent.
 
     Args:
-        earlier: Processes of the same parent, whose connections a forked process closes.
-        num_slots: Results that may be with this process and with readers, in shared pages of their own.
+        earlier: Earlier processes of the same parent; a forked process closes their inherited connections.
+        num_slots: Most results that are pending or held by readers at once, each in its own shared pages.
     """
 
     def __init__(self, renderer: Renderer[Any], earlier: Sequence[RenderProcess], num_slots: int) -> None:
         context = multiprocessing.get_context()
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise InputError(
-                "a process that multiprocessing starts is still importing the script, which starts others",
-                "There would be no end of processes.",
-                'put what the script does below `if __name__ == "__main__":`, or use workers=0',
+                "a process of multiprocessing is still importing the script, which starts processes again",
+                "Every new process would start more processes.",
+                'move the code that the script runs below `if __name__ == "__main__":`, or use workers=0',
             )
         self._pages = [SharedPages() for _ in range(num_slots)]
         self._free = deque(range(num_slots))
@@ -87,12 +87,12 @@ class RenderProcess:
     def takes(self, task: bytes, tasks_ahead: int) -> bool:
         """Return whether another task can be sent now.
 
-        A task that the pipe may not take at once waits until the process has none: else both sides could wait
-        for the other to read.
+        A task larger than the pipe's buffer is sent only when the process has no other: otherwise both sides
+        could block, each waiting for the other to read.
 
         Args:
             task: Task, pickled.
-            tasks_ahead: Most tasks to be under way.
+            tasks_ahead: Most tasks that may be under way.
         """
         under_way = len(self._under_way)
         return bool(self._free) and under_way < (tasks_ahead if len(task) <= _PIPE_BYTES else 1)
@@ -114,10 +114,10 @@ class RenderProcess:
             raise self._lost() from None
 
     def receive(self) -> list[RenderedBatch] | Exception:
-        """Wait for the result of the oldest task, which may be the error that it met.
+        """Wait for the oldest task; return its batches, or the exception that it raised.
 
-        The batches' pixels lie in shared pages until nothing refers to them. A reader that keeps all pages
-        gets copies, so that the process always has room for another task.
+        The batches' pixels stay in shared pages until nothing refers to them. If readers hold all other
+        pages, the pixels are copied, so that the process always has pages for another task.
 
         Raises:
             LostProcessError: The process ended.
@@ -151,7 +151,7 @@ class RenderProcess:
             self._pages[slot].release()
 
     def ask_to_end(self) -> None:
-        """End the process at once: it has nothing to finish, and others may hold copies of its connection."""
+        """Close the connection and send SIGTERM: EOF may not arrive while others hold copies of it."""
         self._connection.close()
         self._process.terminate()
 
@@ -176,7 +176,7 @@ class RenderProcess:
             how = signal.Signals(-code).name
         return LostProcessError(
             f"a process that renders views ended with {how} (pid {self._process.pid})",
-            "Its batch is lost. SIGKILL often means that memory ran out; what else ends it is told above.",
+            "Its batch is lost. SIGKILL often means that memory ran out; other causes are printed above.",
             "use fewer --workers or a smaller batch, or render in this process with 0 workers",
         )
 
@@ -194,9 +194,9 @@ def _with_pixels(sent: _Sent, pixels: Pixels) -> RenderedBatch:
 
 @contextlib.contextmanager
 def _without_script() -> Iterator[None]:
-    """Let processes begin without importing the user's script, which may import torch, or train unasked.
+    """Start processes that do not import the user's script, which may import torch or begin to train.
 
-    multiprocessing names the script to a process that is not forked by what `__main__` is at that moment.
+    A process that is not forked imports the script that `__main__` names when multiprocessing starts it.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -207,7 +207,7 @@ def _without_script() -> Iterator[None]:
 
 
 class _Room:
-    """Memory of a slot, handed out from its beginning; memory of the process where that does not suffice."""
+    """Allocator in the shared pages of a slot; when they are full, it allocates the process's own memory."""
 
     def __init__(self, pages: Pixels) -> None:
         self._pages, self._used = pages, 0
@@ -223,7 +223,7 @@ def _serve(
     pages: Sequence[SharedPages],
     renderer: Renderer[Any],
 ) -> None:
-    """Render task after task, until the parent is gone; then end without waiting for threads that fetch."""
+    """Render tasks until the parent is gone; then exit without waiting for threads that read ahead."""
     # A terminal sends SIGINT to parent and children; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -253,7 +253,7 @@ def _result(
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an error that the parent can raise: the error itself, with the traceback of this process."""
+    """Return `error`, or a RuntimeError if it cannot be pickled, with this process's traceback as a note."""
     error.add_note(f"In a process that renders:\n{traceback.format_exc()}")
     try:
         pickle.loads(pickle.dumps(error))

@@ -13,7 +13,7 @@ from teacher_cache.views.finishing import Finishing
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 Empty: TypeAlias = Callable[[int], Pixels]
-"""Function that returns uint8 memory of a number of bytes, for pixels."""
+"""Function from a number of bytes to an uninitialised uint8 array of that size, for pixels."""
 
 
 class ViewIds(NamedTuple):
@@ -51,5 +51,5 @@ class RenderedBatch(NamedTuple):
 
 
 def allocate(num_bytes: int) -> Pixels:
-    """Return memory of this process's own."""
+    """Return an uninitialised uint8 array of `num_bytes` in this process's own memory."""
     return np.empty(num_bytes, np.uint8)

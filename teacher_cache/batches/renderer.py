@@ -1,4 +1,4 @@
-"""(rows, views) -> rendered batches: each image decoded once, rendered in all the views that are wanted.
+"""Render batches of (row, view) pairs; each image is decoded once for all of its views.
 
 Shapes: B views wanted, R views rendered (the B, then partners that are not among them), H = W = img_size.
 """
@@ -106,7 +106,7 @@ class _Rendered(NamedTuple):
 
 
 class _Slot(NamedTuple):
-    """Room for one rendered view: number of the batch, position among its R views."""
+    """Position of one rendered view: index of its batch in the load, and index among the batch's R views."""
 
     batch: int
     position: int
@@ -116,7 +116,7 @@ _SlotsOfViews = dict[int, list[_Slot]]
 
 
 def _slots_by_row(plans: Iterable[_BatchPlan]) -> dict[int, _SlotsOfViews]:
-    """Return the slots of each view of each row, over several batches."""
+    """Return the slots of each view, over several batches: row -> view -> slots."""
     slots: dict[int, _SlotsOfViews] = {}
     for batch, plan in enumerate(plans):
         for index, (row, view) in enumerate(plan.rendered):

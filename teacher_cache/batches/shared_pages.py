@@ -1,4 +1,4 @@
-"""Memory that two processes share: it has no name anywhere, and is gone when the last of them ends.
+"""Unnamed memory that two processes share; the system frees it when the last of them ends.
 
 On Linux it is a memfd, which the size of /dev/shm does not bound; elsewhere an unlinked temporary file.
 """
@@ -21,7 +21,7 @@ from teacher_cache.errors import FullError
 
 
 class SharedPages:
-    """Pages that grow on demand; sent to a process when it begins, they are the same pages there.
+    """Shared memory that grows on demand; a process that receives it at its start maps the same pages.
 
     Args:
         fd: File descriptor of pages that another process made; None makes new ones.

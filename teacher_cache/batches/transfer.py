@@ -69,5 +69,5 @@ class HostCopy:
 
 
 def copies_in_flight(device: torch.device) -> int:
-    """Return the number of results that may be under way before the oldest is waited for."""
+    """Return how many asynchronous copies to the host may be pending: 1 on CUDA, else 0."""
     return 1 if device.type == "cuda" else 0

@@ -69,7 +69,7 @@ class Shard:
 
 
 IN_PLACE_SCHEMA = INDEX_SCHEMA.append(pa.field("file", pa.int32()))
-"""Columns of an index in place: offset is that in the file, of parquet the row in the file."""
+"""Columns of the index of a dataset in place: offset is in bytes for a tar, in rows for a parquet file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ class DatasetInfo:
         if not sizes or any(size != sizes[0] for size in sizes[:-1]) or not 0 < sizes[-1] <= sizes[0]:
             raise DatasetError(
                 f"shards of {sizes} samples",
-                "A row's place must follow from its number: all shards but the last are full.",
+                "All shards but the last must hold the same number of samples, and the last no more.",
                 "pack the dataset again",
             )
 
@@ -178,7 +178,7 @@ class Index:
     Attributes:
         keys: Sample keys, unique.
         offsets_N, sizes_N: Position and size of each image's bytes in its tar, int64 and int32.
-        files_N: Number of the file that holds each image, of a dataset in place; else None.
+        files_N: Index in `InPlace.files` of the file that holds each image; None unless in place.
         labels_N: Class ids of the samples, int32; -1 for a sample without a label.
     """
 
@@ -251,7 +251,9 @@ def read_info(store: Store) -> DatasetInfo:
         ) from error
     except ValueError as error:
         raise DatasetError(
-            f"{store.path(DATASET_FILE)} is damaged: {error}", "The dataset is not certain.", "pack it again"
+            f"{store.path(DATASET_FILE)} is damaged: {error}",
+            "Its content cannot be trusted.",
+            "pack the dataset again",
         ) from error
     known = _version(document)
     if document.get("format") != "teacher-cache-dataset" or document.get("version") != known:

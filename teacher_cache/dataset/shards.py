@@ -79,7 +79,7 @@ class PackedDataset:
 
     Args:
         url: Folder of the dataset, or any URL fsspec opens.
-        room: Room for copies of the shards of a dataset that is not a local folder.
+        room: Folder and size limit of the cache for files of a remote dataset.
 
     Raises:
         DatasetError: The URL holds no packed dataset, a description is damaged, or a shard's size is wrong.
@@ -134,8 +134,8 @@ class PackedDataset:
         if opened is None:
             raise DatasetError(
                 f"there is no room for a copy of {self._images.path(file.name)}",
-                "It must be read whole, from a local disk.",
-                "copy the dataset to one first, or give more room with --cache-gib",
+                "The whole file must be on a local disk to be read.",
+                "copy the dataset to a local disk first, or enlarge the cache with --cache-gib",
             )
         with opened:
             return Path(opened.name)
@@ -154,7 +154,7 @@ class PackedDataset:
         return bytes(self.image_view(row))
 
     def image_view(self, row: int) -> memoryview:
-        """Return what `image_bytes` does, without a copy where the file is mapped into memory."""
+        """Return the bytes of `image_bytes` as a view, without a copy where the file is memory-mapped."""
         files_N = self.index.files_N
         number = row // self.info.samples_per_shard if files_N is None else int(files_N[row])
         data = self._bytes_in(number, row)
@@ -169,13 +169,13 @@ class PackedDataset:
         return data
 
     def files_of(self, rows_B: npt.NDArray[np.int64]) -> list[int]:
-        """Return the numbers of the files that hold rows, rising."""
+        """Return the numbers of the files that hold the rows, sorted and without duplicates."""
         files_N = self.index.files_N
         numbers_B = rows_B // self.info.samples_per_shard if files_N is None else files_N[rows_B]
         return np.unique(numbers_B).tolist()
 
     def has_room_for(self, num_files: int) -> bool:
-        """Return whether the dataset is remote, and copies of this many of its files have room together."""
+        """Return whether the dataset is remote and `num_files` of its files fit into the cache at once."""
         largest = max(file.num_bytes for file in self._files)
         return not self._images.is_local and num_files * largest <= self._room.max_bytes
 

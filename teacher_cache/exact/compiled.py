@@ -13,7 +13,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def compiled(function: _Function) -> _Function:
     """Compile a function of numbers and arrays at its first call with each combination of types.
 
-    The machine code runs without the interpreter's lock and without fast-math: IEEE arithmetic, as written.
+    The machine code releases the GIL, and follows IEEE arithmetic as written (no fast-math).
     """
     try:
         return cast("_Function", numba.njit(nogil=True, cache=True)(function))

@@ -46,7 +46,7 @@ def sample_id(key: str) -> int:
 
 
 def view_seed(recipe_sha256: str, key: str, view: int) -> int:
-    """Return the 64-bit augmentation seed of one view, which is derived, never drawn."""
+    """Return the 64-bit augmentation seed of one view, a hash of the recipe, the sample key and the view."""
     return _hash_64(b"tc.view", bytes.fromhex(recipe_sha256), key.encode(), view.to_bytes(8, "little"))
 
 

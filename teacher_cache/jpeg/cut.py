@@ -11,8 +11,8 @@ from teacher_cache.exact.compiled import compiled
 from teacher_cache.jpeg.header import EOI, RESTARTS, Header
 
 _NEIGHBOURS_PX = 2
-"""Pixels beside a box whose colour a decoder mixes into the box's, where two pixels share a colour sample
-(h2v1_fancy_upsample and its like in libjpeg-turbo's jdsample.c)."""
+"""Pixels beside a box that affect its colours, because decoders interpolate colour samples that pixels share
+(h2v1_fancy_upsample and similar functions in libjpeg-turbo's jdsample.c)."""
 _LEAST_WIDTH_PX = 6
 """Width below which shared colour samples are upsampled in another way (jinit_upsampler in jdsample.c)."""
 _BLOCK_PX = 8
@@ -42,9 +42,9 @@ def cut(
     width: int,
     largest_share: float = 1.0,
 ) -> Cut | None:
-    """Cut the pieces that a box of a JPEG needs out of it.
+    """Cut a JPEG down to the pieces that cover a box of it.
 
-    The pixels of the box, decoded from the cut, are those of the box in the whole picture.
+    Decoding the cut gives the same pixels for the box as decoding the whole picture.
 
     Args:
         top: First row of the box, which is inside the picture.
@@ -54,8 +54,8 @@ def cut(
         largest_share: Share of the picture's pieces above which nothing is cut.
 
     Returns:
-        Cut; None if the box needs more than the share, if pieces run on from one row into the next, or if a
-        restart marker is missing or out of turn.
+        Cut; None if the box needs more than the largest share, if pieces span two rows, or if a restart
+        marker is missing or out of order.
     """
     if header.restart_interval == 0 or header.mcus_per_row % header.restart_interval:
         return None
@@ -99,15 +99,15 @@ def _copy(
     Every marker of the scan is checked, from the first to the end of the picture.
 
     Args:
-        words: The same memory in words of eight bytes, without a last part of one.
+        words: The same memory as words of eight bytes, without an incomplete last word.
         scan_start: Offset of the scan.
         grid: Number of rows and columns of pieces.
-        rows: First row of pieces that is copied, and the one behind the last.
-        columns: First column of pieces that is copied, and the one behind the last.
+        rows: First row of pieces to copy, and the row after the last.
+        columns: First column of pieces to copy, and the column after the last.
         out: Receives the cut.
 
     Returns:
-        Number of bytes; 0 if a marker is missing, out of turn, or of another kind.
+        Number of bytes written; 0 if a marker is missing, out of order, or of another kind.
     """
     out[:scan_start] = data[:scan_start]
     written, start = scan_start, scan_start

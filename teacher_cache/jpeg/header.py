@@ -77,7 +77,7 @@ class Header(NamedTuple):
 
 
 def read_segments(data: bytes | memoryview) -> Segments | None:
-    """Read the segments in front of the first scan; None if they are damaged or not all known."""
+    """Read the segments in front of the first scan; None if one is damaged or of an unknown kind."""
     if data[:2] != bytes([0xFF, SOI]):
         return None
     starts: list[int] = []
@@ -110,7 +110,7 @@ def read_header(data: bytes | memoryview, segments: Segments) -> Header | None:
 
     Returns:
         Header; None if the JPEG is progressive, arithmetic-coded, of 12 bits, of several scans, of two or
-        four components, or not certain to mean to every decoder what it means here.
+        four components, or if other decoders may read it differently.
     """
     frame_at, scan_at = segments.frame_at, segments.starts[-1]
     if not frame_at or segments.scan_start > len(data):

@@ -28,7 +28,7 @@ class Tables(NamedTuple):
     """Huffman tables of a scan, for reading it; a table that the file does not define has no codes.
 
     Attributes:
-        lookup_TL: Length << 8 | symbol of the code that begins with LOOKAHEAD bits, int32; 0 for longer ones.
+        lookup_TL: Code length << 8 | symbol, by the next LOOKAHEAD bits, int32; 0 for longer codes.
         limits_T2L: For each length n, one more than the largest code of n bits, and the position of the first
             such code's symbol less that code: int64 (T, 2, 17).
         symbols_TS: Symbols in order of their codes, uint8 (T, 256).
@@ -40,7 +40,7 @@ class Tables(NamedTuple):
 
 
 def read_tables(data: bytes, starts: Iterable[int]) -> Tables | None:
-    """Read the tables of DHT segments; others of the given offsets are passed over; None if malformed."""
+    """Return the tables of the DHT segments at `starts`, skipping other segments; None if malformed."""
     tables = Tables(
         np.zeros((NUM_TABLES, 1 << LOOKAHEAD), np.int32),
         np.zeros((NUM_TABLES, 2, MAX_LENGTH + 1), np.int64),
@@ -80,7 +80,7 @@ def table_segment(lengths_TS: Integers) -> bytes:
 
 
 def best_tables(counts_TS: Integers) -> tuple[Integers, Integers]:
-    """Return tables for given frequencies of the symbols, which never use the code of ones.
+    """Return the best tables for given symbol frequencies; no symbol gets the code of only ones.
 
     Args:
         counts_TS: Frequencies, int64 (NUM_TABLES, 256).

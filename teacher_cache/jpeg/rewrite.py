@@ -14,7 +14,7 @@ from teacher_cache.jpeg.header import DHT, DRI, SOS, Header, Segments, read_head
 from teacher_cache.jpeg.symbols import DAMAGED, read_symbols, write_symbols
 
 _PIECE_PX, _NARROWEST_PX = 56, 16
-"""Width of a piece that is aimed at, and the narrowest: small pieces save pixels, and cost bytes."""
+"""Target width of a piece, and its least width: smaller pieces save decoded pixels, but cost bytes."""
 _KEPT_SYMBOLS = 1 << 22
 """Symbols that a thread keeps room for, 16 MiB; larger images get room of their own."""
 _BLOCK_SYMBOLS = 64
@@ -26,7 +26,7 @@ def rewrite(data: bytes) -> bytes | None:
     All segments but the Huffman tables and the restart interval are kept, and so is what follows the picture.
 
     Returns:
-        JPEG; None for a JPEG that is not baseline, or not certain to mean the same to every decoder.
+        JPEG; None if the JPEG is not baseline, or if decoders may read it differently.
     """
     segments = read_segments(data)
     header = read_header(data, segments) if segments else None
@@ -59,7 +59,7 @@ def rewrite(data: bytes) -> bytes | None:
 
 
 def _piece(header: Header) -> int:
-    """Return the MCUs in a piece: a divisor of those in a row, so that each row begins a piece."""
+    """Return the number of MCUs in a piece: it divides the MCUs of a row, so that each row begins a piece."""
     per_row, mcu_px = header.mcus_per_row, header.mcu_width
     narrowest = -(-_NARROWEST_PX // mcu_px)
     divisors = [count for count in range(narrowest, per_row) if per_row % count == 0]
@@ -91,7 +91,7 @@ def _head(data: bytes, segments: Segments, piece: int, lengths_TS: npt.NDArray[n
 
 
 class _Scratch(threading.local):
-    """Memory for the symbols of one image after another, rather than new pages each time."""
+    """Buffer for the symbols of an image, reused for the next image instead of allocating new memory."""
 
     def __init__(self) -> None:
         self._symbols = np.empty(0, np.uint32)

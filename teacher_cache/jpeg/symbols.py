@@ -1,7 +1,7 @@
 """Entropy-coded data of a baseline scan to a list of symbols, and back: loops compiled by numba.
 
 A symbol is a uint32: the Huffman symbol, its extra bits << 8, the number of its table << 24. The loops follow
-ITU-T T.81, annex F; bits are kept in an int64, the next one above `bits`.
+ITU-T T.81, annex F; the lowest `bits` bits of the int64 `acc` are pending, the highest of them first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from teacher_cache.jpeg.huffman import LOOKAHEAD, MAX_LENGTH
 
 _int64: Any = np.int64  # typed so that its sums with int are int, as they are when compiled
 DAMAGED = -1
-"""Result of `read_symbols` for data that is not certain to mean the same to every decoder."""
+"""Result of `read_symbols` for damaged data, or data that decoders may read differently."""
 _MAX_DC_BITS, _MAX_AC_BITS = 11, 10
 """Extra bits of 8-bit samples at most (T.81, F.1.2)."""
 _ZEROS_16 = 0xF0
@@ -35,7 +35,7 @@ def _has_ff(word: int) -> bool:
 
 @compiled
 def _refill(data: Bytes, position: int, acc: int, bits: int, padding: int) -> tuple[int, int, int, int]:
-    """Read bytes until 32 bits are there; behind a marker or the end zeros are counted as padding."""
+    """Return position, acc, bits >= 32 and padding, the number of zero bits read past a marker or the end."""
     if position + 4 <= len(data):
         word = _int64(data[position]) << 24 | _int64(data[position + 1]) << 16
         word |= _int64(data[position + 2]) << 8 | _int64(data[position + 3])
@@ -68,7 +68,7 @@ def _long_code(acc: int, bits: int, limits_2L: Integers, symbols_S: Bytes) -> in
 
 @compiled
 def _ends(data: Bytes, position: int, bits: int, padding: int, marker: int) -> bool:
-    """Return whether less than a byte is left before a marker, and nothing was read behind it."""
+    """Return whether the data ends at `marker`: less than a byte is unread, and no padding was used."""
     is_used = padding <= bits < padding + 8
     return is_used and position + 1 < len(data) and data[position] == 0xFF and data[position + 1] == marker
 
@@ -98,7 +98,7 @@ def read_symbols(
     starts: Integers,
     counts_TS: Integers,
 ) -> int:
-    """Read a scan, with each piece's DC values as differences from zero at its beginning.
+    """Read the symbols of a scan; in each piece, the first DC difference of a component is taken from zero.
 
     Args:
         start: Offset of the scan.
@@ -109,8 +109,8 @@ def read_symbols(
         limits_T2L: Limits of longer codes; see huffman.Tables.
         symbols_TS: Symbols of the Huffman tables; see huffman.Tables.
         piece: MCUs in a piece.
-        out: Receives the symbols; room for one per bit of the scan, and a block, is always enough.
-        starts: Receives the number of each piece's first symbol, and at its end that of all symbols.
+        out: Receives the symbols; one item per bit of the scan, plus 64 for a block, is always enough.
+        starts: Receives the index of each piece's first symbol, then the total number of symbols.
         counts_TS: Receives the frequencies of the symbols of each table.
 
     Returns:
@@ -201,7 +201,7 @@ def write_symbols(symbols: npt.NDArray[np.uint32], starts: Integers, codes_TS: I
 
     Args:
         symbols: Symbols of `read_symbols`.
-        starts: Number of each piece's first symbol, and at its end that of all symbols.
+        starts: Index of each piece's first symbol, then the total number of symbols.
         codes_TS: Code << 8 | its length, by table and symbol: int64 (T * 256,).
         out: Receives the scan; room for twice its bits and two bytes a piece is always enough.
 

@@ -27,11 +27,11 @@ _DIGEST_BYTES = 32
 
 
 class Calibrated(NamedTuple):
-    """Result of a part, or of several joined: N views.
+    """Calibration result of N views: those of one part, or of several joined parts.
 
     Attributes:
         probabilities: The teacher's most probable classes.
-        labels_N: int32, class ids of the true labels, of mixed views the one with more weight; or -1.
+        labels_N: int32, true class ids; for mixed views, the one with more weight; -1 without a label.
     """
 
     probabilities: Probabilities
@@ -51,7 +51,7 @@ class Calibrated(NamedTuple):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Calibrated:
-        """Read the result of `to_bytes`. Raises ValueError if it is damaged."""
+        """Return the result that `to_bytes` serialised. Raises ValueError if the bytes are damaged."""
         digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
             raise ValueError("it is damaged")
@@ -70,7 +70,7 @@ def calibrate_part(
     """Return the teacher's most probable classes of a part's views.
 
     Args:
-        teacher: Teacher whose classes are taken.
+        teacher: Teacher to calibrate.
 
     Raises:
         TeacherCacheError: Views cannot be rendered or labelled; see `teacher_logits`.
@@ -95,13 +95,13 @@ def joined(parts: Sequence[Calibrated]) -> Calibrated:
 
 
 def affinity_arrays(views: Calibrated, rule: AffinityRule, num_classes: int) -> LabelArrays:
-    """Return the class affinity as it is stored: (C + 1, entries) twice, (C + 1,)."""
+    """Return the class affinity as stored: idx and values (C + 1, entries), tail (C + 1,)."""
     rows = affinity_rows(views.probabilities, num_classes, rule["entries"])
     return encode(rows, num_classes, AFFINITY_VALUES)
 
 
 def _heavier(targets: Targets) -> npt.NDArray[np.int32]:
-    """Return the true labels of views, of mixed ones the label with more weight."""
+    """Return the true labels of views, int32; for mixed views, the label with more weight."""
     labels_B = targets.own_B
     if targets.weight_B is not None:
         labels_B = labels_B.where(targets.weight_B >= 0.5, targets.partner_B)

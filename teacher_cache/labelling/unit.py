@@ -1,4 +1,4 @@
-"""Label one unit, from rows to labels; this module knows no engine, no archive and no CLI."""
+"""Label one unit, from rows to labels, without depending on an engine, an archive or a command line."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
 def unit_loads(
     rows: range, views: Sequence[int], batch_size: int, mixing: Mixing | None
 ) -> list[list[ViewIds]]:
-    """Return the batches that label every view of some rows once, in loads that share their images.
+    """Return batches that cover every view of some rows once, in loads: lists of batches that share images.
 
-    Without mixing a load is a few rows in all views. With mixing it is a few rings of rows in all views of
-    one arrangement, view by view, with partners side by side, so that mixed views are rendered together.
+    Without mixing, a load has all views of a few rows. With mixing, it has a few rings of rows in all views
+    that share the rings, view by view, with partners side by side, so that mixed views are rendered together.
     """
     loads = []
     if mixing is None:
@@ -142,6 +142,6 @@ def _check_finite(is_finite: HostCopy, what: str) -> None:
     if not is_finite.wait()[0]:
         raise TeacherCacheError(
             f"the teacher's logits of {what} are not all finite",
-            "They would be stored as labels that look valid.",
-            "check its weights, or choose --precision float32",
+            "Labels made of them would be wrong, but look valid.",
+            "check the teacher's weights, or choose --precision float32",
         )

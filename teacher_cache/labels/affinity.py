@@ -9,8 +9,8 @@ So A[c] is the mean output weighted by p_c, or the mean output of all views if p
 stored like a label: its largest entries, and a tail that is spread evenly. The rows spread the tails of
 labels without another byte per label: labels/tails.py.
 
-No (C, C) array is made. Up to 1,024 classes p is whole; above, only the 256 most probable classes of a view
-count, and a row is summed from the views that name its class.
+No (C, C) array is made. Up to 1,024 classes, p has all classes; above, it has only the 256 most probable ones
+of each view, and a row is summed over the views that keep its class.
 
 Shapes: N views, M classes kept of a view, C classes, E entries of a row.
 """
@@ -29,9 +29,9 @@ from teacher_cache.labels.topk import Labels, labels_from_logits
 _PRIOR_VIEWS = 0.5
 """Weight of the mean output in each row, in views, so that classes of probability 0 have a row too."""
 _MOST_WHOLE = 1024
-"""Number of classes up to which a view's probabilities are kept whole."""
+"""Largest number of classes for which the probabilities of all classes of a view are kept."""
 _KEPT = 256
-"""Number of classes kept of a view above that: twice the entries of a row."""
+"""Number of classes kept of a view above _MOST_WHOLE classes: twice the entries of a row."""
 _ROWS_AT_ONCE = 256
 """Number of rows that are multiplied together."""
 _FLOOR = float(np.finfo(np.float32).tiny)
@@ -103,7 +103,7 @@ def _largest(values: Floats, ids: npt.NDArray[Any], count: int) -> npt.NDArray[A
 
 
 def _whole_sums(views: Probabilities, num_classes: int) -> Iterator[Floats]:
-    """Yield sum over views of p_c p for each class c, from whole p."""
+    """Yield for each class c the sum over views of p_c p, where p has all classes."""
     dense_NC = np.zeros((len(views.class_ids_NM), num_classes))
     np.put_along_axis(dense_NC, views.class_ids_NM.astype(np.int64), views.values_NM, 1)
     for start in range(0, num_classes, _ROWS_AT_ONCE):
@@ -111,7 +111,7 @@ def _whole_sums(views: Probabilities, num_classes: int) -> Iterator[Floats]:
 
 
 def _sparse_sums(views: Probabilities, num_classes: int) -> Iterator[Floats | None]:
-    """Yield sum over views of p_c p for each class c, from the views that name it; None if no view does."""
+    """Yield for each class c the sum of p_c p over the views that keep c; None if no view does."""
     order = np.argsort(views.class_ids_NM.ravel(), kind="stable")
     stops = np.cumsum(np.bincount(views.class_ids_NM.ravel(), minlength=num_classes))
     weights = views.values_NM.ravel()[order]

@@ -16,9 +16,9 @@ VIEWS_PER_CLASS = 20
 _MOST_VIEWS = 2**18
 """Number of calibration views that are held in memory at most: half a gigabyte."""
 _MOST_ENTRIES = 2**24
-"""Number of entries of all rows together at most, so that an array of them is a chunk that readers accept."""
+"""Largest number of entries in all rows together, so that readers accept an array of them as one chunk."""
 _AGREEMENT_VIEWS = 1024
-"""Number of calibration views where no affinity is made, for the agreement with true labels alone."""
+"""Number of calibration views without an affinity, where only agreement with true labels is measured."""
 VIEWS_PER_PART = 256
 """Number of calibration views that are computed, kept and retried together."""
 
@@ -29,7 +29,7 @@ class AffinityRule(TypedDict):
     Attributes:
         entries: Number of classes kept of a row.
         views_per_class: Number of calibration views per class.
-        max_views: Number of calibration views at most; absent where the other two say fewer.
+        max_views: Largest number of calibration views; absent if views_per_class is enough to limit them.
     """
 
     entries: Annotated[int, Meta(ge=1, le=2**16)]
@@ -40,7 +40,7 @@ class AffinityRule(TypedDict):
 def affinity_rule(k: int, num_classes: int, num_rows: int) -> AffinityRule | None:
     """Return the calibration rule for an archive's spec; None where no label has a tail.
 
-    No image is used twice: a set with fewer images than 20 a class is calibrated on one view of each.
+    No image is used twice: with fewer than 20 images per class, calibration uses one view of each image.
     """
     if k == num_classes:
         return None

@@ -1,15 +1,15 @@
 """Agreement of a teacher with the true labels of some views: measured, and judged against chance.
 
-With N views, of which the teacher's top class is the label in a share a, and the chance
+In a share a of N views, the teacher's top class is the true label. Chance alone would give the share
 
-    p = sum over classes of (share of the label) (share of the top class),
+    p = sum over classes of (share of the label) (share of the top class).
 
-a teacher fits if a > p + min(p, (1 - p) / 10), and chance alone gives a or more with a probability of at
-most 1 % (Chernoff's bound, exp(-N KL(a || p))). Else agreement is near chance if a teacher that is right in a
-tenth of what chance leaves, s = p + (1 - p) / 10, would give a or less with a probability of at most 1 %; if
-not, N is too small to tell. Classes are in another order if a one-to-one map from labels to top classes, made
-of one half of the views, is right in 1.5 times as many of the other half as no map, and by more than three
-standard deviations.
+A teacher fits if a > p + min(p, (1 - p) / 10), and chance alone gives a or more with a probability of at
+most 1 % (Chernoff's bound, exp(-N KL(a || p))). Otherwise, agreement is near chance if a teacher with a true
+share of s = p + (1 - p) / 10 would give a or less with a probability of at most 1 %; if not, N is too small
+to decide. Classes are in another order if a one-to-one map from labels to top classes, fitted to one half of
+the views, is right in more than 1.5 times as many views of the other half as without the map, and by
+more than three standard deviations.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Verdict = Literal["fits", "too few views", "near chance", "another order"]
 
 _SIGNIFICANT = 0.01
 _LEAST_SKILL = 0.1
-"""Share of what chance leaves that a teacher worth distilling is right in, mixed views included."""
+"""Share of the views missed by chance that a teacher worth distilling gets right, mixed views included."""
 _Ints = npt.NDArray[np.int64]
 
 
@@ -39,9 +39,9 @@ class Agreement:
         views: Number of views compared.
         agreed: Number of views whose top class is the label.
         chance: Share that would agree if top classes and labels had nothing to do with each other.
-        mapped: Number of views that would agree under the best other order, told from the other half.
+        mapped: Number of views that agree after mapping classes one to one, as fitted to the other half.
         verdict: Judgement of these numbers.
-        example: A label and the class that the teacher sees there most often, where that is another one.
+        example: A label and the different class that the map assigns to it; None if it changes no label.
     """
 
     views: Annotated[int, Meta(ge=1)]

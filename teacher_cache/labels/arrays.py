@@ -37,7 +37,7 @@ def idx_fill(num_classes: int) -> int:
 
 
 def empty_labels(shape: tuple[int, ...], k: int, num_classes: int, values: Values) -> LabelArrays:
-    """Return arrays of shape (...) to write labels into: idx and values (..., k), tail (...)."""
+    """Return uninitialised arrays to write labels into: idx and values (*shape, k), tail (*shape)."""
     dtype = ENCODINGS[values].dtype
     return LabelArrays(
         np.empty((*shape, k), idx_dtype(num_classes)), np.empty((*shape, k), dtype), np.empty(shape, dtype)

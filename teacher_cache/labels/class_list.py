@@ -1,4 +1,4 @@
-"""Class names in order of class id, and the identity of that list."""
+"""Class names in order of class id, and a digest that identifies the list."""
 
 from __future__ import annotations
 

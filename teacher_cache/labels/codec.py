@@ -1,7 +1,7 @@
 """Convert labels to and from the stored arrays; files are handled elsewhere.
 
-Labels are tensors where a teacher or a student runs, and NumPy arrays where none does: there torch, which
-takes seconds to import, is left out.
+Labels are tensors where a teacher or a student runs. Elsewhere they are NumPy arrays, so that torch, which
+takes seconds to import, is not needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LabelRows(NamedTuple):
 
 
 def encode(labels: Labels, num_classes: int, values: Values) -> LabelArrays:
-    """Return labels as stored: (B, K), (B, K), (B,), with relative logits and tails in encoding `values`."""
+    """Return labels as stored: idx (B, K), values (B, K) and tail (B,), the last two in encoding `values`."""
     idx_BK = labels.class_ids_BK.cpu().numpy().astype(idx_dtype(num_classes))
     relative_BK, tail_B = labels.relative_logits_BK.cpu().numpy(), labels.tail_B.cpu().numpy()
     return LabelArrays(idx_BK, *ENCODINGS[values].encode(relative_BK, tail_B))

@@ -7,7 +7,7 @@ float32, exact, for research:
     rel   f4    logit_j - logit_0
     tail  f4    probability outside the top k
 
-Flags are made of the names below, so NumPy is imported by what encodes and decodes.
+The command line reads the names below to make flags, so NumPy is imported only to encode and decode.
 
 Shapes: B views, K classes kept.
 """
@@ -94,7 +94,7 @@ class EightBits(Encoding):
     def decode(self, values_BK: npt.NDArray, tail_B: npt.NDArray, num_classes: int) -> tuple[Floats, Floats]:
         """Return relative logits and tail masses; see Encoding.
 
-        A tail mass is at most 1 - K / C, that of a flat distribution, which eight bits would round up to 1.
+        A tail mass is capped at 1 - K / C, that of a uniform distribution; rounding could raise it up to 1.
         """
         import numpy as np
 
@@ -105,7 +105,7 @@ class EightBits(Encoding):
 
 @functools.cache
 def _tail_masses() -> Floats:
-    """Return the tail mass of each stored tail of q8."""
+    """Return the tail mass that each of q8's 256 stored values means, float32 (256,)."""
     import numpy as np
 
     return np.append(np.exp(np.arange(NO_TAIL) * -VALUE_STEP), 0).astype(np.float32)

@@ -29,10 +29,10 @@ def mean_log_probabilities(
         num_classes: Number of classes, C.
         temperature: Temperature tau.
         tail: Rule that spreads each teacher's tail mass.
-        affinity: Class affinities of the archives; tail "affinity" needs that of each label that has a tail.
+        affinity: Class affinities of the archives; tail "affinity" needs one for each teacher with K < C.
 
     Raises:
-        ValueError: The tail is "bucket", or it is "affinity" and one is missing.
+        ValueError: For a teacher with K < C, the tail is "bucket", or "affinity" without a class affinity.
     """
     affinities = affinity.members if isinstance(affinity, EnsembleAffinity) else (None,) * len(labels.members)
     parts = [
@@ -43,7 +43,7 @@ def mean_log_probabilities(
 
 
 def top_classes(labels: AnyLabels, num_classes: int, *, tail: Tail, affinity: AnyAffinity) -> torch.Tensor:
-    """Return the most probable class of each view, int64 (B,): one teacher's, or that of the mean.
+    """Return the most probable class of each view, int64 (B,), for one teacher or for the mean of several.
 
     Args:
         labels: Labels of one teacher, or of several.
@@ -70,7 +70,7 @@ def _log_dense(labels: Labels, num_classes: int, tail: Tail, affinity: Labels | 
         raise ValueError("tail 'bucket' for several teachers, whose buckets differ: choose 'uniform'")
     if tail == "affinity" and affinity is None:
         raise ValueError(
-            f"several teachers' labels of fewer than {num_classes} classes with tail 'affinity', but without "
-            "the archives' affinity: pass affinity=..., or another tail such as 'uniform'"
+            f"tail 'affinity' needs the affinity of archives whose labels keep under {num_classes} classes: "
+            "pass affinity=..., or another tail such as 'uniform'"
         )
     return dense_probabilities(labels, num_classes, affinity if tail == "affinity" else None).log()

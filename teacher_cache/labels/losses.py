@@ -44,8 +44,8 @@ def hard_loss(
 ) -> torch.Tensor:
     """Return the mean cross-entropy of the teacher's most probable class, a scalar.
 
-    Rank 0 is always that class, however the values are rounded. For labels of several teachers it is the
-    class with the largest mean probability, for which their tails are spread.
+    For one teacher this is rank 0, which rounding never changes. For several teachers it is the class with
+    the largest mean probability, after their tails are spread.
 
     Args:
         logits_BC: Student logits, float32.
@@ -54,7 +54,7 @@ def hard_loss(
         affinity: Class affinities of the archives, on the same device, for several teachers.
 
     Raises:
-        ValueError: There are several teachers, the tail is "affinity", K < C, and there is no affinity.
+        ValueError: For several teachers and K < C, the tail is "bucket", or "affinity" without an affinity.
     """
     classes_B = top_classes(labels, logits_BC.shape[1], tail=tail, affinity=affinity)
     return F.cross_entropy(logits_BC, classes_B)
@@ -92,8 +92,8 @@ def soft_loss(
     if tail == "affinity" and k < num_classes:
         if not isinstance(affinity, Labels):
             raise ValueError(
-                f"labels of {k} of {num_classes} classes with tail 'affinity', but without the archive's "
-                "affinity: pass affinity=..., or another tail such as 'uniform'"
+                f"tail 'affinity' needs the archive's affinity for labels of {k} of {num_classes} classes: "
+                "pass affinity=..., or another tail such as 'uniform'"
             )
         dense_BC = dense_probabilities(labels, num_classes, affinity)
         teacher_BC = F.log_softmax(dense_BC.log() / temperature, dim=1)

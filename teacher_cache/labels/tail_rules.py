@@ -7,4 +7,4 @@ from typing import Literal
 Tail = Literal["affinity", "uniform", "bucket", "renormalised"]
 
 DEFAULT_TAIL: Tail = "affinity"
-"""Rule that loses least (docs/labels.md)."""
+"""Rule that keeps labels closest to the teacher (docs/labels.md)."""

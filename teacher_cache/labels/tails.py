@@ -27,13 +27,13 @@ from teacher_cache.labels.encodings import NO_TAIL, VALUE_STEP
 from teacher_cache.labels.topk import Labels
 
 _LEAST_TAIL = math.exp(-NO_TAIL * VALUE_STEP)
-"""Tail mass that replaces a tail of 0 in a row of the affinity, because its logarithm is taken."""
+"""Least tail mass of a row of the affinity, used in place of 0 so that the logarithm is finite."""
 _MOST_SHARPENING = 0.4
 """Upper bound of b - 1: a higher one gains at small k and loses as much at large k (docs/labels.md)."""
 
 
 def sharpening(k: int, num_classes: int) -> float:
-    """Return b, which falls with k: the more classes a label names, the less they tell of the others."""
+    """Return the exponent b, which falls with k: the more classes are kept, the less they tell of others."""
     return 1 + _MOST_SHARPENING * (1 - k / num_classes) ** 2
 
 
@@ -65,7 +65,7 @@ def dense_probabilities(
 
 
 def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels, power: float) -> torch.Tensor:
-    """Return a of the classes that a label does not name, (B, C), up to a factor per view; else 0."""
+    """Return a for the classes outside a label, (B, C), up to a factor per view; 0 for its own classes."""
     entries = affinity.class_ids_BK.shape[1]
     rows_RN = affinity.log_probabilities()
     rest_R = (affinity.tail_B.clamp_min(_LEAST_TAIL) / max(num_classes - entries, 1)).log()

@@ -35,7 +35,7 @@ class Labels(NamedTuple):
         return self.log_probabilities().exp()
 
     def to(self, device: torch.device | str) -> Labels:
-        """Return the same labels on `device`, copied without waiting where memory is pinned."""
+        """Return the same labels on `device`; copies from pinned memory are asynchronous."""
         return Labels(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
@@ -51,7 +51,7 @@ class EnsembleLabels(NamedTuple):
     weights_A: torch.Tensor
 
     def to(self, device: torch.device | str) -> EnsembleLabels:
-        """Return the same labels on `device`, copied without waiting where memory is pinned."""
+        """Return the same labels on `device`; copies from pinned memory are asynchronous."""
         members = tuple(labels.to(device) for labels in self.members)
         return EnsembleLabels(members, self.weights_A.to(device, non_blocking=True))
 
@@ -75,11 +75,11 @@ AnyAffinity: TypeAlias = Labels | EnsembleAffinity | None
 
 
 def labels_from_logits(logits_BC: torch.Tensor, k: int) -> Labels:
-    """Cut dense logits to their k most probable classes, on the device of the logits.
+    """Return labels with the k most probable classes of dense logits, on the device of the logits.
 
     A stable sort, not torch.topk, decides ties: bfloat16 logits tie often, and torch.topk leaves the order of
-    ties open. The tail is the sum of the classes cut off, not 1 minus the others, so a tiny tail keeps its
-    relative precision.
+    ties open. The tail is the sum over the dropped classes, not 1 minus the kept ones, so a tiny tail keeps
+    its relative precision.
 
     Args:
         logits_BC: Output of the teacher, of any float type; the computation uses float32.

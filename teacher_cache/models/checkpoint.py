@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
     about: dict[str, Any]
 
     def fits(self, classes: ClassList) -> bool:
-        """Return whether the weights were trained on these classes, as far as the file tells."""
+        """Return whether the weights were trained on these classes; true if the file does not say."""
         return self.about.get("classes_sha256", classes.sha256) == classes.sha256
 
 
@@ -72,7 +72,7 @@ def read_checkpoint(file: str) -> Checkpoint:
         raise
     except FileNotFoundError as error:
         raise ModelError(
-            f"checkpoint {file!r} is not a file", "There is nothing to load.", "give the path of one"
+            f"checkpoint {file!r} is not a file", "No weights were loaded.", "check the path or URL"
         ) from error
     except Exception as error:  # pickle, safetensors and torch each raise errors of their own
         raise ModelError(
@@ -108,22 +108,22 @@ def load_into(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         raise ModelError(
             f"checkpoint {checkpoint.file!r} does not fit {type(model).__name__}: {error}",
             "No weights were loaded.",
-            "give the file that this model and number of classes were saved to",
+            "give a checkpoint of this model with the same number of classes",
         ) from error
 
 
 def begin_with(model: torch.nn.Module, file: str, classes: ClassList) -> list[str]:
-    """Load a file's weights into a model in place; its image size and classes may differ from the file's.
+    """Load a file's weights into a model in place; image size and classes may differ from the file's.
 
-    Positions are interpolated by timm, bicubically as in DeiT (main.py, lines 288 to 306). A head stays fresh
-    if the file's head has another number of classes, or was trained on another class list.
+    timm interpolates position embeddings, bicubically as in DeiT (main.py, lines 288 to 306). A head keeps
+    its own weights if the file's head has another number of classes, or was trained on another class list.
 
     Args:
         model: Model of the same architecture.
         file: Path or URL of the weights.
 
     Returns:
-        Names of the weights that stayed fresh: those of heads, or none.
+        Names of the head weights that were not loaded; empty if all were.
 
     Raises:
         ModelError: There is no such file, or the file is of another model.
@@ -169,14 +169,14 @@ def is_safetensors(path: str) -> bool:
 
 
 def safe_types() -> list[Any]:
-    """Return the types, beside tensors, that training scripts leave in checkpoints and that run no code."""
+    """Return the types besides tensors that may be unpickled: common in checkpoints, and they run no code."""
     numbers = [type(numpy.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
     scalar: Any = numpy.float64(0).__reduce__()[0]
     return [scalar, numpy.dtype, *numbers, pathlib.PosixPath, argparse.Namespace, codecs.encode]
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error: torch advises to unpickle anything, which this program does not."""
+    """Return the first line of an error, without torch's advice to allow unpickling of any object."""
     text = str(error).strip().partition("\n")[0]
     found = re.search(r"Unsupported (?:global|class|operand)[^.\n]*(?:\.\w+)*", str(error))
     return f"it holds more than weights ({found[0]})" if found else text or type(error).__name__
@@ -202,12 +202,12 @@ def _without_prefix(weights: dict[str, Any], own: Mapping[str, Any]) -> dict[str
 
 
 def load_weights(model: torch.nn.Module, file: str, classes: ClassList) -> bool:
-    """Load a file's weights into a model, in place; return whether the file names these very classes.
+    """Load a file's weights into a model, in place; return whether the file records exactly these classes.
 
     Args:
         file: Path or URL of the weights.
-        classes: Classes of the model's output, compared with the file's, if it names them; empty compares
-            nothing.
+        classes: Classes of the model's output, compared with those recorded in the file, if any; empty skips
+            the comparison.
 
     Raises:
         ModelError: The weights cannot be read or loaded, or were trained on other classes.
@@ -217,7 +217,7 @@ def load_weights(model: torch.nn.Module, file: str, classes: ClassList) -> bool:
     if classes.names and not checkpoint.fits(classes):
         raise ModelError(
             f"checkpoint {file!r} was trained on another class list",
-            "Its class ids would mean other classes.",
+            "Its class ids do not stand for the dataset's classes.",
             "use the dataset it was trained on, or one packed with the same classes",
         )
     return checkpoint.about.get("classes_sha256") == classes.sha256

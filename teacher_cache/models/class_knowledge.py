@@ -1,4 +1,4 @@
-"""Class names that a model's weights are known by, and their comparison with a dataset's classes.
+"""Class names that come with a model's weights, and their comparison with a dataset's classes.
 
 Names come from the hub's label names, timm's ImageNet synsets, a list inside a checkpoint (class_to_idx,
 classes, id2label ...), or a config.json beside it, as timm and Hugging Face write it.
@@ -61,14 +61,14 @@ def names_of_file(file: str) -> list[Names]:
 
 
 def load_with_names(model: torch.nn.Module, file: str, classes: ClassList) -> tuple[list[Names], bool]:
-    """Load a file's weights into a model, in place.
+    """Load a file's weights into a model, in place, and return the class names that come with them.
 
     Args:
         file: Path or URL of the weights.
-        classes: Classes of the model's output; empty compares nothing.
+        classes: Classes of the model's output; empty skips the comparison with the file's.
 
     Returns:
-        Lists of class names that the file brings, and whether it says that its classes are these very ones.
+        Lists of class names found in or beside the file, and whether it records exactly these classes.
 
     Raises:
         ModelError: See `load_weights`.
@@ -79,10 +79,10 @@ def load_with_names(model: torch.nn.Module, file: str, classes: ClassList) -> tu
 
 
 def check_names(known: Sequence[Names], classes: ClassList, model: str) -> bool:
-    """Refuse a model whose class names are the dataset's, in another order; return whether they are the same.
+    """Refuse a model with the dataset's class names in another order; return whether all names match.
 
-    Lists that share less than half of their names with the dataset, such as those of another language, and
-    datasets whose classes are mere numbers, tell nothing; the agreement with labels is measured instead.
+    Nothing is compared if a list shares less than half of its names with the dataset, as in another language,
+    or if the dataset's names are only numbers; the agreement with labels is measured instead.
 
     Raises:
         ModelError: A class of the dataset has another class id in the model.
@@ -102,11 +102,11 @@ def check_names(known: Sequence[Names], classes: ClassList, model: str) -> bool:
             if moved:
                 number, other = moved[0]
                 raise ModelError(
-                    f"{model} has {len(moved):,} of the dataset's {len(classes):,} classes at other places: "
-                    f"{classes.names[number]!r} is its class {other}, the dataset's {number}",
-                    "Its labels would mean other classes.",
-                    "pack the dataset in the order of the model's classes: pack --classes FILE; "
-                    "or go on with --allow-disagreement",
+                    f"{model} has {len(moved):,} of the dataset's {len(classes):,} classes under other ids: "
+                    f"{classes.names[number]!r} is class {other} of the model, but {number} of the dataset",
+                    "Its labels would stand for the wrong classes.",
+                    "pack the dataset in the order of the model's classes with pack --classes FILE, "
+                    "or accept the difference with --allow-disagreement",
                 )
             return len(shared) == len(ours)
     return False
@@ -150,12 +150,12 @@ def _beside(file: Path) -> Any:
 
 
 def plain_name(name: str) -> str:
-    """Return a class name without differences of spelling: case, and spaces, hyphens or underscores."""
+    """Return a class name in lower case, with spaces for hyphens and underscores, for comparison."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def first_synonym(name: str) -> str:
-    """Return the first of the names that commas separate, in plain spelling."""
+    """Return the first of several comma-separated names, normalised by `plain_name`."""
     return plain_name(name.partition(",")[0])
 
 
@@ -188,5 +188,5 @@ def _unique(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
     return found

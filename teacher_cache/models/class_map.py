@@ -1,7 +1,7 @@
 """Map from a teacher's classes to a dataset's: a subset, another order, or sums of classes.
 
-The probability of a dataset's class is the sum of its teacher's classes' probabilities. Classes of the
-teacher that are in no sum are left out, and the rest is normalised again by the softmax.
+The probability of a dataset's class is the sum of the probabilities of its teacher classes. Teacher classes
+that are in no sum are dropped, and the softmax normalises the rest again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from teacher_cache.storage.store import local_file
 
 
 class ClassMap(NamedTuple):
-    """Teacher's class ids of each class of a dataset.
+    """Class ids of the teacher that make up each class of a dataset.
 
     Attributes:
         members: Teacher's class ids, ascending, by class id of the dataset.
@@ -35,7 +35,7 @@ class ClassMap(NamedTuple):
 
 
 class MappedModel(torch.nn.Module):
-    """Model whose logits (B, C) are those of a dataset's classes: log-sums of the teacher's.
+    """Model with logits (B, C) over a dataset's classes: logsumexp over the teacher's logits of each.
 
     Args:
         model: Teacher's module, with logits over its own classes.
@@ -63,7 +63,7 @@ class MappedModel(torch.nn.Module):
 def read_class_map(
     file: str, classes: ClassList, num_classes: int, class_names: Sequence[Sequence[str]]
 ) -> ClassMap:
-    """Read the teacher's classes of each class of a dataset from a JSON or YAML file.
+    """Read a class map, the teacher's classes for each class of a dataset, from a JSON or YAML file.
 
     Args:
         file: Path or URL of a mapping from the dataset's class names to teacher's classes, or of a list of
@@ -83,10 +83,10 @@ def read_class_map(
         by_name = {_key(key, file): value for key, value in document.items()}
         odd = sorted(by_name.keys() ^ set(classes.names))
         if odd:
-            raise _refusal(file, f"class {odd[0]!r} is in the file or in the dataset alone")
+            raise _refusal(file, f"class {odd[0]!r} is missing from the file or from the dataset")
         document = [by_name[name] for name in classes.names]
     if not isinstance(document, list) or len(document) != len(classes):
-        found = f"{len(document):,} entries" if isinstance(document, list) else "no list and no mapping"
+        found = f"{len(document):,} entries" if isinstance(document, list) else "neither a list nor a mapping"
         raise _refusal(file, f"{found} for the dataset's {len(classes):,} classes")
     ids_by_name = _ids_by_name([names for names in class_names if len(names) == num_classes])
     members = tuple(
@@ -122,13 +122,13 @@ def _ids_by_name(class_names: Sequence[Sequence[str]]) -> dict[str, set[int]]:
 def _class_id(value: Any, file: str, num_classes: int, ids_by_name: Mapping[str, set[int]]) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value < num_classes:
-            raise _refusal(file, f"class {value} of a teacher with {num_classes:,} classes")
+            raise _refusal(file, f"class {value} does not exist, as the teacher has {num_classes:,} classes")
         return value
     found = ids_by_name.get(plain_name(value), set()) if isinstance(value, str) else set()
     if len(found) == 1:
         return next(iter(found))
     if not ids_by_name:
-        raise _refusal(file, f"{value!r}, but the teacher's classes are known by number alone")
+        raise _refusal(file, f"{value!r} is not a class id, and the teacher's classes have no known names")
     several = f"several classes of this name: {sorted(found)}" if found else "no class of this name"
     raise _refusal(file, f"{value!r}: the teacher has {several}")
 
@@ -142,6 +142,6 @@ def _key(key: Any, file: str) -> str:
 def _refusal(file: str, reason: str) -> ModelError:
     return ModelError(
         f"--class-map {file}: {reason}",
-        "Labels would mean other classes.",
+        "Labels would stand for the wrong classes.",
         "give each class of the dataset, by name or in order, with the teacher's class ids or names",
     )

@@ -19,10 +19,10 @@ _SEED = 0
 _CLASS = "{}"
 """Place of a class's name in a template, as in open_clip and CLIP's own lists of templates."""
 _OF_TAG = ("mean", "std", "interpolation", "resize_mode")
-"""Facts of a tag that hold for other weights of the model too."""
+"""Preprocessing settings of a tag, which are used with other weights of the model too."""
 _BATCH_SIZE = 256
 _BITS = 20
-"""Bits of an embedding: a difference of 1e-14 in float64 is rarely seen in 1e-6 (decisions/0023)."""
+"""Bits of a rounded embedding, 1e-6: errors of 1e-14 between machines rarely change it (decisions/0023)."""
 
 
 class _ZeroShot(torch.nn.Module):
@@ -61,7 +61,7 @@ def build(request: TeacherRequest) -> TeacherModel:
     except ImportError as error:
         raise ModelError(
             f"--teacher clip:{request.name}: {error}",
-            "Nothing can load it.",
+            "The model cannot be loaded.",
             'pip install "teacher-cache[clip]"',
         ) from error
     _check(request)
@@ -89,7 +89,7 @@ def build(request: TeacherRequest) -> TeacherModel:
 
 
 def _created(request: TeacherRequest) -> tuple[Any, Any, list[Any]]:
-    """Return the model, its tokenizer, and what its config says of the logits. Raises ModelError."""
+    """Return the model, its tokenizer, and the settings that determine its logits. Raises ModelError."""
     import open_clip
 
     is_place = request.name.startswith(("hf-hub:", "local-dir:"))
@@ -118,7 +118,7 @@ def _created(request: TeacherRequest) -> tuple[Any, Any, list[Any]]:
         raise ModelError(
             f"--teacher clip:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
             "No model can be built.",
-            "see open_clip.list_pretrained(): give clip:MODEL/TAG, and check the network",
+            "give a clip:MODEL/TAG that open_clip.list_pretrained() lists, and check the network",
         ) from error
 
 
@@ -130,7 +130,7 @@ def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:
             that maps each class to a list of prompts.
 
     Raises:
-        ModelError: The file does not exist, a template has no {}, or the file lacks classes or has others.
+        ModelError: The file does not exist, a template has no {}, or its classes are not those of `classes`.
     """
     try:
         with local_file(file) as path:
@@ -138,7 +138,7 @@ def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:
         document = parse(text, file) if file.endswith(".json") else None
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"--prompts {file}: {error}", "There are no prompts.", "give a text or JSON file"
+            f"--prompts {file}: {error}", "No prompts were read.", "give a text or JSON file"
         ) from error
     if isinstance(document, Mapping):
         lists = {name: [texts] if isinstance(texts, str) else texts for name, texts in document.items()}
@@ -148,10 +148,10 @@ def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:
             raise ModelError(
                 f"--prompts {file}: {(odd + empty)[0]!r} is "
                 + (
-                    "in the file or the dataset alone" if odd else f"without prompts, or with {_CLASS} in one"
+                    "missing from the file or dataset" if odd else f"without prompts, or with {_CLASS} in one"
                 ),
                 f"Each of the dataset's {len(classes):,} classes needs one prompt or more.",
-                "name every class as the dataset does, with a list of texts",
+                "list prompts for every class, under the name that it has in the dataset",
             )
         return [tuple(lists[name]) for name in classes.names]
     templates = [line.strip() for line in text.splitlines() if line.strip()]
@@ -160,7 +160,7 @@ def read_prompts(file: str, classes: ClassList) -> list[tuple[str, ...]]:
         raise ModelError(
             f"--prompts {file}: {odd[0]!r} names no class" if odd else f"--prompts {file} has no templates",
             "Every class would have the same embedding.",
-            'write lines such as "a photo of a {}.", or a .json file of lists of prompts by class',
+            'write one template per line, such as "a photo of a {}.", or a .json file of prompts by class',
         )
     return [tuple(template.replace(_CLASS, name) for template in templates) for name in classes.names]
 
@@ -170,8 +170,8 @@ def _check(request: TeacherRequest) -> None:
     if wrong or request.prompts is None or not request.classes.names:
         raise ModelError(
             f"--teacher clip:{request.name} {f'with {wrong}' if wrong else 'without --prompts'}",
-            "Its classes are the texts that stand for the dataset's, and nothing else.",
-            "leave them out" if wrong else "give --prompts FILE",
+            "CLIP teachers take their classes from --prompts, and no --model-kwargs.",
+            "remove --model-kwargs" if wrong else "give --prompts FILE",
         )
 
 
@@ -184,7 +184,7 @@ def _are_prompts(value: Any) -> bool:
 def _text_embeddings(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[str]], device: torch.device
 ) -> torch.Tensor:
-    """Return float32 (C, D) on the CPU; the model is in float64 on the device afterwards."""
+    """Return class embeddings, float32 (C, D), on the CPU; the model stays on `device` in float64."""
     model.to(device).double()
     normalized = torch.nn.functional.normalize
     texts = [text for of_class in prompts for text in of_class]

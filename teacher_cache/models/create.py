@@ -40,7 +40,7 @@ def _check_name(name: str) -> None:
         raise ModelError(f"timm has no model {name!r}", "No model can be built.", remedy)
     if tag and name not in timm.list_pretrained(f"{base}.*"):
         known = ", ".join(timm.list_pretrained(f"{base}.*")) or "none with weights"
-        raise ModelError(f"timm has no weights {name!r}", "There is nothing to load.", f"known: {known}")
+        raise ModelError(f"timm has no weights {name!r}", "No model can be built.", f"timm has: {known}")
 
 
 def create_model(
@@ -60,8 +60,8 @@ def create_model(
         num_classes: Number of classes of the output; None takes the model's own.
         img_size: Side of the input in pixels; passed on to models of fixed input size.
         pretrained: Load weights from the hub.
-        new_head: Give pretrained weights of other classes a new head, to be trained. Without it such weights
-            are refused, because the labels of a random head would be random.
+        new_head: Give pretrained weights with another number of classes a new head, to be trained. False
+            refuses such weights, because a random head would give random labels.
         seed: Seed of the random weights, without `pretrained`.
         model_kwargs: Further arguments of timm.create_model.
 
@@ -86,12 +86,12 @@ def create_model(
                 model = timm.create_model(name, pretrained=pretrained, img_size=img_size, **kwargs)
         except (TypeError, AssertionError) as error:
             raise ModelError(
-                f"{name} does not take {kwargs}: {error}", "It was not built.", "correct --model-kwargs"
+                f"{name} does not take {kwargs}: {error}", "No model was built.", "correct --model-kwargs"
             ) from error
         except (OSError, RuntimeError) as error:
             raise ModelError(
                 f"{name} cannot be loaded: {error}",
-                "Its weights come from the hub.",
+                "The weights have to be downloaded from the hub.",
                 "check the network, give --checkpoint FILE, or --no-pretrained for random weights",
             ) from error
     if num_classes is not None and model.num_classes != num_classes:
@@ -107,8 +107,8 @@ def _checked(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if "num_classes" in model_kwargs:
         raise ModelError(
             f"--model-kwargs num_classes={model_kwargs['num_classes']}",
-            "The dataset says how many classes there are; a head replaced by hand would be random.",
-            "leave it out",
+            "The dataset sets the number of classes; a head for another number would be random.",
+            "remove num_classes from --model-kwargs",
         )
     return dict(model_kwargs)
 

@@ -35,25 +35,25 @@ class _Classifier(torch.nn.Module):
 def build(request: TeacherRequest) -> TeacherModel:
     """Load OWNER/NAME[@REVISION] of the hub, or a folder, with AutoModelForImageClassification.
 
-    Code of the repository is never run. A transformer made for another size interpolates its positions, as
-    its class in transformers does.
+    Code of the repository is never run. A model made for another image size interpolates its position
+    embeddings, if its class in transformers can do so.
 
     Raises:
         ModelError: transformers is not installed, or the model does not exist, lacks weights of its head,
-            needs code of its own, or prepares images otherwise than by a scale and a shift per channel.
+            needs custom code, or has an image processor that does more than scale and shift each channel.
     """
     try:
         import transformers
     except ImportError as error:
         raise ModelError(
-            f"--teacher hf:{request.name}: {error}", "Nothing can load it.", 'pip install "teacher-cache[hf]"'
+            f"--teacher hf:{request.name}: {error}", "It cannot be loaded.", 'pip install "teacher-cache[hf]"'
         ) from error
     if request.model_kwargs or request.checkpoint:
         odd = f"--model-kwargs {dict(request.model_kwargs)}" if request.model_kwargs else "--checkpoint"
         raise ModelError(
             f"{odd} with hf:{request.name}",
-            "A folder of save_pretrained has the weights and all that the model is made of.",
-            "leave it out, and give hf:FOLDER for weights of your own",
+            "The repository or folder alone defines the model and its weights.",
+            "remove the flag; for your own weights, give hf:FOLDER, as written by save_pretrained",
         )
     source, _, revision = (
         (request.name, "", "") if Path(request.name).exists() else request.name.partition("@")
@@ -69,8 +69,8 @@ def build(request: TeacherRequest) -> TeacherModel:
     except Exception as error:  # transformers, torch and safetensors each raise errors of their own
         raise ModelError(
             f"--teacher hf:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
-            "It has to be an image classifier with an image processor, on the hub or in a folder.",
-            "check the name, the network, and what the repository holds",
+            "The model has to be an image classifier with an image processor, on the hub or in a folder.",
+            "check the name, the network, and the files of the repository",
         ) from error
     names = [tuple(config.id2label[number] for number in sorted(config.id2label))]
     mean, std, is_bgr = _statistics(processor, request.name)
@@ -124,7 +124,7 @@ def _model(request: TeacherRequest, source: str, config: Any, where: Mapping[str
 
 
 def _options(model: torch.nn.Module, config: Any, img_size: int) -> dict[str, Any]:
-    """Return the arguments of a forward pass on views of another size than the model was made for."""
+    """Return forward arguments that interpolate positions where views do not have the model's own size."""
     own = getattr(config, "image_size", img_size)
     takes = inspect.signature(model.forward).parameters
     differs = own not in (img_size, [img_size, img_size], (img_size, img_size))
@@ -153,6 +153,6 @@ def _statistics(processor: Any, name: str) -> tuple[tuple[float, ...], tuple[flo
         raise ModelError(
             f"{type(processor).__name__} of hf:{name} does more than scale and shift each channel",
             "The model would see other pixels than it was trained on.",
-            "a timm model is hf-hub:OWNER/NAME without hf:; others take --teacher python:MODULE:FACTORY",
+            "give a timm model as hf-hub:OWNER/NAME, without hf:; others as --teacher python:MODULE:FACTORY",
         )
     return means, stds, is_bgr

@@ -17,15 +17,15 @@ DEFAULT_KIND = "timm"
 KINDS = tuple(
     name.removesuffix("_teacher") for name in modules_in("teacher_cache.models") if name.endswith("_teacher")
 )
-"""Kinds of teachers: KIND_teacher.py has a function build(TeacherRequest) -> TeacherModel."""
+"""Kinds of teachers, one per module KIND_teacher.py; its build(TeacherRequest) returns a TeacherModel."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
-    """Teacher to load, and how to run it; plain values, so that no process needs torch to hold them.
+    """Teacher to load and how to run it, as plain values that a process can hold without importing torch.
 
     Attributes:
-        name: MODEL in timm, or KIND:MODEL for a kind in KINDS; prefixes of timm's own stay.
+        name: MODEL for timm, or KIND:MODEL for a kind in KINDS; timm's own prefixes are part of MODEL.
         checkpoint: Path or URL of a safetensors or torch file with the weights; None takes the hub's.
         pretrained: Load weights from the hub, unless a checkpoint is given; with neither, they are random.
         model_kwargs: Further arguments of timm.create_model, or of a factory.
@@ -33,7 +33,7 @@ class TeacherSettings:
         class_map: Path or URL of a map from the teacher's classes to the dataset's.
         precision: Type of the forward pass.
         device: Name of the device; "auto" takes CUDA where there is one.
-        channels_last: Lay the weights out as the pixels are, which makes convolutions faster.
+        channels_last: Use the channels-last memory format, which makes convolutions faster.
         compiled: Compile the model with torch.compile, which changes the last bits of the logits.
     """
 

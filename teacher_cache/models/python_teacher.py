@@ -17,33 +17,33 @@ def build(request: TeacherRequest) -> TeacherModel:
     """Call the factory in MODULE:FACTORY with the model_kwargs as its arguments.
 
     Args:
-        request: Request for the model. `pretrained` is left to the factory.
+        request: Request for the model. `pretrained` has no effect: the factory chooses the weights.
 
     Raises:
-        ModelError: The factory cannot be imported or called, its result is not a TeacherModel, or nothing
-            in the result tells it from another teacher.
+        ModelError: The factory cannot be imported or called, its result is not a TeacherModel, or has
+            neither weights nor settings to tell it from another teacher.
     """
     spelled = f"python:{request.name}"
     model = _called(request, spelled)
     if not isinstance(model, TeacherModel):
         raise ModelError(
             f"--teacher {spelled} returned {type(model).__name__}",
-            "Its statistics and its number of classes are not known.",
-            "return a teacher_cache.TeacherModel",
+            "Its normalisation and its number of classes are unknown.",
+            "let the factory return a teacher_cache.TeacherModel",
         )
     if not model.module.state_dict() and not model.settings:
         raise ModelError(
             f"--teacher {spelled} has no weights and declares no settings",
-            "Labels of any two such teachers would be taken for one another's.",
-            "put what determines its logits into TeacherModel.settings: a version, a digest",
+            "The labels of two such teachers could not be told apart.",
+            "put a version or digest of what determines its logits into TeacherModel.settings",
         )
     try:
         settings = json.loads(json.dumps(dict(model.settings), allow_nan=False))  # as a spec gives them back
     except (TypeError, ValueError) as error:
         raise ModelError(
             f"the settings of --teacher {spelled}: {error}",
-            "They are part of the archive's description, and could not be read back.",
-            "give numbers, text, lists, dicts and True, False or None",
+            "They are stored in the archive as JSON, which cannot hold these values.",
+            "use only numbers, strings, lists, dicts, True, False and None",
         ) from error
     names, are_known = list(model.class_names), model.classes_are_known
     if request.checkpoint is not None:
@@ -60,16 +60,16 @@ def _called(request: TeacherRequest, spelled: str) -> object:
     except (ImportError, AttributeError, ValueError) as error:
         raise ModelError(
             f"--teacher {spelled}: {error}",
-            "There is nothing to call.",
-            "give python:package.module:factory, with its folder on PYTHONPATH of each worker",
+            "The factory cannot be imported.",
+            "give python:package.module:factory, and put its folder on the PYTHONPATH of every worker",
         ) from error
     try:
         inspect.signature(factory).bind(**request.model_kwargs)
     except TypeError as error:
         raise ModelError(
             f"--teacher {spelled}: {factory_name}() {error}",
-            "It was not called.",
-            "correct --model-kwargs, which are its arguments",
+            "The factory was not called.",
+            "correct --model-kwargs, which are passed to the factory as its arguments",
         ) from error
     try:
         return factory(**request.model_kwargs)
@@ -77,6 +77,6 @@ def _called(request: TeacherRequest, spelled: str) -> object:
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise ModelError(
             f"--teacher {spelled} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}",
-            "There is no teacher.",
-            "correct the factory, or --model-kwargs, which are its arguments",
+            "The teacher could not be built.",
+            "correct the factory, or --model-kwargs, which are passed to it as its arguments",
         ) from error

@@ -27,14 +27,14 @@ class TeacherSpec:
     """Everything except the pixels that determines a teacher's logits.
 
     Attributes:
-        model: Name of the model, after its kind; a name without a kind is timm's.
+        model: Name of the model as KIND:NAME, or NAME alone for timm.
         model_kwargs: Further arguments of timm.create_model; {} for other kinds.
         weights_sha256: Digest of the parameters and buffers.
         num_classes: Length of the output.
         mean: Mean per channel, of pixels scaled to [0, 1]; from the model's pretrained cfg.
         std: Standard deviation per channel, of pixels scaled to [0, 1]; from the model's pretrained cfg.
         precision: Precision of the computation: float32, or bfloat16 autocast.
-        settings: Whatever beside the weights determines the logits; {} for timm.
+        settings: Values that determine the logits besides the weights; {} for timm.
         class_map_sha256: Digest of the map to the dataset's classes; None if they are the teacher's own.
     """
 
@@ -49,17 +49,17 @@ class TeacherSpec:
     class_map_sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as plain JSON values; settings and class map only where there are any."""
+        """Return the spec as plain JSON values; empty settings and a missing class map are left out."""
         document = {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
         return {name: value for name, value in document.items() if name in _ALWAYS or value}
 
 
 class Teacher:
-    """Teacher on a device.
+    """Teacher's model on a device, ready to compute logits.
 
     Args:
-        settings: Layout of the weights, and whether the model is compiled.
-        classes_are_known: Whether the weights tell that the classes are the dataset's, in its order.
+        settings: Settings that give the memory format of the weights, and whether to compile the model.
+        classes_are_known: Whether it is certain that the classes are the dataset's, in the same order.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ def build_teacher(
     """Build a teacher with its weights.
 
     Args:
-        classes: Classes of the dataset; an empty list takes the teacher's own.
-        compare_names: Compare the class names that the weights are known by with the dataset's.
+        classes: Classes of the dataset; if the list is empty, the teacher's own are used.
+        compare_names: Check the class names that come with the weights against the dataset's.
 
     Raises:
         ModelError: The model cannot be built or its weights loaded (see the builder of its kind), its output
@@ -125,8 +125,8 @@ def build_teacher(
     elif len(classes) not in (0, num_classes):
         raise ModelError(
             f"{settings.name} knows {num_classes:,} classes, the dataset has {len(classes):,}",
-            "A label's class ids would mean other classes.",
-            "give --class-map FILE, which says the teacher's classes of each of the dataset's",
+            "Class ids in the labels would mean other classes than in the dataset.",
+            "give --class-map FILE, which lists the teacher's classes for each class of the dataset",
         )
     elif compare_names and classes.names and not is_known:
         names = [tuple(names) for names in model.class_names]
@@ -149,18 +149,18 @@ def build_teacher(
 
 
 def _check_files(settings: TeacherSettings) -> None:
-    """Refuse files that the kind of teacher does not read. Raises ModelError."""
+    """Raise ModelError for prompts or a class map that the kind of teacher does not use."""
     if settings.prompts is not None and settings.kind != "clip":
         raise ModelError(
             f"--prompts {settings.prompts} with --teacher {settings.name}",
-            "Only a model of images and text reads prompts.",
-            "leave them out, or give --teacher clip:MODEL/TAG",
+            "Only an image-text teacher, of the kind clip, reads prompts.",
+            "give no prompts, or give --teacher clip:MODEL/TAG",
         )
     if settings.class_map is not None and settings.kind == "clip":
         raise ModelError(
             f"--class-map {settings.class_map} with --teacher {settings.name}",
-            "Its classes are the dataset's already.",
-            "leave it out; several prompts may stand for one class",
+            "The prompts of this teacher already define the dataset's classes.",
+            "give no class map; the prompts file may have several prompts for a class",
         )
 
 
@@ -173,24 +173,24 @@ def _check_output(model: TeacherModel, name: str, img_size: int) -> None:
         raise ModelError(
             f"{name} fails on an image of {img_size} px: {str(error).strip().partition(chr(10))[0]}",
             "No view of this size can be labelled.",
-            "give --img-size with a size that it takes; a module of your own takes float32 on the CPU",
+            "give an --img-size that the model accepts; a module of your own must run in float32 on the CPU",
         ) from error
     shape = tuple(getattr(logits_BC, "shape", ()))
     if shape != (1, model.num_classes):
         raise ModelError(
             f"{name} gives {type(logits_BC).__name__} {shape} for one image, not (1, {model.num_classes})",
-            "Labels are logits of one row an image.",
-            "let it return logits (B, C)",
+            "Labels need one row of logits per image.",
+            "let the module return logits of shape (B, C)",
         )
 
 
 def _as_json(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments as a document gives them back: tuples as lists. Raises ModelError."""
+    """Return arguments as JSON gives them back: tuples as lists. Raises ModelError if it cannot hold them."""
     try:
         return json.loads(json.dumps(dict(model_kwargs)))
     except TypeError as error:
         raise ModelError(
             f"--model-kwargs {dict(model_kwargs)}: {error}",
-            "They are part of the archive's description, and could not be read back.",
-            "give numbers, text, lists and True, False or None",
+            "They are stored in the archive as JSON, which cannot hold these values.",
+            "use only numbers, strings, lists, True, False and None",
         ) from error

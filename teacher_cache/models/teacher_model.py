@@ -17,10 +17,10 @@ class TeacherRequest:
 
     Attributes:
         name: Name of the model, without its kind.
-        classes: Classes of the dataset, which the model's output has to have; empty takes the model's own.
+        classes: Classes of the dataset, which the output must match; if empty, the model's own are used.
         img_size: Side of the views in pixels.
         device: Device for what is computed while the model is built; the module itself stays on the CPU.
-        pretrained: Load the model's own weights; without them, they are random and seeded.
+        pretrained: Load the model's own weights; if False, the weights are random, from a fixed seed.
         checkpoint: Path or URL of a file with the weights; None takes the model's own.
         model_kwargs: Arguments of timm.create_model, or of the factory.
         prompts: File with the prompts of the classes, for a model of images and text.
@@ -38,17 +38,17 @@ class TeacherRequest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherModel:
-    """Teacher's model with its weights, and what determines its logits beside them.
+    """Teacher's model with its weights, and the other values that determine its logits.
 
     Attributes:
-        name: Name of the model for the archive; a program never loads anything by it.
+        name: Name of the model that the archive records; nothing is ever loaded by this name.
         module: Module on the CPU, in float32, from normalised pixels (B, 3, H, W) to logits (B, C).
         num_classes: Number of classes C.
         mean: Mean per channel, of pixels scaled to [0, 1]. The module gets (pixels / 255 - mean) / std.
         std: Standard deviation per channel, of pixels scaled to [0, 1].
-        class_names: Lists of names that the classes are known by, each in order of class id.
-        settings: Whatever beside the weights determines the logits, as plain JSON values.
-        classes_are_known: Whether the classes are the dataset's, in its order, for certain.
+        class_names: Alternative lists of class names, each in order of class id.
+        settings: Values that determine the logits besides the weights, as plain JSON values.
+        classes_are_known: Whether it is certain that the classes are the dataset's, in the same order.
     """
 
     name: str

@@ -28,7 +28,7 @@ class Colour(NamedTuple):
 
 
 def facts_of(kind: type) -> Mapping[str, tuple[Any, ...]]:
-    """Return what `Annotated` says of each field of a dataclass."""
+    """Return the `Annotated` metadata of each field of a dataclass, by field name."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(kind)}
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 _COLORS = ("#1f77b4", "#d95f02", "#2ca02c", "#c2185b", "#7e57c2", "#6d4c41", "#00838f", "#827717")
 _INK, _GRID = "#333333", "#dddddd"
 _OVERSAMPLING = 2
-"""Pixels drawn for each one of the picture, along each axis: Pillow draws lines without antialiasing."""
+"""Pixels drawn per output pixel along each axis, because Pillow draws lines without antialiasing."""
 _FONT_PX, _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 13, 58, 14, 12, 44
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """Distances of ticks, times a power of ten."""
@@ -23,8 +23,8 @@ class Series:
     """Points of a chart.
 
     Attributes:
-        label: Name in the legend; none if empty.
-        is_line: Whether the points are joined, or shown as dots.
+        label: Name in the legend; a series with an empty label is left out of the legend.
+        is_line: Whether the points are joined by a line; otherwise each is a dot.
     """
 
     label: str

@@ -30,7 +30,7 @@ class Command(NamedTuple):
 
     Attributes:
         run: Function that takes an instance of `config` and returns the exit code.
-        named: Sets of flags by the name that `--run NAME` gives.
+        named: Functions that return a set of flags, by the NAME in `--run NAME`.
         has_own_config: Whether --config is a flag of the command itself, rather than a file of flags.
     """
 
@@ -112,10 +112,10 @@ def _overview(prog: str, summary: str, commands: Mapping[str, Command]) -> str:
 
 
 def _with_plain_types(config: type) -> type:
-    """Return a dataclass of flags with typing.Union for X | Y, and tuple for tuple[str, ...].
+    """Return a dataclass of flags whose type hints say typing.Union for X | Y, and tuple for tuple[str, ...].
 
-    tyro treats them alike, but asks typeguard about the defaults of the latter, whose import takes a third of
-    a short command's time.
+    tyro treats both spellings alike, but checks the defaults of X | Y and tuple[str, ...] with typeguard,
+    whose import takes a third of a short command's time.
     """
     hints = typing.get_type_hints(config, include_extras=True)
     config.__annotations__ = {name: _plain(hint) for name, hint in hints.items()}
@@ -186,7 +186,7 @@ def _flags_of(file: str) -> list[str]:
 
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:
-    """Return flags by name as words of a command line."""
+    """Return flags, given as a mapping from name to value, as command-line arguments."""
     words: list[str] = []
     for name, value in settings.items():
         flag = str(name).replace("_", "-")
@@ -201,7 +201,7 @@ def as_words(settings: Mapping[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def packages_of(extra: str, what: str) -> Iterator[None]:
-    """Raise InputError where a package of an extra is not installed."""
+    """Turn an ImportError in the block into an InputError that names the extra to install."""
     try:
         yield
     except ImportError as error:

@@ -37,7 +37,7 @@ PATH = Fact("path")
 TEACHER = Fact("teacher")
 """Fact of a teacher's name; a folder in it, after hf: or local-dir:, is made absolute like a path."""
 RESUMABLE = Fact("resumable")
-"""Fact of a flag that may change when a run is resumed: a place or speed, or a flag that a digest checks."""
+"""Fact of a flag that may change when a run is resumed: it sets a path or a speed, or a digest checks it."""
 LABELS = Fact("labels")
 """Fact of a flag that determines the labels, and not how they are computed."""
 
@@ -122,7 +122,9 @@ def parse_shards(text: str) -> range:
 def _parse_range(flag: str, text: str, what: str) -> range:
     first, colon, stop = text.partition(":")
     if not (colon and first.isdigit() and stop.isdigit() and int(first) < int(stop)):
-        raise InputError(f"{flag} {text}", f"It names no {what}.", "give A:B with A < B, such as 0:4")
+        raise InputError(
+            f"{flag} {text}", f"It is not a range of {what}s.", "give A:B with A < B, such as 0:4"
+        )
     return range(int(first), int(stop))
 
 
@@ -145,12 +147,12 @@ def parse_kwargs(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def absolute(path: str, folder: str | Path = "") -> str:
-    """Return a path or URL that means the same in any working folder; relative paths start at `folder`."""
+    """Return an absolute path, from `folder` if `path` is relative; URLs and ~ paths stay as they are."""
     return path if "://" in path or path.startswith("~") else str(Path(folder, path).absolute())
 
 
 def with_absolute_paths(config: Config, also: Sequence[str] = ()) -> Config:
-    """Return flags whose paths mean the same in any working folder."""
+    """Return flags with absolute paths, in the fields marked as paths and in those that `also` names."""
     changes: dict[str, Any] = {}
     for name in (*flags_with(type(config), PATH), *also):
         value = getattr(config, name)

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _FIRST_AFTER_S, _PLAIN_EVERY_S = 2.0, 10.0
-"""Seconds before the first plain line, and between two."""
+"""Seconds before the first line of text, and between two lines, where there is no terminal."""
 
 
 class Advance(Protocol):
     """Function that reports how many more items are done, with an optional note beside the count."""
 
     def __call__(self, count: int, note: str = "") -> None:
-        """Report `count` more items as done, with a note, which stays until the next one."""
+        """Report `count` more items as done, and show `note` until another note replaces it."""
         ...
 
 
@@ -38,7 +38,7 @@ def ignore(count: int, note: str = "") -> None:
 
 
 def counting(advance: Callable[[int], None]) -> Track:
-    """Return a `Track` that shows nothing, and passes its counts on."""
+    """Return a `Track` that shows nothing and passes each count to `advance`."""
 
     @contextlib.contextmanager
     def track(what: str, total: int, unit: str) -> Iterator[Advance]:
@@ -55,14 +55,14 @@ def counting(advance: Callable[[int], None]) -> Track:
 
 @contextlib.contextmanager
 def silent(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Open a `Track` that shows nothing."""
+    """Open no display; a `Track` that shows nothing."""
     del what, total, unit
     yield ignore
 
 
 @contextlib.contextmanager
 def console(what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Open a `Track` that shows rate, share done and time left."""
+    """Open a display of share done, rate and time left on stderr; a `Track`."""
     if sys.stderr.isatty():
         with _bar() as bar:
             task = bar.add_task(what, total=total, unit=unit, note="")

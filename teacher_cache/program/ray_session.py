@@ -34,8 +34,8 @@ def connect(address: str | None, flag: str) -> None:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"{flag} {address or 'local'}: {reason}",
-            "There is no Ray cluster to work on.",
-            f"give the address of one, with its token in RAY_AUTH_TOKEN, or leave {flag} out",
+            "The command needs a Ray cluster to run on.",
+            f"give a cluster's address, with its token in RAY_AUTH_TOKEN, or run without {flag}",
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaced the handler by its own

@@ -8,10 +8,10 @@ from typing import Any
 
 
 class StopSignals:
-    """Context in which a first SIGINT or SIGTERM is noted, and a second one interrupts.
+    """Context in which the first SIGINT or SIGTERM sets `were_met`, and the second raises KeyboardInterrupt.
 
     Attributes:
-        were_met: Whether a first signal came.
+        were_met: Whether a signal has arrived, so that the work should stop.
     """
 
     _WHICH = (signal.SIGINT, signal.SIGTERM)

@@ -36,12 +36,12 @@ _SIZES = (
     (10**7, "1M<n<10M"),
 )
 _WORST = 5
-"""Number of classes and of confusions that a card names."""
+"""Number of classes with least agreement, and of most frequent confusions, that a card lists."""
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """Facts of a card that no archive holds.
+    """Facts for an archive's card that the archive itself does not record.
 
     Attributes:
         license: Licence of the labels, as Hugging Face names licences.
@@ -62,7 +62,7 @@ class About:
 
 
 def put_card(reader: ArchiveReader, store: Store, about: About) -> list[str]:
-    """Write the card beside an archive, then its checksums; return the names of what was written.
+    """Write an archive's card, then its SHA256SUMS; return the names of the card's files.
 
     Args:
         store: Store of the archive to write to; the reader's may be pinned to a revision.
@@ -181,7 +181,7 @@ def class_name(figures: Figures, number: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text without what Markdown or HTML would act on: names come from elsewhere."""
+    """Return text with Markdown and HTML syntax escaped, because names come from untrusted sources."""
     return "".join(f"\\{char}" if char in "|[]<>*_`\\" else char for char in text if char.isprintable())
 
 
@@ -204,7 +204,7 @@ def confidence_png(figures: Figures) -> bytes:
 
 
 def agreement_png(figures: Figures) -> bytes:
-    """Return the agreement with the true labels by class, the lowest first, and its mean in each view."""
+    """Return charts of the agreement with true labels: by class, lowest first, and the mean of each view."""
     pairs = zip(figures.agreement_C, figures.rows_C, strict=True)
     shares = sorted(share for share, rows in pairs if rows)
     places = [number / max(len(shares) - 1, 1) for number in range(len(shares))]

@@ -32,9 +32,9 @@ def put_catalog(store: Store, track: Track) -> Catalog:
     """
     if not store.can_list:
         raise InputError(
-            f"{store.url} lists no names",
+            f"{store.url} cannot list its objects",
             "Its archives cannot be found.",
-            "make the catalog where the files are",
+            "make the catalog in the local folder or the bucket that holds the files",
         )
     paths = sorted(
         name.removesuffix(MANIFEST_FILE).rstrip("/")
@@ -73,5 +73,5 @@ def _entry(store: Store, path: str) -> Entry:
 
 
 def _text(text: str) -> str:
-    """Return text from elsewhere, cut off, with characters that can be written."""
+    """Return untrusted text, cut to `_LONGEST`, without characters that UTF-8 cannot encode."""
     return text[:_LONGEST].encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Read catalog.json: the archives in a folder or bucket, by their facts; what it says is checked first."""
+"""Read and validate catalog.json, the list of archives in a folder or bucket with their facts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from teacher_cache.storage.store import Store
 CATALOG_FILE, PAGE_FILE = "catalog.json", "index.html"
 _FORMAT, _VERSION = "teacher-cache-catalog", 1
 _Path = Annotated[str, Meta(pattern=r"^(?:(?!\.{1,2}(?:/|$))[^/:\\\x00-\x1f]+(?:/|$))*$", max_length=1024)]
-"""Relative path of an archive: no step up, no scheme, no beginning at a root."""
+"""Relative path of an archive, without "." or ".." parts, a URL scheme or a leading slash."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Page of a catalog: one HTML file that asks no other host, works without scripts, and better with them."""
+"""Page of a catalog: one HTML file that loads nothing from other hosts, and works without scripts too."""
 
 from __future__ import annotations
 

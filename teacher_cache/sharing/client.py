@@ -22,7 +22,7 @@ _TRIES = 5
 _POLL_S = 1.0
 _SAID_EVERY_S = 10.0
 _AWAY_S = 600.0
-"""Seconds for which waiting goes on while the service does not answer, such as while it starts again."""
+"""Seconds to keep waiting for a service that does not answer, such as during a restart."""
 _ID = re.compile(r"[0-9a-f]{24}")
 
 
@@ -39,10 +39,10 @@ class Client:
 
     Args:
         url: URL of the service; by default that of the variable TEACHER_CACHE_SERVICE.
-        token: Token of the user; by default that of the variable TEACHER_CACHE_TOKEN.
+        token: Token of the user at `url`; without `url`, the variable TEACHER_CACHE_TOKEN is used.
 
     Raises:
-        InputError: No service or token is named.
+        InputError: The URL or the token is missing or malformed.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
@@ -58,18 +58,18 @@ class Client:
         return self._ask("GET", "/api/offer")
 
     def resolve(self, **asked: Any) -> dict[str, Any]:
-        """Return what is there of some labels: state, views, missing, link; nothing is begun.
+        """Return whether some labels exist already, as state, views, missing and link; no job is started.
 
         Args:
-            **asked: Labels by name: data, teacher, recipe, views, img_size, topk, values, affinity.
+            **asked: Labels to look up: data, teacher, recipe, views, img_size, topk, values, affinity.
         """
         return self._ask("POST", "/api/resolve", asked)
 
     def request(self, **asked: Any) -> Job:
-        """Ask for labels, and return their job; the same labels are one job for all users.
+        """Request labels, and return the job that makes them; all users share one job for the same labels.
 
         Args:
-            **asked: Labels by name, as for `resolve`; follow and webhook too.
+            **asked: Labels to make, described as for `resolve`, and optionally follow and webhook.
         """
         return self._ask("POST", "/api/requests", asked)
 
@@ -86,11 +86,11 @@ class Client:
         return self._ask("POST", f"/api/requests/{_checked(job)}/{action}")
 
     def wait(self, job: str, say: Callable[[str], object] = _say_nothing) -> Job:
-        """Wait until a job is over, and return it; a service that is away is waited for, ten minutes at most.
+        """Wait until a job has ended, and return it; an unreachable service is retried for ten minutes.
 
         Args:
             job: Id of the job.
-            say: Function that is told a line of text at every change of the job's state, and now and then.
+            say: Function called with a line of text when the job's state changes, and every ten seconds.
 
         Raises:
             UnreachableError: The service has not answered for ten minutes.
@@ -102,8 +102,8 @@ class Client:
 
         Args:
             url: URL service://HOST/requests/ID; any other URL is returned unchanged.
-            follow: Whether labels that are still being made can be read.
-            say: Function that is told a line of text at every change of the job's state, and now and then.
+            follow: Whether to return as soon as labels that are still being made can be read.
+            say: Function called with a line of text when the job's state changes, and every ten seconds.
 
         Raises:
             TeacherCacheError: The job failed or was cancelled.
@@ -117,7 +117,7 @@ class Client:
             raise TeacherCacheError(
                 f"request {job} is {found['state']}: {found['error'] or 'it was cancelled'}",
                 "There are no labels to read.",
-                f"teacher-cache request retry --id {job}",
+                f"retry it: teacher-cache request retry --id {job}",
             )
         return found["link"]["labels"]
 
@@ -172,7 +172,7 @@ class Client:
         if status in (401, 403):
             raise DeniedError(
                 f"{url}: {detail or 'access is denied'}",
-                "Nothing was asked.",
+                "The service refused the request.",
                 "check TEACHER_CACHE_TOKEN" if status == 401 else "ask an administrator of the service",
             )
         if isinstance(detail, dict):
@@ -181,20 +181,22 @@ class Client:
             wrong = [(str(each["loc"][-1]), each["msg"]) for each in detail]
             raise InputError(
                 "; ".join(f"{name} {(asked or {}).get(name, '')!r}: {text}" for name, text in wrong),
-                "Nothing was begun.",
+                "No job was started.",
                 f"correct {', '.join(name for name, _ in wrong)}",
             )
         if detail is None or status == 405 or (status, detail) == (404, "Not Found"):
             raise InputError(
-                f"{url} answers {status} to {path}, and not as a label service does",
-                "Nothing was asked.",
-                f"set {SERVICE_VARIABLE} to the address of the service, without the path of a page",
+                f"{url} answers {status} to {path}, but not as a label service",
+                "The request reached no label service.",
+                f"set {SERVICE_VARIABLE} to the base URL of the service, without the path of a page",
             )
-        raise InputError(f"{path}: {detail}", "Nothing was begun.", "see what there is: request list")
+        raise InputError(
+            f"{path}: {detail}", "No job was started.", "list the requests: teacher-cache request list"
+        )
 
 
 def line_of(job: Job) -> str:
-    """Return what a job is, in a line."""
+    """Return a job's id, state, views, archive and progress as one line of text."""
     progress, plan = job["progress"] or {}, job["plan"] or {}
     done = f", {progress['units_done']:,} of {progress['units']:,} units" if progress.get("units") else ""
     hours = f", planned {plan['gpu_hours']:,.3g} GPU hours" if "gpu_hours" in plan else ""
@@ -203,12 +205,12 @@ def line_of(job: Job) -> str:
 
 
 def _checked(job: str) -> str:
-    """Return the id of a job. Raises InputError if it is none: no other path of the service is asked."""
+    """Return a job's id. Raises InputError if it is malformed, because it becomes part of a URL."""
     if not _ID.fullmatch(job):
         raise InputError(
-            f"request {job!r}",
-            "An id has 24 digits and letters a to f. Nothing was asked.",
-            "see the ids: teacher-cache request list",
+            f"request {job!r} is not an id",
+            "A request's id consists of 24 digits and letters from a to f.",
+            "list the ids: teacher-cache request list",
         )
     return job
 

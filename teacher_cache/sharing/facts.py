@@ -18,20 +18,20 @@ class Facts:
 
     Attributes:
         dataset: sha256 of the packed dataset.
-        samples: Number of its samples.
-        shards: Number of its shards.
+        samples: Number of samples in the dataset.
+        shards: Number of shards in the dataset.
         classes: Number of classes.
-        weights: sha256 of its weights.
-        precision: Type of its forward pass.
+        weights: sha256 of the teacher's weights.
+        precision: Precision of the teacher's forward pass.
         views: View indices that every shard has, as text: "0:8".
-        num_views: Number of these.
-        views_per_unit: Views in a block, the smallest part that can be pulled.
-        covers: Units that the archive has, and units of the whole archive if it is a part.
-        label_bytes: Bytes of all objects of labels.
+        num_views: Number of these view indices.
+        views_per_unit: Views in a unit, the smallest part that can be pulled.
+        covers: Number of units that this copy has, and that the whole archive has.
+        label_bytes: Total size of all objects of labels in bytes.
         agreement, confidence, entropy, tail: Means over all labels; None where they were not measured.
-        signed_by: Signers, as the statements say; a catalog does not check them.
-        image_license, teacher_license: Licences, as the first statement says.
-        gpu_hours: Hours of the teachers, as the first statement says.
+        signed_by: Signers that the statements name; their signatures are not checked here.
+        image_license, teacher_license: Licences, from the first statement.
+        gpu_hours: GPU hours of all teachers together, from the first statement.
     """
 
     fingerprint: Sha256

@@ -77,12 +77,12 @@ class Statement:
 
 @dataclasses.dataclass(frozen=True)
 class Signatures:
-    """Signatures of an archive, held against keys.
+    """Result of checking an archive's signatures against pinned keys.
 
     Attributes:
-        valid: Statements whose signature by a pinned key holds.
-        unknown: Names of keys that are not pinned; their statements are not looked at.
-        problems: Lines that name what does not hold.
+        valid: Statements with a valid signature by a pinned key.
+        unknown: Names of keys that are not pinned; their statements are not read.
+        problems: Descriptions of failed checks, one line each.
     """
 
     valid: list[Statement]
@@ -143,7 +143,7 @@ def public_keys(file: Path) -> dict[str, Ed25519PublicKey]:
 
 
 def sign(store: Store, manifest: Manifest, key: Ed25519PrivateKey, about: Mapping[str, Any]) -> Statement:
-    """Write a statement about an archive and its signature, in place of an earlier one by the same key.
+    """Write and return a signed statement about an archive; it replaces an earlier one by the same key.
 
     Args:
         about: Fields of the statement besides those that follow from manifest and key.
@@ -172,7 +172,7 @@ def statement_bytes(statement: Statement) -> bytes:
 
 
 def statements_of(store: Store) -> list[Statement]:
-    """Return the statements about an archive that can be read; they may be false: see `check_signatures`."""
+    """Return the readable statements about an archive, signatures unchecked; see `check_signatures`."""
     found = []
     for name in _names(store):
         try:
@@ -183,7 +183,7 @@ def statements_of(store: Store) -> list[Statement]:
 
 
 def check_signatures(store: Store, manifest: Manifest, pinned: Mapping[str, Ed25519PublicKey]) -> Signatures:
-    """Hold the signatures of an archive against pinned keys.
+    """Check the signatures of an archive against pinned keys, and return the result.
 
     Args:
         pinned: Public keys that are trusted, by `key_id`.
@@ -210,7 +210,7 @@ def check_signatures(store: Store, manifest: Manifest, pinned: Mapping[str, Ed25
 def _problem(
     store: Store, name: str, manifest: Manifest, data: bytes, key: Ed25519PublicKey
 ) -> Statement | str:
-    """Return the statement if its signature holds, or else what does not hold."""
+    """Return the statement if its signature is valid, or else a line that says which check failed."""
     try:
         statement, signed = _statement(store, name)
     except ArchiveError as error:
@@ -237,9 +237,11 @@ def _statement(store: Store, name: str) -> tuple[Statement, bytes]:
     try:
         document = unseal(data)
     except ValueError as error:
-        raise ArchiveError(f"{name}: {error}", "What it says is not certain.") from error
+        raise ArchiveError(f"{name}: {error}", "The statement may have been changed.") from error
     if (document.get("format"), document.get("version")) != (_FORMAT, _VERSION):
-        raise ArchiveError(f"{name} is of another format or version", "What it says is not known.")
+        raise ArchiveError(
+            f"{name} is of another format or version", "This program cannot read the statement."
+        )
     return converted(document.get("statement"), Statement, name), data
 
 

@@ -12,7 +12,7 @@ from teacher_cache.storage.store import Store
 
 
 def put_sums(reader: ArchiveReader, store: Store) -> None:
-    """Write the checksums of an archive's documents, objects and companions, as its manifest says they are.
+    """Write SHA256SUMS of an archive's documents, objects and companions; the manifest gives the objects'.
 
     Args:
         store: Store of the archive to write to; the reader's may be pinned to a revision.

@@ -18,7 +18,7 @@ from teacher_cache.storage.store import Store
 
 GIB = 2**30
 _FETCHES = 2
-"""Number of fetches after which wrong bytes count as damage in the store, not in transfer."""
+"""Fetches with a wrong checksum after which the stored object, not its transfer, counts as damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +109,9 @@ def _fetch(store: Store, name: str, sha256: str, home: Store) -> None:
         except _OtherBytesError:
             continue
     raise DamagedError(
-        f"{store.path(name)} does not have the sha256 it must have",
-        "What it holds cannot be trusted.",
-        "copy it again",
+        f"{store.path(name)} does not have the sha256 that is expected",
+        "Its content is damaged or was replaced.",
+        "copy it to the store again",
     )
 
 

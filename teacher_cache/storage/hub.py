@@ -90,7 +90,7 @@ class HubStore(RemoteStore):
 
 
 def _told(call: Callable[[], _T]) -> _T:
-    """Return the result of a call; an answer that stays the same is raised as what it means."""
+    """Return a call's result; HTTP 404 raises FileNotFoundError, and 401 and 403 raise PermissionError."""
     try:
         return call()
     except HfHubHTTPError as error:

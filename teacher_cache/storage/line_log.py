@@ -21,8 +21,8 @@ class LineLog:
     written.
 
     Args:
-        begin: First lines of the object, complete.
-        clock: Function that returns a time in seconds that never falls.
+        begin: Text of the first lines of the object, with the line break of the last.
+        clock: Monotonic clock, in seconds.
 
     Raises:
         StoreError: A local object cannot be created.

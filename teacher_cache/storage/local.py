@@ -129,7 +129,7 @@ class LocalStore(Store):
 
     @contextlib.contextmanager
     def _publishing(self, name: str, publish: Callable[[Path, Path], None]) -> Iterator[Path]:
-        """Lend a temporary path beside a file's path, then publish it durably under the file's name."""
+        """Yield a temporary path beside a file's path; after the block, publish it durably there."""
         target = Path(self.path(name))
         writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         partial = target.with_name(f"{target.name}.partial-{writer}")
@@ -164,7 +164,7 @@ class LocalStore(Store):
         except (IsADirectoryError, PermissionError) as error:
             raise DeniedError(
                 f"{path} cannot be read: {error.strerror}",
-                "Its content is unknown.",
+                "Nothing was read from it.",
                 "change its permissions, or copy it again",
             ) from error
 
@@ -172,7 +172,7 @@ class LocalStore(Store):
         value = f"cannot write to {self.url}: {error.strerror or error}"
         if error.errno in _NO_ROOM:
             return FullError(
-                value, "What was written before is whole.", "make room, then run the same command again"
+                value, "Objects written before are complete.", "make room, then run the same command again"
             )
         return DeniedError(
             value, "Nothing was written.", "choose a folder you may write to, or change its permissions"

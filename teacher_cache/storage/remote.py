@@ -25,11 +25,11 @@ _FINAL = (
     *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
     *(ValueError, TypeError, NotImplementedError, ImportError),
 )
-"""Errors that a retry would meet again."""
+"""Errors that are raised without a retry, which would fail in the same way."""
 _WITHOUT_LISTS = ("http", "https")
 """Schemes of stores that are read by name: a web server lists nothing."""
 _NOT_THERE, _REFUSED = (404, 410), (401, 403)
-"""Statuses of web servers."""
+"""HTTP statuses of missing objects, and of denied access."""
 _BOTOCORE = {
     "connect_timeout": 10,
     "read_timeout": 60,
@@ -45,7 +45,7 @@ class RemoteStore(Store):
     """
 
     _options: Mapping[str, Any] = {}
-    """Options of the file system."""
+    """Further arguments of fsspec.url_to_fs."""
 
     @override
     def _open(self) -> None:
@@ -74,7 +74,7 @@ class RemoteStore(Store):
             return self._try(path, lambda fs: fs.cat_file(path))
         except IsADirectoryError as error:
             raise DeniedError(
-                f"{path} cannot be read: it is a folder", "Its content is unknown.", "check the URL"
+                f"{path} cannot be read: it is a folder", "Only files can be read.", "check the URL"
             ) from error
 
     @override
@@ -115,7 +115,7 @@ class RemoteStore(Store):
         if info["size"] is None:
             raise DeniedError(
                 f"{path}: the web server does not say how large it is",
-                "Nothing is read without a limit.",
+                "Files of unknown size are not read.",
                 "use a server that sends Content-Length",
             )
         return int(info["size"]) if info["type"] == "file" else None
@@ -196,18 +196,18 @@ class RemoteStore(Store):
                 ) from error
             raise UnreachableError(
                 f"{path} cannot be reached: {type(error).__name__}: {error}",
-                f"It was tried {_TRIES} times. What was written before is whole.",
+                f"It was tried {_TRIES} times. Objects written before are complete.",
                 "run the same command again when the store answers",
             ) from error
 
 
 def _within(data: bytes, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) from the answer to a range: some web servers know none, and send all."""
+    """Return bytes [start, stop) from a range response: web servers without ranges send the whole file."""
     return data if len(data) <= stop - start else data[start:stop]
 
 
 def _web_info(fs: Any, path: str) -> dict[str, Any]:
-    """Return what a web server says of a file; fsspec takes any failure for a file that is not there."""
+    """Return a web file's info; FileNotFoundError means missing, while fsspec raises it for any failure."""
     try:
         return fs.info(path)
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
 """Archives of a label service as stores: service://HOST/archives/..., read with the user's token.
 
-The service that the environment names is the only one that is sent the token: TEACHER_CACHE_SERVICE is its
-URL, and TEACHER_CACHE_TOKEN the token.
+Environment variables name the service and the token: TEACHER_CACHE_SERVICE is the URL of the service, and
+TEACHER_CACHE_TOKEN the user's token, which is sent to no other service.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class ServicePlace:
         netloc, slash, path = url.removeprefix(SCHEME).partition("/")
         if netloc != self.netloc:
             raise InputError(
-                f"{url} is not of the service {self.url}",
-                "Its token is sent nowhere else.",
+                f"{url} is another service's URL, not of the service {self.url}",
+                "The token of a service is not sent to another.",
                 f"set {SERVICE_VARIABLE} and {TOKEN_VARIABLE} to those of {netloc}",
             )
         return f"{self.url}{slash}{path}"
@@ -66,14 +66,14 @@ def service_place(environment: Mapping[str, str] = os.environ) -> ServicePlace:
     parts = urlsplit(url)
     if not (token.isascii() and token.isprintable()):
         raise InputError(
-            f"{TOKEN_VARIABLE} has characters that no token has",
-            "The service would refuse it.",
-            f"set {TOKEN_VARIABLE} to the token as its administrator gave it",
+            f"{TOKEN_VARIABLE} has characters that a token cannot have",
+            "The service would refuse the token.",
+            f"set {TOKEN_VARIABLE} to the token exactly as the administrator of the service gave it",
         )
     if parts.scheme not in ("http", "https") or not parts.netloc or not token:
         raise InputError(
             f"{SERVICE_VARIABLE}={url!r}, {TOKEN_VARIABLE} {'set' if token else 'not set'}",
-            "It is not clear which service is asked, and for which user.",
+            "The URL of a service and the token of a user are both needed.",
             f"set {SERVICE_VARIABLE} to its URL, such as https://labels.example.org, and {TOKEN_VARIABLE} "
             "to the token that its administrator made",
         )
@@ -81,10 +81,10 @@ def service_place(environment: Mapping[str, str] = os.environ) -> ServicePlace:
 
 
 class ServiceStore(RemoteStore):
-    """Store of an archive of a service; what a student needs next can be written, and nothing else.
+    """Store of a label service's archive; only a student's list of the labels it needs next can be written.
 
     Raises:
-        InputError: The environment names no service, or another one.
+        InputError: The environment names no service, or not the one in the URL.
     """
 
     @override

@@ -1,4 +1,4 @@
-"""Whole objects under one root, at any URL: what every store promises, and the kinds of store."""
+"""Stores of whole objects at any URL: the interface of every store, and the class for each kind of URL."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Store:
         raise NotImplementedError
 
     def pinned(self) -> Store:
-        """Return the store at the revision it has now, where it has revisions; itself elsewhere.
+        """Return the store pinned to its current revision, or this store if it has no revisions.
 
         Raises:
             DeniedError: There is no such repository, or it may not be read.
@@ -98,7 +98,7 @@ class Store:
             return Store(self._url_beside(relative_url))
         except ValueError as error:
             raise InputError(
-                str(error), "Nothing outside of it is opened.", "copy the archive from someone you trust"
+                str(error), "Paths outside of it are not opened.", "copy the archive from a source you trust"
             ) from error
 
     def _url_beside(self, relative_url: str) -> str:
@@ -114,8 +114,8 @@ class Store:
         if (type(self), self.volume) != (type(other), other.volume):
             raise InputError(
                 f"no relative path leads from {self.url} to {other.url}",
-                "An archive can refer only to archives that travel with it.",
-                "copy one of them, or merge them",
+                "An archive can refer only to archives on the same file system or in the same bucket.",
+                "copy one of them to where the other is, or merge them",
             )
         return posixpath.relpath(other.root, self.root)
 
@@ -161,7 +161,7 @@ class Store:
 
     @contextlib.contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:
-        """Lend a local path of a whole object: its own, or a copy's while the block runs."""
+        """Yield the local path of a whole object: its own, or that of a temporary copy."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "object")
             self.copy_to(name, path)
@@ -182,10 +182,10 @@ class Store:
             self.put(name, data)
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write a whole object if there is none of that name, and return whether this call did.
+        """Write a whole object if no object has that name, and return whether this call wrote it.
 
-        Of several callers on a local store exactly one does. Object stores promise no such thing.
-        Raises as `put`.
+        Of several concurrent callers on a local store, exactly one writes it; object stores do not
+        guarantee that. Raises as `put`.
         """
         is_new = self.stat(name) is None
         if is_new:
@@ -193,7 +193,7 @@ class Store:
         return is_new
 
     def put_file(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """Lend a local path to write an object to; it takes its name when the block ends without an error.
+        """Yield a local path to write an object to; it is published if the block ends without an error.
 
         Raises as `put`.
         """
@@ -225,10 +225,10 @@ class Store:
         raise NotImplementedError
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
-        """Let one process of this machine at a time into the block; the lock ends with its process.
+        """Return a lock of the store against other processes of this machine; the lock ends with its process.
 
         Object stores, and network file systems that cannot lock a folder, have no locks: there the block
-        runs at once.
+        runs without one.
         """
         return contextlib.nullcontext()
 
@@ -237,7 +237,7 @@ class Store:
         raise NotImplementedError
 
     def sweep(self) -> None:
-        """Delete what killed puts of this host left behind; what a living process writes stays."""
+        """Delete temporary files that killed puts on this host left; files of running processes stay."""
 
 
 def _not_opened(url: str, error: Exception) -> InputError:
@@ -248,7 +248,7 @@ def _not_opened(url: str, error: Exception) -> InputError:
 
 @contextlib.contextmanager
 def local_file(url: str) -> Iterator[str]:
-    """Lend the path of a file that may lie in a remote store: its own, or a copy's."""
+    """Yield the local path of a file at any URL: its own, or that of a temporary copy."""
     folder, _, name = url.rpartition("/")
     if "://" not in url:
         yield url
@@ -261,7 +261,7 @@ def local_file(url: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def local_folder(url: str) -> Iterator[str]:
-    """Lend the path of a folder or file that may lie in a remote store: its own, or a copy's of all in it."""
+    """Yield the local path of a folder or file, or that of a temporary folder with copies of a remote one."""
     store = Store(url)
     if store.is_local:
         yield url

@@ -10,11 +10,11 @@ from teacher_cache.storage.store import Store
 
 _CHUNK_BYTES = 2**23
 _CHUNKS_KEPT = 2
-"""Chunks kept behind the newest one's beginning: readers of tars step back by a few bytes."""
+"""Number of newest chunks kept, because readers of tars step back by a few bytes."""
 
 
 class RangeFile(io.RawIOBase):
-    """File that asks its store for every part that is read: for few reads at far places.
+    """File that fetches each read from its store as a byte range: for few reads at distant offsets.
 
     Attributes:
         num_bytes: Size of the object in bytes.
@@ -70,9 +70,9 @@ class StreamedFile(RangeFile):
         self._read_bytes = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position. Raises ValueError for a step back behind what is kept."""
+        """Move the position, and return it. Raises ValueError if it is before the chunks that are kept."""
         if super().seek(offset, whence) < self._first_kept:
-            raise ValueError(f"{self._name} is read forward, and {self._position} is behind")
+            raise ValueError(f"{self._name} is read forward: byte {self._position} is no longer kept")
         return self._position
 
     def read(self, size: int = -1) -> bytes:

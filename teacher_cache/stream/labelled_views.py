@@ -40,7 +40,7 @@ class LabelledViews:
         img_size: Side of a view in pixels, for views without labels.
         views: View indices, one per epoch, in a cycle; by default the archive's, or a new one each epoch.
         drop_last: Leave out the samples that do not fill a batch of all processes.
-        views_per_load: Views rendered of an image each time it is decoded; epochs stay as long.
+        views_per_load: Views rendered each time an image is decoded; epochs have as many batches as with 1.
         rank: Number of this process; torch.distributed's by default, or 0 without it.
         world_size: Number of processes; torch.distributed's by default, or 1 without it.
         room: Bounded folder for copies of remote images and labels.
@@ -139,7 +139,7 @@ class LabelledViews:
     def state_dict(self) -> dict[str, int]:
         """Return the position as a dict of one integer: the number of batches yielded, over all epochs.
 
-        A batch counts as soon as it is yielded, so a state belongs after the update that uses the batch.
+        A batch counts as soon as it is yielded, so take the state after the update that uses the batch.
         """
         return {"batches": self._batches_done}
 
@@ -168,8 +168,8 @@ def _recipe(labels: AnySource | None, recipe: str | Recipe | None, img_size: int
         if recipe is not None or img_size is not None:
             raise InputError(
                 f"recipe {recipe!r}, img_size {img_size}, with labels",
-                "The archive brings the recipe whose views it labels, at their size.",
-                "leave recipe and img_size out",
+                "The archive brings the recipe and the size of the views that it labels.",
+                "do not pass recipe and img_size",
             )
         return labels.recipe
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe or "deit", img_size)

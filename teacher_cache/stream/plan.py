@@ -14,8 +14,8 @@ from teacher_cache.errors import InputError
 from teacher_cache.exact.streams import Purpose, RandomStream, permutation
 
 MixingGroups: TypeAlias = Callable[[range, int], npt.NDArray[np.int64]]
-"""Function that maps (rows of a shard, pass) to the first row of each row's mixing group, the rows that stay
-neighbours."""
+"""Function of the rows of a shard and the number of a pass that returns, for each row, the first row of its
+mixing group: rows that are mixed, and so stay neighbours in the order."""
 
 
 class _Order(NamedTuple):
@@ -69,15 +69,15 @@ class StreamPlan:
     Attributes:
         rows_per_shard: Number of samples in every shard but the last.
         batch_size: Number of views in a batch of one rank.
-        seed: Seed of the order; None keeps the rows in order, which leaves partners apart.
+        seed: Seed of the order; None keeps the rows as stored, without bringing mixing partners together.
         window_shards: Number of shards that are shuffled together.
         rank: Rank of this process, below `world_size`; equal consecutive parts of a batch go to the ranks.
         drop_last: Leave out samples that do not fill a batch of all ranks; else the last batch is smaller.
         views_per_load: Number of views rendered each time an image is decoded.
         views_together: Whether the views of an image share a batch.
-        batches_per_update: Number of batches per change of the weights. An update of all ranks is one part of
-            the order, however many batches and ranks share it.
-        shards: Numbers of the shards whose rows are streamed, rising; None streams all.
+        batches_per_update: Number of batches of a rank per optimizer step. The steps see the same rows,
+            however they are divided among batches and ranks.
+        shards: Numbers of the shards whose rows are streamed, ascending; None streams all.
     """
 
     num_rows: int
@@ -101,7 +101,7 @@ class StreamPlan:
         if self.views_per_load < 1 or (self.views_per_load > 1 and not self.drop_last):
             raise InputError(
                 f"{self.views_per_load} views per load, drop_last {self.drop_last}",
-                "Views per load count from 1, and above that batches are whole.",
+                "Views per load must be 1 or more, and above 1 need drop_last.",
             )
         if self.views_together and self.batch_size % self.views_per_load:
             raise InputError(
@@ -112,7 +112,7 @@ class StreamPlan:
         if self.batches_per_update < 1 or (self.batches_per_update > 1 and not self.drop_last):
             raise InputError(
                 f"{self.batches_per_update} batches per update, drop_last {self.drop_last}",
-                "Batches per update count from 1, and above that updates are whole.",
+                "Batches per update must be 1 or more, and above 1 need drop_last.",
             )
         if self.batches_per_update > 1 and self.batches_per_load > 1:
             raise InputError(
@@ -121,7 +121,9 @@ class StreamPlan:
                 "add --views-together, or leave --grad-accum-steps out",
             )
         if not 0 <= self.rank < self.world_size:
-            raise InputError(f"rank {self.rank} of {self.world_size}", "Ranks count from 0.")
+            raise InputError(
+                f"rank {self.rank} of {self.world_size}", "It must be from 0 to below the world size."
+            )
         if self.batches_per_epoch == 0:
             raise InputError(
                 f"batch size {self.global_batch_size} of all ranks, with {self.rows_per_pass} samples",
@@ -163,7 +165,7 @@ class StreamPlan:
 
         Args:
             batch: Number of the batch, counted from the beginning of the run over all epochs.
-            mixing_groups: Rows that stay neighbours because they are mixed; None leaves every row single.
+            mixing_groups: Function that gives the rows that stay neighbours for mixing; None for no mixing.
         """
         update, batch_of_update = divmod(batch, self.batches_per_update)
         load_pass, update_of_pass = divmod(update, self.views_per_load * self._updates_per_epoch)

@@ -100,10 +100,10 @@ _THREADS = 2
 
 
 class ReadAhead:
-    """Fetches the files of images and the labels of batches, unless they were asked for just before.
+    """Prefetches the image files and labels of batches in threads, except those that it requested recently.
 
-    What is local is not fetched, nor are images where there is no room for the files of two windows. An error
-    of a fetch is left to the reader, who meets it again. The threads end with the object.
+    Local files are not fetched, nor are images if the cache has no room for the files of two windows. Errors
+    of a fetch are ignored, because reading raises them again. The threads end with the object.
 
     Args:
         window_shards: Number of shards that are read at a time.

@@ -30,7 +30,7 @@ from teacher_cache.stream.renderer import BatchNumbers, StreamRenderer
 from teacher_cache.views.recipe import Recipe
 
 _BATCHES_AHEAD = 3
-"""Batches that a process has before it at a time: the one it renders, and others to go on with."""
+"""Batches queued for a process at a time: the one that it renders, and those that follow."""
 
 
 class ViewStream:
@@ -102,7 +102,7 @@ class ViewStream:
             yield BatchNumbers(wanted, _overlap(later, batches))
 
     def pool(self, workers: int) -> RenderPool[StreamRenderer]:
-        """Return the stream's pool of processes; one of its own for a loader beside another."""
+        """Return the stream's pool of processes, or a separate one while another loader uses that pool."""
         kept = self._pool
         if kept is not None and kept.num_workers == workers and not kept.is_rendering:
             return kept

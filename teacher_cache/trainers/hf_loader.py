@@ -15,7 +15,7 @@ from teacher_cache.views.recipe_ops import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Held:
-    """Holder of a batch that Trainer passes on as it is, where it would take a named tuple apart.
+    """Wrapper around a batch, so that Trainer passes it on unchanged instead of splitting the named tuple.
 
     Args:
         batch: Batch of views.
@@ -42,7 +42,7 @@ class TrainerLoader(DataLoader[Any]):
         workers: Processes that render views; 0 renders in this process.
 
     Raises:
-        InputError: The trainer would leave the views out, or see some twice.
+        InputError: The trainer's arguments would drop the views from the batches, or repeat some of them.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class TrainerLoader(DataLoader[Any]):
             if getattr(trainer.args, name) != wanted:
                 raise InputError(
                     f"TrainingArguments({name}={not wanted})",
-                    "Views would be left out, or seen twice after a stop.",
-                    f"give {name}={wanted}",
+                    "Trainer would drop the views from the batches, or repeat some after a resume.",
+                    f"set {name}={wanted} in TrainingArguments",
                 )
         self._num_batches = len(views)
         super().__init__(
@@ -76,9 +76,9 @@ class _Input(NamedTuple):
 
 
 class _Epochs(IterableDataset[Any]):
-    """Batches of the epoch that the trainer's number of updates is in.
+    """Batches of the epoch that contains the trainer's `global_step`.
 
-    Trainer drops the first batches of a resumed epoch: they are None, and cost nothing.
+    Trainer skips the batches that a resumed epoch has used already: these are None, and are not rendered.
     """
 
     def __init__(self, trainer: Trainer, views: LabelledViews, input_: _Input, workers: int) -> None:

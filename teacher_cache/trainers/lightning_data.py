@@ -15,12 +15,12 @@ from teacher_cache.stream.labelled_views import LabelledViews
 class LabelledDataModule(LightningDataModule):
     """Views with labels for `Trainer.fit`; a training step gets a ViewBatch on its device.
 
-    The position is part of Lightning's checkpoints. Give the Trainer use_distributed_sampler=False: the views
-    are shared out among the processes already.
+    Lightning's checkpoints hold the position in the data. Give the Trainer use_distributed_sampler=False,
+    because each process already reads only its own share of the views.
 
     Args:
-        data: Packed dataset, or its URL.
-        labels: Archive or export of labels, its URL, or several; None gives views without labels.
+        data: Path or URL of a packed dataset.
+        labels: Path or URL of an archive or export of labels, or several; None gives views without labels.
         workers: Processes that render views; 0 renders in this process.
         **options: Further arguments of LabelledViews.
 
@@ -48,16 +48,16 @@ class LabelledDataModule(LightningDataModule):
         return _Epochs(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, for Lightning's checkpoints."""
+        """Return the position in the data, for Lightning's checkpoints; empty before `setup`."""
         return {} if self.views is None else dict(self.views.state_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue at a checkpoint's position."""
+        """Continue at the position in the data that a checkpoint holds."""
         assert self.views is not None, "Lightning sets the module up before it loads a state"
         self.views.load_state_dict(state_dict)
 
     def batches(self) -> Iterator[ViewBatch]:
-        """Yield the rest of the trainer's epoch."""
+        """Yield the remaining batches of the trainer's current epoch."""
         assert self.views is not None
         assert self.trainer is not None
         pins = self.trainer.strategy.root_device.type == "cuda"
@@ -76,7 +76,7 @@ class LabelledDataModule(LightningDataModule):
 
 
 class _Epochs:
-    """Iterable with a length, which Lightning neither shards nor prefetches."""
+    """Iterable over the batches of an epoch, with a length, that Lightning neither shards nor prefetches."""
 
     def __init__(self, module: LabelledDataModule) -> None:
         self._module = module

@@ -43,7 +43,7 @@ class ViewTarget:
 
 
 class TimmLoader:
-    """Loader with what timm's training script asks of its own: batches (input, target), epoch by epoch.
+    """Loader with the interface that timm's training script needs: batches (input, target) of one epoch.
 
     Inputs are normalised, erased and mixed already: leave timm's mixup, erasing and normalisation off.
 
@@ -56,7 +56,7 @@ class TimmLoader:
         workers: Processes that render views; 0 renders in this process.
 
     Attributes:
-        dataset: The loader itself, for `set_epoch`.
+        dataset: The loader itself, so that `dataset.set_epoch` sets its epoch.
         sampler, batch_sampler: None; LabelledViews takes each process's share by itself.
         mixup_enabled: False; the views are mixed as the teacher saw them.
     """
@@ -80,7 +80,7 @@ class TimmLoader:
 
     @property
     def dataset(self) -> TimmLoader:
-        """The loader itself, for `set_epoch`."""
+        """The loader itself, so that `dataset.set_epoch` sets its epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -106,16 +106,16 @@ class TimmLoader:
 
 
 class StoredDistillationTask(TrainingTask):
-    """Distillation from stored labels; on a DeiT with a distillation token its head learns from the teacher.
+    """Task that trains a student on stored labels; of two heads, the distillation head learns from them.
 
-    The weights are those of timm's TokenDistillationTask: both 1, or task_loss_weight and the rest. Labels
-    are hard by default, as in DeiT; timm's are soft.
+    The default weights are those of timm's TokenDistillationTask: both 1, or w and 1 - w if task_loss_weight
+    w is given. The default loss is hard, as in DeiT; timm's is soft.
 
     Args:
         student_model: Student.
         distill_type: Loss of the teacher's term.
         task_loss_weight: Weight of the true labels' term.
-        distill_loss_weight: Weight of the teacher's term; by default the rest of 1 beside `task_loss_weight`.
+        distill_loss_weight: Weight of the teacher's term; by default 1 - `task_loss_weight`, or 1 without it.
         temperature: Temperature of the soft loss.
         smoothing: Label smoothing of the true labels.
         tail: Rule that spreads a label's tail mass.
@@ -125,7 +125,7 @@ class StoredDistillationTask(TrainingTask):
         verbose: Accepted as timm's tasks do; nothing is logged.
 
     Raises:
-        InputError: There is no such loss.
+        InputError: `distill_type` is neither hard nor soft.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class StoredDistillationTask(TrainingTask):
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         if distill_type not in ("hard", "soft"):
             raise InputError(
-                f"distill_type {distill_type!r}", "There is no such loss.", "choose hard or soft"
+                f"distill_type {distill_type!r}", "No loss has that name.", "choose hard or soft"
             )
         unwrapped = unwrap_model(student_model)
         if hasattr(unwrapped, "set_distilled_training"):
@@ -204,8 +204,8 @@ class StoredDistillationTask(TrainingTask):
         if target.labels is None:
             raise InputError(
                 "views without labels in a StoredDistillationTask",
-                "There is no teacher to learn from.",
-                "give LabelledViews its labels, or train with timm's ClassificationTask",
+                "The teacher's term of the loss cannot be computed.",
+                "give LabelledViews an archive as `labels`, or train with timm's ClassificationTask",
             )
         distill_loss = self._teachers_term(taught_BC.float(), target.labels)
         loss = self._weights[0] * task_loss + self._weights[1] * distill_loss

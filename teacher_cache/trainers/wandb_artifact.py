@@ -19,8 +19,8 @@ def labels_artifact(url: str, name: str | None = None) -> wandb.Artifact:
     """Return an artifact to log with `run.log_artifact`; no label is copied or read.
 
     The manifest holds the sha256 of every object, so its own sha256, in the metadata, identifies all labels.
-    `labels` in the artifact refers to the archive, without checksums of W&B's own: open the URL with
-    `open_labels`, which hashes whatever it reads, and do not download the artifact.
+    Its entry `labels` refers to the archive, without checksums of W&B's own. So do not download the artifact:
+    open the URL with `open_labels`, which checks the sha256 of everything it reads.
 
     Args:
         url: Finished archive.

@@ -1,4 +1,4 @@
-"""Device half of a view: rendered uint8 pixels -> erased and mixed pixels -> a model's normalised input.
+"""Steps of a view on the model's device: rendered uint8 pixels -> erased and mixed -> normalised input.
 
 Teacher and student share these batched functions. Every step is one float32 IEEE operation per pixel, so a
 view's pixels depend neither on the batch nor on the CPU. The order is timm's: erasing, then mixing;

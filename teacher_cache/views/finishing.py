@@ -1,4 +1,4 @@
-"""Parameters of a view's device half: erased boxes, partners and their shares; made where no torch is."""
+"""Parameters for erasing and mixing views on the model's device; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Leaf = TypeVar("Leaf", "npt.NDArray", "torch.Tensor")
 
 
 class Finishing(NamedTuple, Generic[Leaf]):
-    """Erasing and mixing of R rendered views, of which the first B are wanted.
+    """Parameters that erase R rendered views and mix the first B; the other views are only partners.
 
     Boxes are int32 (top, left, height, width); height 0 means no box.
 
     Attributes:
         erase_R4: Erased box of each rendered view.
-        erased_C256: Pixel value that each byte of an erased box stands for, float32.
+        erased_C256: Table of the pixel value for each byte of an erased box, by channel, float32.
         partner_B: Index among the R of the view that each view is mixed with, int64.
-        blend_B: Share of the own picture in every pixel outside the box, float32.
+        blend_B: Weight of a view's own pixels outside the box; the partner's have the rest; float32.
         box_B4: Box that is copied from the partner's picture.
-        weight_B: Share of the own picture in the whole view, and so of its true label, float32.
+        weight_B: Share of a view's own image in the whole view: the weight of its true label, float32.
     """
 
     erase_R4: Leaf
@@ -42,7 +42,7 @@ class Finishing(NamedTuple, Generic[Leaf]):
 
 @functools.cache
 def erased_values(op: RandomErasing | None) -> npt.NDArray[np.float32]:
-    """Return the pixel value, 0 to 255 and beyond, that a byte of an erased box stands for: float32 (3, 256).
+    """Return the pixel value for each byte of an erased box, which may leave 0 to 255: float32 (3, 256).
 
     A byte stands for the standard normal quantile at (byte + 1/2) / 256, so noise needs no extra memory:
     rendering fills the box with random bytes. With 256 equally likely values the standard deviation is 0.995.

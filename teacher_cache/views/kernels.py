@@ -74,9 +74,9 @@ def _blend(low: int, high: int, factor_q16: int) -> int:
 
 @compiled
 def blend_with_luma(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
-    """Move every pixel towards its luma (factor below 1) or away from it.
+    """Write every pixel moved towards its luma (factor below 1) or away from it (above 1) into `out_flat`.
 
-    The numbers are 32 bits wide, so that the compiler handles eight at once; factors up to 2 keep them exact.
+    The compiler vectorises 32-bit integers eight at a time; they do not overflow for factors up to 2.
     """
     height, width_3 = flat.shape
     factor, shift = np.int32(factor_q16), np.int32(16)
@@ -94,7 +94,7 @@ def blend_with_luma(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
 
 @compiled
 def blend_with_smooth(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
-    """Move every pixel towards the mean of its neighbourhood, or away from it; the edge stays as it is.
+    """Write every pixel moved towards the mean around it, or away from it; border pixels are only copied.
 
     The mean gives the pixel itself weight 5 and its eight neighbours 1 each: Pillow's ImageFilter.SMOOTH.
     """
@@ -119,7 +119,7 @@ def blend_with_smooth(flat: Pixels, factor_q16: int, out_flat: Pixels) -> None:
 
 @compiled
 def _box_blur(lines: Pixels, step: int, whole_q24: float, edge_q24: float, out: Pixels) -> None:
-    """Sum neighbours `step` values apart; the first and the last have a smaller weight than the others."""
+    """Write weighted sums of neighbours `step` values apart: `edge_q24` weighs the first and last of each."""
     count = len(out)
     last = len(lines) - count
     totals = np.zeros(count, np.float64)

@@ -34,9 +34,9 @@ class Mix(NamedTuple):
     """Mixing of a view with its partner, with the same numbers for both views.
 
     Attributes:
-        blend: Share of the own picture in every pixel outside the box; 1 leaves the picture unmixed.
+        blend: Weight of a view's own pixels outside the box; 1 leaves them unmixed.
         box: Box that is copied from the partner's picture; height 0 means no box.
-        weight: Share of the own picture in the whole view, and so of its true label.
+        weight: Share of a view's own image in the whole view: the weight of its true label.
     """
 
     blend: float
@@ -48,7 +48,7 @@ UNMIXED = Mix(1.0, _NO_BOX, 1.0)
 
 
 def sample_mix(recipe: Recipe, key: str, view: int) -> Mix:
-    """Draw the mixing of a pair, as timm's Mixup of mode "pair"; `key` belongs to the pair's first row."""
+    """Return how a pair is mixed, drawn as in timm's Mixup, mode "pair"; `key` is that of the first row."""
     op, size = recipe.mixing, recipe.img_size
     assert op is not None
     stream = RandomStream((view_seed(recipe.sha256, key, view), sample_id(key)), Purpose.MIX)
@@ -73,7 +73,7 @@ def _is_cutmix(op: MixupCutmix, stream: RandomStream) -> bool:
 
 
 def ring_bounds(count: int) -> npt.NDArray[np.int64]:
-    """Return the starts of `count` rows' rings, and `count`: nearly equal sizes, all but the last even."""
+    """Return the bounds of the rings of `count` rows: of nearly equal size, all but the last one even."""
     rings = -(-count // ROWS_PER_RING)
     bounds = 2 * (np.arange(rings + 1) * -(-count // 2) // rings)
     bounds[-1] = count
@@ -81,10 +81,10 @@ def ring_bounds(count: int) -> npt.NDArray[np.int64]:
 
 
 def partners_in_ring(size: int, round_number: int) -> npt.NDArray[np.int64]:
-    """Return each place's partner in a round of a ring: an involution; in an odd ring one place is alone.
+    """Return the partner of each position in one round of a ring; in an odd ring one is its own partner.
 
-    This is the circle method: among an odd number of places, two meet if their sum is twice the round; the
-    place that would meet itself meets the last place of an even ring.
+    This is the circle method. Among an odd number n of positions, two are partners if their sum is twice the
+    round modulo n. In an even ring, the position left over gets the last position as its partner.
     """
     if size == 1:
         return np.zeros(1, np.int64)
@@ -123,7 +123,7 @@ class Mixing:
         return partners_N
 
     def mixing_groups(self, rows: range, views: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Return the first row of each row's mixing group, the rows it is mixed with in any of some views.
+        """Return, for each row, the first row of its mixing group: rows it is mixed with in any of `views`.
 
         For one view the group is the pair; for several it is the ring in the first view's arrangement.
         """
@@ -136,7 +136,7 @@ class Mixing:
         return firsts_N
 
     def rings(self, rows: range, view: int) -> list[npt.NDArray[np.int64]]:
-        """Return the rings of a shard's rows, in the arrangement that a view belongs to."""
+        """Return the rings into which a shard's rows are split for a view, as arrays of rows."""
         starts = range(rows.start, rows.stop, _block_rows(self))
         return [ring for start in starts for ring in _block_rings(self, start, view // VIEWS_PER_RING)]
 
@@ -158,7 +158,7 @@ def _block_rows(mixing: Mixing) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _block_rings(mixing: Mixing, start: int, group: int) -> list[npt.NDArray[np.int64]]:
-    """Return the rings of the block that begins at row `start`, each as rows in order of their places."""
+    """Return the rings of the block at row `start`, as arrays of rows; `group` is view // VIEWS_PER_RING."""
     shard_stop = (start // mixing.rows_per_shard + 1) * mixing.rows_per_shard
     count = min(_block_rows(mixing), shard_stop - start, mixing.num_rows - start)
     key = mixing.key_of(start)

@@ -13,12 +13,12 @@ from teacher_cache.views.render import render_views
 
 
 def render(image_bytes: bytes | memoryview, recipe: Recipe, key: str, view: int) -> torch.Tensor:
-    """Return the pixels that a teacher saw of a view, float32 (3, H, W) from 0 to 255, H = W = img_size.
+    """Return the pixels of a view as the teacher saw it: float32 (3, H, W) from 0 to 255, H = W = img_size.
 
-    They are those of `ViewBatch.pixels`, bit for bit.
+    `ViewBatch.pixels` gives the same pixels, bit for bit.
 
     Args:
-        image_bytes: Image as it lies in the packed dataset.
+        image_bytes: Encoded image, exactly as the packed dataset stores it.
         recipe: Recipe without mixing; `open_labels(...).recipe` of the archive.
         key: Key of the sample.
         view: View index.
@@ -30,7 +30,7 @@ def render(image_bytes: bytes | memoryview, recipe: Recipe, key: str, view: int)
     if recipe.mixing:
         raise RecipeError(
             f"recipe {recipe.name!r} mixes views",
-            "A mixed view is made of two images, and one has been given.",
+            "A mixed view is made from two images, and `render` takes only one.",
             "use LabelledViews, or label with a recipe that does not mix, such as rrc",
         )
     out_1HWC = np.empty((1, recipe.img_size, recipe.img_size, 3), np.uint8)

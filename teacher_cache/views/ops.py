@@ -26,7 +26,7 @@ _BLUR_PASSES = 3
 
 
 class Canvas:
-    """View in the making: pixels, and the tables that are still to be applied to them.
+    """View that ops are applied to: its pixels, and the lookup tables that have not been applied to them yet.
 
     Args:
         pixels_HWC: Pixels of the view, uint8 (S, S, 3), C-contiguous.
@@ -67,7 +67,7 @@ class Canvas:
         return (2 * kernels.luma_sum(self._pixels_HWC, self._tables_C256) + count) // (2 * count)
 
     def redraw(self, draw: Callable[[Pixels, Pixels], None]) -> None:
-        """Make new pixels from the present ones with draw(pixels_HWC, out_HWC)."""
+        """Apply the pending tables, and replace the pixels by those that draw(pixels_HWC, out_HWC) writes."""
         present_HWC = self._pixels_HWC
         if self._tables_C256 is not _IDENTITY_C256:
             present_HWC = np.empty_like(present_HWC)
@@ -163,7 +163,7 @@ def _sharpness(canvas: Canvas, factor: float) -> None:
 
 
 def _gaussian_blur(canvas: Canvas, radius: float) -> None:
-    """Blur by three boxes with the variance of a Gaussian: ImageFilter.GaussianBlur."""
+    """Approximate a Gaussian blur by three box blurs of its variance, as ImageFilter.GaussianBlur does."""
     variance = radius * radius / _BLUR_PASSES
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
@@ -240,5 +240,6 @@ OPS: Mapping[str, Callable[[Canvas, float], None]] = {
     "translate_x": _translate_x,
     "translate_y": _translate_y,
 }
-"""Ops by name. The first three take no amount; the amounts of the others are, in order: bits kept, threshold,
-addition; factor, where 1 changes nothing; standard deviation in pixels; degrees; slope; share of the side."""
+"""Ops by name. Amounts: bits kept (posterize), threshold (solarize), number added (solarize_add), factor with
+1 for no change (brightness to sharpness), standard deviation in pixels (gaussian_blur), degrees (rotate),
+slope (shear), share of the side (translate); the first three ops take none."""

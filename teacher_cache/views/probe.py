@@ -1,4 +1,4 @@
-"""Replay guard: digests of a few probe images' views, which detect a library that renders other pixels.
+"""Replay check: digests of a few probe images' views, which detect libraries that render other pixels.
 
 An archive stores the digest from the time it was made. A program that opens it to replay views renders the
 probes again, in under a second once the ops are compiled, and refuses on a difference. The probe images in
@@ -29,7 +29,7 @@ PIXEL_LIBRARIES = ("torch", "simplejpeg", "pillow", "numpy", "numba", "llvmlite"
 
 _VIEWS = range(4)
 _AMOUNTS = (0.3, 1.7)
-"""Amounts at which every op is probed: away from no change, one on each side for ops with two sides."""
+"""Amounts at which every op is probed; for an op with a factor, one below 1 (no change) and one above."""
 
 
 def library_versions() -> dict[str, str]:
@@ -40,9 +40,9 @@ def library_versions() -> dict[str, str]:
 def probe_digest(recipe: Recipe) -> str:
     """Return the sha256 over the pixels of four views of each probe image, in order of their names.
 
-    The digest continues over each op on pixels that the recipe can emit, drawn on the last of these views;
-    then over the values of erased bytes and the mixing of some pairs, if the recipe erases or mixes. An op
-    that the recipe cannot emit is not part of the digest, so a new op leaves other recipes' archives valid.
+    It also covers each pixel op that the recipe can choose, applied to the last of these views, and, if the
+    recipe erases or mixes, the pixel values for erased bytes and the mixing of some pairs. It leaves out ops
+    that the recipe cannot choose, so that archives of other recipes stay valid when an op is added.
     """
     digest = hashlib.sha256()
     out_VHWC = np.empty((len(_VIEWS), recipe.img_size, recipe.img_size, 3), np.uint8)
@@ -62,14 +62,14 @@ def probe_digest(recipe: Recipe) -> str:
 
 
 def check_probe(recipe: Recipe, expected_digest: str, made_with: Mapping[str, str]) -> None:
-    """Refuse to replay views whose pixels would differ from the ones that were labelled.
+    """Raise an error if the installed libraries would render other pixels than the ones that were labelled.
 
     Args:
         expected_digest: Result of `probe_digest` when the labels were made.
         made_with: Result of `library_versions` when the labels were made.
 
     Raises:
-        RecipeError: The probes' pixels differ; the message names the recipe and the versions on both sides.
+        RecipeError: The pixels differ; the message names the recipe and the library versions then and now.
     """
     if probe_digest(recipe) == expected_digest:
         return

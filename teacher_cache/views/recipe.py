@@ -164,8 +164,8 @@ def from_dict(document: Any) -> Recipe:
     if fields.get("version", VERSION) != VERSION:
         raise RecipeError(
             f"recipe version {fields['version']!r}",
-            f"This program knows version {VERSION}.",
-            "use the release that wrote it",
+            f"This release reads only version {VERSION}.",
+            "use the release of teacher-cache that wrote the recipe",
         )
     require(isinstance(fields.get("ops"), list), "ops", fields.get("ops"), "a list")
     require(

@@ -31,7 +31,7 @@ def require(allowed: bool, field: str, value: Any, rule: str) -> None:
 
 
 class _Checked:
-    """Op whose fields are checked against their bounds. Raises RecipeError."""
+    """Base class of ops; raises RecipeError if a field is out of its bounds."""
 
     def __post_init__(self) -> None:
         for field, facts in facts_of(type(self)).items():
@@ -79,7 +79,7 @@ class ResizeCenterCrop(_Checked):
 
 @dataclasses.dataclass(frozen=True)
 class HorizontalFlip(_Checked):
-    """Exchange of left and right, with a probability."""
+    """Horizontal flip, done with `probability`."""
 
     probability: Share = 0.5
 
@@ -128,7 +128,7 @@ class ColorJitter(_Checked):
     """Jitter of brightness, contrast and saturation in a random order: torchvision's op without hue.
 
     Attributes:
-        brightness: Factor's largest distance from 1, uniform in [1 - x, 1 + x]; 0.3 in DeiT's main.py.
+        brightness: Bound x on the factor, which is uniform in [1 - x, 1 + x]; 0.3 in DeiT's main.py.
         contrast: Largest distance of the contrast factor from 1, as for brightness.
         saturation: Largest distance of the saturation factor from 1, as for brightness.
     """
@@ -245,7 +245,7 @@ def op_from_dict(document: Any) -> Op:
 
 
 def checked_fields(what: str, document: Any, known: set[str]) -> dict[str, Any]:
-    """Return a mapping whose fields are all known, or raise a RecipeError that offers the nearest name."""
+    """Return `document` as a dict; raise RecipeError, with the nearest name, if a field is unknown."""
     require(isinstance(document, Mapping), what, document, "a mapping")
     for field in document:
         if field not in known:

@@ -1,4 +1,4 @@
-"""Host half of a view: image bytes and parameters -> uint8 pixels, with all randomness in the arguments.
+"""Steps of a view on the CPU: image bytes and parameters -> uint8 pixels; all randomness is in the arguments.
 
 Nothing here imports torch: a process that renders holds numpy, numba and a JPEG decoder. Pixels are
 (H, W, 3), the layout of the decoders and of the compiled loops.
@@ -27,9 +27,9 @@ def render_views(
     views: Sequence[int],
     out_VHWC: Iterable[Pixels],
 ) -> list[ViewParams]:
-    """Decode what views of an image need, once, and render them into `out_VHWC`.
+    """Decode, once, the part of an image that `views` need, and render these views into `out_VHWC`.
 
-    The replay contract is that the pixels are a function of the arguments alone, bit for bit. Each view is
+    The pixels depend on the arguments alone, bit for bit, so that views can be replayed. Each view is
     uint8 (img_size, img_size, 3).
 
     Returns:
@@ -58,7 +58,7 @@ def _union(params_V: Sequence[ViewParams]) -> Box:
 
 
 class _Scratch(threading.local):
-    """Memory into which a thread decodes one image after another, rather than into new pages each time."""
+    """Buffer that a thread reuses for each image it decodes, instead of allocating memory each time."""
 
     def __init__(self) -> None:
         self._buffer = np.empty(0, np.uint8)
@@ -83,7 +83,7 @@ def render_crop(pixels_HWC: Pixels, recipe: Recipe, params: ViewParams, out_HWC:
 
 
 def resized_window(pixels_HWC: Pixels, params: ViewParams, size: int) -> Pixels:
-    """Cut out the source box, resize it, cut out the window, and flip if asked: uint8 (size, size, 3)."""
+    """Crop the source box, resize it, crop the window, and flip it if asked; return uint8 (size, size, 3)."""
     box_HWC = pixels_HWC[params.top : params.top + params.height, params.left : params.left + params.width]
     height, width = params.resize_height, params.resize_width
     top, left = params.window_top, params.window_left
@@ -111,6 +111,6 @@ def _reflected_window(box_HWC: Pixels, height: int, width: int, top: int, left: 
 
 
 def _reflected(start: int, count: int, size: int) -> npt.NDArray[np.int64]:
-    """Return places start to start + count; places outside [0, size) are reflected at its first or last."""
+    """Return indices start to start + count, with those outside [0, size) reflected at its first or last."""
     places = np.abs(np.arange(start, start + count))
     return size - 1 - np.abs(size - 1 - places)

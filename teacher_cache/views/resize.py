@@ -21,7 +21,7 @@ _KEYS_A = -0.5
 _SUPPORT = 2.0
 """Half the width of the cubic filter, in pixels of the smaller of the two pictures."""
 _STRIP = 64
-"""Rows that are resized along x side by side, so that the inner loop runs over memory in order."""
+"""Number of rows that are resized along x together, so that the inner loop reads memory sequentially."""
 
 
 @compiled
@@ -41,9 +41,9 @@ def _filters(
     """Return the filters of places [start, stop) on an axis of `source` pixels resized to `target`.
 
     Returns:
-        The first source place of each filter (N,), the number of its taps (N,), its weights (N, T), and the
-        fractional bits of the weights. The bits follow from all places of the axis, so that a window holds
-        the pixels of the whole.
+        The first source pixel of each filter (N,), the number of its taps (N,), its weights (N, T), and the
+        fractional bits of the weights. The bits are chosen for the whole axis, so that a window has the same
+        pixels as the whole resized picture.
     """
     scale = source / target
     support, inverse = (_SUPPORT * scale, 1 / scale) if scale >= 1 else (_SUPPORT, 1.0)

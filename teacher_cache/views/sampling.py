@@ -22,7 +22,7 @@ from teacher_cache.views.recipe_ops import (
 )
 
 _ATTEMPTS = 10
-"""Tries at a random box, as in torchvision and timm; then a crop is central, and nothing is erased."""
+"""Attempts to draw a box that fits, as in torchvision and timm; else crop the centre, or erase nothing."""
 _LARGEST_LEVEL = 10.0
 
 
@@ -150,7 +150,7 @@ def _random_box(crop: RandomResizedCrop, stream: RandomStream, height: int, widt
 
 
 def _sample_erasing(op: RandomErasing, stream_key: tuple[int, int], size: int) -> Box | None:
-    """Draw a box as timm's RandomErasing does (timm/data/random_erasing.py, _erase)."""
+    """Return a random box to erase, or None, drawn as in timm's _erase (timm/data/random_erasing.py)."""
     stream = RandomStream(stream_key, Purpose.ERASE)
     if stream.uniform() >= op.probability:
         return None
@@ -174,7 +174,7 @@ def ops_of(recipe: Recipe) -> frozenset[str]:
 
 
 class _Amount(NamedTuple):
-    """Amount of an op as a function of its share of the largest level, negative half the time if `signed`."""
+    """Amount of an op as a function of level / _LARGEST_LEVEL, which is negated half the time if `signed`."""
 
     of_share: Callable[[float], float]
     signed: bool
@@ -238,7 +238,7 @@ def _sample_color_jitter(op: ColorJitter, stream: RandomStream) -> list[PixelOp]
 
 
 class Sampler(NamedTuple):
-    """Sampler of a recipe's op on pixels: names of views/ops.py that it can emit, and the draw."""
+    """Sampler of a recipe's pixel op: names in views/ops.py that it can choose, and a function to draw."""
 
     emits: Sequence[str]
     draw: Callable[[Any, RandomStream], list[PixelOp]]

@@ -52,7 +52,7 @@ _WEIGHTS_F32 = _WEIGHTS_F64.astype(np.float32)
 
 @compiled
 def _inside(offset: int, size: int) -> tuple[int, int]:
-    """Return first and stop of the places p in [0, size) whose source p + 1/2 + offset lies inside, too."""
+    """Return the range [first, stop) of p in [0, size) whose source p + 1/2 + offset is in [0, size) too."""
     first = min(max(-((offset + _HALF) >> FRACTION_BITS), 0), size)
     stop = min(max(-((offset + _HALF - (size << FRACTION_BITS)) >> FRACTION_BITS), first), size)
     return first, stop
@@ -62,7 +62,7 @@ def _inside(offset: int, size: int) -> tuple[int, int]:
 def _weigh(
     r0: Pixels, r1: Pixels, r2: Pixels, r3: Pixels, weights_4: npt.NDArray[np.float32], out: Pixels
 ) -> None:
-    """Fill in the sums of four neighbours, by the weights of one fraction."""
+    """Write the sums of four neighbours, weighted by `weights_4`, into `out`, clamped to uint8, truncated."""
     w0, w1, w2, w3 = weights_4[0], weights_4[1], weights_4[2], weights_4[3]
     for i in range(len(out)):
         total = (
@@ -108,8 +108,8 @@ def shift_rows(flat: Pixels, offsets_H: npt.NDArray[np.int64], fill_C: Pixels, o
 def shift_columns(flat: Pixels, offsets_W: npt.NDArray[np.int64], fill_C: Pixels, out_flat: Pixels) -> None:
     """Move pixel (y + offsets[x], x) to (y, x), offsets in 2^-24 pixels: shear in y.
 
-    Columns move first by whole pixels, neighbours with the same offset together; then each row by the
-    fractions.
+    First columns move by whole pixels, adjacent ones with the same whole offset together; then each row is
+    interpolated by the fractions.
     """
     height, width_3 = flat.shape
     weights = np.empty((4, width_3), np.float32)

@@ -174,7 +174,7 @@ def test_duplicate_keys_are_named_with_their_places(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(IMAGES[0]) if name.endswith("jpg") else 1
             tar.addfile(info, io.BytesIO(IMAGES[0] if name.endswith("jpg") else b"0"))
-    with pytest.raises(DatasetError, match=r"key 'a' is there 2 times: sample 'a' in .*in.tar"):
+    with pytest.raises(DatasetError, match=r"key 'a' occurs 2 times: sample 'a' in .*in.tar"):
         packed(open_source(str(tmp_path / "in.tar")), tmp_path / "out")
 
 

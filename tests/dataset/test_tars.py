@@ -172,7 +172,7 @@ def test_a_choice_that_names_nothing_of_the_source_is_refused(options: SourceOpt
         if fits:
             assert open_source(str(tmp_path / source), options).keys == ["x"]
         else:
-            with pytest.raises(DatasetError, match="There is nothing that it could name"):
+            with pytest.raises(DatasetError, match="The flag cannot select anything in this source"):
                 open_source(str(tmp_path / source), options)
 
 

@@ -43,7 +43,7 @@ def test_a_checkpoints_own_list_is_found_and_compared(names: dict, tmp_path: Pat
     torch.save({"state_dict": model().state_dict(), **names}, file)
     assert check_names(names_of_file(file), ClassList(PETS), file) is True
     with pytest.raises(
-        ModelError, match=r"2 of the dataset's 4 classes at other places: 'dog' is its class 3"
+        ModelError, match=r"2 of the dataset's 4 classes under other ids: 'dog' is class 3 of"
     ):
         check_names(names_of_file(file), ClassList(("ant", "bee", "dog", "cat")), file)
 
@@ -61,7 +61,7 @@ def test_timms_synsets_are_those_of_imagenet_weights() -> None:
     described = tuple(f"{name.split(',')[0]}" for name in known[1])
     if len(set(described)) == 1000:
         assert check_names(known, ClassList(described), "regnety_002") is True
-    with pytest.raises(ModelError, match=r"1,000 of the dataset's 1,000 classes at other places"):
+    with pytest.raises(ModelError, match=r"1,000 of the dataset's 1,000 classes under other ids"):
         check_names(known, ClassList((*WNIDS[1:], WNIDS[0])), "regnety_002")
 
 
@@ -76,7 +76,7 @@ def test_a_teacher_of_another_order_is_refused_unless_it_is_allowed(tmp_path: Pa
     torch.save({"state_dict": model().state_dict(), "classes": list(PETS)}, file)
     options = {"img_size": 32, "checkpoint": file}
     assert built_teacher("test_resnet", classes=ClassList(PETS), **options).classes_are_known
-    with pytest.raises(ModelError, match=r"'dog' is its class 3, the dataset's 0(.|\n)*--allow-disagreement"):
+    with pytest.raises(ModelError, match=r"'dog' is class 3 of the model, but 0 of the dataset(.|\n)*--allow-disagreement"):
         built_teacher("test_resnet", classes=ClassList(PETS[::-1]), **options)
     allowed = built_teacher("test_resnet", classes=ClassList(PETS[::-1]), compare_names=False, **options)
     assert not allowed.classes_are_known

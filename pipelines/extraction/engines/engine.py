@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 def ignore(views: int) -> None:
-    """Do nothing; an Advance without progress."""
+    """Do nothing: the Advance of callers that show no progress."""
     del views
 
 
@@ -57,12 +57,12 @@ def is_foreign(error: BaseException) -> bool:
 
 
 MAX_FAILURES_IN_ROW = 5
-"""Foreign errors in a row, with no unit done in between, after which a worker counts as broken."""
+"""Consecutive `is_foreign` errors, with no unit done in between, after which a worker counts as broken."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UnitResult:
-    """Figures of units that lie in the archive; they add up over a run.
+    """Figures of units that were written to the archive; `+` adds those of several units.
 
     Events, report.json and Prometheus show every field: a field in seconds ends in _s.
 
@@ -102,14 +102,14 @@ class Worker(Protocol):
         ...
 
     def try_calibration(self, num_views: int) -> Trial:
-        """Time some calibration views, spread over the dataset; write nothing."""
+        """Label some calibration views, spread over the dataset; return rate and agreement, write nothing."""
         ...
 
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:
         """Write the result of all calibration parts: the class affinity, and the agreement with labels.
 
         Returns:
-            The agreement; None where nothing is labelled.
+            The agreement; None if no image has a true label.
         """
         ...
 
@@ -118,7 +118,7 @@ class Worker(Protocol):
         ...
 
     def compute(self, task: Task, advance: Advance) -> Any:
-        """Return the input of `write`. An error concerns this unit alone, unless it is in ENDS_THE_RUN."""
+        """Label a unit, and return what `write` takes. Only an error in ENDS_THE_RUN affects other units."""
         ...
 
     def write(self, computed: Any) -> UnitResult:
@@ -150,7 +150,7 @@ class WorkerLost:
 
 @dataclasses.dataclass(frozen=True)
 class UnitDone:
-    """A unit lies in the archive."""
+    """A unit was written to the archive."""
 
     unit: Task
     worker: str
@@ -188,7 +188,7 @@ class Engine(Protocol):
         ...
 
     def ask(self, task: Callable[[Worker, Advance], _T], advance: Advance = ignore) -> _T:
-        """Return the result of a task on some worker, or on another one if that worker is lost."""
+        """Call `task` with any worker, or with another if that one is lost; return its result."""
         ...
 
     def run(self, queue: UnitQueue, advance: Advance) -> Iterator[Event]:

@@ -35,7 +35,7 @@ class LocalEngine:
     """Engine without Ray.
 
     Args:
-        settings: Settings of the engine; there are none without Ray.
+        settings: Ignored; all settings of engines are for Ray.
     """
 
     num_workers = 1
@@ -89,8 +89,8 @@ class LocalEngine:
         if self._failures == MAX_FAILURES_IN_ROW:
             raise TeacherCacheError(
                 f"{self._failures} units in a row failed, the last: {first_line(error)}",
-                "The others would too. What was written before is whole.",
-                "mend what it says, then run the same command again",
+                "The remaining units would fail too. Units written before are complete.",
+                "fix the cause of the last error, then run the same command again",
             ) from error
         return failed(queue, unit, _NAME, self._node, error)
 

@@ -1,4 +1,4 @@
-"""Cost of a run, before it begins: a plan in integers, and a short measurement on the real device."""
+"""Cost of a run, before it begins: counts of its work, and a short measurement on the real device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Estimate:
     """Work and cost of a run.
 
     Attributes:
-        units, views: Units to compute, and their views of single images.
+        units, views: Units to compute, and the number of their views, counted per image.
         units_done: Requested units that exist already.
         objects: Files or objects to write.
         calibration_views: Views to calibrate on before the first unit, not stored as labels.
@@ -38,9 +38,9 @@ class Estimate:
         gpu_hours: Hours of all teachers together, on any device.
         hours: Hours from beginning to end, with `num_workers` teachers.
         num_workers: Teachers at a time.
-        break_even_runs: Student runs until stored labels took less teacher time than a live teacher would.
+        break_even_runs: Number of student runs after which stored labels cost less than a live teacher.
         cost: Price of the gpu_hours, if a price per hour is given.
-        agreement: Agreement of the teacher with true labels on a sample; None where nothing is labelled.
+        agreement: Agreement of the teacher with true labels on a sample; None if no image has one.
     """
 
     units: int
@@ -61,7 +61,7 @@ class Estimate:
 
 
 def num_missing_views(spec: ArchiveSpec, missing: MissingUnits) -> int:
-    """Return the number of views of single images in the missing units."""
+    """Return the number of views in the missing units, counted per image."""
     return sum(spec.rows(unit.shard) * len(unit.views) for unit in missing)
 
 
@@ -113,7 +113,7 @@ def check_gpu_hours(found: Estimate, max_gpu_hours: float | None) -> None:
             f"{found.calibration_views:,} to calibrate on, take about {found.gpu_hours:,.3g} hours "
             f"at {found.views_per_s:,.1f} views/s",
             "Nothing was computed.",
-            "ask for fewer --views, leave the class affinity out with --affinity none, or allow more",
+            "request fewer --views, skip the class affinity with --affinity none, or raise the limit",
         )
 
 
@@ -127,7 +127,7 @@ def _measure(layout: Layout, unit: Unit, num_views: int, worker: Worker, _: Adva
 
 
 def _trial(engine: Engine, num_views: int) -> Trial | None:
-    """Return the result of a trial, or None if one of its images cannot be used; the run will name it."""
+    """Time some calibration views; return None if an image is unusable, which the run itself reports."""
     try:
         return engine.ask(functools.partial(_try_calibration, num_views))
     except (ImageError, DatasetError):
@@ -188,7 +188,7 @@ class ExtractReport:
     """Report of a run, and the content of the archive after it.
 
     Attributes:
-        units, views: Units that this run computed, and their views of single images.
+        units, views: Units that this run computed, and the number of their views, counted per image.
         seconds: Seconds spent on these units.
         labels: Labels in the archive.
         quarantined: Reason of each unit that was given up; any such unit leaves the archive unfinished.

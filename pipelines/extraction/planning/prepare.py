@@ -56,10 +56,10 @@ class Prepared:
 
     @functools.cached_property
     def calibration(self) -> list[CalibrationPart]:
-        """All parts of a calibration that is not frozen yet; none where it is, or tells nothing.
+        """All parts of the calibration; empty if its result is already written, or is not needed.
 
-        Views are calibrated for the class affinity, and to compare the teacher with the true labels before
-        units are computed.
+        Calibration views are labelled to measure the class affinity, and to compare the teacher with the
+        true labels before units are computed.
         """
         if self.is_calibrated:
             return []
@@ -75,7 +75,7 @@ class Prepared:
         return calibration_parts(num_calibration_views(rule, spec.labels.num_classes, num_rows))
 
     def without(self, units: Sequence[Unit]) -> Prepared:
-        """Return the same, without units that are taken from other archives, with their class affinity."""
+        """Return a copy without units that are taken, with their class affinity, from other archives."""
         missing = self.missing.without(units)
         return dataclasses.replace(self, missing=missing, is_calibrated=bool(units))
 
@@ -124,9 +124,9 @@ def prepare(request: ExtractRequest, asked: ArchiveSpec) -> Prepared:
 
 
 def begin(request: ExtractRequest, asked: ArchiveSpec, before: Prepared) -> Prepared:
-    """Write the spec, which pins the layout.
+    """Write the archive's spec, which fixes its layout, and return `before` with the open writer.
 
-    The given units stay valid, unless another first writer has just pinned another layout.
+    The missing units are found again if another process has just written a spec with another layout.
     Raises as `prepare`.
     """
     writer = ArchiveWriter.open(request.archive, asked, create=True)
@@ -141,8 +141,8 @@ def _prepared(request: ExtractRequest, writer: ArchiveWriter) -> Prepared:
         raise InputError(
             f"--views-per-unit {request.views_per_unit}, but {request.archive.url} "
             f"holds {layout.views_per_unit} views a unit",
-            "Units of two sizes cannot lie in one archive.",
-            "leave the flag out, or choose a new folder with --out",
+            "An archive cannot hold units of two sizes.",
+            "remove the flag, or choose a new folder with --out",
         )
     extends = extension(request.archive, writer.spec, request.extends) if request.extends else {}
     elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *extends.values()])

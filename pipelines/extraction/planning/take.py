@@ -84,9 +84,9 @@ def _check_signed(store: Store, manifest: Manifest, keys: Mapping[str, Ed25519Pu
     found = check_signatures(store, manifest, keys)
     if not found.valid:
         raise ArchiveError(
-            f"{store.url} is in a catalog, and {'; '.join(found.problems)}",
-            "Nothing is taken from it.",
-            "pin the key of its signer with --catalog-key, or leave the catalog out",
+            f"{store.url}, which a catalog lists, is not validly signed: {'; '.join(found.problems)}",
+            "No unit is copied from it.",
+            "add its signer's key to the file of --catalog-key, or remove the catalog from --catalog",
         )
 
 

@@ -1,4 +1,4 @@
-"""Calibration of an archive before its first unit: parts run like units, then judged and frozen."""
+"""Calibration of an archive before its first unit: parts run like units, then the result is written."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Calibration:
     """Result of a calibration.
 
     Attributes:
-        agreement: Agreement of the teacher with the true labels; None where nothing is labelled.
-        given_up: Reasons by name of the parts that failed; no unit needs them, and the next run tries again.
+        agreement: Agreement of the teacher with the true labels; None if unlabelled, or if a part failed.
+        given_up: Reason for each failed part, by name; units do not depend on it, and the next run retries.
     """
 
     agreement: Agreement | None
@@ -57,10 +57,10 @@ def calibrate(extraction: Extraction, prepared: Prepared, record: RunRecord, tra
 
 
 def check_agreement(extraction: Extraction, agreement: Agreement | None) -> None:
-    """Refuse a teacher whose top classes have nothing to do with the dataset's labels.
+    """Raise ModelError if the teacher's top classes do not match the dataset's true labels.
 
-    A teacher whose weights name the dataset's own classes is not refused; neither is one whose random weights
-    --no-pretrained asked for.
+    A teacher is not checked if its weights name the dataset's own classes, if its weights are random because
+    of --no-pretrained, or if --allow-disagreement is given.
 
     Raises:
         ModelError: The agreement is near chance, or fits another order of the classes.
@@ -76,7 +76,7 @@ def check_agreement(extraction: Extraction, agreement: Agreement | None) -> None
         example = f" Images of class {classes[label]!r} are mostly {classes[top]!r} to it."
     raise ModelError(
         str(agreement),
-        f"Its classes may be in another order than the dataset's, and its labels wrong.{example}",
+        f"Its classes may be ordered unlike the dataset's, so its labels may be wrong.{example}",
         "pack the dataset in the teacher's order of classes (pack --classes FILE), and choose a new --out; "
         "or go on with --allow-disagreement",
     )

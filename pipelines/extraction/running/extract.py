@@ -1,7 +1,7 @@
 """Extraction job: find the missing units, run them on an engine, and close the archive.
 
-The job holds neither images nor the teacher: the workers do. If these are Ray actors, this process imports no
-torch.
+The images and the teacher are loaded by the workers, not here. If the workers are Ray actors, this process
+does not import torch.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
 
 
 def plan(config: PlanConfig) -> Plan:
-    """Return the work and cost of `extract`; nothing is written. Raises as `extract`."""
+    """Estimate the work and cost of `extract` without writing anything. Raises the errors of `extract`."""
     with begun(config) as extraction:
         asked, shelves = _spec_and_shelves(extraction)
         prepared = prepare(extraction.request, asked)
@@ -78,7 +78,7 @@ def plan(config: PlanConfig) -> Plan:
 
 @contextlib.contextmanager
 def begun(config: ExtractConfig) -> Iterator[Extraction]:
-    """Check everything that needs no teacher, then lend an extraction whose workers load one."""
+    """Check the request, then yield an extraction whose workers are loaded; close its engine at the end."""
     request = request_of(config)
     new_worker = functools.partial(make_worker, request.order)
     engine: Engine = pkgutil.resolve_name(request.engine.entry_point)(new_worker, request.engine)
@@ -89,14 +89,14 @@ def begun(config: ExtractConfig) -> Iterator[Extraction]:
 
 
 def _spec_and_shelves(extraction: Extraction) -> tuple[ArchiveSpec, list[Shelf]]:
-    """Return the spec of the archive, and the archives of catalogs that units can be taken from."""
+    """Return the archive's spec, and the catalogued archives whose units can be copied."""
     asked = archive_spec(extraction.request, extraction.worker)
     shelves = list(shelves_of(extraction.request, asked.fingerprint))
     return as_shelved(extraction.request, asked, shelves), shelves
 
 
 def make_worker(order: WorkOrder) -> Worker:
-    """Make a worker in the process that it works in: this loads the teacher, and with it torch."""
+    """Make a worker, in the worker's own process, because this loads torch and the teacher."""
     from pipelines.extraction.worker.worker import LabelWorker
 
     return LabelWorker(order)

@@ -27,17 +27,17 @@ from teacher_cache.program.progress import Advance, Track
 from teacher_cache.storage.store import Store
 
 _TOLD_EVERY_S = 2.0
-"""Seconds between two pieces of news, and between two looks for students."""
+"""Seconds between two writes of the job's status, and between two reads of the students' orders."""
 
 
 def fill(extraction: Extraction, prepared: Prepared, found: Estimate | None, track: Track) -> ExtractReport:
-    """Label what an archive lacks in the order that students need, and seal the archive.
+    """Compute the missing labels in the order that students need, seal the archive, and return a report.
 
     Args:
         extraction: Labels to compute; its workers write one view at a time beside the archive.
 
     Raises:
-        TeacherCacheError: The run cannot continue. Finished units stay, and students are told.
+        TeacherCacheError: The run cannot continue. Finished units stay, and the status says `failed`.
     """
     archive = prepared.writer
     filling = Filling(archive.store)
@@ -90,7 +90,7 @@ def students_first(missing: Iterable[Unit], look: Callable[[], Mapping[str, list
     """Yield the missing one-view units: those that students need next, in turn, then the others.
 
     Args:
-        look: Function that returns the pairs that each student needs now, in order, by the student's name.
+        look: Function that returns, by student name, the (shard, view) pairs needed now, in order.
     """
     left = {(unit.shard, unit.block): unit for unit in missing}
     students: dict[str, tuple[list[Pair], Iterator[Pair]]] = {}
@@ -134,7 +134,7 @@ class _Publisher:
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
-        """Publish that the job runs, and how the block ended if it did not end well."""
+        """Publish the status `running`, and `stopped` or `failed` if the block is interrupted or raises."""
         self.publish()
         try:
             yield
@@ -169,7 +169,7 @@ class _Publisher:
 
 
 def _delete_what_is_held(filling: Filling, archive: ArchiveWriter, writer: ArchiveWriter) -> None:
-    """Delete the filling, unless it has units of views that the archive does not hold: another job's."""
+    """Delete the filling; if it holds views of another job that the archive lacks, delete the status only."""
     held = set(_one_view_units(receipt.unit for receipt in archive.receipts()))
     if {receipt.unit for receipt in writer.receipts()} <= held:
         filling.delete()
@@ -202,7 +202,7 @@ def _one_view_units(units: Iterator[Unit]) -> list[Unit]:
 
 
 def _views_at_the_end(prepared: Prepared, receipts: list[Receipt]) -> list[Pair]:
-    """Return the ranges of views that every shard has when the missing units are there."""
+    """Return the ranges of views that every shard will have once the missing units are written."""
     spec = prepared.writer.spec
     elsewhere = [receipt for receipts in prepared.writer.extends.values() for receipt in receipts]
     missing = [Receipt(unit, spec.rows(unit.shard), "", {}) for unit in prepared.missing]

@@ -80,7 +80,7 @@ class RunRecord:
 
     @property
     def gpu_s(self) -> float:
-        """Seconds of all teachers together, waiting for views included."""
+        """GPU seconds of all workers together, including the time that their teachers wait for views."""
         parts = (self.total, self.calibration)
         return sum(part.render_s + part.teacher_s for part in parts)
 

@@ -45,7 +45,7 @@ def run(
     Args:
         extraction: Labels to compute, and the engine that runs the units.
         order: Function that returns the missing units in the order to run.
-        hear: Function that is told every event.
+        hear: Function that is called with every event.
     """
     request, engine = extraction.request, extraction.engine
     record = RunRecord(request.run_folder or new_run(request.archive), _utc_now, request.max_gpu_hours)
@@ -119,8 +119,8 @@ def _check_limit(record: RunRecord, max_gpu_hours: float | None) -> None:
     if record.is_over_limit:
         raise TeacherCacheError(
             f"--max-gpu-hours {max_gpu_hours:g} would be passed: {record.gpu_s / 3600:.3g} hours are used up",
-            "The run stopped; what is finished stays.",
-            "run the same command again for as many hours more, or with a higher limit",
+            "The run stopped; its finished units are kept.",
+            "run the same command again: the limit is for each run; or give a higher limit",
         )
 
 
@@ -164,8 +164,8 @@ def new_run(archive: Store) -> Store:
     if "/" not in archive.url.partition("://")[2].strip("/") and not archive.is_local:
         raise InputError(
             f"--out {archive.url} is a whole bucket",
-            "There is no place beside it for the run's events.",
-            "choose a folder in it, or give --run-dir",
+            "The run's events are written beside the archive, and a bucket has nothing beside it.",
+            "choose a folder in the bucket, or give --run-dir",
         )
     name = archive.root.rpartition("/")[2]
     return archive.beside(f"../{name}.runs/{_utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(2)}")

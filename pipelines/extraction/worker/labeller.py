@@ -95,9 +95,9 @@ class Labeller:
             yield from teacher_logits(self._pool, self.teacher, loads, what=what)
 
     def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
-        """Label the first views of a unit, once to warm up and then on the clock; nothing is written.
+        """Return the rate at which a unit's first views are labelled, after a warm-up; nothing is written.
 
-        A short measurement is repeated, and the fastest pass counts: a machine may pause in one of them.
+        A short measurement is repeated, and the fastest pass is returned, as a pass may be interrupted.
 
         Args:
             layout: Layout in which the labels would be stored.
@@ -141,7 +141,7 @@ class Labeller:
 
     @contextlib.contextmanager
     def _pool_renewed_on_error(self) -> Iterator[None]:
-        """Replace the pool after an error: a process may have died, or buffers may wait for a reader."""
+        """Replace the pool if the block raises: a process may be dead, or rendered batches may be unread."""
         try:
             yield
         except BaseException:
@@ -155,13 +155,13 @@ class Labeller:
 def labeller_of(
     archive: LabelSource, dataset: PackedDataset, settings: TeacherSettings, *, batch_size: int, workers: int
 ) -> Labeller:
-    """Return the labeller that made an archive: its dataset, and its teacher with the same weights.
+    """Return a labeller with the dataset and the teacher of an archive, after checking that they match.
 
     Args:
-        settings: Teacher; without a name the archive's, if it is timm's. The precision is the archive's.
+        settings: Teacher to load; by default the archive's timm model. The precision is the archive's.
 
     Raises:
-        ArchiveError: The dataset or the teacher is not the archive's, or is not given and not timm's.
+        ArchiveError: The dataset or teacher is not the archive's, or an unnamed teacher is not timm's.
         ModelError: See `build_teacher`.
     """
     archive.check_replay(dataset.info)
@@ -179,9 +179,9 @@ def labeller_of(
         what = "weights are" if odd[0] == "weights_sha256" else f"{odd[0]}:"
         mine, its = (f"{spec.get(odd[0])!s:.40}" for spec in (ours, theirs))
         raise ArchiveError(
-            f"the teacher's {what} {mine}, those of {archive.url} {its}",
+            f"the teacher's {what} {mine}; in {archive.url}: {its}",
             "Another teacher's labels would be compared or mixed with these.",
-            "give the archive's own teacher with --checkpoint, and where it is not timm's with --teacher",
+            "give the archive's teacher: weights with --checkpoint, and name with --teacher if not timm's",
         )
     return Labeller(dataset, recipe, teacher, batch_size=batch_size, workers=workers)
 
@@ -193,8 +193,8 @@ def _timm_name(archive: LabelSource) -> str:
     if odd or ":" in theirs["model"]:
         raise ArchiveError(
             f"{archive.url} names the teacher {theirs['model']!r} with {', '.join(odd) or 'no files'}",
-            "An archive may name a model of timm's, not where to load code or files from.",
-            "name the teacher yourself: --teacher",
+            "An archive may name a timm model, but not where to load code or files from.",
+            "if you trust this teacher, give its name with --teacher",
         )
     return theirs["model"]
 

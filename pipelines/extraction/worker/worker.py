@@ -118,7 +118,7 @@ class LabelWorker:
         return agreement
 
     def put_figures(self, archive: Store, advance: Advance) -> None:
-        """Measure the labels of a finished archive, if there is a view of all images; see Worker."""
+        """Write figures of a finished archive's labels, if it has a view of all images; see Worker."""
         reader = ArchiveReader(archive.url, self._room)
         if reader.views:
             measure_and_put(reader, archive, self._labeller.dataset, counting(advance))
@@ -158,7 +158,7 @@ class LabelWorker:
         self._labeller.close()
 
     def _archive(self) -> ArchiveWriter:
-        """Open the archive, if it was begun with this worker's images, teacher and pixels."""
+        """Return the opened archive, after checking that images, teacher and pixels are this worker's."""
         if self._opened is None:
             spec = existing_spec(self._store)
             ours = (self._labeller.dataset.info.sha256, self._labeller.teacher.spec.to_dict())
@@ -167,8 +167,8 @@ class LabelWorker:
                 raise UnfitError(
                     "a worker and the archive differ in "
                     + "; ".join(differing_fields("", *map(_identity, (theirs, ours)))),
-                    "Labels of two requests would lie in one archive.",
-                    "give all machines the same --data and --checkpoint, and devices of one kind",
+                    "The archive would mix labels of different images or teachers.",
+                    "give all machines the same --data and --checkpoint, and use devices of one kind",
                 )
             try:
                 check_probe(self._recipe, spec.probe_sha256, spec.made_with)

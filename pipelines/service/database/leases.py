@@ -33,7 +33,7 @@ class Claim:
 
 
 def load(team: str, used_hours: Mapping[str, float], shares: Mapping[str, float]) -> float:
-    """Return a team's hours for each part of its share; a team that is unknown by now has a share of 1."""
+    """Return a team's used hours divided by its share; a team that is not in `shares` has a share of 1."""
     return used_hours.get(team, 0.0) / shares.get(team, 1.0)
 
 
@@ -54,7 +54,7 @@ def who_gives_way(
 ) -> Claim | None:
     """Return the running job that should yield to a waiting one, or None.
 
-    A job yields after a while, to a team with less load that has nothing running.
+    A job that ran for `after_s` seconds yields to a team with less load that has no running job.
     """
     busy = {job.team for job in running}
     idle = [job for job in waiting if job.team not in busy]
@@ -68,11 +68,11 @@ def who_gives_way(
 
 @dataclasses.dataclass(frozen=True)
 class Leased:
-    """Job that a server holds.
+    """Job on which a server holds a lease.
 
     Attributes:
-        job: Job as the claim left it.
-        owner: Holder of the lease, different at each claim.
+        job: Job as it was when it was claimed.
+        owner: Id of the lease's holder, new at each claim.
         flags: Flags of `extract`, without views.
     """
 
@@ -102,7 +102,7 @@ class Leases:
         self._engine, self._now, self._lease_s, self._shares = engine, now, lease_s, shares
 
     def claim(self, owner: str) -> Leased | None:
-        """Take a lease on the job that is next in the fair order, or None if there is none."""
+        """Take a lease on the next free job in the fair order, and return it; None if no job is free."""
         now = self._now()
         is_free = sa.or_(LABEL_SETS.c.owner.is_(None), LABEL_SETS.c.lease_until < now)
         with self._engine.begin() as connection:
@@ -159,7 +159,7 @@ class Leases:
 
         Args:
             plan: Estimate of the work; None if nothing is left to do.
-            is_costly: Whether the plan needs approval for every token.
+            is_costly: Whether the plan needs approval even if the token's limit allows it.
         """
         token = leased.job.token
         is_open = sa.and_(

@@ -66,9 +66,9 @@ class Ledger:
             )
             if count >= who.max_requests and not is_old:
                 raise InputError(
-                    f"{count:,} requests in 30 days, of {who.max_requests:,} that this token may make",
-                    "Nothing was written down.",
-                    "ask an administrator for a token with more",
+                    f"this token made {count:,} of its {who.max_requests:,} requests in 30 days",
+                    "The request was not recorded.",
+                    "ask an administrator for a token with a higher limit",
                 )
             known = {"id": labels.id, "archive": labels.archive, "flags": labels.flags}
             _insert(connection, LABEL_SETS, known, ["id"], ["flags"])
@@ -97,7 +97,7 @@ class Ledger:
         """Approve, cancel or retry a job, and return it; None if there is no such job.
 
         Raises:
-            InputError: The job is in no state for it.
+            InputError: The state of the job does not allow the action.
         """
         changes: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "approve": (("waiting",), {"state": "queued", "approved_by": who.name}),
@@ -122,8 +122,8 @@ class Ledger:
         if not is_done:
             raise InputError(
                 f"job {job} is {row['state']}",
-                f"It cannot be {_ACTED[action]}.",
-                f"only a job that is {', '.join(states)} can",
+                f"A job in this state cannot be {_ACTED[action]}.",
+                f"choose a job in one of these states: {', '.join(states)}",
             )
         return job_of(row)
 
@@ -143,7 +143,7 @@ def used_hours(connection: sa.Connection, now: float, token: str | None = None) 
     """Return the GPU hours that each team used in the last 30 days, running jobs included.
 
     Args:
-        token: Id of a token, to count the jobs that it asked for alone.
+        token: Id of a token, to count only the jobs that it asked for.
     """
     query = sa.select(JOBS.c.team, JOBS.c.gpu_hours, JOBS.c.progress, JOBS.c.state).where(
         sa.func.coalesce(JOBS.c.started, JOBS.c.created) > now - PERIOD_S
@@ -163,7 +163,7 @@ def _insert(
     keys: Sequence[str],
     changed: Sequence[str] = (),
 ) -> None:
-    """Insert a row; where there is one of the same keys, change some of its columns alone."""
+    """Insert a row; if a row has the same keys already, update only its columns in `changed`."""
     make = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
     new: Any = make(table).values(**values)
     if not changed:

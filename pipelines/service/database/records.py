@@ -21,7 +21,7 @@ class Job:
     Attributes:
         labels: Id of the label set.
         archive: Path of the label set's archive below the root of archives.
-        token: Id of the token that asked first, or last tried again.
+        token: Id of the token that asked first, or asked again after the job failed or was cancelled.
         is_followed: Whether a student may follow it.
         is_cancelled: Whether it was asked to stop.
         gives_way: Whether it was asked to yield to another team's job.

@@ -87,8 +87,8 @@ AUDIT = sa.Table(
 def open_database(url: str, password_file: str | None = None) -> sa.Engine:
     """Open a database, and create the tables that it lacks.
 
-    SQLite writes a log ahead (WAL) and takes its lock when a transaction begins, so that two writers wait
-    for each other in place of failing; a transaction that was committed survives a kill.
+    SQLite uses a write-ahead log (WAL) and locks the database when a transaction begins, so that a second
+    writer waits instead of failing; a committed transaction survives if the process is killed.
 
     Args:
         url: URL of the database, as SQLAlchemy takes it.
@@ -109,7 +109,7 @@ def open_database(url: str, password_file: str | None = None) -> sa.Engine:
         text = str(getattr(error, "orig", None) or error).partition("\n")[0]
         hidden = sa.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
         raise InputError(
-            f"database {hidden}: {text}", "The service does not begin.", "correct `database` in the file"
+            f"database {hidden}: {text}", "The service cannot start.", "correct `database` in service.yaml"
         ) from error
     return engine
 

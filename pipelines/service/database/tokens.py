@@ -82,7 +82,7 @@ class Tokens:
         return User(row["id"], row["name"], row["team"], **limits, scopes=scopes, expires=row["expires"])
 
     def all(self) -> list[dict[str, Any]]:
-        """Return what is known of every token, without its digest."""
+        """Return the database row of every token, without the digest."""
         columns = [column for column in TOKENS.c if column.name != "sha256"]
         with self._engine.connect().execution_options(reads_only=True) as connection:
             rows = connection.execute(sa.select(*columns).order_by(TOKENS.c.created)).mappings()
@@ -108,7 +108,7 @@ def make_token(service: ServiceConfig, asked: TokenConfig) -> tuple[str, str]:
     if asked.team not in service.teams:
         raise InputError(
             f"--team {asked.team} is not in the configuration",
-            "Its hours could not be shared out.",
+            "The team would have no configured share of GPU hours.",
             f"choose one of {', '.join(service.teams)}, or add it under teams",
         )
     engine = open_database(service.database, service.database_password_file)

@@ -16,13 +16,13 @@ from pipelines.service.http.guard import RateLimit
 
 COOKIE = "teacher_cache_token"
 _KEPT_S, _KEPT = 2.0, 4096
-"""Seconds for which a valid token is not looked up again, and the number of tokens that are kept."""
+"""Seconds for which a valid token is cached, and the largest number of cached tokens."""
 _MAX_TOKEN = 256
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Access:
-    """Access of a server.
+    """Checks the user and the scopes of each request to a server.
 
     Args:
         netloc: Host and port under which users reach the server.
@@ -63,11 +63,11 @@ class Access:
         if cookie is None:
             return None
         if request.method not in _SAFE and not self._is_from_here(request):
-            raise HTTPException(403, "a page of another site asks for this")
+            raise HTTPException(403, "the request comes from a page of another site")
         return self._user(cookie)
 
     def forget(self) -> None:
-        """Look every token up again: one has just been revoked."""
+        """Empty the cache of tokens, because one has just been revoked."""
         with self._lock:
             self._known.clear()
 

@@ -24,7 +24,7 @@ class Link(pydantic.BaseModel):
 
     Attributes:
         labels: URL for `student train --labels` and `teacher-cache pull`.
-        store: URL of the archive in the team's own bucket; None where it is a folder of the server.
+        store: URL of the archive in its bucket; None if archives are in a folder of the server.
         manifest_sha256: sha256 of the manifest when the job ended; None while it runs.
     """
 
@@ -68,13 +68,13 @@ class RequestAnswer(pydantic.BaseModel):
 
 
 class Resolved(pydantic.BaseModel):
-    """Part of an ask that is there.
+    """Part of the requested views that is labelled already.
 
     Attributes:
-        state: Whether all of it is there, a part, or nothing.
-        views: Views of the ask, widened to whole units.
-        missing: Views that are not there.
-        link: Link to the archive, if all is there.
+        state: Whether all of the views are labelled (there), some (partly) or none (absent).
+        views: Requested views, widened to whole units.
+        missing: Views that are not labelled yet.
+        link: Link to the archive, if all views are labelled.
         request: Request for exactly these views, if there is one.
     """
 

@@ -57,7 +57,7 @@ def service_of(request: Request) -> Service:
 
 
 def needs(scope: Scope, *, is_limited: bool = True) -> Any:
-    """Return the dependency of a route on a user whose token has a scope.
+    """Return a FastAPI dependency that requires a token with a scope, and gives the token's user.
 
     Args:
         is_limited: Whether the route counts among a token's requests a second.
@@ -86,7 +86,7 @@ def health() -> Health:
 
 @api.get("/ready", tags=["server"], responses=_OPEN)
 def ready(service: Here, response: Response) -> Health:
-    """Return whether the database answers and jobs are looked for."""
+    """Return whether the database answers and the runner polls for jobs."""
     is_ready = service.queries.is_there() and service.runner.is_alive
     response.status_code = 200 if is_ready else 503
     return Health(status="ok" if is_ready else "not ready")
@@ -105,7 +105,7 @@ def metrics(service: Here) -> Response:
 
 @api.get("/api/may-read", status_code=204, tags=["server"], responses=_REFUSED, dependencies=[_DOWNLOADER])
 def may_read() -> None:
-    """Allow a proxy, which sends objects itself, to send them to the holder of a token."""
+    """Answer 204 if a token may read archives; a proxy asks this before it serves an object itself."""
 
 
 @api.get("/api/offer", tags=["requests"], responses=_REFUSED, dependencies=[_READER])
@@ -116,7 +116,7 @@ def offer(service: Here) -> Offer:
 
 @api.post("/api/resolve", tags=["requests"], responses=_REFUSED, dependencies=[_READER])
 def resolve(ask: Ask, service: Here) -> Resolved:
-    """Return which of some views are labelled already; nothing is begun."""
+    """Return which of the requested views are labelled already, without starting a job."""
     with _refusing():
         return service.resolve(ask)
 
@@ -177,7 +177,7 @@ def cancel(job: JobId, service: Here, user: User = _ASKER) -> RequestAnswer:
 
 @api.post("/api/requests/{job}/retry", tags=["requests"], responses=_CONFLICT)
 def retry(job: JobId, service: Here, user: User = _ASKER) -> RequestAnswer:
-    """Try a job of the user's team again that failed or was cancelled."""
+    """Retry a failed or cancelled job of the user's team."""
     may_change(service.queries.job(job), user)
     return _act(service, "retry", job, user)
 
@@ -200,7 +200,7 @@ def make_token(asked: NewToken, service: Here, user: User = _ADMIN) -> MadeToken
 
 @api.delete("/api/tokens/{token}", status_code=204, tags=["administration"], responses=_NOT_FOUND)
 def revoke(token: TokenId, service: Here, user: User = _ADMIN) -> None:
-    """End a token."""
+    """Revoke a token."""
     if not service.tokens.revoke(token):
         raise HTTPException(404, "there is no such token")
     service.access.forget()
@@ -258,7 +258,7 @@ def _found(job: Job | None) -> Job:
 
 @contextlib.contextmanager
 def _refusing(status: int = 400) -> Iterator[None]:
-    """Answer a wrong request with its reason."""
+    """Turn an InputError in the block into an HTTP error with its message and the given status."""
     try:
         yield
     except InputError as error:

@@ -102,7 +102,7 @@ def make_app(service: Service) -> fastapi.FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        """Answer in JSON, or as a page where a person asks."""
+        """Answer with the error as JSON, or as plain text if a browser asks."""
         if "text/html" in request.headers.get("accept", ""):
             text = f"{error.status_code}: {error.detail}"
             return Response(text, error.status_code, error.headers, media_type="text/plain; charset=utf-8")

@@ -1,4 +1,4 @@
-"""Guard of the server against too much: connections, slow requests, large bodies, requests of one token."""
+"""Limits of the server: connections, time to send a request, size of a body, requests of a token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPARE_FILES = 512
 
 
 def guarded_protocol(max_connections: int, timeout_s: float) -> type[HttpToolsProtocol]:
-    """Return the protocol of a connection that must bring a request in time.
+    """Return a protocol class that limits connections, and closes those that send no request in time.
 
     Args:
         max_connections: Connections at a time; one more is answered with 503 and closed.
@@ -85,7 +85,7 @@ def guarded_protocol(max_connections: int, timeout_s: float) -> type[HttpToolsPr
 
 
 def allow_files(max_connections: int) -> None:
-    """Let this process open as many files as it may have connections, as far as the system allows."""
+    """Raise this process's limit of open files to fit its connections, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max_connections + _SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -97,7 +97,7 @@ class BodyLimit:
     """Application that refuses bodies which are too large or too slow.
 
     Args:
-        max_bytes: Size limit of a body in bytes, by the path that it is sent to.
+        max_bytes: Function that returns the size limit of a body in bytes, by the path of its request.
         timeout_s: Seconds within which a body must have arrived.
     """
 
@@ -142,7 +142,7 @@ class BodyLimit:
 
 
 class RateLimit:
-    """Requests of each token in the long run and at once: a bucket of permits for each.
+    """Rate limit on the requests of each token: a bucket of permits that is refilled steadily.
 
     Args:
         per_s: Permits a second.

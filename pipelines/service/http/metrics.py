@@ -41,7 +41,7 @@ class Metrics:
         self._refusals.labels(str(status)).inc()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what the database tells."""
+        """Yield the metrics from the database: jobs by state, and GPU hours by team."""
         jobs = GaugeMetricFamily("teacher_cache_jobs", "Jobs by state.", labels=["state"])
         for state, count in self._queue().items():
             jobs.add_metric([state], count)

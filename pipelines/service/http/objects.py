@@ -65,9 +65,9 @@ class Objects:
         return sha256_hex(self.store.get(name)) if is_there else None
 
     def put_wanted(self, name: str, pairs: list[Pair], token: str) -> bool:
-        """Write what a student needs next; return False where no archive is being filled.
+        """Write the pairs that a student needs next, and return whether they were accepted.
 
-        A token has few students at a time: more would hide those of others.
+        They are refused if no archive is being filled, or if the token has too many students already.
 
         Args:
             name: Path of the document: ARCHIVE.filling/students/STUDENT.json.
@@ -102,7 +102,7 @@ class Objects:
 
 
 def _span(wanted: str | None, size: int) -> tuple[int, int] | None:
-    """Return the bytes [start, stop) that a Range header names; all without one; None if there are none."""
+    """Return the bytes [start, stop) of a Range header; all without a header, None if the range is empty."""
     match = _RANGE.fullmatch(wanted or "")
     if match is None or match.groups() == ("", ""):
         return 0, size  # several ranges, or another unit: the whole object is a valid answer

@@ -126,7 +126,7 @@ def requests(service: Here, user: Visitor) -> Response:
 
 @pages.post("/requests")
 async def ask(request: Request, service: Here, user: Visitor) -> Response:
-    """Write down a request of the form."""
+    """Submit the request in the form, and redirect to its page."""
     if isinstance(user, Response):
         return user
     form = {name: value for name, value in (await request.form()).items() if value != ""}

@@ -91,7 +91,7 @@ class Service:
 
     @functools.lru_cache(maxsize=_EXPLORERS)  # noqa: B019  # a server has one Service
     def explorer(self, archive: str, manifest_sha256: str) -> ASGIApp:
-        """Return the explorer of an archive at a manifest, with its images if the service has them."""
+        """Return an archive's explorer, cached by manifest, with images if the service has its dataset."""
         del manifest_sha256
         reader = ArchiveReader(f"{self.config.archives}/{archive}")
         data = self.config.data.get(archive.partition("/")[0])

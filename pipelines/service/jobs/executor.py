@@ -1,4 +1,4 @@
-"""Interface of an executor: it runs commands of this program, and knows no rows."""
+"""Interface of an executor, which runs commands of this program and does not use the database."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ class Execution(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ask it to stop: units under way are finished."""
+        """Ask the command to stop once the units under way are finished."""
         ...
 
     def kill(self) -> None:
-        """End it at once; finished units stay."""
+        """Kill the command; its finished units stay."""
         ...
 
     def output(self) -> str:
-        """Return what it printed."""
+        """Return what the command printed."""
         ...
 
     def complaint(self) -> str:
-        """Return the last lines of what went wrong."""
+        """Return the last lines that the command printed about its failure."""
         ...
 
 
 class Executor(Protocol):
-    """Place where commands run."""
+    """Runs commands of this program."""
 
     @property
     def slots(self) -> int:

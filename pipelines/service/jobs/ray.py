@@ -13,7 +13,7 @@ _COMPLAINT_LINES = 12
 
 
 class RayExecutor:
-    """Executor that submits jobs; a job of the same flags that runs already is found, not begun twice.
+    """Executor that submits a Ray job, or attaches to a running job with the same flags.
 
     Args:
         dashboard: URL of the cluster's dashboard.
@@ -43,7 +43,7 @@ class RayExecution:
         ray_jobs.ask_to_stop(self._flags, self._job)
 
     def kill(self) -> None:
-        """Leave the job to the server that now holds its lease; see Execution."""
+        """Do nothing: the server that now holds the lease continues the job; see Execution."""
 
     def output(self) -> str:
         """Return what the job printed; see Execution."""

@@ -30,9 +30,9 @@ _LOG = logging.getLogger(__name__)
 _POLL_S = 0.25
 _CATALOG_EVERY_S, _TOLD_EVERY_S = 2.0, 1.0
 _READ_SHARE = 20
-"""Progress is read for at most a twentieth of the time."""
+"""Smallest time between two reads of the progress, as a multiple of the duration of a read."""
 _OWN_CODES = (1, 2)
-"""Exit codes by which a command says that its work failed; after any other it is tried again."""
+"""Exit codes of a command whose work failed; after any other exit code but 0, its job is retried."""
 
 _SECONDS = ("render_s", "teacher_s")
 
@@ -55,7 +55,7 @@ def read_progress(archive: Store, job: str, attempts: int, views: range) -> dict
 
 
 def _add_events(found: dict[str, Any], run: Store) -> None:
-    """Add what the events of one attempt tell."""
+    """Add the units, views and GPU hours in the events of one attempt to `found`."""
     try:
         lines = run.get(EVENTS_FILE).splitlines()
     except (FileNotFoundError, NotADirectoryError):
@@ -178,7 +178,7 @@ class Runner:
         self._is_catalog_old.set()
 
     def _watch(self, leased: Leased, execution: Execution) -> bool:
-        """Wait for a command to end; return False if its job was settled in another way.
+        """Wait for a command, and return whether it succeeded; if not, its job is settled or its lease lost.
 
         A store, cluster or database that does not answer is retried while the lease lasts.
         """
@@ -258,6 +258,6 @@ def _last_json(text: str) -> dict[str, Any] | None:
     lines = [line for line in text.splitlines() if line.startswith(("{", "null"))]
     if not lines:
         raise TeacherCacheError(
-            "the plan printed no estimate", "Its cost is not known, so nothing is made.", "try it again"
+            "the plan printed no estimate", "The job is not run, as its cost is unknown.", "retry the job"
         )
     return json.loads(lines[-1])

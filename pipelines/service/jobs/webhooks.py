@@ -33,9 +33,9 @@ def check_webhook(url: str, section: WebhookSection | None) -> None:
         is_known = False
     if not is_known:
         raise InputError(
-            f"webhook {url[:200]!r}",
-            "Only hosts of the configuration are told.",
-            f"choose one on {', '.join(section.hosts)}" if section else "leave it out: none is configured",
+            f"webhook {url[:200]!r} is not allowed",
+            "Only hosts in the service's configuration can be notified.",
+            f"use a URL on {', '.join(section.hosts)}" if section else "send the request without a webhook",
         )
 
 

@@ -48,7 +48,7 @@ def export_images(
     """Write data-<shard>.parquet for every shard: key, image, label, and the labels of all views.
 
     Columns views, class_ids, logits and tail are lists over the views, with the numbers of `export_parquet`.
-    The schema's metadata says that image is an image, and names the classes of label, as datasets reads it.
+    The schema's metadata marks image as an image and lists the class names of label, as `datasets` expects.
 
     Raises:
         ArchiveError: The labels do not belong to the dataset, or one is damaged.

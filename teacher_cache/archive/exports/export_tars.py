@@ -42,9 +42,9 @@ class Exported(NamedTuple):
     """Result of an export.
 
     Attributes:
-        info: Tars as a packed dataset.
-        extension: Extension of every image.
-        num_misnamed: Number of images whose own format is another.
+        info: Description of the tars as a packed dataset.
+        extension: File extension that every image has in the tars.
+        num_misnamed: Number of images whose format does not match that extension.
     """
 
     info: DatasetInfo

@@ -22,12 +22,12 @@ from teacher_cache.storage.store import Store
 
 
 def import_tars(export: ExportReader, destination: Store, track: Track) -> ArchiveWriter:
-    """Make an archive from an export's tars; whole units get exactly the bytes they were exported from.
+    """Write an export's labels to an archive; return its writer. Whole units get their original bytes.
 
     Every tar is hashed and read strictly: all members must have the names, kinds and sizes an export writes.
 
     Raises:
-        ArchiveError: The views do not begin a block of the archive, or a tar holds anything else.
+        InputError, ArchiveError: The first view does not begin a block; a tar has members that no export has.
         DatasetError: A tar holds links, odd names or duplicates.
     """
     spec = export.spec
@@ -90,7 +90,7 @@ def _check_tar(path: Path, export: ExportReader, shard: int) -> None:
 
 
 def _meta(export: ExportReader) -> list[tuple[str, tuple[str, ...]]]:
-    """Return what a tar of version 1 holds before its samples."""
+    """Return the key and extensions of each entry before a tar's samples; only version 1 has any."""
     if export.version != VERSION_OF_RECORDS:
         return []
     found: list[tuple[str, tuple[str, ...]]] = [(f"{META_OF_RECORDS}/spec", ("json",))]
@@ -100,5 +100,5 @@ def _meta(export: ExportReader) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _kinds(members: Iterable[str]) -> tuple[str, ...]:
-    """Return the extensions of a sample's members, sorted, that of an image as "image"."""
+    """Return the sorted extensions of a sample's members, with "image" for that of an image."""
     return tuple(sorted("image" if extension in images.EXTENSIONS else extension for extension in members))

@@ -1,7 +1,7 @@
 """Figures of an archive, measured from all its labels when it is finished, and kept beside it.
 
 figures/labels.json   agreement, confidence, entropy and tail mass by view and by class; confusions; coverage
-figures/rows.parquet  what the views of each row say together: the teacher's class, margin, disagreement
+figures/rows.parquet  a row per image, over all its views: the teacher's class, margin, disagreement
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Figures:
             probability outside the top k.
         agreement_V, confidence_V, entropy_V, tail_V: Means of each view over the rows.
         rows_C: Number of rows of each true class.
-        agreement_C: Share of the views of each true class that agree; 0 for a class without rows.
-        teacher_rows_C: Number of rows whose mean over the views has each class on top.
+        agreement_C: Share of each true class's views that have it as top class; 0 for a class without rows.
+        teacher_rows_C: Number of rows in which each class is the most probable, in the mean over the views.
         shards_C: Ranges [first, stop) of the image shards that have rows of each true class.
-        confidences, entropies, tails: Numbers of views in equal bins: from 0 to 1, to log C, and to 1.
-        confusions: True class, other top class, and number of views, the most frequent first.
+        confidences, entropies, tails: Histograms over views, with bins from 0 to 1, to log C, and to 1.
+        confusions: (true class, wrong top class, number of views), the most frequent first.
     """
 
     manifest_sha256: Sha256
@@ -86,7 +86,7 @@ class Figures:
 
     @property
     def bytes_per_view(self) -> float:
-        """Bytes of a label."""
+        """Mean size in bytes of a label, that of one view of one row."""
         return self.label_bytes / (self.rows * len(self.views))
 
 
@@ -120,8 +120,8 @@ def figures_of(reader: ArchiveReader, store: Store | None = None) -> Figures | N
         or not all(0 <= first < stop <= num_shards for of in figures.shards_C for first, stop in of)
     ):
         raise ArchiveError(
-            f"{what} has figures of other classes or views than it says",
-            "They cannot be shown.",
+            f"{what} has figures that do not fit its own views, or the archive's classes or shards",
+            "The figures cannot be shown.",
             "measure again",
         )
     is_current = figures.manifest_sha256 == reader.manifest_sha256
@@ -129,13 +129,13 @@ def figures_of(reader: ArchiveReader, store: Store | None = None) -> Figures | N
 
 
 def rows_of(store: Store, figures: Figures) -> pa.Table | None:
-    """Return the figures of single rows; None if there are none.
+    """Return the table of figures/rows.parquet; None if there is no such file.
 
     Args:
-        figures: Figures of the archive, which name the sha256 of those of rows.
+        figures: Figures of the archive, which hold the expected sha256 of the file.
 
     Raises:
-        ArchiveError: They are damaged, or not those of the figures.
+        ArchiveError: The file is damaged, or does not belong to the figures.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

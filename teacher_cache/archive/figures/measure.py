@@ -46,14 +46,14 @@ def measure(
     if reader.shards is not None or not reader.views:
         raise InputError(
             f"{reader.url} has no view of all image shards",
-            "Its figures would not be those of the archive.",
-            "pull or extract the rest first",
+            "Figures of these labels would not describe the whole archive.",
+            "pull or extract the missing labels first",
         )
     spec, num_classes = reader.spec, reader.spec.labels.num_classes
     if labels_N.max(initial=-1) >= num_classes:
         raise InputError(
-            f"a true class {labels_N.max()}, and {reader.url} has {num_classes:,} classes",
-            "It agrees with no label.",
+            f"the dataset has the true class {labels_N.max()}, but {reader.url} has {num_classes:,} classes",
+            "No label could agree with it.",
             "give --data the dataset that was labelled",
         )
     parts: list[RowFigures] = []
@@ -133,7 +133,7 @@ class _Pairs:
         self._counts = np.bincount(inverse, np.concatenate([self._counts, counts])).astype(np.int64)
 
     def most_frequent(self, limit: int) -> list[tuple[int, int, int]]:
-        """Return the most frequent pairs with their counts; of equal counts the lower classes first."""
+        """Return (true class, top class, count) of the most frequent pairs; ties in order of class ids."""
         order = np.lexsort((self._codes, -self._counts))[:limit]
         labels, tops = np.divmod(self._codes[order], self._num_classes)
         return list(zip(labels.tolist(), tops.tolist(), self._counts[order].tolist(), strict=True))
@@ -142,7 +142,7 @@ class _Pairs:
 def _measured(
     reader: ArchiveReader, labels_N: npt.NDArray[np.integer]
 ) -> Iterator[tuple[range, npt.NDArray[np.int32], RowFigures, ViewSums]]:
-    """Yield rows, top classes (V, R), and their figures; as many rows at a time as memory has room for."""
+    """Yield rows, top classes (V, R), row figures and view sums, for a limited number of rows at a time."""
     layout, k = reader.spec.layout, reader.spec.labels.k
     most_rows = max(1, _MAX_VALUES // (len(reader.views) * k))
     for shard in range(layout.num_shards):

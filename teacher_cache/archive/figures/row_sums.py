@@ -1,4 +1,4 @@
-"""Sums over the labels of rows: what each row's views say together, and what each view says of all rows.
+"""Sums over labels: figures of each row over all its views, and sums of each view over all rows.
 
 Shapes: R rows, V views, K classes kept, C classes in all.
 """
@@ -26,8 +26,8 @@ class RowFigures(NamedTuple):
         teacher_class_R: Most probable class in the mean over the views, int32.
         confidence_R: Probability of that class in the mean, float32.
         true_probability_R: Mean probability of the true class, float32; NaN without labels.
-        margin_R: Mean probability of the true class minus that of the best other one, float32; NaN without.
-        disagreement_R: Jensen-Shannon divergence between the views in nats, float32: 0 if all say the same.
+        margin_R: Mean probability of the true class minus the highest other, float32; NaN without labels.
+        disagreement_R: Jensen-Shannon divergence between the views in nats, float32: 0 if all are equal.
         agreed_R: Number of views whose top class is the true class, int32.
     """
 
@@ -58,7 +58,7 @@ def sum_rows(
     labels_R: _Ints,
     num_classes: int,
 ) -> tuple[RowFigures, ViewSums]:
-    """Return figures of rows and sums of views; a tail counts as spread evenly over the classes outside it.
+    """Return row figures and view sums, with each tail spread evenly over the classes outside the top k.
 
     Args:
         class_ids_VRK: Classes of the labels, the most probable first.

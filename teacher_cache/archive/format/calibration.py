@@ -1,7 +1,7 @@
-"""Calibration of an archive: parts that survive a stop, and the agreement of teacher and labels they tell.
+"""Calibration of an archive: parts kept for resuming, and the agreement of teacher and true labels.
 
 calibration/calibration-00003  the teacher's classes of some views; deleted when the archive is finished
-receipts/agreement.json        agreement with the true labels; kept, and no part of the manifest
+receipts/agreement.json        agreement with the true labels; kept, but not listed in the manifest
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def put_part(store: Store, part: CalibrationPart, data: bytes) -> None:
 
 
 def get_parts(store: Store, parts: Sequence[CalibrationPart]) -> list[bytes]:
-    """Return the objects of parts. Raises FileNotFoundError."""
+    """Return the content of each part's object, in order. Raises FileNotFoundError if one is missing."""
     return [store.get(_name(part)) for part in parts]
 
 
@@ -63,7 +63,7 @@ def get_agreement(store: Store, spec: ArchiveSpec) -> Agreement | None:
 
 
 def copy_agreement(source: Store, destination: Store, spec: ArchiveSpec) -> None:
-    """Copy the agreement of an archive or its export to another of the same fingerprint, if there is one.
+    """Copy the agreement, if there is one, to an archive or export of the same fingerprint that has none.
 
     Raises:
         ArchiveError: The document is damaged, or belongs to another archive.

@@ -29,14 +29,14 @@ MAX_COMPANION_BYTES = 2**30
 
 
 def is_companion(name: str) -> bool:
-    """Return whether a name is that of a companion; names from elsewhere are held against this."""
+    """Return whether a file name is that of a companion; untrusted names are checked with this."""
     return name == SUMS_FILE or _NAME.fullmatch(name) is not None
 
 
 def companions_of(store: Store, *, with_rows: bool = True) -> dict[str, bytes]:
-    """Return the companions of an archive by name, without SHA256SUMS.
+    """Return the content of an archive's companions by name, without SHA256SUMS.
 
-    A store that cannot list its objects is asked for the names in SHA256SUMS.
+    If the store cannot list its objects, the names are taken from SHA256SUMS.
 
     Args:
         with_rows: Whether to read the figures of single rows, which grow with the dataset.
@@ -59,10 +59,10 @@ def companions_of(store: Store, *, with_rows: bool = True) -> dict[str, bytes]:
 
 
 def get_companion(store: Store, name: str) -> bytes | None:
-    """Return a companion; None if there is none.
+    """Return a companion's content; None if it does not exist.
 
     Raises:
-        DamagedError: It is larger than any that this program writes, or a link that leads elsewhere.
+        DamagedError: It is larger than any that this program writes, or a link out of the archive.
     """
     size = store.stat(name)
     if size is None:
@@ -70,7 +70,7 @@ def get_companion(store: Store, name: str) -> bytes | None:
     if store.is_local and not _is_inside(Path(store.path(name)), Path(store.path(""))):
         raise DamagedError(
             f"{store.path(name)} is a link that leads out of the archive",
-            "Another file would be copied in its name.",
+            "A file from outside the archive would be copied under this name.",
             "delete the link",
         )
     if size > MAX_COMPANION_BYTES:
@@ -81,7 +81,7 @@ def get_companion(store: Store, name: str) -> bytes | None:
 
 
 def damaged_companions(store: Store) -> list[str]:
-    """Return the names of companions that are not as they were written, told from seals and checksums."""
+    """Return the sorted names of companions whose seal or checksum does not match their content."""
     found, sums = [], get_sums(store)
     companions, manifest = companions_of(store), get_companion(store, MANIFEST_FILE)
     if manifest is None or sums.get(MANIFEST_FILE) != sha256_hex(manifest):
@@ -132,8 +132,8 @@ def sums_bytes(manifest: Manifest, part: Part | None, others: Mapping[str, bytes
     """Return the content of SHA256SUMS.
 
     Args:
-        part: Part that the copy has; None for all of it.
-        others: Every other file of the copy than objects of labels, manifest and part.json, by name.
+        part: Part that the copy has; None for the whole archive.
+        others: Content by name of the copy's files, except label objects, manifest and part.json.
     """
     layout = manifest.spec.layout
     sums = {name: sha256_hex(data) for name, data in others.items()}

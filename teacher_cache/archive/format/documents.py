@@ -17,7 +17,7 @@ from teacher_cache.storage.store import Store
 FORMAT = "teacher-cache-archive"
 VERSION = 1
 MAX_DOCUMENT_BYTES = 2**25
-"""Size limit of a document, that of a manifest of 80,000 units: JSON grows twentyfold in memory."""
+"""Size limit of a document in bytes, enough for 80,000 units: parsed JSON takes 20 times the memory."""
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=1, le=2**32)]
 Place = Annotated[int, Meta(ge=0, le=2**32)]
@@ -54,8 +54,8 @@ def open_document(data: bytes, what: str) -> dict[str, Any]:
     except ValueError as error:
         raise DamagedError(
             f"{what} is damaged: {error}",
-            "What it vouches for is not certain.",
-            "teacher-cache repair, or copy the archive again",
+            "The files that it describes cannot be verified.",
+            "run teacher-cache repair, or copy the archive again",
         ) from error
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise ArchiveError(
@@ -76,6 +76,6 @@ def converted(document: Any, to: type[_Type], what: str) -> _Type:
     except (msgspec.ValidationError, RecursionError) as error:
         raise ArchiveError(
             f"{what} holds an invalid value: {error}",
-            "It was not made by this program, or by another version.",
+            "This version of the program did not write it.",
             "use the release that wrote it, or copy the archive again",
         ) from error

@@ -1,6 +1,6 @@
-"""Filling of an archive: the folder beside it in which one-view units lie while students follow the job.
+"""Filling of an archive: the folder beside it that holds one-view units while students follow the job.
 
-ARCHIVE.filling/job.json      news of the job, rewritten every few seconds
+ARCHIVE.filling/job.json      status of the job, rewritten every few seconds
 ARCHIVE.filling/students/     pairs of a shard and a view in the order in which each student needs them
 ARCHIVE.filling/labels/       archive of units of one view each; deleted when ARCHIVE holds them all
 """
@@ -24,7 +24,7 @@ from teacher_cache.storage.store import Store
 JOB_FILE = "job.json"
 _SUFFIX, _LABELS, _STUDENTS = ".filling", "labels", "students"
 _MAX_STUDENTS, _MAX_PAIRS = 64, 2**18
-"""Number of students that are heard, and of pairs that each may name."""
+"""Maximum number of students whose lists are read, and of pairs in each list."""
 _LOG = logging.getLogger(__name__)
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -35,14 +35,14 @@ Pair = tuple[Place, View]
 
 @dataclasses.dataclass(frozen=True)
 class News:
-    """News of a job that fills an archive.
+    """Status of a job that fills an archive.
 
     Attributes:
         state: State of the job: running, stopped (it will be continued), failed.
-        views: Ranges [first, stop) of the views that the archive has at the end.
-        units: One-view units of the job.
-        units_done: Units of these that are written.
-        told: Time of the news, ISO 8601.
+        views: Ranges [first, stop) of the views that the archive has once the job is done.
+        units: Number of one-view units of the job.
+        units_done: Number of these that are written.
+        told: Time at which this status was written, ISO 8601.
     """
 
     state: Literal["running", "stopped", "failed"]
@@ -54,12 +54,12 @@ class News:
 
 
 def is_filling(name: str) -> bool:
-    """Return whether an object lies in a folder of labels under way, by its path."""
+    """Return whether an object's path leads through a filling, a folder whose name ends in .filling."""
     return any(part.endswith(_SUFFIX) for part in name.split("/"))
 
 
 class Filling:
-    """Folder beside an archive in which its labels are made for students that follow.
+    """Folder beside an archive that holds one-view units for students that follow the job.
 
     Attributes:
         store: Store of the folder.
@@ -73,8 +73,8 @@ class Filling:
         if archive.url.count("/") < 3 and "://" in archive.url:
             raise InputError(
                 f"{archive.url} is a whole bucket",
-                "There is no place beside it for labels under way.",
-                "choose a folder in it",
+                "The folder for unfinished labels cannot lie beside a bucket.",
+                "choose a folder in the bucket",
             )
         self.store = archive.beside(f"../{name}{_SUFFIX}")
 
@@ -85,14 +85,14 @@ class Filling:
 
     @property
     def students(self) -> Store:
-        """Store of what students read next."""
+        """Store of the lists of labels that students need next, one document for each student."""
         return self.store.beside(_STUDENTS)
 
     def news(self) -> News | None:
-        """Return the last news of the job; None if there is no job.
+        """Return the latest status of the job; None if there is no job.
 
         Raises:
-            ArchiveError: The news cannot be read.
+            ArchiveError: The status cannot be read.
         """
         what = self.store.url_of(JOB_FILE)
         try:
@@ -103,7 +103,7 @@ class Filling:
             raise ArchiveError(f"{what} is damaged: {error}", "The job's state is not known.") from error
 
     def tell(self, news: News) -> None:
-        """Write the news of the job."""
+        """Write the status of the job."""
         self.store.put(JOB_FILE, json.dumps(dataclasses.asdict(news)).encode())
 
     def want(self, student: str, pairs: Iterable[Pair]) -> None:
@@ -111,8 +111,8 @@ class Filling:
 
         Args:
             student: Name of the student, of letters and digits.
-            pairs: Pairs in the order of their first need; those behind the first 262,144 are left to the
-                job's own order.
+            pairs: Pairs in the order in which they are first needed; those after the first 262,144 are
+                not written, and the job makes them in its own order.
         """
         first_ones = list(itertools.islice(dict.fromkeys(pairs), _MAX_PAIRS))
         self.students.put(f"{student}.json", msgspec.json.encode(first_ones))
@@ -128,7 +128,7 @@ class Filling:
                 if size <= MAX_DOCUMENT_BYTES:
                     found[name] = msgspec.json.decode(self.students.get(name), type=list[Pair])
             except (msgspec.DecodeError, FileNotFoundError) as error:
-                _LOG.warning("%s is not heard: %s", self.students.url_of(name), error)
+                _LOG.warning("%s is left out, as it cannot be read: %s", self.students.url_of(name), error)
         return found
 
     def delete(self) -> None:

@@ -128,12 +128,12 @@ class Layout:
         return (*self.arrays, *(AFFINITY_ARRAYS if self.affinity_entries else ()))
 
     def object_name(self, array: str, unit: Unit) -> str:
-        """Return the name in the archive of an array's object of a unit."""
+        """Return the path in the archive of the object that holds an array's values of a unit."""
         rank = "" if array == "tail" else "/0"
         return f"{GROUP}/{array}/c/{unit.shard}/{unit.block}{rank}"
 
     def affinity_name(self, array: str) -> str:
-        """Return the name in the archive of the only object of an affinity array."""
+        """Return the path in the archive of an affinity array's only object."""
         return f"{GROUP}/{array}/c/0" if array == "affinity_tail" else f"{GROUP}/{array}/c/0/0"
 
     @property
@@ -145,7 +145,7 @@ class Layout:
         """Return the blocks that hold views [first_view, stop_view).
 
         Raises:
-            InputError: The range is empty or does not begin a block.
+            InputError: The range is empty, does not begin with a block's first view, or ends above MAX_VIEW.
         """
         size = self.views_per_unit
         if not 0 <= first_view < stop_view:
@@ -158,14 +158,14 @@ class Layout:
             )
         if first_view % size:
             raise InputError(
-                f"--views {first_view}:{stop_view} with {size} views a unit",
-                "Units are written whole, so a range must begin with one.",
+                f"--views {first_view}:{stop_view} with {size} views per unit",
+                "Units are written whole, so a range must begin with a unit's first view.",
                 f"begin at a multiple of {size}",
             )
         return range(first_view // size, -(-stop_view // size))
 
     def stop_view(self, block: int, stop_view: int) -> int:
-        """Return the end of a block's views, cut off at `stop_view`."""
+        """Return the index after a block's last view, at most `stop_view`."""
         return min((block + 1) * self.views_per_unit, stop_view)
 
     def units(self, first_view: int, stop_view: int) -> Iterator[Unit]:
@@ -219,7 +219,7 @@ class Layout:
         )
 
     def spans(self, read: ReadRange, object_bytes: int) -> npt.NDArray[np.int64]:
-        """Return the spans of the chunks of an object. Raises ValueError if it is damaged."""
+        """Return the byte range of each chunk of an object. Raises ValueError if it is damaged."""
         return read_places(read, object_bytes, self.views_per_unit)
 
     def decode_view(

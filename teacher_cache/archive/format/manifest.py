@@ -80,8 +80,8 @@ class Manifest:
         wanted = set(AFFINITY_ARRAYS) if self.spec.labels.affinity else set()
         if set(self.affinity or ()) != wanted:
             raise ArchiveError(
-                f"a manifest with the affinity {', '.join(self.affinity or ()) or 'none'}",
-                f"Its spec asks for {', '.join(sorted(wanted)) or 'none'}.",
+                f"a manifest lists the affinity arrays {', '.join(self.affinity or ()) or 'none'}",
+                f"Its spec requires {', '.join(sorted(wanted)) or 'none'}.",
                 "run the same extract again: it calibrates what is missing",
             )
         seen: set[tuple[int, int]] = set()
@@ -140,10 +140,10 @@ class Manifest:
 
 
 def documents_of(manifest: Manifest, receipts: Sequence[Receipt]) -> dict[str, bytes]:
-    """Return every document that a manifest implies, by name: spec and receipts, without those of Zarr.
+    """Return the documents that a manifest implies by name: spec and receipts, but not Zarr's documents.
 
     Args:
-        receipts: Receipts of the units that lie in the folder.
+        receipts: Receipts of the units whose objects lie in the archive's own folder.
     """
     spec = manifest.spec
     documents = {SPEC_FILE: spec_bytes(spec)}

@@ -1,4 +1,4 @@
-"""Part of an archive that was copied alone: the whole archive's manifest, and the units that are here.
+"""Part of an archive: a copy with the whole archive's manifest, but only some of its units.
 
 part.json   the sha256 of the manifest, the units whose objects lie in the folder, and those that lie
             in another archive, as the manifest says; absent where every unit is where the manifest says
@@ -57,7 +57,7 @@ def part_bytes(part: Part, fingerprint: str) -> bytes:
 
 
 def read_part(store: Store, manifest: Manifest) -> Part | None:
-    """Return the part that a copy has; None where every unit is where the manifest says.
+    """Read part.json; return None if it is absent: every unit is where the manifest says.
 
     Raises:
         ArchiveError: The document is damaged, or belongs to another manifest.
@@ -72,7 +72,7 @@ def read_part(store: Store, manifest: Manifest) -> Part | None:
     if fields["manifest_sha256"] != sha256_hex(manifest.to_bytes()):
         raise ArchiveError(
             f"{what} belongs to another manifest",
-            "A copy was stopped between the two, so what is here is not certain.",
+            "A copy stopped before it wrote both, so it is unknown which units this folder holds.",
             "run the same pull or push again",
         )
     here, elsewhere = frozenset(fields["here"]), frozenset(fields["elsewhere"])
@@ -80,18 +80,18 @@ def read_part(store: Store, manifest: Manifest) -> Part | None:
     named = {position_of(receipt) for receipts in manifest.extends.values() for receipt in receipts}
     if not here <= known or not elsewhere <= named - here:
         raise ArchiveError(
-            f"{what} names units that the manifest does not have there",
-            "They could not be trusted.",
+            f"{what} lists units in places where the manifest does not have them",
+            "Labels of these units could not be verified.",
             "run the same pull or push again",
         )
     return Part(fields["manifest_sha256"], here, elsewhere)
 
 
 def places(manifest: Manifest, part: Part | None) -> dict[Position, tuple[str, Receipt]]:
-    """Return the relative URL of the archive that holds each unit ("" for this one), and its receipt.
+    """Return, by position, the relative URL of each unit's archive ("" for this one), and its receipt.
 
     Args:
-        part: Part that the copy has; None for all of it.
+        part: Part that the copy has; None for the whole archive.
     """
     found: dict[Position, tuple[str, Receipt]] = {}
     for relative_url, receipts in {"": manifest.receipts, **manifest.extends}.items():
@@ -105,7 +105,7 @@ def places(manifest: Manifest, part: Part | None) -> dict[Position, tuple[str, R
 
 
 def coverage(manifest: Manifest, receipts: Sequence[Receipt]) -> tuple[list[int], tuple[int, ...] | None]:
-    """Return the views that every labelled shard has, rising, and these shards; None for all shards.
+    """Return the views that every labelled shard has, and these shards (None for all), both ascending.
 
     Args:
         receipts: Receipts of the units that a copy has.
@@ -123,10 +123,10 @@ def _listed(ranges: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def refuse_part(store: Store, doing: str, remedy: str) -> None:
-    """Refuse to change a copy of a part of an archive. Raises ArchiveError."""
+    """Raise ArchiveError if the store holds only a part of an archive: a part must not be changed."""
     if store.stat(PART_FILE) is not None:
         raise ArchiveError(
-            f"{store.url} is a part of an archive, and {doing} would change what its manifest vouches for",
+            f"{store.url} is a part of an archive, and {doing} would make its manifest wrong",
             "Nothing was changed.",
             remedy,
         )

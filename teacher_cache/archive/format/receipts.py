@@ -141,12 +141,12 @@ def receipts_to_json(receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
 
 
 def check_receipt(spec: ArchiveSpec, receipt: Receipt) -> None:
-    """Refuse a receipt of a unit that cannot lie in an archive. Raises ArchiveError."""
+    """Raise ArchiveError if a receipt's unit, rows, arrays or sizes do not fit the archive's spec."""
     layout, unit = spec.layout, receipt.unit
     if max((size for _, size in receipt.objects.values()), default=0) > layout.max_object_bytes:
         raise ArchiveError(
-            f"a receipt of unit {unit.name} with objects of {receipt.num_bytes:,} bytes",
-            f"Labels of its layout never take more than {layout.max_object_bytes:,}.",
+            f"a receipt of unit {unit.name} with objects of {receipt.num_bytes:,} bytes in all",
+            f"An object of this archive never has more than {layout.max_object_bytes:,} bytes.",
         )
     if (
         not layout.holds(unit)
@@ -197,5 +197,5 @@ def document_of_archive(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, 
     """Open a document of an archive. Raises ArchiveError if it is damaged, or belongs to another archive."""
     document = open_document(data, what)
     if document.get("fingerprint") != spec.fingerprint:
-        raise ArchiveError(f"{what} belongs to another archive", "The objects it names are not here.")
+        raise ArchiveError(f"{what} belongs to another archive", "It describes other labels.")
     return document

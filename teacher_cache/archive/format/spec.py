@@ -70,19 +70,19 @@ class LabelSpec:
     def __post_init__(self) -> None:
         if (self.value_step, self.order, self.temperature) != (VALUE_STEP, "probability", 1.0):
             raise ArchiveError(
-                f"values in steps of {self.value_step}, by {self.order}, at temperature {self.temperature}",
-                f"This program knows steps of {VALUE_STEP}, by probability, at temperature 1.",
+                f"steps of {self.value_step} nats, order by {self.order}, temperature {self.temperature}",
+                f"This program reads only steps of {VALUE_STEP} nats, order by probability, temperature 1.",
                 "use the release that wrote the archive",
             )
         if not 1 <= max(self.affinity_entries, self.k) <= self.num_classes:
             raise ArchiveError(
-                f"k = {self.k}, {self.affinity_entries} entries, of {self.num_classes} classes",
-                "A label cannot name more classes than there are.",
+                f"k = {self.k} and {self.affinity_entries} affinity entries, with {self.num_classes} classes",
+                "Neither may exceed the number of classes, and the larger must be at least 1.",
             )
         if self.affinity is not None and self.k == self.num_classes:
             raise ArchiveError(
                 f"k = {self.k} of {self.num_classes} classes, with affinity {self.affinity}",
-                "An affinity spreads tails, and these labels have none.",
+                "Labels of all classes have no tail mass that an affinity could spread.",
             )
 
     @property
@@ -120,8 +120,8 @@ class ArchiveSpec:
         counts = [count for _, count in self.dataset["shards"]]
         if not counts or set(counts[:-1]) - {counts[0]} or counts[-1] > counts[0]:
             raise ArchiveError(
-                f"shards of {counts[:4]} ... samples",
-                "A row's place must follow from its number: all shards but the last are full.",
+                f"the dataset's shards have {counts[:4]} ... samples",
+                "Rows are found by number: all shards must have the same size, the last at most that.",
             )
         converted(self.teacher, _TeacherFields, "the teacher in a spec")
         _ = self.layout  # refuses chunks that are too large

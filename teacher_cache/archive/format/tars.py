@@ -64,7 +64,7 @@ class Member(NamedTuple):
     dtype: np.dtype
 
     def header(self, num_views: int) -> bytes:
-        """Return the first bytes of a file of this kind, up to its numbers."""
+        """Return the .npy header of a file of this kind that holds `num_views` views."""
         return npy_bytes(np.empty((num_views, *self.dtype.shape), self.dtype.base))[
             : -num_views * self.dtype.itemsize
         ]
@@ -82,7 +82,7 @@ def members_of(layout: Layout, version: int = VERSION) -> tuple[Member, ...]:
 
 
 def arrays_of(bodies: Sequence[bytes], members: Sequence[Member], num_views: int) -> LabelArrays:
-    """Return stored labels (rows, views, ...) from the numbers of all samples' files, kind by kind."""
+    """Return stored labels (rows, views, ...) from each member's array data, joined over all samples."""
     arrays = [
         np.frombuffer(body, member.dtype).reshape(-1, num_views, *member.dtype.shape)
         for body, member in zip(bodies, members, strict=True)
@@ -134,7 +134,7 @@ def read_export(store: Store) -> tuple[ExportFields, int]:
         document = unseal(get_document(store, EXPORT_FILE))
     except ValueError as error:
         raise DamagedError(
-            f"{what} is damaged: {error}", "What it says is not certain.", "export the archive again"
+            f"{what} is damaged: {error}", "Its content cannot be trusted.", "export the archive again"
         ) from error
     version = document.get("version")
     if document.get("format") != FORMAT or version not in (VERSION_OF_RECORDS, VERSION):

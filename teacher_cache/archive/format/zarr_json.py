@@ -1,4 +1,4 @@
-"""Zarr documents of an archive's arrays, and their chunks, of which nothing is believed unchecked."""
+"""Zarr documents of an archive's arrays, and strict reading of their chunks, with every field checked."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ChunkFormat:
 
 
 def read_places(read: ReadRange, object_bytes: int, num_chunks: int) -> npt.NDArray[np.int64]:
-    """Return the span (start, stop) of each chunk of a shard, (num_chunks, 2).
+    """Return the byte range (start, stop) of each chunk of a Zarr shard, (num_chunks, 2).
 
     Raises:
         ValueError: A chunk lies outside the object, or the index is damaged.

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class ArchiveReader(LabelSource):
-    """Reader of a finished archive, cheap to pickle: a worker process opens its own.
+    """Reader of a finished archive, cheap to pickle: a worker process opens the archive again.
 
     Args:
         url: Folder of the archive, or any URL fsspec opens.
-        room: Room for copies of the objects of an archive that is not a local folder.
+        room: Folder and size limit of the cache of a remote archive's objects.
 
     Raises:
-        ArchiveError: There is no finished archive, its manifest is damaged or of an unknown version, or the
-            metadata that plain Zarr would read is not that of its labels.
+        ArchiveError: There is no finished archive, or its manifest or part.json is damaged or of an unknown
+            version.
     """
 
     def __init__(self, url: str, room: CacheRoom = DEFAULT_ROOM) -> None:
@@ -87,7 +87,7 @@ class ArchiveReader(LabelSource):
             if self.store.stat(name) != len(expected) or self.store.get(name) != expected:
                 raise DamagedError(
                     f"{self.store.path(name)} does not describe the arrays in the manifest",
-                    "A Zarr reader would be told other types, codecs or shapes than were written.",
+                    "A plain Zarr reader would use wrong types, codecs or shapes.",
                     f"teacher-cache repair {self.url}",
                 )
 
@@ -124,7 +124,7 @@ class ArchiveReader(LabelSource):
         return self._stores[relative_url]
 
     def objects(self, receipt: Receipt) -> dict[str, bytes]:
-        """Return a unit's objects, each hashed.
+        """Return a unit's objects by array, after checking each sha256.
 
         Raises:
             ArchiveError: An object is missing, or is not the one that the manifest names.

@@ -32,14 +32,14 @@ class LabelEnsemble:
     Attributes:
         weights: Weights, of sum 1.
         url: URLs of the members, as text.
-        spec: Spec of the first, for what they share: dataset, recipe, classes.
-        views: View indices that every sample has in each, rising.
+        spec: Spec of the first member; only dataset, recipe and classes hold for all.
+        views: View indices that every sample has in every member, ascending.
         fingerprint: Fingerprints of the members.
 
     Raises:
-        ArchiveError: Two of them are of other datasets, classes or recipes, or are the same one; or no view
+        ArchiveError: Two members differ in dataset, classes or recipe, or are the same archive; or no view
             is in all.
-        InputError: The weights are not one positive number for each.
+        InputError: The weights are not one positive number for each member.
     """
 
     def __init__(self, members: Sequence[LabelSource], weights: Sequence[float] = ()) -> None:
@@ -106,7 +106,7 @@ class LabelEnsemble:
         return EnsembleLabels(tuple(labels), torch.tensor(self.weights))
 
     def keeping(self, num_kept: int) -> EnsembleLookup:
-        """Return a lookup of its own that keeps the labels of `num_kept` pairs of a shard and a view."""
+        """Return a new lookup, which keeps the labels of `num_kept` (shard, view) pairs in memory."""
         return EnsembleLookup([member.keeping(num_kept) for member in self.members])
 
 
@@ -114,7 +114,7 @@ class EnsembleLookup:
     """Lookup of several archives' labels; see `LabelLookup`.
 
     Attributes:
-        num_kept: Number of pairs of a shard and a view that are kept of each.
+        num_kept: Number of (shard, view) pairs whose labels are cached for each archive.
         is_local: Whether all labels are read from local folders.
     """
 
@@ -128,7 +128,7 @@ class EnsembleLookup:
         return tuple(member(rows_B, views_B) for member in self._members)
 
     def pairs(self, rows_B: Ints, views_B: Ints) -> list[tuple[int, int]]:
-        """Return the pairs of a shard and a view that hold the labels of each (row, view)."""
+        """Return the distinct (shard, view) pairs that hold the labels of these rows and views, sorted."""
         return self._members[0].pairs(rows_B, views_B)
 
     def fetch(self, shard: int, view: int) -> None:
@@ -148,6 +148,6 @@ def _check_same(first: LabelSource, other: LabelSource) -> None:
         if ours != theirs:
             raise ArchiveError(
                 f"{first.url} is of {name} {ours[:12]}, {other.url} of {theirs[:12]}",
-                "Their labels are of other views, or name other classes, and have no mean.",
+                "Their labels differ in views or in classes, so they cannot be averaged.",
                 "give archives of the same dataset, classes and recipe",
             )

@@ -45,12 +45,12 @@ def _never() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """Manner of waiting for labels.
+    """Settings for waiting for labels.
 
     Attributes:
-        timeout_s: Seconds without news of the job after which waiting ends with an error.
-        say: Function that is told for what, and for how long, after some seconds and then now and then.
-        is_stopped: Function that tells whether to stop waiting.
+        timeout_s: Seconds without a new status of the job after which waiting ends with an error.
+        say: Function that gets a line of progress after the first seconds of waiting, then at intervals.
+        is_stopped: Function that returns whether to stop waiting.
     """
 
     timeout_s: float
@@ -69,11 +69,11 @@ class FollowingReader(LabelSource):
 
     Args:
         url: Folder of the archive, or any URL fsspec opens.
-        room: Room for copies of objects that are not in a local folder.
-        timeout_s: Seconds without news of the job after which waiting ends with an error.
+        room: Folder and size limit of the cache of remote objects.
+        timeout_s: Seconds without a new status of the job after which waiting ends with an error.
 
     Raises:
-        ArchiveError: The archive was not begun, or its documents are damaged.
+        ArchiveError: The archive's documents are damaged.
     """
 
     def __init__(self, url: str, room: CacheRoom, timeout_s: float) -> None:
@@ -94,10 +94,10 @@ class FollowingReader(LabelSource):
         return FollowingReader, (self.url, self._room, self._timeout_s)
 
     def stored(self, shard: int, view: int) -> LabelArrays:
-        """Return the labels of one view of a shard, once they are there; see LabelSource.
+        """Wait for the labels of one view of a shard, and return them; see LabelSource.
 
         Raises:
-            TeacherCacheError: The job failed, or nothing is heard of it.
+            TeacherCacheError: The job failed, or wrote no new status for `timeout_s`.
         """
         patience = Patience(self._timeout_s)
         if self._finished is not None and self._has(self._finished, shard, view):
@@ -113,17 +113,17 @@ class FollowingReader(LabelSource):
             return again.reader.stored(again.store, again.receipt, view)  # the seal has just moved them
 
     def wait(self, shard: int, view: int, patience: Patience) -> None:
-        """Wait until the labels of one view of a shard are there.
+        """Wait until the labels of one view of a shard can be read.
 
         Raises:
-            TeacherCacheError: The job failed, or nothing is heard of it.
-            KeyboardInterrupt: The patience was stopped.
+            TeacherCacheError: The job failed, or wrote no new status for `patience.timeout_s`.
+            KeyboardInterrupt: `patience.is_stopped` returned True.
         """
         if self._finished is None or not self._has(self._finished, shard, view):
             self._until_there(shard, view, patience)
 
     def affinity_arrays(self) -> LabelArrays | None:
-        """Return the class affinity as it is stored, once it is there; see `affinity`."""
+        """Wait for the class affinity, and return it as it is stored; see `affinity`."""
         if self.spec.labels.affinity is None:
             return None
         patience = Patience(self._timeout_s, say_on_stderr)
@@ -170,7 +170,7 @@ class FollowingReader(LabelSource):
         return None
 
     def _archive(self) -> ArchiveReader | None:
-        """Return a reader of what was finished before; None if nothing was."""
+        """Return a reader of the labels that have a manifest already; None if there is no manifest."""
         if self.store.stat(MANIFEST_FILE) is None:
             return None
         return ArchiveReader(self.url, self._room)
@@ -187,11 +187,11 @@ class FollowingReader(LabelSource):
 
 
 def open_following(url: str, room: CacheRoom, patience: Patience) -> LabelSource:
-    """Open an archive that a job is filling, or a finished one; wait where neither is there yet.
+    """Open an archive that a job is filling, or a finished one; wait until there is either.
 
     Raises:
         ArchiveError: The archive is damaged.
-        TeacherCacheError: No job has begun in time, or the job failed.
+        TeacherCacheError: No job began before the timeout, or the job failed.
     """
     store = Store(url)
     filling = Filling(store)
@@ -212,17 +212,17 @@ def until(
     patience: Patience,
     poll_s: float = _REMOTE_POLL_S,
 ) -> _T:
-    """Poll `find` until it returns a value.
+    """Poll `find` until it returns a value other than None; return that value.
 
     Args:
-        find: Function that returns what is waited for, or None.
-        what: Name of it, for messages.
-        news_of: Function that returns the last news of the job.
-        poll_s: Seconds between two looks.
+        find: Function that returns the awaited value, or None if there is none yet.
+        what: Name of the value in messages.
+        news_of: Function that returns the latest status of the job.
+        poll_s: Seconds between two calls of `find`.
 
     Raises:
-        TeacherCacheError: The job failed, or nothing is heard of it.
-        KeyboardInterrupt: The patience was stopped.
+        TeacherCacheError: The job failed, or wrote no new status for `patience.timeout_s`.
+        KeyboardInterrupt: `patience.is_stopped` returned True.
     """
     begun_s = heard_s = time.monotonic()
     said_s = begun_s + _FIRST_SAID_S - _SAID_EVERY_S
@@ -234,14 +234,14 @@ def until(
         if news is not None and news.state == "failed" and find() is None:
             raise TeacherCacheError(
                 f"the job that makes {what} failed: {news.why}",
-                "The student cannot go on, and no view is skipped.",
-                "mend what it says, run the extract again, then continue with --resume auto",
+                "The student stops, since it never skips a view.",
+                "fix the cause, run the extract again, then continue the student with --resume auto",
             )
         if now_s - heard_s > patience.timeout_s:
             raise TeacherCacheError(
                 f"nothing was heard of the job that makes {what} for {now_s - heard_s:,.0f} s",
-                "The student cannot go on, and no view is skipped.",
-                "start the extract again (--followed), then continue with --resume auto",
+                "The student stops, since it never skips a view.",
+                "run the extract again with --followed, then continue the student with --resume auto",
             )
         if now_s - said_s >= _SAID_EVERY_S:
             said_s = now_s

@@ -40,7 +40,7 @@ class ExportReader(LabelSource):
 
     Args:
         url: Folder of the export, or any URL fsspec opens.
-        room: Room for copies of the tars of an export that is not a local folder.
+        room: Folder and size limit of the cache of a remote export's tars.
 
     Attributes:
         version: Version of the export.
@@ -164,6 +164,6 @@ class ExportReader(LabelSource):
     def _damaged(self, what: str) -> DamagedError:
         return DamagedError(
             f"export {self.url} is damaged: {what}",
-            "Its labels cannot be trusted, and none are given.",
+            "Its labels cannot be trusted, so none are returned.",
             "copy the export again, or export the archive again",
         )

@@ -29,11 +29,11 @@ _FETCHES = 2
 
 
 def fetched(store: Store, name: str, digest: Digest, again: list[str] | None = None) -> bytes:
-    """Return an object with the right sha256; wrong bytes are fetched a second time.
+    """Fetch an object, once more if its sha256 is wrong; return its bytes.
 
     Args:
         digest: sha256 and size that it must have.
-        again: List that the name is added to if the first fetch brought other bytes.
+        again: List to which the name is added if only the second fetch had the right sha256.
 
     Raises:
         DamagedError: The object is missing, or does not have the sha256.
@@ -63,13 +63,13 @@ def fetched_affinity(store: Store, manifest: Manifest) -> dict[str, bytes]:
 def _damaged(store: Store, name: str, what: str) -> DamagedError:
     return DamagedError(
         f"{store.url_of(name)} {what}",
-        "It is not copied; what was copied before stays, and is whole.",
+        "It was not copied. Units that were copied before are complete, and stay.",
         "ask the archive's owner to repair it, or copy other --views and --shards",
     )
 
 
 def in_threads(tasks: Sequence[Callable[[], None]], workers: int) -> None:
-    """Run tasks, a few at once; the first error stops those that have not begun, and is raised."""
+    """Run tasks in `workers` threads; on the first error, cancel those not yet started and raise it."""
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
         for done in concurrent.futures.as_completed([pool.submit(task) for task in tasks]):
@@ -82,8 +82,8 @@ class UnitReader:
     """Reader of units of one layout, in any number of stores.
 
     Args:
-        room: Room for copies of objects that are not in a local folder.
-        remedy: Remedy that an error about damage names.
+        room: Folder and size limit of the cache of remote objects.
+        remedy: Remedy for errors about damage.
     """
 
     def __init__(self, url: str, layout: Layout, room: CacheRoom, remedy: str) -> None:
@@ -112,7 +112,7 @@ class UnitReader:
         return rows
 
     def objects(self, store: Store, receipt: Receipt) -> dict[str, bytes]:
-        """Return a unit's objects, each hashed. Raises DamagedError."""
+        """Return a unit's objects by array, after checking each sha256. Raises DamagedError."""
         return {
             array: self.whole(
                 store, self._layout.object_name(array, receipt.unit), digest, f"unit {receipt.unit.name}"
@@ -138,7 +138,7 @@ class UnitReader:
         return data
 
     def damaged(self, of: str, what: str) -> DamagedError:
-        """Return the error about something that is damaged."""
+        """Return an error which says that `of` is damaged, and in what way: `what`."""
         return DamagedError(
             f"{of} of archive {self._url} is damaged: {what}",
             "It cannot be trusted, and no labels are given.",

@@ -50,7 +50,7 @@ class LabelSource(abc.ABC):
         """Return the labels of one view of all samples of a shard, in order, as they are stored.
 
         Raises:
-            ArchiveError: The labels are missing or damaged; the message names the place.
+            ArchiveError: The labels are missing or damaged; the message says which ones.
         """
 
     def labels(self, shard: int, view: int) -> Labels:
@@ -58,11 +58,11 @@ class LabelSource(abc.ABC):
         return self.decode(self.stored(shard, view))
 
     def decode(self, arrays: LabelArrays) -> Labels:
-        """Return labels that `stored` or a lookup gave, as tensors on the CPU."""
+        """Convert labels returned by `stored` or a lookup to tensors on the CPU."""
         return decode(arrays, self.spec.labels.num_classes, self.spec.labels.values)
 
     def decode_rows(self, arrays: LabelArrays) -> LabelRows:
-        """Return labels that `stored` or a lookup gave, as NumPy arrays."""
+        """Convert labels returned by `stored` or a lookup to NumPy arrays of ids, logits and tails."""
         return decode_rows(arrays, self.spec.labels.num_classes, self.spec.labels.values)
 
     def lookup(self, rows_B: Ints, views_B: Ints) -> Labels:
@@ -88,12 +88,12 @@ class LabelSource(abc.ABC):
         return self.keeping(_KEPT)
 
     def keeping(self, num_kept: int) -> LabelLookup:
-        """Return a lookup of its own that keeps the labels of `num_kept` pairs of a shard and a view."""
+        """Return a new lookup, which keeps the labels of `num_kept` (shard, view) pairs in memory."""
         return LabelLookup(self, num_kept)
 
     @property
     def members(self) -> tuple[LabelSource, ...]:
-        """The source itself, where several may stand."""
+        """The source itself, alone in a tuple, as an ensemble has its members."""
         return (self,)
 
     @property
@@ -109,7 +109,7 @@ class LabelSource(abc.ABC):
         """Return the class affinity as it is stored, or None where no label has a tail.
 
         Raises:
-            ArchiveError: The affinity is missing or damaged, or contains a class id of no class.
+            ArchiveError: The affinity is missing or damaged, or contains an unknown class id.
         """
         rows = self.affinity_arrays()
         if rows is not None and not (rows.idx < self.spec.labels.num_classes).all():
@@ -167,13 +167,13 @@ class LabelSource(abc.ABC):
 
 
 class LabelLookup:
-    """Lookup of labels by row and view that keeps the labels of the shards and views used last in memory.
+    """Lookup of labels by row and view, with a cache of the shards and views used most recently.
 
     Args:
-        num_kept: Number of pairs of a shard and a view to keep.
+        num_kept: Number of (shard, view) pairs to cache.
 
     Attributes:
-        num_kept: Number of pairs that are kept.
+        num_kept: Number of (shard, view) pairs whose labels are cached.
         is_local: Whether the labels are read from a local folder.
     """
 
@@ -195,7 +195,7 @@ class LabelLookup:
         return found
 
     def pairs(self, rows_B: Ints, views_B: Ints) -> list[tuple[int, int]]:
-        """Return the pairs of a shard and a view that hold the labels of each (row, view)."""
+        """Return the distinct (shard, view) pairs that hold the labels of these rows and views, sorted."""
         return sorted(set(zip((rows_B // self._rows_per_shard).tolist(), views_B.tolist(), strict=True)))
 
     def fetch(self, shard: int, view: int) -> None:

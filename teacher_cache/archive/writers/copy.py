@@ -68,7 +68,7 @@ class CopyRequest:
         source: Store of a finished archive, or of a part of one.
         destination: Store to copy into: empty, or with an archive of the same units.
         workers: Units that are copied at once.
-        recheck: Hash the objects that are there, and copy those that differ again.
+        recheck: Whether to hash what the destination has already, and copy units that differ again.
         what: Name of the progress display.
     """
 
@@ -84,13 +84,13 @@ class CopyReport:
     """Report of a copy.
 
     Attributes:
-        units: Units that were copied.
-        units_there: Units wanted that the destination had, in its own folder or in an archive it refers to.
+        units: Number of units that were copied.
+        units_there: Number of chosen units that the destination had, itself or in an archive it refers to.
         moved_bytes: Bytes that were written, documents and companions included.
-        there_bytes: Bytes of the units wanted that the destination had.
-        fetched_again: Names of objects that arrived with other bytes first, and whole the second time.
-        covers: Units that the destination has now.
-        of: Units of the whole archive.
+        there_bytes: Bytes of the chosen units that the destination had already.
+        fetched_again: Names of objects that had wrong bytes at the first fetch, and right ones at the second.
+        covers: Number of units that the destination has now.
+        of: Number of units of the whole archive.
     """
 
     units: int
@@ -103,7 +103,7 @@ class CopyReport:
 
 
 class _Source(NamedTuple):
-    """Archive that is copied: its manifest, and where each unit that it has lies."""
+    """Archive to copy: manifest, stores by relative URL, and each unit's relative URL and receipt."""
 
     manifest: Manifest
     stores: Mapping[str, Store]
@@ -113,14 +113,14 @@ class _Source(NamedTuple):
 def copy_archive(
     request: CopyRequest, choose: Callable[[Mapping[Position, Receipt]], set[Position]], track: Track
 ) -> CopyReport:
-    """Copy the units chosen that the destination lacks, then what describes them.
+    """Copy the chosen units that the destination lacks, then documents and companions; return a report.
 
     The destination's manifest is that of the source, byte for byte. If the destination then lacks a unit, or
     holds one that the manifest places in another archive, its part.json says so. A unit of an archive that
     the source extends is not copied where a remote destination has the same unit in the same relative place.
 
     Args:
-        choose: Function that returns the positions wanted, of the units that the source has.
+        choose: Function from the source's receipts by position to the positions of the units to copy.
 
     Raises:
         ArchiveError: There is no archive at the source; the destination holds anything else, or other labels.
@@ -170,13 +170,13 @@ def copy_archive(
 
 
 class _Moved(NamedTuple):
-    """Sizes of what was written, and names of what was fetched again; lists may be added to by any thread."""
+    """Sizes of written objects, and names of objects fetched twice; any thread may append to these lists."""
 
     sizes: list[int]
     again: list[str]
 
     def put(self, store: Store, objects: Mapping[str, bytes]) -> None:
-        """Write the objects that the store does not hold with these bytes."""
+        """Write the objects that the store lacks or has with other bytes, and record their sizes."""
         new = {
             name: data
             for name, data in objects.items()
@@ -189,7 +189,7 @@ class _Moved(NamedTuple):
 def _groups(
     todo: Sequence[Position], units: Mapping[Position, tuple[str, Receipt]], destination: Store
 ) -> Iterator[list[Position]]:
-    """Yield the units that are written together: one, or as many as a store takes in one write."""
+    """Yield groups of units to write together: one each, or up to the destination's batch size."""
     group: list[Position] = []
     group_bytes = 0
     for position in todo:
@@ -230,7 +230,7 @@ def _copying(
 def _changed(
     destination: Store, manifest: Manifest, there: set[Position], workers: int, track: Track
 ) -> set[Position]:
-    """Hash units that are there; return those with other bytes, which do not count any more."""
+    """Hash the destination's units; delete the receipts of those that changed, and return these units."""
     receipts = [receipt for receipt in manifest.all_receipts if position_of(receipt) in there]
     changed: list[Position] = []
 

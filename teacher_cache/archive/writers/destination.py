@@ -1,4 +1,4 @@
-"""Destination of a copy: units that it holds, content that it may not hold, and its part.json."""
+"""Check the destination of a copy: content to refuse, units already there, content of its part.json."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ _TOGETHER = 256
 
 
 def refuse_others(destination: Store, manifest: Manifest, source: Store) -> None:
-    """Raise if the destination holds anything but units of the same archive. Raises ArchiveError."""
+    """Raise InputError if the destination is the source, or holds anything but units of the same archive."""
     if destination.url == source.url:
-        raise InputError(f"{source.url} onto itself", "There is nothing to copy.", "give another destination")
+        raise InputError(
+            f"cannot copy {source.url} onto itself", "There is nothing to copy.", "give another destination"
+        )
     if destination.stat(SPEC_FILE) is None and destination.stat(MANIFEST_FILE) is None:
         if destination.can_list and destination.list():
             raise ArchiveError(
@@ -47,9 +49,9 @@ def refuse_others(destination: Store, manifest: Manifest, source: Store) -> None
     lost = [r.unit.name for r in old.all_receipts if known.get(position_of(r)) != r.objects]
     if lost or (old.affinity or {}) != (manifest.affinity or {}):
         raise ArchiveError(
-            f"{destination.url} has a manifest with {', '.join(lost[:5]) or 'a class affinity'} that "
-            f"{source.url} does not have with the same bytes",
-            "Who relies on that manifest would lose labels.",
+            f"{destination.url} has a manifest that lists {', '.join(lost[:5]) or 'a class affinity'}, which "
+            f"{source.url} lacks or holds with other bytes",
+            "Readers of that manifest would lose labels if it were replaced.",
             "choose a new folder, or merge the two with: teacher-cache merge",
         )
 
@@ -66,7 +68,7 @@ def refuse_full_folder(destination: Store, num_units: int) -> None:
 
 
 def units_there(destination: Store, manifest: Manifest) -> set[Position]:
-    """Return the units whose objects lie in the destination's own folder, as their receipts there say."""
+    """Return the units in the destination's own folder whose receipts and object sizes match the manifest."""
     if destination.stat(SPEC_FILE) is None:
         return set()
     layout, fingerprint = manifest.spec.layout, manifest.spec.fingerprint
@@ -91,7 +93,7 @@ def units_there(destination: Store, manifest: Manifest) -> set[Position]:
 
 
 def drop_if_changed(store: Store, manifest: Manifest, receipt: Receipt) -> bool:
-    """Delete the receipt of a changed unit; return True if it was deleted."""
+    """Delete a unit's receipt if an object has another sha256; return whether it was deleted."""
     layout = manifest.spec.layout
     for array, (sha256, _) in receipt.objects.items():
         if sha256_hex(store.get(layout.object_name(array, receipt.unit))) != sha256:
@@ -101,9 +103,9 @@ def drop_if_changed(store: Store, manifest: Manifest, receipt: Receipt) -> bool:
 
 
 def units_elsewhere(destination: Store, manifest: Manifest, wanted: set[Position]) -> set[Position]:
-    """Return the units that a remote destination finds in the archives that the manifest names.
+    """Return the wanted units that a remote destination can read from archives that the manifest extends.
 
-    A local copy is whole instead: a manifest from elsewhere makes it read no other folder.
+    The result is empty for a local destination: a copied manifest must not make it read other folders.
     """
     if destination.is_local:
         return set()
@@ -136,7 +138,7 @@ def units_read_elsewhere(destination: Store, manifest: Manifest) -> set[Position
 
 
 def part_of(manifest: Manifest, here: set[Position], elsewhere: set[Position]) -> Part | None:
-    """Return what part.json must say; None where every unit is where the manifest says."""
+    """Return the content of part.json; None if every unit is where the manifest places it."""
     own = {position_of(receipt) for receipt in manifest.receipts}
     named = {position_of(receipt) for receipt in manifest.all_receipts} - own
     if own <= here and named <= elsewhere - here:

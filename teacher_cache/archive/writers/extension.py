@@ -15,13 +15,13 @@ from teacher_cache.storage.store import Store
 
 
 def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[Receipt, ...]]:
-    """Return the receipts of units that an archive can refer to in others, by URL relative to `store`.
+    """Return the receipts of units that a new archive can reuse, by their archive's URL relative to `store`.
 
-    These are the units of the image shards that both datasets begin with; everything else that determines
-    labels must be the same. Archives that the other one extends are referred to directly.
+    These are the units of `base` for the leading image shards that both datasets share; everything else that
+    determines labels must be equal. Archives that `base` extends are referred to directly.
 
     Raises:
-        ArchiveError: Anything else that determines labels differs.
+        ArchiveError: The archives differ in another setting that determines labels.
     """
     manifest = read_manifest(base)
     there = manifest.spec
@@ -32,8 +32,8 @@ def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[R
         ]
         raise ArchiveError(
             f"{base.url} holds labels of another request: {'; '.join(what)}",
-            "Its units cannot stand for those asked for.",
-            "ask for the same recipe, teacher, topk and views per unit, or leave --extends out",
+            "Its units cannot be reused for this request.",
+            "use the same recipe, teacher, topk and views per unit, or omit --extends",
         )
     here = store.relative_url(base)
     pairs = zip(spec.dataset["shards"], there.dataset["shards"], strict=False)

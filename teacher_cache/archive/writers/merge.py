@@ -34,7 +34,7 @@ def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) ->
             raise ArchiveError(
                 f"{source.url} has {source.spec.views_per_unit} views a unit, {destination.url} "
                 f"{writer.spec.views_per_unit}",
-                "Units of two sizes cannot lie in one archive.",
+                "All units of an archive must have the same number of views.",
                 "extract one of them again, with the other's --views-per-unit",
             )
     affinity = sources[0].affinity_arrays()

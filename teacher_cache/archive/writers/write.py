@@ -75,7 +75,7 @@ class ArchiveWriter:
             raise ArchiveError(
                 f"{store.url} holds labels of another request: {'; '.join(differences(existing, spec))}",
                 "Labels of two requests cannot lie in one archive.",
-                "choose a new folder with --out, or ask for the same again",
+                "choose a new folder with --out, or use the settings of that archive",
             )
         return cls(store, existing)
 
@@ -103,7 +103,7 @@ class ArchiveWriter:
             return None
 
     def _counting(self, name: str, data: bytes, size_of: Callable[[str], int | None]) -> Receipt | None:
-        """Return a valid receipt or None; a unit without one is computed again and its receipt replaced."""
+        """Return the receipt in `data` if it is valid and its objects have full size; else None."""
         try:
             receipt = read_receipt(data, name, self.spec)
         except InputError:
@@ -129,7 +129,7 @@ class ArchiveWriter:
     def put_objects(
         self, unit: Unit, objects: Mapping[str, bytes], rows: int, keys_sha256: str, *, replace: bool = False
     ) -> Receipt:
-        """Write a unit from its objects; with `replace` also a unit that has a receipt."""
+        """Write a unit unless it has a valid receipt, or in any case with `replace`; return its receipt."""
         with self.store.exclusive():
             there = None if replace else self._receipt(unit)
             if there is not None and there.unit.stop_view >= unit.stop_view:
@@ -139,7 +139,7 @@ class ArchiveWriter:
                     f"unit {unit.name} is finished with views up to {there.unit.stop_view}, "
                     f"not {unit.stop_view}",
                     "A finished unit is never rewritten.",
-                    "let one run at a time choose how far a block reaches",
+                    "ask for the same last view in every run that writes to this archive at once",
                 )
             for array, data in objects.items():
                 self.store.put(self._layout.object_name(array, unit), data)
@@ -160,7 +160,7 @@ class ArchiveWriter:
         return objects if is_whole else None
 
     def freeze_affinity(self, rows: LabelArrays, *, replace: bool = False) -> None:
-        """Write the class affinity and its receipt, unless it exists; with `replace` even then."""
+        """Write the class affinity and its receipt; an existing one is kept unless `replace` is set."""
         self.put_affinity(self._layout.encode_affinity(rows), replace=replace)
 
     def put_affinity(self, objects: Mapping[str, bytes], *, replace: bool = False) -> None:
@@ -220,10 +220,10 @@ class ArchiveWriter:
 
     @property
     def extends(self) -> Mapping[str, tuple[Receipt, ...]]:
-        """Receipts of units in other archives that this one refers to.
+        """Receipts of units in other archives that this one refers to, by relative URL.
 
         Raises:
-            ArchiveError: The receipt is damaged, and so is the manifest that repeats it.
+            ArchiveError: extends.json is damaged, and the manifest, which repeats it, cannot be read.
         """
         if self.store.stat(EXTENDS_FILE) is None:
             return {}

@@ -49,8 +49,8 @@ class Growth:
             raise DatasetError(
                 f"--max-side {max_side_px} --quality {quality}, but {self.base.url} was packed with "
                 f"{theirs[0]} and {theirs[1]}",
-                "One dataset would hold images of two kinds.",
-                "give the same, or leave them out where there were none",
+                "The dataset would mix images of two encodings.",
+                "give the dataset's values; omit a flag whose value there is None",
             )
 
     def check_shard_size(self, shard_size: int) -> None:
@@ -59,7 +59,7 @@ class Growth:
             raise DatasetError(
                 f"--shard-size {shard_size}, but the shards of {self.base.url} hold "
                 f"{self.base.info.samples_per_shard}",
-                "A row's shard must follow from its number.",
+                "All shards but the last must hold the same number of samples.",
                 f"give --shard-size {self.base.info.samples_per_shard}",
             )
 

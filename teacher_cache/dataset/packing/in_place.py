@@ -1,4 +1,4 @@
-"""Index images where they lie: tars and parquet files, on a disk or in a bucket; no image is copied.
+"""Index images in their own tars or parquet files, on a disk or in a bucket; no image is copied.
 
 The index describes the shards that packing the same samples in order would write, so that the dataset has the
 same identity, and its archives the same labels, as a packed copy.
@@ -98,7 +98,7 @@ def _all_hashed(
 def _hashed(
     samples: Counted, walk: Walk, journal: Journal, shard_size: int, number: int, advance: Advance
 ) -> list[Done]:
-    """Hash the tars that packing would write, each recorded when it is whole."""
+    """Hash the tars that packing would write; record each finished one in the journal, and return them."""
     done: list[Done] = []
     good = iter(samples)
     while (first := next(good, None)) is not None:

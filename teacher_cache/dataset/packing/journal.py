@@ -1,4 +1,4 @@
-"""Journal of a pack under way, in the folder that is packed: what a kill must not lose.
+"""Journal of an unfinished pack, kept in its destination so that a killed pack can resume.
 
     packing-plan.json       digest of the request: source, keys, labels, flags
     packing-000003.json     a finished shard, where the next one begins, and the samples skipped so far
@@ -29,10 +29,10 @@ class Done:
     """A finished shard.
 
     Attributes:
-        position: Number of samples of the source's order that it and the shards before it have used up.
+        position: Number of samples read from the source, in its order, up to the end of this shard.
         skipped: Samples skipped so far, as key and reason.
         index: Index of the shard's samples.
-        progress: Finished files and samples of the next one, for a source that is read file by file.
+        progress: Position to resume from, as `Walk.progress` returns it; empty for other sources.
         cuttable: Number of images so far of which crops can be cut out.
     """
 
@@ -91,7 +91,7 @@ class Journal:
             found.append(Done(shard, document["position"], skipped, index, progress, document["cuttable"]))
 
     def add(self, done: Done, number: int, *, is_stored: bool = True) -> None:
-        """Record a finished shard; `is_stored` tells whether it is an object of the store."""
+        """Record a finished shard; `is_stored` is False for one that was hashed but not written."""
         self._store.put(f"{_name(number)}.parquet", index_bytes(done.index))
         fields: dict[str, Any] = {
             "shard": done.shard.to_dict(),

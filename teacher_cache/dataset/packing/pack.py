@@ -57,14 +57,14 @@ class PackOptions:
 
     @property
     def identity(self) -> list[Any]:
-        """Options that a pack that goes on must share with its beginning."""
+        """Options that must be unchanged for an unfinished pack to resume."""
         return [self.shard_size, self.seed, self.shuffle, self.reencode, self.skip_corrupt, self.crops]
 
 
 def pack(source: Source | Growth, destination: Store, options: PackOptions, track: Track) -> DatasetInfo:
     """Pack a source into WebDataset tars with an index, decoding every image once to check it.
 
-    A pack that was killed goes on behind its last whole shard when it is asked for again.
+    A pack that was killed resumes after its last complete shard when it is called again.
 
     Args:
         source: Source of the samples; a Growth begins with the full shards of another dataset.
@@ -121,11 +121,11 @@ def _settings(source: Source | Growth, options: PackOptions, done: Sequence[Done
 
 
 class Counted:
-    """Good samples among prepared ones, with counts of what was read and a list of what was skipped.
+    """Iterable of the usable samples among prepared ones; it counts samples read and lists those skipped.
 
     Args:
         done: Shards that are finished, whose counts are continued.
-        skip_corrupt: Skip samples that cannot be used, instead of refusing them.
+        skip_corrupt: Skip samples that cannot be used, instead of raising ImageError.
 
     Attributes:
         position: Number of samples read so far, over all runs.
@@ -172,7 +172,7 @@ def _write_shards(
     number: int,
     identities: Mapping[str, str],
 ) -> list[Done]:
-    """Write tars of `shard_size` samples, each recorded when it is whole."""
+    """Write tars of `shard_size` samples; record each finished one in the journal, and return them."""
     done: list[Done] = []
     good = iter(samples)
     while (first := next(good, None)) is not None:
@@ -201,7 +201,7 @@ def described(
     """Return dataset.json's content and the index's bytes.
 
     Args:
-        labels: Labels that the source has.
+        labels: Distinct class ids of the source's samples, and None if a sample has no label.
         left_out: Files and members other than samples.
 
     Raises:
@@ -215,8 +215,8 @@ def described(
         names = [classes[number] for number in sorted(emptied)]
         raise DatasetError(
             f"no image of class {', '.join(names[:5])} can be decoded",
-            "It would be a class that nothing belongs to.",
-            "mend its images, or take the class out of the source",
+            "The class would be empty.",
+            "repair its images, or remove the class from the source",
         )
     index = index_bytes(table)
     about: dict[str, Any] = {
@@ -234,7 +234,7 @@ def described(
 
 @contextlib.contextmanager
 def removed_on_refusal(destination: Store, journal: Journal) -> Iterator[None]:
-    """Remove what was written if the source is refused; after a kill or a full disk it stays."""
+    """Delete the written shards and the journal on an InputError; a kill or a full disk leaves them."""
     try:
         yield
     except InputError:
@@ -265,14 +265,14 @@ def check_keys(samples: Sequence[Sample]) -> None:
     if count > 1:
         places = [str(sample.place) for sample in samples if sample.key == key]
         raise DatasetError(
-            f"key {key!r} is there {count} times: {', '.join(places[:3])}",
-            "A label could not be told apart from another's.",
-            "rename or remove all but one; in a tar, members of one sample are neighbours",
+            f"key {key!r} occurs {count} times: {', '.join(places[:3])}",
+            "Samples with the same key could not be distinguished.",
+            "rename or remove all but one; in a tar, put the members of a sample next to each other",
         )
 
 
 def _identities(source: Source | Growth) -> dict[str, str]:
-    """Return the identities of rewritten tars that the samples may come from unchanged, by their sha256."""
+    """Return the identities of a packed source's shards, by their sha256; empty for other sources."""
     if not isinstance(source, Source) or source.packed is None:
         return {}
     return {shard.sha256: shard.identity for shard in source.packed.shards}

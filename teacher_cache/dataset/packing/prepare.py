@@ -54,7 +54,7 @@ class Prepared(NamedTuple):
         image: Span of the image in `data`.
         sha256: Digest of the image's bytes.
         error: Reason why the image cannot be used; `data` is empty then.
-        original: Part of a tar with the image as it was; None if rewriting changed nothing.
+        original: Bytes of the tar with the image before rewriting; None if rewriting changed nothing.
         is_cuttable: Whether the image was rewritten so that crops can be cut out of it.
     """
 
@@ -70,7 +70,7 @@ class Prepared(NamedTuple):
 def prepare_all(work: Iterable[Work], threads: int) -> Generator[Prepared, None, None]:
     """Yield prepared samples in order, a bounded number ahead.
 
-    Close the generator: left to garbage collection, it may wait for its threads in one of them.
+    Close the generator: garbage collection may end it in one of its threads, which would wait for itself.
 
     Raises:
         DatasetError: A sample cannot be read.
@@ -116,9 +116,9 @@ def prepare(work: Work) -> Prepared:
     clash = {extension, *label} & set(members.others)
     if clash:
         raise DatasetError(
-            f"{sample.place} has a member {', '.join(clash)} beside the one it would be packed as",
+            f"{sample.place} has a member {', '.join(clash)}, the extension of its packed image or label",
             "One would replace the other.",
-            "leave the other member out of the source",
+            "remove or rename the member in the source",
         )
     image = members.image if rewritten is None else rewritten
     others = {**label, **members.others}

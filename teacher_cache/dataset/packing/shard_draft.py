@@ -15,11 +15,11 @@ from teacher_cache.dataset.packing.shard_tar import end_bytes
 
 
 class ShardDraft:
-    """Tar of samples with their index.
+    """Builder of one tar and the index of its samples.
 
     Args:
         file: File that the tar is written to; None only hashes it.
-        identities: Identities of tars that were rewritten already, by the sha256 of the tar.
+        identities: Identities of tars that were rewritten by an earlier pack, by the sha256 of the tar.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ShardDraft:
         return len(self._columns["key"])
 
     def add(self, sample: Prepared, **elsewhere: int) -> None:
-        """Append a sample; `elsewhere` replaces the offset in the tar, and fills further columns."""
+        """Append a sample; `elsewhere` sets columns of its index row, such as another offset."""
         values = {
             "key": sample.sample.key,
             "shard": self._number,

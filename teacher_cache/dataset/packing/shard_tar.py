@@ -1,4 +1,4 @@
-"""Index a tar of this program's own: position, label and digest of every sample."""
+"""Tars of packed datasets: bytes of a sample, and an index of every sample's offset, label and digest."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from teacher_cache.dataset.sources.source import META, Span
 from teacher_cache.dataset.sources.tar_members import CLASS_EXTENSION, samples_of
 
 _OWNER = "bigdata"
-"""User and group of webdataset's own TarWriter, whose bytes these are (webdataset/writer.py)."""
+"""User and group in headers, as webdataset's TarWriter writes them (webdataset/writer.py)."""
 
 
 def sample_bytes(key: str, members: Mapping[str, bytes]) -> tuple[bytes, dict[str, Span]]:
-    """Return a sample's part of a tar, and the spans of its members in that part, by extension."""
+    """Return a sample as bytes of a tar, and the span of each member in these bytes, by extension."""
     parts = io.BytesIO()
     spans = {}
     for extension in sorted(members):

@@ -31,7 +31,7 @@ from teacher_cache.storage.streamed_file import RangeFile, StreamedFile
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReadPlace:
-    """Members that were read on the way, and where they lie.
+    """Members of a sample that were read already, and their file and offset.
 
     Attributes:
         members: Image and other members.
@@ -98,7 +98,7 @@ class Walk:
         self._position = {name: number for number, name in enumerate(self.listed or ())}
 
     def go_on(self, done: Sequence[Done]) -> None:
-        """Begin behind the shards that are finished."""
+        """Make iteration start after the samples of the finished shards."""
         for number, each in enumerate(done):
             for key, file in zip(each.index["key"].to_pylist(), each.index["file"].to_pylist(), strict=True):
                 self._file_of_key[key] = file
@@ -110,7 +110,7 @@ class Walk:
                 ]
 
     def progress(self, place: ReadPlace) -> dict[str, Any]:
-        """Return where to go on behind a sample, as `go_on` takes it."""
+        """Return the position after a sample as JSON values, which `go_on` reads from `Done.progress`."""
         files = [(dataclasses.asdict(file), out.to_json()) for file, out in self.files[: place.file]]
         return {"files": files, "samples": place.number + 1}
 
@@ -179,7 +179,7 @@ class Walk:
         self._file_of_key[key] = place.file
         if other is not None:
             raise DatasetError(
-                f"key {key!r} is there twice, the second time as {place}",
-                "A label could not be told apart from another's.",
-                "rename or remove one; members of one sample are neighbours",
+                f"key {key!r} occurs twice, the second time as {place}",
+                "Samples with the same key could not be distinguished.",
+                "rename or remove one; in a tar, put the members of a sample next to each other",
             )

@@ -1,4 +1,4 @@
-"""Classes as names: from the labels that a source gives, or from a list, to names in order and class ids."""
+"""Class names in order and class ids of samples, from the labels of a source or from a given list."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def read_class_list(file: str) -> list[str]:
     """Read class names in order of class id.
 
     Args:
-        file: Text with a name a line; JSON with a list of names, or an object from names to class ids
-            (torchvision's class_to_idx); or a packed dataset, whose classes are taken.
+        file: Text file with one name per line; JSON file with a list of names, or an object from names to
+            class ids (torchvision's class_to_idx); or a packed dataset, whose classes are taken.
 
     Raises:
         DatasetError: The file does not exist, holds something else, or names a class twice.
@@ -56,9 +56,9 @@ def read_class_list(file: str) -> list[str]:
     )
     if repeated or not names or "" in names:
         raise DatasetError(
-            f"--classes {file} holds {len(names)} names, of them empty or repeated: {repeated[:3]}",
-            "A class could not be told from another by its name.",
-            "give each class one line and a name of its own",
+            f"--classes {file} holds {len(names)} names; empty or repeated: {repeated[:3]}",
+            "Class names must be unique and not empty.",
+            "give every class a unique name",
         )
     return names
 
@@ -89,8 +89,8 @@ def classes_of(
     if type(None) in kinds and len(kinds) > 1:
         raise DatasetError(
             f"{location(kinds[type(None)])} has no label, and others have one",
-            "A class that is not known cannot be trained on.",
-            "give it a label, leave it out, or pack all without labels: --unlabelled",
+            "Either all samples or none must have labels.",
+            "label the sample, remove it, or pack all images without labels: --unlabelled",
         )
     if len(kinds) > 1:
         raise DatasetError(
@@ -145,7 +145,7 @@ def _of_names(names: Sequence[str], location: Callable[[int], str], listed: Sequ
 
 
 def ordered(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return class names in order, and what that order assumes: numbers by value, other names by name."""
+    """Return class names in order (numbers by value, else by name), and notes where other tools differ."""
     by_name = sorted(names)
     if by_name and all(_INTEGER.fullmatch(name) for name in by_name):
         by_number = sorted(by_name, key=lambda name: (int(name), name))
@@ -172,6 +172,6 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
 
 
 def _begin(order: Sequence[str], other: Sequence[str]) -> str:
-    """Return the beginning of an order, up to the first name that another order has elsewhere."""
+    """Return the names of `order` around its first difference from `other`, as text."""
     first = next(number for number, (a, b) in enumerate(zip(order, other, strict=True)) if a != b)
     return ", ".join(order[max(0, first - 1) : first + 2]) + " ..."

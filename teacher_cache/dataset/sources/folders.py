@@ -1,4 +1,4 @@
-"""Source of images in class folders, or in a folder without labels; content tells an image, not a suffix."""
+"""Source of images in class folders, or in a folder without labels; images are recognised by content."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def folder_source(root: Path, options: SourceOptions) -> Source:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden and system ones; none for a file."""
+    """Return the sorted subfolders of a folder, without hidden and system ones; an empty list for a file."""
     entries = root.iterdir() if root.is_dir() else ()
     return sorted(entry for entry in entries if entry.is_dir() and not is_system(entry.name))
 
@@ -86,7 +86,7 @@ def _check_classes(
     if empty:
         raise DatasetError(
             f"class folders without an image: {', '.join(empty[:5])}",
-            "They would be classes that nothing belongs to.",
+            "These classes would be empty.",
             f"remove them, or convert their images to {', '.join(images.EXTENSIONS)}",
         )
     if len(folders) == 1 and options.classes is None:
@@ -132,7 +132,7 @@ def _images_under(root: Path, left_out: LeftOut) -> Iterator[_Found]:
 
 
 def _files_under(root: Path, left_out: LeftOut) -> Iterator[Path]:
-    """Yield files in and below a folder, following links, each folder once on a path."""
+    """Yield files in and below a folder, also through links. Raises DatasetError if links form a loop."""
     above: dict[Path, tuple[str, ...]] = {root: ()}
     for name, folders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
         folder = Path(name)
@@ -140,7 +140,7 @@ def _files_under(root: Path, left_out: LeftOut) -> Iterator[Path]:
         if here in seen:
             raise DatasetError(
                 f"{folder} is a link to a folder above it",
-                "Its images would be there again and again.",
+                "Listing its images would never end.",
                 "remove the link",
             )
         for path in (folder / each for each in folders if is_system(each)):
@@ -160,12 +160,14 @@ def _files_under(root: Path, left_out: LeftOut) -> Iterator[Path]:
 
 def _refuse_folder(error: OSError) -> None:
     raise DatasetError(
-        f"{error.filename} cannot be listed: {error.strerror}", "Its images would be missing.", "allow it"
+        f"{error.filename} cannot be listed: {error.strerror}",
+        "Its images would be missing.",
+        "check its permissions",
     ) from error
 
 
 def _keys(paths: Sequence[Path]) -> list[str]:
-    """Return a key per path: without the suffix, or with it where two files differ in nothing else."""
+    """Return a key per path, without the suffix unless two paths differ only in it."""
     stems = [str(path.with_name(path.stem)) for path in paths]
     repeated = {stem for stem, count in Counter(stems).items() if count > 1}
     names = (str(path) if stem in repeated else stem for path, stem in zip(paths, stems, strict=True))

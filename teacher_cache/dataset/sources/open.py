@@ -67,7 +67,7 @@ def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
 
 
 def check_members(options: SourceOptions, *, is_parquet: bool, is_tars: bool) -> None:
-    """Refuse columns for what is not parquet, and members for what is not tars. Raises DatasetError."""
+    """Raise DatasetError if flags name columns without parquet files, or members without tars."""
     of_parquet = {"--image-column": options.image_column, "--label-column": options.label_column}
     of_tars = {"--image-key": options.image_key, "--label-key": options.label_key}
     for fits, flags, kind in ((is_parquet, of_parquet, "parquet files"), (is_tars, of_tars, "tars")):
@@ -75,8 +75,8 @@ def check_members(options: SourceOptions, *, is_parquet: bool, is_tars: bool) ->
         if given and not fits:
             raise DatasetError(
                 f"{', '.join(given)} for a source without {kind}",
-                "There is nothing that it could name.",
-                "leave it out, or give the source that it is for",
+                "The flag cannot select anything in this source.",
+                "omit the flag, or give a source of that kind",
             )
 
 
@@ -96,9 +96,9 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
         folders = class_folders(root)
         if (root / DATASET_FILE).is_file() and split is not None:
             raise DatasetError(
-                f"{root} is a packed dataset, which has no splits, not even {split!r}",
-                "All of it would be taken.",
-                "leave --split out",
+                f"{root} is a packed dataset, which has no splits such as {split!r}",
+                "The whole dataset would be packed.",
+                "omit --split",
             )
         if (root / DATASET_FILE).is_file():
             packed = read_info(Store(root))
@@ -138,13 +138,13 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
 def _files(
     root: Path, parquet: list[Path], tars: list[Path], folders: Sequence[Path], options: SourceOptions
 ) -> list[Path]:
-    """Return the files of one split and kind, all of their parts."""
+    """Return the files of one kind and split. Raises DatasetError if numbered files are missing."""
     splits_beside = [folder.name for folder in folders if options.splits and has_splits([folder])]
     if (parquet and tars) or splits_beside:
         raise DatasetError(
             f"{root} holds {len(parquet)} parquet files, {len(tars)} tars and the folders "
             f"{', '.join(splits_beside) or 'none'}",
-            "It is not certain which of these are the images; together they could be of several splits.",
+            "Any of these could hold the images, and together they could mix several splits.",
             "give one of the folders, or move the others away",
         )
     files = parquet or tars
@@ -163,7 +163,7 @@ def _beside(root: Path, folders: Sequence[Path]) -> list[str]:
 
 
 def _is_wrapper(folder: Path, root: Path) -> bool:
-    """Return whether a folder that is alone holds folders or files of a source, rather than images."""
+    """Return whether the only subfolder of `root` holds a source, rather than being a class folder."""
     if any(entry.is_file() and not is_system(entry.name) and _is_image(entry) for entry in root.iterdir()):
         return False
     inner = [entry for entry in folder.iterdir() if not is_system(entry.name)]

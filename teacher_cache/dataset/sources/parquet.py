@@ -75,11 +75,11 @@ def named_columns(
 ) -> tuple[list[Columns], Sequence[str] | None, list[str]]:
     """Return the columns of each file, the class names in order, and what was assumed.
 
-    Names that only a later file has follow those of the files before it. Numbers of a file without names are
-    positions in the list.
+    The class names of all files are joined in order of first appearance. Class ids of a file without names
+    are indices into this list.
 
     Raises:
-        DatasetError: See `find_columns`; or numbers could mean several orders.
+        DatasetError: See `find_columns`; or class ids could refer to several orders of names.
     """
     columns = find_columns(files, schemas, options)
     lists = {tuple(found.names) for found in columns if found.names is not None}
@@ -179,7 +179,7 @@ def _label_of(columns: Columns) -> Callable[[Any], RawLabel]:
 
 
 def _bytes_of(value: Any, beside: Path | None) -> bytes:
-    """Return the bytes of an image value, from the file that it names if it holds none itself."""
+    """Return the bytes in an image value, or those of the file in folder `beside` that it names."""
     if isinstance(value, bytes):
         return value
     data, path = (value or {}).get("bytes"), (value or {}).get("path")
@@ -189,7 +189,7 @@ def _bytes_of(value: Any, beside: Path | None) -> bytes:
         raise ValueError("has no image: neither bytes nor a path")
     named = None if beside is None else beside / path
     if named is None or not named.is_file():
-        raise ValueError(f"has no image bytes, only the path {path!r}, and no such file is taken")
+        raise ValueError(f"has no image bytes, only the path {path!r}; its file is missing or not allowed")
     return named.read_bytes()
 
 

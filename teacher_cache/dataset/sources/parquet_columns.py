@@ -37,11 +37,12 @@ def find_columns(
 ) -> list[Columns]:
     """Return the columns of every file.
 
-    An image column is the one asked for; else one that Hugging Face's features call Image, or one named image
-    or the like. A label column is the one asked for; else the only ClassLabel, or one named label.
+    The image column is the one in the options, else the only Image in Hugging Face's features, else the only
+    one named image or similar, else the only struct with a bytes field. The label column is the one in the
+    options, else the only ClassLabel, else the only one named label.
 
     Raises:
-        DatasetError: A column is missing, of another type, or not certain.
+        DatasetError: A column is missing, has an unsupported type, or is ambiguous.
     """
     features = [_features(schema) for schema in schemas]
     image = options.image_column or _find_image(files[0], schemas[0], features[0])
@@ -80,7 +81,7 @@ def _find_image(file: Path, schema: pa.Schema, features: dict[str, Any]) -> str:
         if fitting:
             raise _uncertain(file, "image", fitting)
     raise DatasetError(
-        f"{file} has no column of images that is named image or marked as one",
+        f"{file} has no column of images that its name or its features identify",
         f"Its columns are {_listed(schema)}.",
         "name the column: --image-column NAME",
     )
@@ -101,8 +102,8 @@ def _find_label(file: Path, schema: pa.Schema, features: dict[str, Any], image: 
     others = [field.name for field in schema if field.name != image and _holds_labels(field.type)]
     if others:
         raise DatasetError(
-            f"{file} has no column named label and no ClassLabel; {', '.join(others)} could be anything",
-            "A number may as well be an image's id.",
+            f"{file} has no column named label and no ClassLabel, only {', '.join(others)}",
+            "A column of numbers could hold ids of images, not classes.",
             "name the column: --label-column NAME; or pack the images without labels: --unlabelled",
         )
     return None

@@ -1,4 +1,4 @@
-"""Source of images as all kinds give it: samples, where their bytes are, and what was left out."""
+"""Common form of all sources of images: samples, locations of their bytes, and names that are left out."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ META = re.compile("__[^/]*__(/|$)")
 
 
 def key_of(name: str) -> str:
-    """Return a file name, without its suffix, as a key.
+    """Return a name as a sample key, percent-encoded.
 
-    Letters, digits, "_", "-" and "/" of ASCII stay; every other byte of the name becomes %XX, and so do the
-    underscores that begin a name which WebDataset would skip. Two names never become one key.
+    Letters, digits, "_", "-" and "/" of ASCII stay; every other byte of the name becomes %XX, and so does the
+    first underscore of a name that WebDataset would skip. Two names never become one key.
     """
     key = quote(os.fsencode(name), safe="/-_").replace(".", "%2E").replace("~", "%7E")
     return key.replace("_", "%5F", 1) if META.match(key) else key
@@ -55,7 +55,7 @@ class Members(NamedTuple):
 
 
 class Place(Protocol):
-    """Place of a sample's bytes; text for messages. Several threads read."""
+    """Location of a sample's bytes; str() names it in messages. Several threads may call `read`."""
 
     def read(self) -> Members:
         """Return the image and the other members of the sample."""
@@ -120,7 +120,7 @@ class Sample(NamedTuple):
     """One image of a source.
 
     Attributes:
-        key: Sample key; see keys.py.
+        key: Sample key; see `key_of`.
         label: Class id; None for an image without a label.
         place: Place of its bytes.
     """
@@ -199,11 +199,11 @@ def is_system(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-    """Choices of what to take from a path; each None or default takes what is certain, or refuses.
+    """Options that select what to read from a path; by default only what is unambiguous is read.
 
     Attributes:
         split: Split to take, where names of files or folders show several.
-        splits: Whether names may stand for splits; without it they are classes.
+        splits: Whether names such as train mean splits; False takes them for classes.
         unlabelled: Take images without labels, even where there are some.
         image_column, label_column: Columns of parquet files.
         image_key, label_key: Members of a tar's samples, by extension; label_key "json:FIELD" takes a field.

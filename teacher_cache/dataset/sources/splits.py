@@ -1,8 +1,8 @@
-"""Splits of a dataset, told from the names of files and folders by the words that Hugging Face documents.
+"""Splits of a dataset, found in names of files and folders by the words that Hugging Face documents.
 
-Words: https://huggingface.co/docs/datasets/repository_structure (datasets/data_files.py). A word counts where
-other letters do not touch it, in any case: seg_train, imagenet1k-Validation-00, TEST. The ending "set" is
-allowed, as in trainset.
+Words: https://huggingface.co/docs/datasets/repository_structure (datasets/data_files.py). A word counts in
+upper or lower case if no other letter is next to it: seg_train, imagenet1k-Validation-00, TEST. The ending
+"set" is allowed, as in trainset.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def check_complete(files: Sequence[Path]) -> None:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a name contains: train, validation or test, "+" between several, or None."""
+    """Return the splits in a name: train, validation or test, joined by "+" if several; None without any."""
     found = {_SPLIT_OF[word] for word in _words(name)}
     return "+".join(sorted(found)) or None
 
@@ -133,7 +133,7 @@ def _without_number(entry: Path) -> str:
 
 
 def _listed(entries: Sequence[Path]) -> str:
-    """Return names by split, numbers left out, so that 1,024 shards are one name."""
+    """Return up to 8 names as text, one for all names that differ only in numbers, such as 1,024 shards."""
     first: dict[str, str] = {}
     for entry in entries:
         first.setdefault(_without_number(entry), entry.name)

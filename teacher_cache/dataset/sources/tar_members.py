@@ -63,8 +63,8 @@ def tar_samples(
                 continue
             if not member.isreg() or name.startswith("/") or ".." in parts or "" in parts:
                 raise DatasetError(
-                    f"member {member.name!r} of {file}",
-                    "Only regular files inside the tar's own folder are read.",
+                    f"member {member.name!r} of {file} is not a regular file, or has an unsafe path",
+                    "Only regular files with relative paths, without .., are read.",
                     "repack the source without it",
                 )
             stem, dot, extension = _split(name)
@@ -85,9 +85,9 @@ def tar_samples(
         end = stream.read(tarfile.BLOCKSIZE)
         if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):
             raise DatasetError(
-                f"{file} ends without the blocks that end a tar, after {tar.offset:,} bytes",
-                "It is cut off or damaged, and samples may be missing.",
-                "copy it again, or write it again",
+                f"{file} has no end-of-archive blocks after {tar.offset:,} bytes",
+                "It is truncated or damaged, and samples may be missing.",
+                "copy the tar again, or write it again",
             )
     if sample is not None:
         yield sample
@@ -138,7 +138,7 @@ class Parts(NamedTuple):
 
 
 def is_label(extension: str, options: SourceOptions) -> bool:
-    """Return whether a member may hold the label, and so must be read to tell it."""
+    """Return whether a member with this extension holds the label, so that its content must be read."""
     return extension.lower() == _label_extension(options)
 
 
@@ -188,7 +188,7 @@ def _label_of(sample: TarSample, by_lower: Mapping[str, str], where: str, option
         reason = f"{', '.join(perhaps)} may hold the label" if perhaps else "its folder may be its class"
         raise DatasetError(
             f"{where} has members {_listed(sample)}, but no {_label_extension(options)}",
-            f"{reason[0].upper()}{reason[1:]}; nothing says so.",
+            f"{reason[0].upper()}{reason[1:]}, but nothing confirms it.",
             "name the label's extension: --label-key EXT, or json:FIELD; where folders are classes, "
             "unpack the tar; or pack the images without labels: --unlabelled",
         )
@@ -199,8 +199,8 @@ def _label_of(sample: TarSample, by_lower: Mapping[str, str], where: str, option
     except ValueError as error:
         raise DatasetError(
             f"{where} has {extension} {text[:40]!r}: {error}",
-            "It holds no label.",
-            "name the field that does: --label-key json:FIELD",
+            "No label can be read from it.",
+            "name the field that holds the label: --label-key json:FIELD",
         ) from error
     if isinstance(value, int) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
         return int(value)

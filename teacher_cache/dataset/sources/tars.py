@@ -47,14 +47,14 @@ class _Labelled(NamedTuple):
 
 
 def tar_source(files: Sequence[Path], options: SourceOptions, *, is_packed: bool = False) -> Source:
-    """Read tars with one image per sample, its label in a `cls` or the member asked for; others are kept.
+    """Return a source of tars: one image per sample, a label (`cls` or a chosen member), and other members.
 
     Args:
         files: Tars in order.
         is_packed: Whether the tars are a packed dataset's, whose names are keys already.
 
     Raises:
-        DatasetError: A tar is damaged, or the image or label of a sample is not certain.
+        DatasetError: A tar is damaged, or the image or label of a sample is missing or ambiguous.
     """
     left_out = LeftOut()
     found: list[_Labelled] = []
@@ -89,7 +89,7 @@ def tar_source(files: Sequence[Path], options: SourceOptions, *, is_packed: bool
 
 
 def unique_keys(names: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """Return a key for each (tar, name of a sample), and what was done, as text.
+    """Return a unique key for each (tar, sample name), and notes on how keys were changed.
 
     Keys are the names, unless they repeat across tars: then each is prefixed with its tar's name.
     """
@@ -108,7 +108,7 @@ def _stem(name: str) -> str:
 
 
 def _uncompressed(file: Path, temporary: list[Any]) -> Path:
-    """Return a tar, or a temporary file with its content if it is compressed."""
+    """Return a plain tar's path; a compressed one is unpacked to a file that `temporary` keeps open."""
     opener = next(
         (opener for suffix, opener in _COMPRESSED.items() if file.name.lower().endswith(suffix)), None
     )

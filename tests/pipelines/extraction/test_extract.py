@@ -139,7 +139,7 @@ def test_blocks_of_views_are_even() -> None:
         ({"views": "3:1"}, "--views 3:1"),
         ({"views": "1:3"}, "begin at a multiple of 2"),
         ({"device": "cuda:99"}, "--device cuda:99"),
-        ({"model_kwargs": "num_classes=9", "teacher": TIMM_TEACHER}, "leave it out"),
+        ({"model_kwargs": "num_classes=9", "teacher": TIMM_TEACHER}, "remove num_classes"),
         ({"out": "s4://bucket/x"}, "s4://bucket/x cannot be opened"),
         ({"img_size": 0}, "--img-size 0"),
         ({"recipe": "rcc"}, "nearest: rrc"),

@@ -164,7 +164,7 @@ def test_a_token_has_a_number_of_requests(office: Office) -> None:
     for k in range(1, 6):
         office.ask("rita", topk=k)
     office.ask("rita", topk=1)
-    with pytest.raises(InputError, match="5 requests in 30 days, of 5"):
+    with pytest.raises(InputError, match="5 of its 5 requests in 30 days"):
         office.ask("rita", topk=6)
     office.ask("sam", topk=6)
 
@@ -337,7 +337,7 @@ def test_who_gives_way_is_old_enough_and_used_more(
         ("views_per_unit: 99", "views_per_unit"),
         ("colour: red", "unknown field `colour`"),
         ("archives: https://example.org/archives", "archives https"),
-        ("database: sqlite:///archives/service.db", "below archives"),
+        ("database: sqlite:///archives/service.db", "inside the folder"),
         ("data: {Bad/Name: x}", "matching regex"),
         ("teams: {}", "teams"),
     ],

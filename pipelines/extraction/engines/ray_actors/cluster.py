@@ -54,7 +54,7 @@ def what_is_free() -> str:
 
 
 def _cpu_share(num_actors: int, num_cpus: float) -> float:
-    """Return the number of CPUs for each actor's teacher: whole ones, or less than one."""
+    """Return each actor's equal share of the CPUs: a whole number, or a fraction below one."""
     largest = max(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
     share = min(largest, num_cpus / num_actors)
     return float(int(share)) if share >= 1 else int(share * 100) / 100
@@ -112,13 +112,13 @@ class Actor:
         return Started(ray.get_runtime_context().get_node_id(), os.getpid())
 
     def ask(self, task: Callable[[Worker, Advance], Any]) -> tuple[Any, int]:
-        """Return the result of a task on the worker, and `views`."""
+        """Call `task` with the worker; return its result, and the count from `views`."""
         with self._turn:
             value = task(self._worker, self._count)
         return value, self._views
 
     def run(self, unit: Task) -> tuple[UnitResult, int]:
-        """Compute and write a unit; return the result, and `views`."""
+        """Compute and write a unit; return its figures, and the count from `views`."""
         views = Tally(self._count)
         try:
             with self._turn:

@@ -52,7 +52,7 @@ class RunMetrics:
 
 
 class Slot:
-    """Place of one actor; if the actor is lost, another one takes the place.
+    """Slot for one actor at a time; a lost actor is replaced by another in the same slot.
 
     Attributes:
         name: Name of the slot in events.
@@ -61,8 +61,8 @@ class Slot:
         units: Units that the actor was given and has not finished, the oldest first.
         since_s: Time of the last sign of progress on these units.
         views, views_done: Views that the actor is known to have labelled, and those in finished units.
-        failures: Failures of units in a row, for reasons other than images.
-        failed_starts: Actors that were lost in a row before starting.
+        failures: Consecutive failures of units that suggest a broken worker; see `is_foreign`.
+        failed_starts: Consecutive actors of the slot that were lost before they had started.
     """
 
     def __init__(self, number: int) -> None:

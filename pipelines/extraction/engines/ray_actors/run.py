@@ -198,7 +198,7 @@ class RayRun:
                 yield from self._lost(slot, reason, is_unit_to_blame=False)
 
     def _failed_start(self, slot: Slot, error: Exception) -> Iterator[Event]:
-        """Replace the actor, unless the error is this project's own: another actor would meet it too."""
+        """Replace the actor, unless the error is a TeacherCacheError, which another would raise too."""
         slot.failed_starts += 1
         is_replaced = not isinstance(error, TeacherCacheError) and slot.failed_starts < _MAX_STARTS
         ray.kill(slot.actor)
