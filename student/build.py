@@ -12,11 +12,11 @@ from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
 from student.config import TrainConfig
-from student.losses import Objective
 from student.model import has_two_heads, train_both_heads
 from student.plan import RunPlan
 from student.ranks import Ranks
 from student.step import LiveTeacher, Teaching, Trainer, stored_labels
+from student.terms import Objective
 from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.errors import InputError, nearest
 from teacher_cache.labels.topk import AnyAffinity

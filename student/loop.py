@@ -16,7 +16,6 @@ import torch
 
 from student.checkpoint import hub_settings, push, save_weights
 from student.evaluate import accuracy, evaluation_stream, main_head
-from student.follow import Follower
 from student.metrics import Metrics, RunResult, read_metrics
 from student.model import model_cost
 from student.prepare import Run
@@ -25,6 +24,8 @@ from student.step import LiveTeacher, NonFiniteError, PendingUpdate, Trainer
 from teacher_cache import ViewBatch
 from teacher_cache.batches.transfer import on_device
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.following.student import Follower
 from teacher_cache.program.flags import parse_kwargs
 from teacher_cache.program.progress import Advance, Track
 from teacher_cache.program.signals import StopSignals
@@ -96,15 +97,15 @@ class TrainingLoop:
 
     def _groups(self, is_stopped: Callable[[], bool]) -> Iterator[list[ViewBatch]]:
         """Yield the batches of each remaining update, once their labels exist."""
-        run, follower = self._run, Follower(self._run)
-        if run.ranks.is_first:
-            follower.say_what_is_needed()
+        run, size = self._run, self._run.plan.stream.batches_per_update
+        follower = Follower(run.stream, run.config.follow_timeout_s, is_first=run.ranks.is_first)
+        follower.publish(sha256_hex(run.output.url.encode())[:16])
         loader = run.stream.loader(run.config.workers, pin_memory=run.ranks.device.type == "cuda")
         batches = on_device(loader, run.ranks.device)
         for update in range(run.first_update, run.plan.num_updates):
             start_s = time.monotonic()
-            follower.wait(update, is_stopped)
-            group = list(itertools.islice(batches, run.plan.stream.batches_per_update))
+            follower.wait(range(update * size, update * size + size), is_stopped)
+            group = list(itertools.islice(batches, size))
             self._wait_s += time.monotonic() - start_s
             yield group
 

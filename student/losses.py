@@ -16,40 +16,14 @@ Shapes: B samples, C classes, K classes kept of a label.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import torch
 
 from student.model import Heads
-from student.terms import TERMS, Distillation
+from student.terms import TERMS, Objective
 from teacher_cache.batches.batch import Targets
-from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
-from teacher_cache.labels.topk import AnyAffinity, AnyLabels
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """Loss to minimise.
-
-    Attributes:
-        kind: Name of the teacher's term in TERMS; "none" is CE(softmax(Z), y), averaged over the heads.
-        alpha: Weight of the teacher's term; the true labels' term has the rest.
-        tau: Temperature of the soft term.
-        tail: Rule that spreads a label's tail mass, for the soft term.
-        affinity: Class affinity of the archive, or of several, which tail "affinity" needs.
-        divides_by_classes: Whether the teacher's term is divided by the number of classes, as in DeiT's code.
-        has_true_labels: Whether samples have labels of their own; without them that term is 0.
-    """
-
-    kind: Distillation = "none"
-    alpha: float = 0.5
-    tau: float = 3.0
-    smoothing: float = 0.0
-    tail: Tail = DEFAULT_TAIL
-    affinity: AnyAffinity = None
-    divides_by_classes: bool = False
-    has_true_labels: bool = True
+from teacher_cache.labels.topk import AnyLabels
 
 
 class Loss(NamedTuple):

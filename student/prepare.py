@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -11,10 +12,10 @@ from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
 from student.state import RunProgress, load_progress, refuse_other, saved_updates
 from teacher_cache import PackedDataset, Recipe, load_recipe
-from teacher_cache.archive.open import AnySource, LabelPlaces, open_any
-from teacher_cache.archive.readers.follow import Patience
+from teacher_cache.archive.open import AnySource, LabelPlaces, open_any, open_labels
 from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.errors import InputError
+from teacher_cache.following.reader import Patience, open_following
 from teacher_cache.program.flags import RESUMABLE, flags_with
 from teacher_cache.program.progress import say_on_stderr
 from teacher_cache.sharing.client import Client, request_of
@@ -75,8 +76,10 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
             "choose a new folder, or go on with that run: --resume auto",
         )
     dataset = PackedDataset(config.data, config.room)
-    patience = Patience(config.follow_timeout_s, say_on_stderr) if config.follow else None
-    archive = open_any(LabelPlaces(_labels(config), config.room, config.label_weights, patience))
+    places = LabelPlaces(_labels(config), config.room, config.label_weights)
+    patience = Patience(config.follow_timeout_s, say_on_stderr)
+    follow = functools.partial(open_following, patience=patience)
+    archive = open_any(places, follow if config.follow else open_labels)
     _check_labels(config, dataset, archive)
     recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     plan = plan_run(

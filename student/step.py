@@ -16,9 +16,10 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
-from student.losses import Objective, distillation_loss
+from student.losses import distillation_loss
 from student.model import as_heads
 from student.ranks import Ranks
+from student.terms import Objective
 from teacher_cache import Labels, ViewBatch
 from teacher_cache.exact.streams import Purpose, RandomStream
 from teacher_cache.labels.ensemble import top_classes

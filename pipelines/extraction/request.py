@@ -14,9 +14,9 @@ from pipelines.extraction.flags import (
     ExtractConfig,
     LabelFlags,
 )
-from teacher_cache.archive.format.filling import Filling
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
+from teacher_cache.following.job import Filling
 from teacher_cache.labels.arrays import check_topk
 from teacher_cache.labels.encodings import Values
 from teacher_cache.models.kinds import TeacherSettings

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from teacher_cache.archive.format.tars import EXPORT_FILE
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.readers.ensemble import LabelEnsemble
-from teacher_cache.archive.readers.follow import Patience, open_following
 from teacher_cache.archive.readers.read_tars import ExportReader
 from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.errors import InputError
@@ -19,50 +18,9 @@ from teacher_cache.storage.store import Store
 AnySource: TypeAlias = LabelSource | LabelEnsemble
 
 
-@dataclasses.dataclass(frozen=True)
-class LabelPlaces:
-    """Archives or exports to open together.
-
-    Attributes:
-        urls: URL of each.
-        room: Folder and size limit of the cache of remote labels.
-        weights: Weight of each of several teachers; equal by default.
-        following: How to wait for labels that jobs are still making; None opens only finished ones.
-    """
-
-    urls: Sequence[str]
-    room: CacheRoom = DEFAULT_ROOM
-    weights: Sequence[float] = ()
-    following: Patience | None = None
-
-    def __post_init__(self) -> None:
-        if self.weights and len(self.urls) < 2:
-            raise InputError(
-                f"--label-weights {' '.join(map(str, self.weights))} with {len(self.urls)} archives",
-                "There is nothing to weigh.",
-                "give --labels several archives, or leave the weights out",
-            )
-
-
-def open_any(places: LabelPlaces) -> AnySource | None:
-    """Open one archive or export, or several as an ensemble; return None if there are no URLs.
-
-    Raises:
-        ArchiveError: See `open_labels` and `LabelEnsemble`.
-        InputError: The weights do not fit the number of archives, or are not positive.
-    """
-    found = [_open(url, places.room, places.following) for url in places.urls]
-    return LabelEnsemble(found, places.weights) if len(found) > 1 else found[0] if found else None
-
-
-def _open(url: str, room: CacheRoom, following: Patience | None) -> LabelSource:
-    if following is None or _is_export(url):
-        return open_labels(url, room)
-    return open_following(url, room, following)
-
-
-def _is_export(url: str) -> bool:
-    return Store(url).stat(EXPORT_FILE) is not None
+def is_export(store: Store) -> bool:
+    """Return whether a store holds an export."""
+    return store.stat(EXPORT_FILE) is not None
 
 
 def open_labels(url: str, room: CacheRoom = DEFAULT_ROOM) -> LabelSource:
@@ -75,4 +33,40 @@ def open_labels(url: str, room: CacheRoom = DEFAULT_ROOM) -> LabelSource:
     Raises:
         ArchiveError: The URL holds neither, or the labels are unfinished or damaged.
     """
-    return ExportReader(url, room) if _is_export(url) else ArchiveReader(url, room)
+    return ExportReader(url, room) if is_export(Store(url)) else ArchiveReader(url, room)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelPlaces:
+    """Archives or exports to open together.
+
+    Attributes:
+        urls: URL of each.
+        room: Folder and size limit of the cache of remote labels.
+        weights: Weight of each of several teachers; equal by default.
+    """
+
+    urls: Sequence[str]
+    room: CacheRoom = DEFAULT_ROOM
+    weights: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if self.weights and len(self.urls) < 2:
+            raise InputError(
+                f"--label-weights {' '.join(map(str, self.weights))} with {len(self.urls)} archives",
+                "There is nothing to weigh.",
+                "give --labels several archives, or leave the weights out",
+            )
+
+
+def open_any(
+    places: LabelPlaces, open_one: Callable[[str, CacheRoom], LabelSource] = open_labels
+) -> AnySource | None:
+    """Open one archive or export, or several as an ensemble; return None if there are no URLs.
+
+    Raises:
+        ArchiveError: See `open_labels` and `LabelEnsemble`.
+        InputError: The weights do not fit the number of archives, or are not positive.
+    """
+    found = [open_one(url, places.room) for url in places.urls]
+    return LabelEnsemble(found, places.weights) if len(found) > 1 else found[0] if found else None

@@ -8,10 +8,10 @@ import json
 
 from teacher_cache.archive.format.companions import CROISSANT_FILE, get_companion
 from teacher_cache.archive.format.documents import converted
-from teacher_cache.archive.format.filling import is_filling
 from teacher_cache.archive.format.manifest import MANIFEST_FILE
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.errors import InputError
+from teacher_cache.following.job import is_filling
 from teacher_cache.program.progress import Track
 from teacher_cache.sharing.catalog_file import CATALOG_FILE, PAGE_FILE, Catalog, Entry
 from teacher_cache.sharing.catalog_page import page_html

@@ -25,7 +25,7 @@ from teacher_cache.batches.batch import ViewBatch, view_batch
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.stream.plan import StreamPlan, ViewSchedule
+from teacher_cache.stream.plan import StreamPlan, ViewSchedule, pairs_in_order
 from teacher_cache.stream.renderer import BatchNumbers, StreamRenderer
 from teacher_cache.views.recipe import Recipe
 
@@ -61,7 +61,7 @@ class ViewStream:
         first_batch: int = 0,
         archive: AnySource | None = None,
     ) -> None:
-        self.archive, self._plan = archive, plan
+        self.archive, self._plan, self._schedule = archive, plan, schedule
         self._batches = range(first_batch, num_batches)
         self._renderer = StreamRenderer(dataset, recipe, plan, schedule, archive)
         self._pool: RenderPool[StreamRenderer] | None = None
@@ -83,6 +83,10 @@ class ViewStream:
         ids = self._renderer.view_ids(number)
         shards_B = ids.rows_B // self._plan.rows_per_shard
         return set(zip(shards_B.tolist(), ids.views_B.tolist(), strict=True))
+
+    def pairs_in_order(self) -> Iterator[tuple[int, int]]:
+        """Yield the (shard, view) pairs of all remaining batches, in the order in which they are needed."""
+        return pairs_in_order(self._plan, self._schedule, self._batches.start, self._batches.stop)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}

@@ -1,5 +1,6 @@
 """What is made of an archive: tars and back, parquet, merged and extended archives."""
 
+import functools
 import io
 import json
 import pickle
@@ -22,12 +23,12 @@ from student.cli import main as student_main
 from teacher_cache.archive.exports.export_tars import shard_labels
 from teacher_cache.archive.open import LabelPlaces, open_any, open_labels
 from teacher_cache.archive.readers.archive import ArchiveReader
-from teacher_cache.archive.readers.follow import Patience
 from teacher_cache.archive.readers.read_tars import ExportReader
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
+from teacher_cache.following.reader import Patience, open_following
 from teacher_cache.program.progress import silent
 from teacher_cache.storage.store import Store
 
@@ -43,9 +44,8 @@ def test_an_export_has_the_archives_labels(labels: str, exported: str) -> None:
     archive, export = ArchiveReader(labels), open_labels(exported)
     assert isinstance(export, ExportReader)
     assert export.views == archive.views
-    assert isinstance(
-        open_any(LabelPlaces([exported], following=Patience(0.0))), ExportReader
-    )  # there is nothing to follow
+    at_once = functools.partial(open_following, patience=Patience(0.0))
+    assert isinstance(open_any(LabelPlaces([exported]), at_once), ExportReader)  # there is nothing to follow
     for shard in range(5):
         for view in (0, 2, 1, 2):
             for ours, theirs in zip(archive.labels(shard, view), export.labels(shard, view), strict=True):

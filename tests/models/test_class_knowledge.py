@@ -76,7 +76,7 @@ def test_a_teacher_of_another_order_is_refused_unless_it_is_allowed(tmp_path: Pa
     torch.save({"state_dict": model().state_dict(), "classes": list(PETS)}, file)
     options = {"img_size": 32, "checkpoint": file}
     assert built_teacher("test_resnet", classes=ClassList(PETS), **options).classes_are_known
-    with pytest.raises(ModelError, match=r"'dog' is class 3 of the model, but 0 of the dataset(.|\n)*--allow-disagreement"):
+    with pytest.raises(ModelError, match=r"'dog' is class 3 of the model, but 0 (.|\n)*--allow-disagreement"):
         built_teacher("test_resnet", classes=ClassList(PETS[::-1]), **options)
     allowed = built_teacher("test_resnet", classes=ClassList(PETS[::-1]), compare_names=False, **options)
     assert not allowed.classes_are_known

@@ -16,14 +16,14 @@ import torch
 from support import begun, extract_flags, labels_tree, tree, wait_until
 
 from pipelines.cli import main as teacher_cache_main
-from pipelines.extraction.running.fill import students_first
 from student.cli import main as student_main
 from student.state import saved_updates
-from teacher_cache.archive.format.filling import Filling, News
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.readers.archive import ArchiveReader
-from teacher_cache.archive.readers.follow import FollowingReader, Patience, until
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.following.job import Filling, News
+from teacher_cache.following.reader import FollowingReader, Patience, until
+from teacher_cache.following.seal import students_first
 from teacher_cache.storage.store import Store
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule, pairs_in_order
 
@@ -167,7 +167,7 @@ def test_a_failed_job_stops_the_student_with_its_reason_and_a_state(data: str, t
     assert student.exit_code() == 1
     text = student.log.read_text()
     assert "failed: the teacher's disk is full" in text
-    assert "no view is skipped" in text
+    assert "never skips a view" in text
     assert saved_updates(Store(output))
     assert teacher_cache_main(limit) == 0
     assert Side(student_main, words, tmp_path / "student").exit_code() == 0

@@ -6,8 +6,9 @@ import torch.nn.functional as F  # noqa: N812
 from timm.data.mixup import one_hot
 from timm.loss import SoftTargetCrossEntropy
 
-from student.losses import Objective, distillation_loss
+from student.losses import distillation_loss
 from student.model import Heads
+from student.terms import Objective
 from teacher_cache.batches.batch import Targets
 from teacher_cache.labels.losses import hard_loss, soft_loss
 from teacher_cache.labels.topk import labels_from_logits

@@ -233,8 +233,8 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (("--data={labels}",), "has no dataset.json"),
         (("--recipe=rcc",), "unknown recipe 'rcc'"),
         (("--val-data=/nowhere",), "has no dataset.json"),
-        (("--labels={labels}", "--distillation=hard", "--img-size=48"), "The archive brings the recipe"),
-        (("--labels={labels}", "--distillation=hard", "--recipe=rrc"), "The archive brings the recipe"),
+        (("--labels={labels}", "--distillation=hard", "--img-size=48"), "are those of the archive"),
+        (("--labels={labels}", "--distillation=hard", "--recipe=rrc"), "are those of the archive"),
         (("--labels={labels}", "--distillation=hard", "--data={other_classes}"), "another class list"),
         (("--labels={labels}", "--distillation=hard", "--data={other_images}"), "dataset"),
         (("--distillation-token", "--model=regnety_002", "--model-kwargs", "drop_rate=0"), "only one head"),
@@ -244,7 +244,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (("--pretrained", "--finetune=x.safetensors"), "Training begins with one set of weights"),
         (("--finetune=/nowhere.safetensors",), "is not a file"),
         (("--torchcompile=inductr",), "nearest: inductor"),
-        (("--precision=float16", *LIVE[:2], "--distillation=hard"), "A teacher answers in float32"),
+        (("--precision=float16", *LIVE[:2], "--distillation=hard"), "A live teacher runs in float32"),
         (("--opt=adamww",), "timm has no optimizer"),
         (("--checkpoint-hist=0",), "--checkpoint-hist 0"),
         (("--grad-accum-steps=0",), "--grad-accum-steps 0"),
@@ -256,7 +256,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (("--lr=nan",), "--lr nan"),
         (("--clip-grad=0",), "--clip-grad 0.0"),
         (("--model-ema-decay=1",), "--model-ema-decay 1.0"),
-        (("--opt=fusedadam",), "cannot be had"),
+        (("--opt=fusedadam",), "cannot be created"),
     ],
 )
 def test_a_wrong_request_is_said(

@@ -21,8 +21,8 @@ from pipelines.extraction.request import WorkOrder, request_of
 from pipelines.extraction.running.fill import fill
 from pipelines.extraction.running.units import close, run
 from teacher_cache.archive.format.companions import are_figures_current
-from teacher_cache.archive.format.filling import JOB_FILE, Filling
 from teacher_cache.archive.format.spec import ArchiveSpec
+from teacher_cache.following.job import JOB_FILE, Filling
 from teacher_cache.program.progress import Track
 
 

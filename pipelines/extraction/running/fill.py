@@ -6,25 +6,26 @@ import contextlib
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-
-import numpy as np
+from collections.abc import Iterator
 
 from pipelines.extraction.engines.engine import Event, UnitDone, first_line
 from pipelines.extraction.planning.estimate import Estimate, ExtractReport
 from pipelines.extraction.planning.prepare import Extraction, Prepared
 from pipelines.extraction.queue import MissingUnits
 from pipelines.extraction.running.units import close, run
-from teacher_cache.archive.format.calibration import copy_agreement
-from teacher_cache.archive.format.filling import JOB_FILE, Filling, News, Pair
-from teacher_cache.archive.format.layout import Layout, Unit
+from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.manifest import complete_views
 from teacher_cache.archive.format.receipts import Receipt
-from teacher_cache.archive.readers.read_units import fetched
 from teacher_cache.archive.writers.write import ArchiveWriter
-from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.following.job import Filling, News, Pair
+from teacher_cache.following.seal import (
+    copy_calibration,
+    delete_if_sealed,
+    one_view_units,
+    seal,
+    students_first,
+)
 from teacher_cache.program.progress import Advance, Track
-from teacher_cache.storage.store import Store
 
 _TOLD_EVERY_S = 2.0
 """Seconds between two writes of the job's status, and between two reads of the students' orders."""
@@ -43,9 +44,9 @@ def fill(extraction: Extraction, prepared: Prepared, found: Estimate | None, tra
     filling = Filling(archive.store)
     spec = dataclasses.replace(archive.spec, views_per_unit=1)
     writer = ArchiveWriter.open(filling.labels, spec)
-    _copy_calibration(archive, writer)
+    copy_calibration(archive, writer)
     receipts = archive.receipts()
-    finished = _one_view_units(receipt.unit for receipt in receipts)
+    finished = one_view_units(receipt.unit for receipt in receipts)
     done = [*finished, *(receipt.unit for receipt in writer.receipts())]
     missing = MissingUnits(spec.layout, extraction.request.views, done)
     publisher = _Publisher(filling, _views_at_the_end(prepared, receipts), len(missing))
@@ -57,53 +58,12 @@ def fill(extraction: Extraction, prepared: Prepared, found: Estimate | None, tra
         names = ", ".join(report.quarantined)
         publisher.publish("failed", f"units {names} were given up: {next(iter(report.quarantined.values()))}")
         return report
-    seal(prepared, writer, track)
+    seal(archive, prepared.missing, len(prepared.missing), writer, track)
     sealed = close(prepared, None, 0.0, {}, report.agreement)
-    _delete_what_is_held(filling, archive, writer)
+    delete_if_sealed(filling, archive, writer)
     return dataclasses.replace(
         report, labels=sealed.labels, label_bytes=sealed.label_bytes, fingerprint=sealed.fingerprint
     )
-
-
-def seal(prepared: Prepared, source: ArchiveWriter, track: Track) -> None:
-    """Write the missing units of an archive from units of one view each; no label changes.
-
-    Args:
-        source: Archive of the same labels in units of one view.
-
-    Raises:
-        DamagedError: An object of a one-view unit is missing, or does not have the sha256 of its receipt.
-    """
-    archive = prepared.writer
-    _copy_calibration(source, archive)
-    receipts = {(receipt.unit.shard, receipt.unit.block): receipt for receipt in source.receipts()}
-    with track("seal", len(prepared.missing), "units") as advance:
-        for unit in prepared.missing:
-            views = [receipts[unit.shard, view] for view in unit.views]
-            labels = [_labels(source.store, source.spec.layout, receipt) for receipt in views]
-            together = LabelArrays(*(np.concatenate(arrays, axis=1) for arrays in zip(*labels, strict=True)))
-            archive.commit(unit, together, views[0].keys_sha256)
-            advance(1)
-
-
-def students_first(missing: Iterable[Unit], look: Callable[[], Mapping[str, list[Pair]]]) -> Iterator[Unit]:
-    """Yield the missing one-view units: those that students need next, in turn, then the others.
-
-    Args:
-        look: Function that returns, by student name, the (shard, view) pairs needed now, in order.
-    """
-    left = {(unit.shard, unit.block): unit for unit in missing}
-    students: dict[str, tuple[list[Pair], Iterator[Pair]]] = {}
-    turn = 0
-    while left:
-        for name, pairs in look().items():
-            if name not in students or students[name][0] is not pairs:
-                students[name] = (pairs, iter(pairs))
-        names, turn = sorted(students), turn + 1
-        of_each = (students[names[(turn + offset) % len(names)]][1] for offset in range(len(names)))
-        wanted = (next((pair for pair in pairs if pair in left), None) for pairs in of_each)
-        pair = next((pair for pair in wanted if pair is not None), None)
-        yield left.pop(pair if pair is not None else next(iter(left)))
 
 
 class _Publisher:
@@ -166,39 +126,6 @@ class _Publisher:
             self._looked_s = now_s
             self._students = self._filling.wanted()
         return self._students
-
-
-def _delete_what_is_held(filling: Filling, archive: ArchiveWriter, writer: ArchiveWriter) -> None:
-    """Delete the filling; if it holds views of another job that the archive lacks, delete the status only."""
-    held = set(_one_view_units(receipt.unit for receipt in archive.receipts()))
-    if {receipt.unit for receipt in writer.receipts()} <= held:
-        filling.delete()
-    else:
-        filling.store.delete(JOB_FILE)
-
-
-def _copy_calibration(source: ArchiveWriter, destination: ArchiveWriter) -> None:
-    """Copy the class affinity and the agreement, where there are any."""
-    layout = source.spec.layout
-    if source.affinity is not None:
-        names = {array: layout.affinity_name(array) for array in source.affinity}
-        objects = {
-            array: fetched(source.store, names[array], digest) for array, digest in source.affinity.items()
-        }
-        destination.put_affinity(objects)
-    copy_agreement(source.store, destination.store, source.spec)
-
-
-def _labels(store: Store, layout: Layout, receipt: Receipt) -> LabelArrays:
-    objects = {
-        array: fetched(store, layout.object_name(array, receipt.unit), digest)
-        for array, digest in receipt.objects.items()
-    }
-    return LabelArrays(*(values[: receipt.rows] for values in layout.decode_unit(objects)))
-
-
-def _one_view_units(units: Iterator[Unit]) -> list[Unit]:
-    return [Unit(unit.shard, view, view, view + 1) for unit in units for view in unit.views]
 
 
 def _views_at_the_end(prepared: Prepared, receipts: list[Receipt]) -> list[Pair]:

@@ -11,8 +11,8 @@ import anyio
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from teacher_cache.archive.format.filling import Filling, Pair
 from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.following.job import Filling, Pair
 from teacher_cache.storage.store import Store
 
 _CHUNK_BYTES = 2**20

@@ -18,10 +18,10 @@ from pipelines.service.database.leases import Leased, Leases
 from pipelines.service.database.records import State
 from pipelines.service.jobs.executor import Execution, Executor, Verb
 from pipelines.service.jobs.webhooks import Webhooks
-from teacher_cache.archive.format.filling import Filling
 from teacher_cache.archive.format.manifest import MANIFEST_FILE
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.exact.canonical import sha256_hex
+from teacher_cache.following.job import Filling
 from teacher_cache.program.progress import silent
 from teacher_cache.sharing.catalog import put_catalog
 from teacher_cache.storage.store import Store

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from teacher_cache.archive.format.documents import Digest, get_document
-from teacher_cache.archive.format.filling import Filling, News
 from teacher_cache.archive.format.layout import Layout, Unit
 from teacher_cache.archive.format.manifest import MANIFEST_FILE
 from teacher_cache.archive.format.receipts import (
@@ -21,10 +20,12 @@ from teacher_cache.archive.format.receipts import (
 )
 from teacher_cache.archive.format.spec import SPEC_FILE
 from teacher_cache.archive.format.spec_file import existing_spec
+from teacher_cache.archive.open import is_export, open_labels
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.readers.read_units import UnitReader
 from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.errors import DamagedError, TeacherCacheError
+from teacher_cache.following.job import Filling, News
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.program.progress import say_on_stderr
 from teacher_cache.storage.cache import CacheRoom
@@ -35,8 +36,8 @@ _LOCAL_POLL_S, _REMOTE_POLL_S = 0.1, 1.0
 _FIRST_SAID_S, _SAID_EVERY_S = 5.0, 30.0
 
 
-def _say_nothing(_: str) -> None:
-    pass
+def say_nothing(_: str) -> None:
+    """Report nothing."""
 
 
 def _never() -> bool:
@@ -54,7 +55,7 @@ class Patience:
     """
 
     timeout_s: float
-    say: Callable[[str], None] = _say_nothing
+    say: Callable[[str], None] = say_nothing
     is_stopped: Callable[[], bool] = _never
 
 
@@ -194,6 +195,8 @@ def open_following(url: str, room: CacheRoom, patience: Patience) -> LabelSource
         TeacherCacheError: No job began before the timeout, or the job failed.
     """
     store = Store(url)
+    if is_export(store):
+        return open_labels(url, room)
     filling = Filling(store)
 
     def find() -> LabelSource | None:
