@@ -85,6 +85,7 @@ class FollowingReader(LabelSource):
         ranges = news.views if news is not None else (self._finished.manifest.views if self._finished else [])
         self.views = [view for first, stop in ranges for view in range(first, stop)]
         one_view = dataclasses.replace(self.spec, views_per_unit=1)
+        # The archive first: the seal writes a unit there before it deletes the one-view units.
         self._places = [
             (self.store, self.spec, self._reader(self.spec.layout)),
             (self.filling.labels, one_view, self._reader(one_view.layout)),

@@ -36,6 +36,8 @@ def _has_ff(word: int) -> bool:
 @compiled
 def _refill(data: Bytes, position: int, acc: int, bits: int, padding: int) -> tuple[int, int, int, int]:
     """Return position, acc, bits >= 32 and padding, the number of zero bits read past a marker or the end."""
+    # Most words have no FF, and are taken whole. An FF byte is data only if 00 follows it (T.81, B.1.1.5);
+    # with anything else it begins a marker, at which zero bits are supplied as decoders do.
     if position + 4 <= len(data):
         word = _int64(data[position]) << 24 | _int64(data[position + 1]) << 16
         word |= _int64(data[position + 2]) << 8 | _int64(data[position + 3])
@@ -117,6 +119,8 @@ def read_symbols(
         Offset of the EOI marker, or DAMAGED.
     """
     position, acc, bits, padding = start, 0, 0, 0
+    # Each DC value is coded as a difference. `before` is the value to add it to in this file, reset by its
+    # restart markers; `shown` is the one in the rewritten file, reset at the start of each piece.
     before, shown = np.zeros(4, np.int64), np.zeros(4, np.int64)
     written, restarts = 0, 0
     for mcu in range(num_mcus):
@@ -151,6 +155,7 @@ def read_symbols(
                     if symbol > _MAX_DC_BITS:
                         return DAMAGED
                     difference = extra
+                    # A negative number begins with the bit 0 (T.81, F.2.2.1).
                     if symbol > 0 and extra < 1 << (symbol - 1):
                         difference = extra - (1 << symbol) + 1
                     value = before[component] + difference

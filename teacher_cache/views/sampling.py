@@ -73,6 +73,8 @@ def sample_view(recipe: Recipe, key: str, view: int, height: int, width: int) ->
     flip = False
     if recipe.flip_probability > 0:
         flip = RandomStream(stream_key, Purpose.FLIP).uniform() < recipe.flip_probability
+    # Each op draws from a stream of its own position: a change in how often one op draws moves no other op,
+    # and views of published archives stay the same when an op is added to the program.
     return ViewParams(
         *stream_key,
         *_crop(recipe, stream_key, height, width),

@@ -56,6 +56,7 @@ def who_gives_way(
 
     A job that ran for `after_s` seconds yields to a team with less load that has no running job.
     """
+    # Only a team with nothing running may ask: two busy teams would stop each other's jobs for ever.
     busy = {job.team for job in running}
     idle = [job for job in waiting if job.team not in busy]
     if not idle:
@@ -118,11 +119,14 @@ class Leases:
             claims = [Claim(row["id"], row["team"], row["created"]) for row in rows.values()]
             for claim in fair_order(claims, hours, self._shares):
                 row = rows[claim.id]
+                # The update must find the label set free once more: since the query, another server may
+                # have taken it. Only one of two such updates changes the row, on either database.
                 lease = sa.update(LABEL_SETS).where(LABEL_SETS.c.id == row["labels"], is_free)
                 until = {"owner": owner, "lease_until": now + self._lease_s}
                 if connection.execute(lease.values(**until)).rowcount != 1:
                     continue
                 state = "planning" if row["state"] == "planning" else "running"
+                # A server that stops in order clears the owner: one that is still there was killed.
                 values = {
                     **{"state": state, "attempt": row["attempt"] + 1, "started": now, "gives_way": False},
                     "kills": row["kills"] + (row["owner"] is not None),

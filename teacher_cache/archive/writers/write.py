@@ -143,6 +143,7 @@ class ArchiveWriter:
                 )
             for array, data in objects.items():
                 self.store.put(self._layout.object_name(array, unit), data)
+            # The receipt comes last: after a kill at any point, a receipt means that all objects are whole.
             receipt = Receipt(unit, rows, keys_sha256, _digests(objects))
             self.store.put(receipt_name(unit), receipt_bytes(receipt, self.spec.fingerprint))
         return receipt
