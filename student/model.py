@@ -41,7 +41,7 @@ def as_heads(output: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> Heads:
 
 
 def evaluation_heads(model: torch.nn.Module, inputs_BCHW: torch.Tensor) -> Heads:
-    """Return both heads' logits of a model in evaluation mode, where timm would average them."""
+    """Return the logits of class head and distillation head; timm returns their mean in `eval()`."""
     if not has_two_heads(model):
         return Heads(model(inputs_BCHW), None)
     said: list[torch.Tensor] = []

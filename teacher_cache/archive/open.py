@@ -43,7 +43,7 @@ class LabelPlaces:
     Attributes:
         urls: URL of each.
         room: Folder and size limit of the cache of remote labels.
-        weights: Weight of each of several teachers; equal by default.
+        weights: Weight of each archive in an average over several teachers; equal by default.
     """
 
     urls: Sequence[str]
@@ -53,7 +53,7 @@ class LabelPlaces:
     def __post_init__(self) -> None:
         if self.weights and len(self.urls) < 2:
             raise InputError(
-                f"--label-weights {' '.join(map(str, self.weights))} with {len(self.urls)} archives",
+                f"--label-weights {' '.join(map(str, self.weights))} and only {len(self.urls)} archive",
                 "There is nothing to weigh.",
                 "give --labels several archives, or leave the weights out",
             )

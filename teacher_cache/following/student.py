@@ -25,7 +25,7 @@ class Follower:
         self._there: set[tuple[int, int]] = set()
 
     def publish(self, name: str) -> None:
-        """Publish, for each job, the order in which the stream needs labels, under a student's name."""
+        """Write to each followed extraction job the order in which this student will need its labels."""
         for archive in self._archives if self._is_first else ():
             if archive.filling.news() is None:
                 continue  # the job has just ended

@@ -59,7 +59,7 @@ def rewrite(data: bytes) -> bytes | None:
 
 
 def _piece(header: Header) -> int:
-    """Return the number of MCUs in a piece: it divides the MCUs of a row, so that each row begins a piece."""
+    """Return the number of MCUs between restart markers: the divisor of a row's MCUs nearest to 56 pixels."""
     per_row, mcu_px = header.mcus_per_row, header.mcu_width
     narrowest = -(-_NARROWEST_PX // mcu_px)
     divisors = [count for count in range(narrowest, per_row) if per_row % count == 0]

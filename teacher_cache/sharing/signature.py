@@ -167,7 +167,7 @@ def sign(store: Store, manifest: Manifest, key: Ed25519PrivateKey, about: Mappin
 
 
 def statement_bytes(statement: Statement) -> bytes:
-    """Return the content of a statement's file."""
+    """Return a statement as the JSON file that is signed; the signature is a file beside it."""
     return seal({"format": _FORMAT, "version": _VERSION, "statement": dataclasses.asdict(statement)})
 
 

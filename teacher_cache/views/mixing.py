@@ -48,7 +48,7 @@ UNMIXED = Mix(1.0, _NO_BOX, 1.0)
 
 
 def sample_mix(recipe: Recipe, key: str, view: int) -> Mix:
-    """Return how a pair is mixed, drawn as in timm's Mixup, mode "pair"; `key` is that of the first row."""
+    """Return how two views are mixed, as timm's Mixup draws it; `key` is that of the first image."""
     op, size = recipe.mixing, recipe.img_size
     assert op is not None
     stream = RandomStream((view_seed(recipe.sha256, key, view), sample_id(key)), Purpose.MIX)

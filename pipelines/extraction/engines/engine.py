@@ -98,11 +98,11 @@ class Worker(Protocol):
         ...
 
     def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
-        """Label about the first `num_views` views of a unit, write nothing, and return the rate."""
+        """Label about the first `num_views` views of a unit, write nothing, and return the views a second."""
         ...
 
     def try_calibration(self, num_views: int) -> Trial:
-        """Label some calibration views, spread over the dataset; return rate and agreement, write nothing."""
+        """Label some calibration views, spread over the dataset; return views a second and agreement."""
         ...
 
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:

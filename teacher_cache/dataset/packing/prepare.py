@@ -131,7 +131,7 @@ def prepare(work: Work) -> Prepared:
 
 
 def _checked(members: Members, name: str, work: Work) -> tuple[Members, bytes | None]:
-    """Return the members, their image checked and perhaps re-encoded, and that image rewritten or None."""
+    """Return a sample whose image decodes, re-encoded if asked, and its JPEG with restart markers or None."""
     reencode = work.reencode
     limit = images.MAX_PIXELS_TO_SHRINK if reencode else images.MAX_PIXELS
     pixels_HWC = images.decode(members.image, name, limit)
