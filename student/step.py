@@ -25,6 +25,7 @@ from teacher_cache.exact.streams import Purpose, RandomStream
 from teacher_cache.labels.ensemble import top_classes
 from teacher_cache.labels.topk import AnyLabels, labels_from_logits
 from teacher_cache.models.teacher import Teacher
+from teacher_cache.models.trial import check_trial
 from teacher_cache.views.finish import normalize
 
 Teaching: TypeAlias = Callable[[ViewBatch, torch.Tensor], AnyLabels | None]
@@ -47,8 +48,14 @@ class LiveTeacher:
         self.teacher, self.passes = teacher, 0
 
     def __call__(self, batch: ViewBatch, pixels_BCHW: torch.Tensor) -> Labels:
-        """Return the teacher's labels of a batch."""
+        """Return the teacher's labels of a batch, after trying the teacher on the first batch.
+
+        Raises:
+            ModelError: The teacher's output cannot be logits, or does not repeat; see `check_trial`.
+        """
         del batch
+        if self.passes == 0:
+            check_trial(self.teacher, pixels_BCHW)
         self.passes += len(pixels_BCHW)
         return labels_from_logits(self.teacher.logits(pixels_BCHW), self.teacher.spec.num_classes)
 

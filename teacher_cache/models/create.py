@@ -125,10 +125,42 @@ def normalization(model: torch.nn.Module) -> tuple[tuple[float, ...], tuple[floa
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """Return the sha256 over name, dtype, shape and bytes of every parameter and buffer, in order of name."""
+    """Return the sha256 over name, dtype, shape and bytes of every parameter and buffer, in order of name.
+
+    Raises:
+        ModelError: The state holds an object of another kind, such as a module's own class.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
+    for name, value in sorted(model.state_dict().items()):
+        _add_state(digest, name, value)
+    return digest.hexdigest()
+
+
+def _add_state(digest: hashlib._Hash, name: str, value: Any) -> None:
+    """Add an entry of a state to a digest: a tensor, or what quantised modules and extra states hold."""
+    if isinstance(value, torch.Tensor) and value.is_quantized:
+        is_per_channel = value.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric)
+        grid = (
+            (value.q_per_channel_scales(), value.q_per_channel_zero_points(), value.q_per_channel_axis())
+            if is_per_channel
+            else (value.q_scale(), value.q_zero_point())
+        )
+        _add_state(digest, name, (str(value.dtype), grid, value.int_repr()))
+    elif isinstance(value, torch.Tensor):
+        values = value.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    elif isinstance(value, dict):
+        _add_state(digest, name, [part for pair in value.items() for part in pair])
+    elif isinstance(value, tuple | list):
+        digest.update(f"{name} {len(value)} parts\n".encode())
+        for number, part in enumerate(value):
+            _add_state(digest, f"{name}.{number}", part)
+    elif value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
+        digest.update(f"{name} {value!r}\n".encode())
+    else:
+        raise ModelError(
+            f"the state of the model has {name} of type {type(value).__name__}",
+            "The labels of two teachers that differ in it could not be told apart.",
+            "let get_extra_state return tensors, numbers, strings, bytes, or lists and dicts of them",
+        )

@@ -72,6 +72,13 @@ def build(request: TeacherRequest) -> TeacherModel:
             "The model has to be an image classifier with an image processor, on the hub or in a folder.",
             "check the name, the network, and the files of the repository",
         ) from error
+    problem = getattr(config, "problem_type", None)
+    if problem in ("multi_label_classification", "regression"):
+        raise ModelError(
+            f"hf:{request.name} was trained for the problem_type {problem!r}",
+            "A softmax over its outputs would be no distribution that it was trained to give.",
+            "give a model that was trained with problem_type single_label_classification",
+        )
     names = [tuple(config.id2label[number] for number in sorted(config.id2label))]
     mean, std, is_bgr = _statistics(processor, request.name)
     return TeacherModel(

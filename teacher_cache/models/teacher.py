@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,10 @@ from teacher_cache.models.kinds import DEFAULT_KIND, TeacherSettings
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
 from teacher_cache.views.finish import normalize
 
+_RULED_OUT = -1e9
+"""Logit of a class that the teacher rules out with -inf: finite, and its probability is 0 in float32."""
+_LARGEST_MEAN, _LEAST_STD, _LARGEST_STD = 2.0, 1e-3, 4.0
+"""Bounds of statistics of pixels in [0, 1]; models that take pixels from 0 to 255 have a std of 1/255."""
 _ALWAYS = ("model", "model_kwargs", "weights_sha256", "num_classes", "mean", "std", "precision")
 
 
@@ -75,18 +79,34 @@ class Teacher:
         model = model.to(device).eval().requires_grad_(False)
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)
+        own = model.model if isinstance(model, MappedModel) else model
         self._model = torch.compile(model) if settings.compiled else model
+        self._own = self._model if own is model else own
+
+    def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits (B, C), on the teacher's device, of pixels (B, 3, H, W) from 0 to 255.
+
+        A logit of -inf, of a class that the model rules out, becomes one whose probability is 0.
+        """
+        return self._output(self._model, pixels_BCHW)
+
+    def own_logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return logits as `logits` does, but over the model's own classes (B, T), before a class map."""
+        return self._output(self._own, pixels_BCHW)
 
     @torch.inference_mode()
-    def logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits (B, C), on the teacher's device, of pixels (B, 3, H, W) from 0 to 255."""
+    def _output(self, model: Callable[..., torch.Tensor], pixels_BCHW: torch.Tensor) -> torch.Tensor:
         inputs_BCHW = normalize(pixels_BCHW.to(self.device, non_blocking=True), self.spec.mean, self.spec.std)
         is_bfloat16 = self.spec.precision == "bfloat16"
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16),
             torch.backends.cudnn.flags(enabled=True, allow_tf32=is_bfloat16),  # no TF32 in float32
         ):
-            return self._model(inputs_BCHW).float()
+            logits_BC = model(inputs_BCHW).float()
+        is_out_BC = logits_BC == -torch.inf
+        # A view whose classes are all ruled out is left as it is, so that it is refused as not finite.
+        is_out_BC &= ~is_out_BC.all(1, keepdim=True)
+        return logits_BC.masked_fill(is_out_BC, _RULED_OUT)
 
 
 def build_teacher(
@@ -117,6 +137,7 @@ def build_teacher(
             device=device,
         )
     )
+    _check_statistics(model, settings.name)
     _check_output(model, settings.name, img_size)
     module, num_classes, is_known, mapped = model.module, model.num_classes, model.classes_are_known, None
     if settings.class_map is not None:
@@ -164,6 +185,18 @@ def _check_files(settings: TeacherSettings) -> None:
         )
 
 
+def _check_statistics(model: TeacherModel, name: str) -> None:
+    """Refuse a mean or std that cannot be one of RGB pixels in [0, 1]. Raises ModelError."""
+    fits = len(model.mean) == len(model.std) == 3
+    fits = fits and all(abs(mean) <= _LARGEST_MEAN for mean in model.mean)
+    if not fits or not all(_LEAST_STD <= std <= _LARGEST_STD for std in model.std):
+        raise ModelError(
+            f"{name} has mean {tuple(model.mean)} and std {tuple(model.std)}",
+            "They do not fit three channels of pixels scaled to [0, 1]: the model would see other inputs.",
+            "divide statistics of pixels from 0 to 255 by 255, such as 123.675 and 58.395 to 0.485 and 0.229",
+        )
+
+
 @torch.inference_mode()
 def _check_output(model: TeacherModel, name: str, img_size: int) -> None:
     """Refuse a module that does not give logits (1, C) of one grey image. Raises ModelError."""
@@ -175,6 +208,12 @@ def _check_output(model: TeacherModel, name: str, img_size: int) -> None:
             "No view of this size can be labelled.",
             "give an --img-size that the model accepts; a module of your own must run in float32 on the CPU",
         ) from error
+    if model.num_classes < 2:
+        raise ModelError(
+            f"{name} has {model.num_classes} output",
+            "The probability of a single class is always 1: nothing is learnt from it.",
+            "give a teacher with a logit for each of its classes; a regression cannot be distilled",
+        )
     shape = tuple(getattr(logits_BC, "shape", ()))
     if shape != (1, model.num_classes):
         raise ModelError(

@@ -404,6 +404,14 @@ def test_prompts_of_each_class(tmp_path: Path) -> None:
         ("python:own_teacher:build_without_identity", {}, "has no weights and declares no settings"),
         ("python:own_teacher:build_without_identity", {"model_kwargs": {"a": 1}}, "unexpected keyword"),
         ("python:own_teacher:build", {"model_kwargs": {"gain": float("nan")}}, "the settings of --teacher"),
+        (
+            "python:own_teacher:build",
+            {"model_kwargs": {"mean": [123.675, 116.28, 103.53]}},
+            "has mean (123.675",
+        ),
+        ("python:own_teacher:build", {"model_kwargs": {"std": [0.0, 0.2, 0.2]}}, "and std (0.0, 0.2"),
+        ("python:own_teacher:build", {"model_kwargs": {"mean": [float("nan")] * 3}}, "has mean (nan"),
+        ("python:own_teacher:build", {"model_kwargs": {"std": [0.2]}}, "and std (0.2,)"),
     ],
 )
 def test_teachers_that_cannot_be_built_are_refused(name: str, options: dict, problem: str) -> None:
@@ -439,6 +447,21 @@ def test_statistics_follow_the_processors_switches(tmp_path: Path) -> None:
     with torch.inference_mode():
         theirs = model.eval()(**processor(list(images), return_tensors="pt")).logits
     torch.testing.assert_close(teacher.logits(images), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_a_checkpoint_of_another_problem_is_refused(problem: str, tmp_path: Path) -> None:
+    folder = save_hf(tmp_path / "vit")
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**document, "problem_type": problem}))
+    assert f"problem_type {problem!r}" in refusal_of_hf(folder)
+
+
+def test_a_teacher_of_one_output_is_refused() -> None:
+    with pytest.raises(ModelError, match="has 1 output"):
+        built_teacher(
+            "python:own_teacher:build", classes=ClassList(()), img_size=32, model_kwargs={"num_classes": 1}
+        )
 
 
 def test_a_processor_that_does_more_is_refused(tmp_path: Path) -> None:

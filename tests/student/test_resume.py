@@ -297,7 +297,7 @@ def test_memory_that_runs_out_says_what_to_lower(
     said = capsys.readouterr().err
     assert "out of memory after 4 updates" in said
     assert "the newest state is that after 4 updates" in said
-    assert "--batch-size 4 --grad-accum-steps 2 makes the same updates" in said
+    assert "--batch-size 4 --grad-accum-steps 2, which makes the same updates" in said
     monkeypatch.undo()
     flags = ("--resume=auto", "--batch-size=4", "--grad-accum-steps=2")
     assert main(words(tmp_path / "run", data, labels, SHORT, *flags)) == 0

@@ -30,6 +30,7 @@ from teacher_cache.labels.codec import encode
 from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import Teacher, build_teacher
+from teacher_cache.models.trial import check_trial
 from teacher_cache.views.recipe import Recipe
 
 Advance = Callable[[int], None]
@@ -95,21 +96,26 @@ class Labeller:
             yield from teacher_logits(self._pool, self.teacher, loads, what=what)
 
     def measure(self, layout: Layout, unit: Unit, num_views: int) -> Rate:
-        """Return the rate at which a unit's first views are labelled, after a warm-up; nothing is written.
+        """Try the teacher on a unit's first views, then return the rate at which they are labelled.
+
+        Nothing is written.
 
         A short measurement is repeated, and the fastest pass is returned, as a pass may be interrupted.
 
         Args:
             layout: Layout in which the labels would be stored.
             num_views: Views to label, rounded up to whole loads.
+
+        Raises:
+            ModelError: The teacher's output cannot be logits, or does not repeat; see `check_trial`.
         """
         loads = unit_loads(
             self.dataset.rows_of(unit.shard), unit.views, self.batch_size, self._pool.renderer.mixing
         )
         totals = itertools.accumulate(map(_num_views, loads))
         enough = next((number for number, total in enumerate(totals, 1) if total >= num_views), len(loads))
-        for _ in self.logits(loads[:1], "the views measured"):
-            pass
+        for batch, _ in self.logits(loads[:1], "the views measured"):
+            check_trial(self.teacher, batch.pixels(self.teacher.device))
         passes = [self._rate(layout, loads[:enough])]
         while len(passes) < _PASSES and sum(rate.seconds for rate in passes) < _SHORT_S:
             passes.append(self._rate(layout, loads[:enough]))
