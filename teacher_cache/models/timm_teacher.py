@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from teacher_cache.models.checkpoint import num_outputs
 from teacher_cache.models.class_knowledge import load_with_names, names_of_hub
 from teacher_cache.models.create import create_model, normalization
@@ -26,8 +28,10 @@ def build(request: TeacherRequest) -> TeacherModel:
     names, are_known = names_of_hub(module) if request.pretrained else [], False
     if file is not None:
         names, are_known = load_with_names(module, file, classes)
+    config: Any = module.pretrained_cfg
     return TeacherModel(
-        name=request.name,
+        # A folder's path is this machine's, and no part of what the teacher is.
+        name=config["architecture"] if request.name.startswith("local-dir:") else request.name,
         module=module,
         num_classes=len(classes) or int(module.num_classes),  # type: ignore[arg-type]
         mean=mean,

@@ -90,8 +90,9 @@ def _check_repeats(teacher: Teacher, pixels_BCHW: torch.Tensor, first_BT: torch.
     if differs > limit:
         raise ModelError(
             f"{name} gives other logits for a view in another batch: they differ by {differs:.3g}",
-            "Labels would depend on the views beside it: batch normalisation may be in training mode.",
-            "let the model obey eval(), which is called on its module, and normalise each view by itself",
+            "Labels would depend on the views beside it: batch normalisation in training mode does this, and "
+            "dynamic quantisation, whose scale is that of the batch.",
+            "let the model obey eval(), and treat each view by itself: static quantisation, or float32",
         )
     have_same_pixels = bool((pixels_BCHW == pixels_BCHW[:1]).all())
     if not have_same_pixels and bool((first_BT == first_BT[:1]).all()):

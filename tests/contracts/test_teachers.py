@@ -449,6 +449,20 @@ def test_statistics_follow_the_processors_switches(tmp_path: Path) -> None:
     torch.testing.assert_close(teacher.logits(images), theirs, rtol=0, atol=1e-4)
 
 
+def test_a_timm_teacher_in_a_folder_is_the_same_teacher_in_every_folder(tmp_path: Path) -> None:
+    import timm
+
+    model = timm.create_model("regnety_002", num_classes=3)
+    specs = []
+    for folder in (tmp_path / "ann", tmp_path / "team b"):
+        timm.models.save_for_hf(model, folder)
+        specs.append(
+            built_teacher(f"local-dir:{folder}", classes=PET_CLASSES, img_size=IMG_SIZE, pretrained=True).spec
+        )
+    assert specs[0] == specs[1]
+    assert specs[0].model == "regnety_002"
+
+
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
 def test_a_checkpoint_of_another_problem_is_refused(problem: str, tmp_path: Path) -> None:
     folder = save_hf(tmp_path / "vit")

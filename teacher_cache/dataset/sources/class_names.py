@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -51,16 +52,38 @@ def read_class_list(file: str) -> list[str]:
     names = [name.strip() for name in names]
     while names and not names[-1]:
         names.pop()
-    repeated = (
-        sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    )
-    if repeated or not names or "" in names:
+    if not names or "" in names:
         raise DatasetError(
-            f"--classes {file} holds {len(names)} names; empty or repeated: {repeated[:3]}",
-            "Class names must be unique and not empty.",
+            f"--classes {file} holds {len(names)} names, {names.count('')} of them empty",
+            "The classes without a name could not be told apart.",
             "give every class a unique name",
         )
+    check_unique(names, f"--classes {file}")
     return names
+
+
+def same_class(name: str) -> str:
+    """Return one spelling for names that are read as one: Unicode forms, spaces, zeros before a number."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).split())
+    return plain.lstrip("0") or "0" if _INTEGER.fullmatch(plain) else plain
+
+
+def check_unique(names: Sequence[str], where: str) -> None:
+    """Refuse names of which two are the same, or are read as the same. Raises DatasetError."""
+    ids: dict[str, int] = {}
+    for number, name in enumerate(names):
+        first = ids.setdefault(same_class(name), number)
+        if first != number:
+            raise DatasetError(
+                f"{where} names two classes alike: {names[first]!r} (id {first}) and {name!r} (id {number})",
+                "They would be taken for one class, or for each other.",
+                "give every class a unique name; --classes FILE lists other names in order of class id",
+            )
+
+
+def has_repeats(names: Sequence[str]) -> bool:
+    """Return whether two names are the same, or are read as the same."""
+    return len({same_class(name) for name in names}) < len(names)
 
 
 def _names_in_json(value: object) -> list[str]:
@@ -133,15 +156,17 @@ def _gaps(ids: Sequence[int], num_classes: int) -> list[str]:
 
 def _of_names(names: Sequence[str], location: Callable[[int], str], listed: Sequence[str] | None) -> Classes:
     order, notes = (list(listed), []) if listed is not None else ordered(set(names))
-    position = {name: number for number, name in enumerate(order)}
-    odd = next((number for number, name in enumerate(names) if name not in position), None)
+    check_unique(order, "the dataset")
+    position = {same_class(name): number for number, name in enumerate(order)}
+    spelled = {name: same_class(name) for name in set(names)}
+    odd = next((number for number, name in enumerate(names) if spelled[name] not in position), None)
     if odd is not None:
         raise DatasetError(
             f"{location(odd)} is of class {names[odd]!r}, which is not in the class list",
             "It has no class id.",
             nearest(names[odd], order) or f"add it to --classes; the list begins {', '.join(order[:3])}",
         )
-    return Classes(order, [position[name] for name in names], notes)
+    return Classes(order, [position[spelled[name]] for name in names], notes)
 
 
 def ordered(names: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -168,7 +193,7 @@ def ordered(names: Iterable[str]) -> tuple[list[str], list[str]]:
 def _natural(name: str) -> list[tuple[int, int | str]]:
     """Return the key of natural order: parts of digits count as numbers (timm, natural_key)."""
     parts = re.split(r"(\d+)", name.lower())
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
 def _begin(order: Sequence[str], other: Sequence[str]) -> str:

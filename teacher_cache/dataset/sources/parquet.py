@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from teacher_cache.dataset.sources.class_names import RawLabel, classes_of
+from teacher_cache.dataset.sources.class_names import RawLabel, check_unique, classes_of, has_repeats
 from teacher_cache.dataset.sources.parquet_columns import Columns, find_columns
 from teacher_cache.dataset.sources.source import (
     LeftOut,
@@ -79,9 +79,17 @@ def named_columns(
     are indices into this list.
 
     Raises:
-        DatasetError: See `find_columns`; or class ids could refer to several orders of names.
+        DatasetError: See `find_columns`; or class ids could refer to several orders of names, or two classes
+            of a file have one name.
     """
     columns = find_columns(files, schemas, options)
+    if options.classes is not None:  # names that do not tell classes apart: their ids do
+        columns = [
+            found._replace(names=None) if found.names and has_repeats(found.names) else found
+            for found in columns
+        ]
+    for file, found in zip(files, columns, strict=True):
+        check_unique(found.names or (), str(file))
     lists = {tuple(found.names) for found in columns if found.names is not None}
     listed = list(options.classes) if options.classes is not None else None
     notes = []

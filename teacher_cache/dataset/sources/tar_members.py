@@ -200,7 +200,7 @@ def _label_of(sample: TarSample, by_lower: Mapping[str, str], where: str, option
         raise DatasetError(
             f"{where} has {extension} {text[:40]!r}: {error}",
             "No label can be read from it.",
-            "correct the file; if it is JSON, name the field of the label: --label-key json:NAME",
+            "correct the file; if it is JSON, name the field of the label: --label-key json:FIELD",
         ) from error
     if isinstance(value, int) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
         return int(value)
