@@ -84,6 +84,19 @@ def test_a_state_continues_at_the_next_batch(data: str, labels: str) -> None:
         assert before + after == whole
 
 
+def test_another_batch_size_goes_on_at_the_same_sample(data: str, labels: str) -> None:
+    whole = LabelledViews(data, labels=labels, batch_size=3)
+    first = LabelledViews(data, labels=labels, batch_size=3)
+    batches = first.epoch(0)
+    before = seen([next(batches) for _ in range(4)])
+    second = LabelledViews(data, labels=labels, batch_size=4)
+    second.load_state_dict(first.state_dict())
+    assert before + seen(list(second.epoch(second.next_epoch))) == seen(list(whole.epoch(0)))[:32]
+    third = LabelledViews(data, labels=labels, batch_size=5)
+    with pytest.raises(InputError, match="12 samples into epoch 0"):
+        third.load_state_dict(first.state_dict())
+
+
 def test_an_epoch_that_was_left_early_begins_anew(data: str, labels: str) -> None:
     views = LabelledViews(data, labels=labels, batch_size=5)
     next(views.epoch(0))
@@ -127,10 +140,13 @@ def test_what_does_not_fit_is_refused_at_once(changes: dict, message: str, data:
         LabelledViews(data, labels=labels, **{"batch_size": 4, **changes})
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
 def test_processes_that_have_not_met_are_refused(
-    data: str, labels: str, monkeypatch: pytest.MonkeyPatch
+    name: str, data: str, labels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, "1")
+    LabelledViews(data, labels=labels, batch_size=4)
+    monkeypatch.setenv(name, "2")
     with pytest.raises(InputError, match="Every process would see every sample"):
         LabelledViews(data, labels=labels, batch_size=4)
 

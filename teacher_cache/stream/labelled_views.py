@@ -6,15 +6,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from teacher_cache.archive.open import AnySource, LabelPlaces, open_any
+from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.batches.batch import ViewBatch
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.labels.topk import AnyAffinity
 from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
+from teacher_cache.stream.position import State, batches_at, state_at
 from teacher_cache.stream.stream import ViewStream
 from teacher_cache.views.recipe import Recipe, load_recipe
 
+_LAUNCHED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""Environment variables in which torchrun, srun, Open MPI and MPICH give the number of processes."""
 _NEW_VIEWS = 10_000
 """Number of views of a dataset without labels: a new one each epoch, for longer than any run."""
 
@@ -136,16 +140,32 @@ class LabelledViews:
             self._batches_done = batch_number + 1
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the position as a dict of one integer: the number of batches yielded, over all epochs.
+    def state_dict(self) -> State:
+        """Return the position, and what it counts in: plain numbers and strings.
 
         A batch counts as soon as it is yielded, so take the state after the update that uses the batch.
         """
-        return {"batches": self._batches_done}
+        return state_at(self._batches_done, self._plan, self._identity)
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue after the batches that `state_dict` counted; batch size and processes must be the same."""
-        self._batches_done = self._resume_at = state["batches"]
+    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
+        """Continue after the samples that `state_dict` counted, with any batch size and processes that fit.
+
+        Raises:
+            InputError: The state is of another dataset, other labels or another seed, or its position lies
+                within a batch of this run.
+        """
+        self._batches_done = self._resume_at = batches_at(state, self._plan, self._identity)
+
+    @property
+    def _identity(self) -> State:
+        """Values that determine the order of samples and their labels."""
+        found = () if self.labels is None else self.labels.fingerprint
+        return {
+            "dataset": self.dataset.info.sha256,
+            "labels": found if isinstance(found, str) else " ".join(found),
+            "shards": "all" if self._plan.shards is None else view_ranges(self._plan.shards),
+            "seed": self._plan.seed or 0,
+        }
 
 
 def _open(
@@ -185,9 +205,11 @@ def _this_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    for name in _LAUNCHED:
+        if os.environ.get(name, "1") in ("", "0", "1"):
+            continue
         raise InputError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialized",
+            f"{name} is {os.environ[name]}, but torch.distributed is not initialized",
             "Every process would see every sample.",
             "call torch.distributed.init_process_group first, or pass rank and world_size",
         )

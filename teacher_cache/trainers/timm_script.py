@@ -16,6 +16,7 @@ from teacher_cache.labels.losses import hard_loss, soft_loss
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
 from teacher_cache.labels.topk import AnyAffinity, AnyLabels
 from teacher_cache.stream.labelled_views import LabelledViews
+from teacher_cache.stream.position import State
 
 
 class ViewTarget:
@@ -96,11 +97,11 @@ class TimmLoader:
             inputs_BCHW = batch.inputs(self._device, self._mean, self._std).to(self._img_dtype)
             yield inputs_BCHW, ViewTarget(batch).to(self._device)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> State:
         """Return the position; see `LabelledViews.state_dict`."""
         return self._views.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Continue at a position, also in the middle of an epoch."""
         self._views.load_state_dict(state)
 
