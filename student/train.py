@@ -12,10 +12,11 @@ from student.config import TrainConfig
 from student.loop import TrainingLoop
 from student.metrics import Metrics, RunResult, opened_metrics, read_metrics
 from student.model import model_cost
-from student.prepare import describe, prepare
+from student.prepare import Run, describe, prepare
 from student.ranks import joined
-from student.state import load_state, refuse_other
+from student.state import load_state, refuse_other, saved_updates
 from student.step import LiveTeacher, Teaching, stored_labels
+from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.program.progress import Track, silent
 from teacher_cache.storage.store import Store
@@ -41,7 +42,7 @@ def train(
         TeacherCacheError: The loss is not finite, or memory ran out.
         KeyboardInterrupt: A signal stopped the run.
     """
-    with joined(config.device) as ranks:
+    with joined(config.device) as ranks, contextlib.ExitStack() as held:
         run = prepare(config, ranks)
         if run.first_update >= run.plan.num_updates and (done := _result(run.output)) is not None:
             return done
@@ -64,6 +65,8 @@ def train(
             load_state(run.output, run.progress.updates, trainer)
         opened: contextlib.AbstractContextManager[Metrics]
         if ranks.is_first:
+            held.enter_context(run.output.exclusive(waits=False))
+            _refuse_changed(run)
             if tell is not None:
                 tell(describe(run))
             run.output.sweep()
@@ -105,6 +108,18 @@ def dry_run(config: TrainConfig, world_size: int | None = None) -> dict[str, str
             f"{cost.flops / 1e9:,.1f} GFLOPs to train on a view",
             "memory": f"about {memory_bytes / 2**30:,.1f} GiB on each device, and the framework's own",
         }
+
+
+def _refuse_changed(run: Run) -> None:
+    """Refuse a run whose folder got a state or files since it was prepared. Raises InputError."""
+    is_new = run.config.resume == "never"
+    newest = max(saved_updates(run.output), default=0)
+    if newest != run.first_update or (is_new and run.output.list()):
+        raise InputError(
+            f"another process has just trained in --output {run.config.output}",
+            "Its metrics and weights would be overwritten.",
+            "choose a new folder, or go on with that run: --resume auto",
+        )
 
 
 def _result(output: Store) -> RunResult | None:

@@ -12,16 +12,19 @@ import secrets
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from typing_extensions import override
 
-from teacher_cache.errors import DeniedError, FullError, StoreError
+from teacher_cache.errors import DeniedError, FullError, InputError, StoreError
 from teacher_cache.storage.store import Store
 
 _PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
+_BUSY_S = 5.0
+"""Seconds in which a lock is tried: workers of a process that was killed may hold it for a moment."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -104,7 +107,7 @@ class LocalStore(Store):
 
     @override
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, *, waits: bool = True) -> Iterator[None]:
         root = Path(self.root)
         try:
             _make_folder(root)
@@ -113,7 +116,10 @@ class LocalStore(Store):
             raise self._not_written(error) from error
         try:
             with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                if waits:
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                else:
+                    _lock_soon(handle, self.root)
             yield
         finally:
             with contextlib.suppress(OSError):  # closing would not unlock: a forked process holds it too
@@ -192,6 +198,22 @@ def _files(root: str) -> Iterator[str]:
             yield from _files(entry.path)
         else:
             yield entry.path
+
+
+def _lock_soon(handle: int, folder: str) -> None:
+    """Lock an open folder, or raise InputError if another process still holds the lock after some seconds."""
+    end_s = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > end_s:
+                raise InputError(
+                    f"{folder} is in use by another process",
+                    "The files of two runs would be mixed.",
+                    "wait until it ends, or choose another folder",
+                ) from error
+        time.sleep(0.05)
 
 
 def _size(path: str) -> int:

@@ -224,12 +224,19 @@ class Store:
         """Return the size of each object under a path, by full path; {} if there is none."""
         raise NotImplementedError
 
-    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+    def exclusive(self, *, waits: bool = True) -> contextlib.AbstractContextManager[None]:
         """Return a lock of the store against other processes of this machine; the lock ends with its process.
 
         Object stores, and network file systems that cannot lock a folder, have no locks: there the block
         runs without one.
+
+        Args:
+            waits: Whether to wait until another process gives the lock back.
+
+        Raises:
+            InputError: Another process holds the lock, and `waits` is False.
         """
+        del waits
         return contextlib.nullcontext()
 
     def delete(self, name: str) -> None:

@@ -155,6 +155,16 @@ def test_the_dead_are_swept_and_the_living_are_left(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_lock_that_is_not_waited_for_is_refused_while_another_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("teacher_cache.storage.local._BUSY_S", 0.1)
+    with Store(tmp_path).exclusive(), pytest.raises(InputError, match="is in use by another process"):
+        Store(tmp_path).exclusive(waits=False).__enter__()
+    with Store(tmp_path).exclusive(waits=False):
+        pass
+
+
 def test_a_process_forked_inside_a_lock_does_not_keep_it(tmp_path: Path) -> None:
     """As a renderer is, while another thread writes a unit."""
     store = Store(tmp_path)

@@ -100,6 +100,26 @@ def test_killed_again_and_again_it_is_the_undisturbed_run(
     assert weights(output) == weights(undisturbed)
 
 
+@pytest.mark.slow
+def test_a_folder_has_one_run_at_a_time(
+    data: str,
+    labels: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("teacher_cache.storage.local._BUSY_S", 0.1)
+    output = tmp_path / "run"
+    first = begun(main, words(output, data, labels))
+    until(lambda: num_lines(output) > 3, first)
+    assert main(words(output, data, labels, "--resume=auto")) == 2
+    assert f"{output} is in use by another process" in capsys.readouterr().err
+    first.kill()
+    first.join()
+    numbers = [line["step"] for line in steps(output) if "loss" in line]
+    assert numbers == list(range(len(numbers)))
+
+
 @pytest.mark.kill
 @pytest.mark.slow
 def test_two_ranks_that_are_killed_go_on_in_the_same_order(data: str, labels: str, tmp_path: Path) -> None:
