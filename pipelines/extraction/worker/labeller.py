@@ -114,8 +114,9 @@ class Labeller:
         )
         totals = itertools.accumulate(map(_num_views, loads))
         enough = next((number for number, total in enumerate(totals, 1) if total >= num_views), len(loads))
-        for batch, _ in self.logits(loads[:1], "the views measured"):
-            check_trial(self.teacher, batch.pixels(self.teacher.device))
+        for number, (batch, _) in enumerate(self.logits(loads[:1], "the views measured")):
+            if number == 0:
+                check_trial(self.teacher, batch.pixels(self.teacher.device))
         passes = [self._rate(layout, loads[:enough])]
         while len(passes) < _PASSES and sum(rate.seconds for rate in passes) < _SHORT_S:
             passes.append(self._rate(layout, loads[:enough]))
