@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -156,7 +157,7 @@ class LabelledViews:
         """
         self._batches_done = self._resume_at = batches_at(state, self._plan, self._identity)
 
-    @property
+    @functools.cached_property
     def _identity(self) -> State:
         """Values that determine the order of samples and their labels."""
         found = () if self.labels is None else self.labels.fingerprint

@@ -83,14 +83,18 @@ def named_columns(
             of a file have one name.
     """
     columns = find_columns(files, schemas, options)
-    if options.classes is not None:  # names that do not tell classes apart: their ids do
-        columns = [
-            found._replace(names=None) if found.names and has_repeats(found.names) else found
-            for found in columns
-        ]
+    lists: dict[tuple[str, ...], Path] = {}
     for file, found in zip(files, columns, strict=True):
-        check_unique(found.names or (), str(file))
-    lists = {tuple(found.names) for found in columns if found.names is not None}
+        if found.names is not None:
+            lists.setdefault(tuple(found.names), file)
+    if options.classes is not None:  # names that do not tell classes apart: their ids do
+        repeated = {names for names in lists if has_repeats(names)}
+        columns = [
+            found._replace(names=None) if tuple(found.names or ()) in repeated else found for found in columns
+        ]
+        lists = {names: file for names, file in lists.items() if names not in repeated}
+    for names, file in lists.items():
+        check_unique(names, str(file))
     listed = list(options.classes) if options.classes is not None else None
     notes = []
     if listed is None and lists:
