@@ -39,12 +39,14 @@ class PackConfig(Flags, JsonFlag):
     """Read names such as train as splits; --no-splits reads folders with such names as classes."""
     classes: str | None = None
     """File of the class names in order: text, a name a line; a JSON list; or a packed dataset."""
+    labels: str | None = None
+    """Table of labels of images in folders: CSV, TSV or JSON; "folders" takes the folders' names instead."""
     unlabelled: bool = False
     """Pack images without labels, even where there are some."""
     image_column: str | None = None
     """Parquet column of the images; needed if column names and features do not identify it."""
     label_column: str | None = None
-    """Parquet column of the labels; needed if column names and features do not identify it."""
+    """Parquet or table column of the labels; needed if column names and features do not identify it."""
     image_key: str | None = None
     """Extension of a tar's images, such as input.jpg; "a;b", as in WebDataset, means a or b."""
     label_key: str | None = None
@@ -69,6 +71,10 @@ class PackConfig(Flags, JsonFlag):
                 "--in-place with --max-side or --extends",
                 "Images that are indexed in place cannot be re-encoded, or added to a packed dataset.",
                 "omit --in-place to pack a copy, or omit the other flags",
+            )
+        if self.unlabelled and (self.labels is not None or self.label_column is not None):
+            raise InputError(
+                "--unlabelled with --labels or --label-column", "One flag would be ignored.", "give only one"
             )
         if (self.max_side is None) != (self.quality is None):
             raise InputError(

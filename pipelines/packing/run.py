@@ -15,13 +15,16 @@ from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.packing.prepare import Reencode
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.class_names import read_class_list
+from teacher_cache.dataset.sources.label_table import read_table
 from teacher_cache.dataset.sources.open import open_source
-from teacher_cache.dataset.sources.source import SourceOptions
+from teacher_cache.dataset.sources.source import LabelTable, SourceOptions
 from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store, local_file, local_folder
 
 _SHARD_SIZE = 5000
+_FOLDERS = "folders"
+"""Value of --labels that takes the names of folders, even beside metadata.csv."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +141,23 @@ def source_options(config: PackConfig) -> SourceOptions:
         splits=config.splits,
         classes=classes,
         unlabelled=config.unlabelled,
+        labels=None if config.labels in (None, _FOLDERS) else _table(config.labels),
+        metadata=config.labels != _FOLDERS,
         image_column=config.image_column,
         label_column=config.label_column,
         image_key=config.image_key,
         label_key=config.label_key,
     )
+
+
+def _table(url: str) -> LabelTable:
+    try:
+        with local_file(url) as file:
+            return read_table(Path(file), url)
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"--labels {url} does not exist", "The labels are not known.", "check the path"
+        ) from error
 
 
 def _report(info: DatasetInfo, notes: Sequence[str]) -> PackReport:

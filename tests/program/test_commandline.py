@@ -41,8 +41,8 @@ ACTORS = "num_actors gpus_per_actor cpus_per_actor unit_timeout_s drain_s"
 EXTRACT = f"json {REQUEST} {ACTORS} engine address"
 FLAGS = {
     "teacher-cache pack": (
-        "json src dst shard_size seed max_side quality skip_corrupt extends split splits classes unlabelled "
-        "image_column label_column image_key label_key in_place shuffle crops workers"
+        "json src dst shard_size seed max_side quality skip_corrupt extends split splits classes labels "
+        "unlabelled image_column label_column image_key label_key in_place shuffle crops workers"
     ),
     "teacher-cache plan": f"{EXTRACT} price_per_gpu_hour epochs",
     "teacher-cache extract": EXTRACT,

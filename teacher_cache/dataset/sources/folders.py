@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from teacher_cache import images
-from teacher_cache.dataset.sources.class_names import classes_of
+from teacher_cache.dataset.sources.class_names import RawLabel, classes_of
+from teacher_cache.dataset.sources.label_table import (
+    METADATA,
+    TABLES,
+    labels_in,
+    may_hold_labels,
+    read_table,
+)
 from teacher_cache.dataset.sources.source import (
     BROKEN_LINK,
     HIDDEN,
     NO_CLASS,
     NO_IMAGE,
+    NO_ROW_IMAGE,
     FilePlace,
+    LabelTable,
     LeftOut,
     Sample,
     Source,
@@ -23,6 +32,7 @@ from teacher_cache.dataset.sources.source import (
     is_system,
     key_of,
 )
+from teacher_cache.dataset.sources.splits import split_of
 from teacher_cache.errors import DatasetError
 
 _IMAGE_SUFFIXES = (
@@ -38,38 +48,129 @@ class _Found(NamedTuple):
     num_bytes: int
 
 
-def folder_source(root: Path, options: SourceOptions) -> Source:
-    """Read root/class name/.../image, like torchvision's ImageFolder; or a folder of images, without labels.
+def folder_source(root: Path, options: SourceOptions, above: Sequence[Path] = ()) -> Source:
+    """Read root/class/.../image, like torchvision's ImageFolder; or images with a table of labels or none.
 
-    Links are followed. Hidden and system files, files other than images, and images outside the class
-    folders are left out and counted.
+    A table that is given, or metadata.csv or metadata.jsonl beside or above the images, goes before the
+    folders' names. Links are followed. Hidden and system files, files other than images, and images outside
+    the class folders are left out and counted.
+
+    Args:
+        above: Folders above `root` in which tables may lie.
 
     Raises:
         DatasetError: There is no image, a class has none, or what the folders mean is not certain.
     """
     left_out = LeftOut()
-    found = sorted(_images_under(root, left_out))
-    folders = class_folders(root)
-    loose = [image for image in found if image.path.parent == root]
-    is_flat = options.unlabelled or len(loose) == len(found)
+    others: dict[Path, str] = {}
+    found = sorted(_images_under(root, left_out, others))
     if not found:
         raise DatasetError(
             f"source {str(root)!r} has no image in a class folder, no .parquet and no .tar",
             "There is nothing to pack.",
             f"give a folder of class folders with images ({', '.join(images.EXTENSIONS)})",
         )
-    if not is_flat:
-        _check_classes(root, folders, found, options)
+    beside = [*others, *(file for folder in above for file in sorted(folder.iterdir()) if file.is_file())]
+    tables = _tables(beside, root, options)
+    for file, reason in others.items():
+        if str(file) not in {table.where for table in tables}:
+            left_out.add(str(file.relative_to(root)), reason)
+    loose = [image for image in found if image.path.parent == root]
+    raw: list[RawLabel] = [None] * len(found)
+    notes = []
+    if tables:
+        raw = _labels_of(
+            [image.path for image in found], tables, [root, *reversed(above), root.parent], options, left_out
+        )
+        notes.append(f"labels are those of {', '.join(table.where for table in tables[:3])}")
+    elif options.unlabelled or len(loose) == len(found):
+        if not options.unlabelled:
+            _refuse_tables(root, beside, found)
+        notes.append("no class folders are taken: the images are without labels")
+    else:
+        _check_classes(root, found, beside, options)
         for image in loose:
             left_out.add(image.path.name, NO_CLASS)
         found = [image for image in found if image.path.parent != root]
-    raw = [None if is_flat else image.path.relative_to(root).parts[0] for image in found]
+        raw = [image.path.relative_to(root).parts[0] for image in found]
+        unread = [str(file) for file in beside if file.suffix.lower() in TABLES]
+        notes += [f"labels are the names of the folders; {file} is not read" for file in unread[:3]]
     classes = classes_of(raw, lambda number: str(found[number].path), options.classes)
-    notes = ["no class folders are taken: the images are without labels"] if is_flat else classes.notes
     keys = _keys([image.path.relative_to(root) for image in found])
     rows = zip(keys, classes.labels, found, strict=True)
     samples = [Sample(key, label, FilePlace(str(image.path), image.num_bytes)) for key, label, image in rows]
-    return Source("folders", classes.names, samples, left_out, notes)
+    return Source("folders", classes.names, samples, left_out, [*notes, *classes.notes])
+
+
+def _tables(beside: Sequence[Path], root: Path, options: SourceOptions) -> list[LabelTable]:
+    """Return the tables that hold the labels: the one given, else those named metadata."""
+    if options.unlabelled or options.labels is not None:
+        return [] if options.labels is None else [options.labels]
+    files = [file for file in beside if file.name.lower() in METADATA] if options.metadata else []
+    folders = Counter(file.parent for file in files)
+    twice = next((folder for folder, count in folders.items() if count > 1), None)
+    if twice is not None:
+        raise DatasetError(
+            f"{twice} holds {' and '.join(METADATA)}",
+            "They could give an image two labels.",
+            "choose one: --labels FILE; or move one away",
+        )
+    if options.label_column is not None and not files:
+        raise DatasetError(
+            f"--label-column {options.label_column} for {root}, which has no table of labels",
+            "The flag cannot select anything in this source.",
+            "give the table: --labels FILE; or omit the flag",
+        )
+    return [read_table(file, str(file))._replace(folder=file.parent) for file in files]
+
+
+def _labels_of(
+    paths: Sequence[Path],
+    tables: Sequence[LabelTable],
+    bases: Sequence[Path],
+    options: SourceOptions,
+    left_out: LeftOut,
+) -> list[RawLabel]:
+    """Return the label of each image, by the table of the nearest folder."""
+    raw: dict[int, RawLabel] = {}
+    rest = list(range(len(paths)))
+    for table in sorted(tables, key=lambda table: -len(table.folder.parts) if table.folder else 0):
+        of_table = [n for n in rest if table.folder is None or paths[n].is_relative_to(table.folder)]
+        rest = sorted(set(rest) - set(of_table))
+        found = labels_in(table, [paths[n] for n in of_table], bases, options)
+        for row in found.unused:
+            left_out.add(row, NO_ROW_IMAGE)
+        missing = [str(paths[n]) for number, n in enumerate(of_table) if number not in found.labels]
+        if missing:
+            raise DatasetError(
+                f"{len(missing):,} of {len(of_table):,} images have no row in {table.where}: "
+                f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}",
+                "They would be without labels.",
+                "add their rows, or move the images away; --labels FILE gives another table, "
+                "--labels folders takes the names of folders, --unlabelled packs without labels",
+            )
+        raw |= {of_table[number]: label for number, label in found.labels.items()}
+    if rest:
+        raise DatasetError(
+            f"{len(rest):,} images have no table of labels, and others have one: {paths[rest[0]]}",
+            "Either all samples or none must have labels.",
+            "give one table for all: --labels FILE; or pack the images without labels: --unlabelled",
+        )
+    return [raw[number] for number in range(len(paths))]
+
+
+def _refuse_tables(root: Path, beside: Sequence[Path], found: Sequence[_Found]) -> None:
+    """Refuse images without labels beside a file that may hold them. Raises DatasetError."""
+    stems = [image.path.stem for image in found[:1000]]
+    own = split_of(root.name)
+    fitting = [file for file in beside if file.parent == root or split_of(file.stem) in (None, own)]
+    tables = [file for file in fitting if may_hold_labels(file, stems)]
+    if tables:
+        raise DatasetError(
+            f"{tables[0]} may hold the labels of the images in {root}",
+            "They would be packed without labels.",
+            f"take them: --labels {tables[0]}; or pack the images without labels: --unlabelled",
+        )
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -79,8 +180,9 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def _check_classes(
-    root: Path, folders: Sequence[Path], found: Sequence[_Found], options: SourceOptions
+    root: Path, found: Sequence[_Found], beside: Sequence[Path], options: SourceOptions
 ) -> None:
+    folders = class_folders(root)
     filled = {image.path.relative_to(root).parts[0] for image in found}
     empty = [folder.name for folder in folders if folder.name not in filled]
     if empty:
@@ -90,6 +192,7 @@ def _check_classes(
             f"remove them, or convert their images to {', '.join(images.EXTENSIONS)}",
         )
     if len(folders) == 1 and options.classes is None:
+        _refuse_tables(root, beside, found)
         raise DatasetError(
             f"{root} has all its images in one folder, {folders[0].name!r}",
             "It would be the only class, and every label would be the same.",
@@ -98,8 +201,8 @@ def _check_classes(
         )
 
 
-def _images_under(root: Path, left_out: LeftOut) -> Iterator[_Found]:
-    """Yield the images below a folder, and refuse images of formats that are not read."""
+def _images_under(root: Path, left_out: LeftOut, others: dict[Path, str]) -> Iterator[_Found]:
+    """Yield the images below a folder, add other files to `others`, and refuse formats not read."""
     unread: list[tuple[str, Path]] = []
     for path in _files_under(root, left_out):
         name = str(path.relative_to(root))
@@ -120,7 +223,7 @@ def _images_under(root: Path, left_out: LeftOut) -> Iterator[_Found]:
             unread.append((kind, path))
         else:
             is_named = path.suffix[1:].lower() in _IMAGE_SUFFIXES
-            left_out.add(name, f"{NO_IMAGE}, though named like one" if is_named else NO_IMAGE)
+            others[path] = f"{NO_IMAGE}, though named like one" if is_named else NO_IMAGE
     if unread:
         kinds = Counter(kind for kind, _ in unread)
         raise DatasetError(

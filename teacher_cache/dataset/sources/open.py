@@ -27,6 +27,7 @@ class Found:
     Attributes:
         root: Folder of the class folders or files.
         parquet, tars: Files of one kind; both are empty where there are class folders.
+        above: Folders passed on the way from the path given to `root`.
         notes: Assumptions, as text.
         packed: Description of a packed dataset; None for other folders.
     """
@@ -36,6 +37,7 @@ class Found:
     tars: list[Path]
     notes: list[str]
     packed: DatasetInfo | None = None
+    above: Sequence[Path] = ()
 
 
 def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
@@ -62,15 +64,20 @@ def open_source(path: str, options: SourceOptions = _OPTIONS) -> Source:
         source = tar_source(found.tars, options, is_packed=found.packed is not None)
         source = dataclasses.replace(source, packed=found.packed)
     else:
-        source = folder_source(found.root, options)
+        source = folder_source(found.root, options, found.above)
     return dataclasses.replace(source, notes=[*found.notes, *source.notes])
 
 
 def check_members(options: SourceOptions, *, is_parquet: bool, is_tars: bool) -> None:
-    """Raise DatasetError if flags name columns without parquet files, or members without tars."""
-    of_parquet = {"--image-column": options.image_column, "--label-column": options.label_column}
-    of_tars = {"--image-key": options.image_key, "--label-key": options.label_key}
-    for fits, flags, kind in ((is_parquet, of_parquet, "parquet files"), (is_tars, of_tars, "tars")):
+    """Raise DatasetError if flags name columns, members or tables that a source of this kind has not."""
+    is_table = not is_parquet and not is_tars
+    table = None if options.metadata and options.labels is None else "given"
+    for fits, kind, flags in (
+        (is_parquet, "parquet files", {"--image-column": options.image_column}),
+        (not is_tars, "parquet files or a table", {"--label-column": options.label_column}),
+        (is_tars, "tars", {"--image-key": options.image_key, "--label-key": options.label_key}),
+        (is_table, "images in folders", {"--labels": table}),
+    ):
         given = [flag for flag, value in flags.items() if value is not None]
         if given and not fits:
             raise DatasetError(
@@ -84,6 +91,7 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
     """Find the class folders or files of the chosen split at a path. Raises DatasetError."""
     root, split = Path(path), options.split
     notes: list[str] = []
+    above: list[Path] = []
     if not root.exists():
         raise DatasetError(f"source {path!r} does not exist", "There is nothing to pack.", "check the path")
     while True:
@@ -119,10 +127,10 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
             chosen = choose(folders, split, str(root))
             others = ", ".join(folder.name for folder in folders if folder != chosen[0])
             notes.append(f"the split is {chosen[0]}" + (f"; not taken: {others}" if others else ""))
-            root, split = chosen[0], None
+            above, root, split = [*above, root], chosen[0], None
         elif len(folders) == 1 and _is_wrapper(folders[0], root):
             notes.append(f"everything is taken from {folders[0]}")
-            root = folders[0]
+            above, root = [*above, root], folders[0]
         else:
             break
     if split is not None:
@@ -132,7 +140,7 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
             "There is nothing to pack.",
             f"found: {listed}; leave --split out, or give the folder that holds the splits",
         )
-    return Found(root, [], [], notes)
+    return Found(root, [], [], notes, above=above)
 
 
 def _files(

@@ -116,6 +116,24 @@ class SpanPlace:
             os.close(handle)
 
 
+class LabelTable(NamedTuple):
+    """Rows of a table that gives images their labels.
+
+    Attributes:
+        where: The table's file, for messages.
+        header: Names of the columns; None if the first row may hold them.
+        rows: Cells of each row, in order of the columns: text, or plain values of JSON.
+        lines: Line of each row in the file.
+        folder: Folder that names of files are relative to; None for any folder above the images.
+    """
+
+    where: str
+    header: Sequence[str] | None
+    rows: Sequence[Sequence[Any]]
+    lines: Sequence[int]
+    folder: Path | None = None
+
+
 class Sample(NamedTuple):
     """One image of a source.
 
@@ -142,6 +160,7 @@ NO_IMAGE = "not an image"
 BROKEN_LINK = "a link to a file that does not exist"
 NO_SAMPLE = "a member whose name is not key.extension, or begins like __this__"
 NO_CLASS = "an image outside the class folders"
+NO_ROW_IMAGE = "a row of the table of labels without an image"
 _SYSTEM = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 _SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 
@@ -205,7 +224,9 @@ class SourceOptions:
         split: Split to take, where names of files or folders show several.
         splits: Whether names such as train mean splits; False takes them for classes.
         unlabelled: Take images without labels, even where there are some.
-        image_column, label_column: Columns of parquet files.
+        labels: Table that holds the labels of images in folders, in place of the folders' names.
+        metadata: Whether metadata.csv and metadata.jsonl beside images hold their labels.
+        image_column, label_column: Columns of parquet files; label_column also of a table of labels.
         image_key, label_key: Members of a tar's samples, by extension; label_key "json:FIELD" takes a field.
     """
 
@@ -213,6 +234,8 @@ class SourceOptions:
     splits: bool = True
     classes: Sequence[str] | None = None
     unlabelled: bool = False
+    labels: LabelTable | None = None
+    metadata: bool = True
     image_column: str | None = None
     label_column: str | None = None
     image_key: str | None = None
