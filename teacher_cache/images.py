@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image
+from PIL import ExifTags, Image
 
 from teacher_cache.errors import ImageError
 from teacher_cache.jpeg.cut import cut
@@ -37,6 +37,14 @@ _LARGEST_SHARE = 0.9
 HEAD_BYTES = 32
 """Bytes at the beginning of a file that `format_of` needs."""
 
+FRAMES = "frames after the first"
+ORIENTATION = "an orientation in EXIF: pixels are taken as they are stored"
+_PERHAPS_UNUSED = (b"Exif", b"eXIf", b"EXIF", b"acTL", b"ANIM", b"MPF\0")
+"""Marks of EXIF in JPEG, PNG and WebP, and of more than one frame in PNG, WebP and JPEG."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _UNREAD_MAGIC = (
     (b"GIF8", "GIF"),
@@ -91,11 +99,13 @@ def decode(
                 if colorspace in _TURBO_COLORSPACES:
                     buffer = empty(height * width * 3) if empty else None
                     return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-                check_size(name, image.height, image.width, max_pixels)
-                return _rgb(image)
+        try:
+            return _pixels_by_pillow(data, name, max_pixels)
+        except (ValueError, OSError, SyntaxError):  # Pillow refuses more than 1 MB of text or profile
+            plain = _without_text(data)
+            if plain is None:
+                raise
+            return _pixels_by_pillow(plain, name, max_pixels)
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError, struct.error) as error:
         raise ImageError(
             f"image {name!r} cannot be decoded: {error}",
@@ -160,6 +170,41 @@ class Picture:
         if self._pixels_HWC is None:
             self._pixels_HWC = decode(self._data, self._name, empty=self._empty)
         return self._pixels_HWC
+
+
+def _pixels_by_pillow(data: bytes | memoryview, name: str, max_pixels: int) -> Pixels:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            check_size(name, image.height, image.width, max_pixels)
+            return _rgb(image)
+
+
+def _without_text(data: bytes | memoryview) -> bytes | None:
+    """Return a PNG without its chunks of text and its colour profile; None for other data."""
+    if bytes(data[:8]) != _PNG_MAGIC:
+        return None
+    kept, start = [bytes(data[:8])], 8
+    while start + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[start : start + 8])
+        stop = start + 12 + length
+        if kind not in _PNG_TEXT:
+            kept.append(bytes(data[start:stop]))
+        start = stop
+    return b"".join(kept)
+
+
+def unused_parts(data: bytes) -> list[str]:
+    """Return what `decode` leaves out of an image: FRAMES, ORIENTATION."""
+    if not any(mark in data for mark in _PERHAPS_UNUSED):
+        return []
+    try:
+        with Image.open(io.BytesIO(_without_text(data) or data), formats=_FORMATS) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            has_frames = getattr(image, "n_frames", 1) > 1
+    except (ValueError, OSError, SyntaxError, struct.error):  # decode tells what is wrong with an image
+        return []
+    return [FRAMES] * has_frames + [ORIENTATION] * (orientation in range(2, 9))
 
 
 def _rgb(image: Image.Image) -> Pixels:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from support import encoded, picture
 
 from teacher_cache import images
@@ -44,6 +45,49 @@ def test_exif_orientation_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
     assert images.decode(encoded(IMAGE, "JPEG", exif=exif), "key").shape == (48, 64, 3)
+
+
+def test_a_png_with_more_text_than_pillow_takes_has_its_pixels() -> None:
+    text = PngInfo()
+    text.add_text("workflow", "node " * 400_000, zip=True)
+    text.add_itxt("XML:com.adobe.xmp", "<x/>" * 400_000, zip=True)
+    data = encoded(IMAGE, "PNG", pnginfo=text, icc_profile=bytes(1_500_000))
+    with pytest.raises(ValueError, match="Decompressed data too large"):
+        pillow_pixels(data)
+    np.testing.assert_array_equal(images.decode(data, "key"), pillow_pixels(encoded(IMAGE, "PNG")))
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        images.decode(data[: -len(encoded(IMAGE, "PNG")) // 2], "key")
+
+
+def frames(kind: str, count: int) -> bytes:
+    more = [picture(number, 48, 64) for number in range(1, count)]
+    return encoded(IMAGE, kind, save_all=True, append_images=more)
+
+
+def turned(kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(IMAGE, kind, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (frames("WEBP", 3), [images.FRAMES]),
+        (frames("PNG", 3), [images.FRAMES]),
+        (frames("MPO", 2), [images.FRAMES]),
+        (frames("WEBP", 1), []),
+        (frames("PNG", 1), []),
+        *((turned(kind, 6), [images.ORIENTATION]) for kind in ("JPEG", "PNG", "WEBP")),
+        *((turned(kind, 1), []) for kind in ("JPEG", "PNG", "WEBP")),
+        (encoded(IMAGE, "JPEG"), []),
+        (b"\xff\xd8\xff Exif cut", []),
+        (b"\x89PNG\r\n\x1a\n eXIf", []),
+        (b"", []),
+    ],
+)
+def test_frames_and_orientation_that_are_left_out_are_told(data: bytes, parts: list[str]) -> None:
+    assert images.unused_parts(data) == parts
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

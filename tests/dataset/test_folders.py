@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from layouts import IMAGES, PNG, images_of, labels_of, pack_to, write_files
+from PIL import Image
+from support import encoded, picture
 
 from teacher_cache.dataset.index import read_info
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import BROKEN_LINK, HIDDEN, NO_CLASS, NO_IMAGE, SourceOptions
 from teacher_cache.errors import DatasetError
+from teacher_cache.images import FRAMES, ORIENTATION
 from teacher_cache.storage.store import Store
 
 NAMES = ["a.jfif", "b.jpe", "noext", "d.jpg_large", "e.jpg.1", "f.txt"]
@@ -49,6 +52,23 @@ def test_what_is_left_out_is_counted_listed_and_kept(tmp_path: Path) -> None:
     listed = read_info(Store(tmp_path / "out")).source["left_out"]
     assert {entry["reason"]: entry["count"] for entry in listed} == counts
     assert [entry["names"] for entry in listed if entry["reason"] == NO_CLASS] == [["loose.jpg"]]
+
+
+def test_frames_and_orientation_are_counted_and_listed_once(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned, pictures = encoded(picture(1, 20, 24), "JPEG", exif=exif), [picture(2, 20, 24)]
+    moving = encoded(picture(1, 20, 24), "WEBP", save_all=True, append_images=pictures)
+    files = {"ant/0.jpg": turned, "ant/1.webp": moving, "bee/0.jpg": IMAGES[0], "bee/1.webp": moving}
+    write_files(tmp_path / "in", files)
+    wanted = {FRAMES: ["ant/1", "bee/1"], ORIENTATION: ["ant/0"]}
+    for number, options in enumerate(({}, {"shard_size": 1})):
+        out = tmp_path / f"out{number}"
+        listed = pack_to(tmp_path / "in", out, **options).source["left_out"]
+        assert {entry["reason"]: sorted(entry["names"]) for entry in listed} == wanted
+        assert {entry["reason"]: entry["count"] for entry in listed} == {FRAMES: 2, ORIENTATION: 1}
+    again = pack_to(tmp_path / "out0", tmp_path / "again", shuffle=False).source["left_out"]
+    assert {entry["reason"]: sorted(entry["names"]) for entry in again} == wanted
 
 
 def test_links_are_followed_and_circles_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from layouts import IMAGES, images_column, images_of, labels_of, pack_to, write_files, write_parquet
 
@@ -119,3 +120,35 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(DatasetError, match=r"pointer of Git LFS(.|\n)*git lfs pull"):
         open_source(str(tmp_path / "a.parquet"))
+
+
+def write_arrow(file: Path, parquet: Path) -> Path:
+    table = pq.read_table(parquet)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return file
+
+
+def test_the_arrow_files_of_save_to_disk_give_what_parquet_gives(tmp_path: Path) -> None:
+    columns = {"image": images_column(5), "label": [2, 0, 1, 2, 0], "more": list(range(5))}
+    parquet = write_parquet(tmp_path / "p" / "data-0.parquet", columns, {"label": ["x", "y", "z"]})
+    (tmp_path / "a").mkdir()
+    write_arrow(tmp_path / "a" / "data-0.arrow", parquet)
+    (tmp_path / "a" / "dataset_info.json").write_text("{}")
+    infos = [pack_to(tmp_path / name, tmp_path / f"{name}-out") for name in "pa"]
+    assert infos[0].sha256 == infos[1].sha256
+    assert labels_of(tmp_path / "a-out")["data-0-00000000"] == "z"
+
+
+def test_arrow_files_that_are_cut_of_another_format_or_beside_parquet_are_refused(tmp_path: Path) -> None:
+    parquet = write_parquet(tmp_path / "a.parquet", {"image": images_column(3), "label": [0, 1, 2]})
+    arrow = write_arrow(tmp_path / "a.arrow", parquet)
+    with pytest.raises(DatasetError, match=r"2 parquet or Arrow files(.|\n)*give one"):
+        open_source(str(tmp_path))
+    arrow.write_bytes(arrow.read_bytes()[:-2000])
+    with pytest.raises(DatasetError, match=r"a.arrow cannot be read"):
+        open_source(str(arrow))
+    with pa.OSFile(str(arrow), "wb") as sink:
+        pa.ipc.new_file(sink, pa.schema([])).close()
+    with pytest.raises(DatasetError, match=r"a.arrow cannot be read"):
+        open_source(str(arrow))

@@ -157,7 +157,7 @@ def test_classes_named_like_splits_are_taken_on_request(tmp_path: Path) -> None:
 def test_files_of_two_kinds_or_beside_splits_are_refused(tmp_path: Path) -> None:
     tar_of(tmp_path / "x.tar", {"x": b"0"})
     write_parquet(tmp_path / "y.parquet", {"image": IMAGES[:1], "label": [0]})
-    with pytest.raises(DatasetError, match="1 parquet files, 1 tars"):
+    with pytest.raises(DatasetError, match="1 parquet or Arrow files, 1 tars"):
         pack_to(tmp_path, tmp_path / "out")
     (tmp_path / "y.parquet").unlink()
     write_files(tmp_path / "train", ["a/0.jpg"])

@@ -114,7 +114,8 @@ def _hashed(
             last = following
         shard, index = draft.finish()
         progress = walk.progress(_place_of(last))
-        done.append(Done(shard, samples.position, list(samples.skipped), index, progress))
+        skipped, unused = list(samples.skipped), samples.unused.to_json()
+        done.append(Done(shard, samples.position, skipped, index, progress, unused=unused))
         journal.add(done[-1], number + len(done) - 1, is_stored=False)
     return done
 

@@ -34,6 +34,7 @@ class Done:
         index: Index of the shard's samples.
         progress: Position to resume from, as `Walk.progress` returns it; empty for other sources.
         cuttable: Number of images so far of which crops can be cut out.
+        unused: Parts of images so far that are not in their pixels, as `LeftOut.to_json` gives them.
     """
 
     shard: Shard
@@ -42,6 +43,7 @@ class Done:
     index: pa.Table
     progress: dict[str, Any] = dataclasses.field(default_factory=dict)
     cuttable: int = 0
+    unused: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 class Journal:
@@ -87,8 +89,9 @@ class Journal:
             shard = Shard(**document["shard"])
             if document["is_stored"] and sizes.get(shard.name) != shard.num_bytes:
                 return found
-            skipped, progress = document["skipped"], document["progress"]
-            found.append(Done(shard, document["position"], skipped, index, progress, document["cuttable"]))
+            names = ("position", "skipped", "progress", "cuttable")
+            fields = {name: document[name] for name in names}
+            found.append(Done(shard=shard, index=index, unused=document.get("unused", []), **fields))
 
     def add(self, done: Done, number: int, *, is_stored: bool = True) -> None:
         """Record a finished shard; `is_stored` is False for one that was hashed but not written."""
@@ -99,6 +102,7 @@ class Journal:
             "skipped": done.skipped,
             "progress": done.progress,
             "cuttable": done.cuttable,
+            "unused": done.unused,
             "is_stored": is_stored,
         }
         self._store.put(f"{_name(number)}.json", seal(fields))

@@ -131,6 +131,7 @@ class Counted:
         position: Number of samples read so far, over all runs.
         skipped: Samples skipped so far, as key and reason.
         cuttable: Number of good images so far of which crops can be cut out.
+        unused: Parts of good images so far that are not in their pixels.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Counted:
         self.position = done[-1].position if done else 0
         self.skipped: list[dict[str, str]] = list(done[-1].skipped) if done else []
         self.cuttable = done[-1].cuttable if done else 0
+        self.unused = LeftOut.from_json(done[-1].unused if done else [])
         self._num_bytes = sum(each.shard.num_bytes for each in done)
         self._samples = self._good(prepared, skip_corrupt, advance)
 
@@ -152,6 +154,8 @@ class Counted:
             advance(1, f"{self._num_bytes / 1e6:,.0f} MB")
             if sample.error is None:
                 self.cuttable += sample.is_cuttable
+                for part in sample.unused:
+                    self.unused.add(sample.sample.key, part)
                 yield sample
             elif skip:
                 reason = f"{sample.error.value}. {sample.error.consequence}"
@@ -185,7 +189,8 @@ def _write_shards(
                 sample = next(good, None) if len(draft) < shard_size else None
             shard, index = draft.finish()
         skipped = list(samples.skipped)
-        done.append(Done(shard, samples.position, skipped, index, cuttable=samples.cuttable))
+        unused = samples.unused.to_json()
+        done.append(Done(shard, samples.position, skipped, index, cuttable=samples.cuttable, unused=unused))
         journal.add(done[-1], place)
     return done
 
@@ -226,8 +231,9 @@ def described(
         "skipped": done[-1].skipped,
         **options,
     }
+    left_out = LeftOut.joined([left_out, LeftOut.from_json(done[-1].unused)])
     if left_out:
-        about["left_out"] = left_out.to_json()
+        about.setdefault("left_out", left_out.to_json())  # a packed dataset has told already
     shards = tuple(each.shard for each in done)
     return DatasetInfo(tuple(classes), shards, sha256_hex(index), about), index
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import itertools
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -56,6 +56,7 @@ class Prepared(NamedTuple):
         error: Reason why the image cannot be used; `data` is empty then.
         original: Bytes of the tar with the image before rewriting; None if rewriting changed nothing.
         is_cuttable: Whether the image was rewritten so that crops can be cut out of it.
+        unused: What the image holds beside its pixels as they are decoded; see `images.unused_parts`.
     """
 
     sample: Sample
@@ -65,6 +66,7 @@ class Prepared(NamedTuple):
     error: ImageError | None
     original: bytes | None = None
     is_cuttable: bool = False
+    unused: Sequence[str] = ()
 
 
 def prepare_all(work: Iterable[Work], threads: int) -> Generator[Prepared, None, None]:
@@ -107,6 +109,7 @@ def prepare(work: Work) -> Prepared:
         raise DatasetError(
             f"{sample.place} cannot be read: {error}", "Nothing was packed.", "check the source"
         ) from error
+    unused = images.unused_parts(members.image)
     try:
         members, rewritten = _checked(members, str(sample.place), work)
     except ImageError as error:
@@ -127,7 +130,7 @@ def prepare(work: Work) -> Prepared:
     if image != members.image:
         original = sample_bytes(sample.key, {extension: members.image, **others})[0]
     digest = hashlib.sha256(image).digest()
-    return Prepared(sample, data, spans[extension], digest, None, original, rewritten is not None)
+    return Prepared(sample, data, spans[extension], digest, None, original, rewritten is not None, unused)
 
 
 def _checked(members: Members, name: str, work: Work) -> tuple[Members, bytes | None]:

@@ -10,7 +10,7 @@ from teacher_cache import images
 from teacher_cache.dataset.index import DATASET_FILE, DatasetInfo, read_info
 from teacher_cache.dataset.shards import check_shard
 from teacher_cache.dataset.sources.folders import class_folders, folder_source
-from teacher_cache.dataset.sources.parquet import parquet_source
+from teacher_cache.dataset.sources.parquet import ARROW_SUFFIX, parquet_source
 from teacher_cache.dataset.sources.source import Source, SourceOptions, is_system, readable
 from teacher_cache.dataset.sources.splits import check_complete, choose, has_splits
 from teacher_cache.dataset.sources.tars import SUFFIXES, tar_source
@@ -18,6 +18,8 @@ from teacher_cache.errors import DatasetError
 from teacher_cache.storage.store import Store
 
 _OPTIONS = SourceOptions()
+_TABLES = (".parquet", ARROW_SUFFIX)
+"""Suffixes of files of rows; `save_to_disk` of Hugging Face's datasets writes the second kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Found:
 
     Attributes:
         root: Folder of the class folders or files.
-        parquet, tars: Files of one kind; both are empty where there are class folders.
+        parquet, tars: Files of rows, parquet or Arrow, or tars; both are empty where there are class folders.
         above: Folders passed on the way from the path given to `root`.
         notes: Assumptions, as text.
         packed: Description of a packed dataset; None for other folders.
@@ -99,7 +101,7 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
             [root] if root.is_file() else [entry for entry in root.iterdir() if not is_system(entry.name)]
         )
         files = [entry for entry in entries if not entry.is_dir()]
-        parquet = sorted(entry for entry in files if entry.name.lower().endswith(".parquet"))
+        parquet = sorted(entry for entry in files if entry.name.lower().endswith(_TABLES))
         tars = sorted(entry for entry in files if entry.name.lower().endswith(SUFFIXES))
         folders = class_folders(root)
         if (root / DATASET_FILE).is_file() and split is not None:
@@ -121,7 +123,7 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
             raise DatasetError(
                 f"source {path!r} is a file of an unknown kind",
                 "There is nothing to pack.",
-                f"give a folder, or a file with the suffix .parquet, {', '.join(SUFFIXES)}",
+                f"give a folder, or a file with the suffix {', '.join((*_TABLES, *SUFFIXES))}",
             )
         if options.splits and has_splits(folders):
             chosen = choose(folders, split, str(root))
@@ -148,9 +150,9 @@ def _files(
 ) -> list[Path]:
     """Return the files of one kind and split. Raises DatasetError if numbered files are missing."""
     splits_beside = [folder.name for folder in folders if options.splits and has_splits([folder])]
-    if (parquet and tars) or splits_beside:
+    if len({file.suffix.lower() for file in parquet}) > 1 or (parquet and tars) or splits_beside:
         raise DatasetError(
-            f"{root} holds {len(parquet)} parquet files, {len(tars)} tars and the folders "
+            f"{root} holds {len(parquet)} parquet or Arrow files, {len(tars)} tars and the folders "
             f"{', '.join(splits_beside) or 'none'}",
             "Any of these could hold the images, and together they could mix several splits.",
             "give one of the folders, or move the others away",
@@ -175,7 +177,7 @@ def _is_wrapper(folder: Path, root: Path) -> bool:
     if any(entry.is_file() and not is_system(entry.name) and _is_image(entry) for entry in root.iterdir()):
         return False
     inner = [entry for entry in folder.iterdir() if not is_system(entry.name)]
-    return any(entry.is_dir() or entry.name.lower().endswith((".parquet", *SUFFIXES)) for entry in inner)
+    return any(entry.is_dir() or entry.name.lower().endswith((*_TABLES, *SUFFIXES)) for entry in inner)
 
 
 def _is_image(file: Path) -> bool:

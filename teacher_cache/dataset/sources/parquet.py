@@ -1,4 +1,4 @@
-"""Source of images in Hugging Face style parquet files."""
+"""Source of images in Hugging Face style parquet files, and in the Arrow files that `save_to_disk` writes."""
 
 from __future__ import annotations
 
@@ -64,9 +64,15 @@ def parquet_source(files: Sequence[Path], options: SourceOptions) -> Source:
     return Source("parquet", classes.names, samples, LeftOut(), [*names_notes, *classes.notes], keep=spool)
 
 
+ARROW_SUFFIX = ".arrow"
+
+
 def read_schema(file: Any, name: str) -> pa.Schema:
-    """Return the schema of a parquet file, given as a path or an open file. Raises DatasetError."""
+    """Return the schema of a parquet or Arrow file, given as a path or an open file. Raises DatasetError."""
     with readable(name):
+        if name.lower().endswith(ARROW_SUFFIX):
+            with pa.OSFile(file) as stream, pa.ipc.open_stream(stream) as batches:
+                return batches.schema
         return pq.read_schema(file)
 
 
@@ -122,7 +128,7 @@ def named_columns(
 
 def row_key(file: Path, number: int) -> str:
     """Return the key of a row."""
-    return key_of(f"{file.name.removesuffix('.parquet')}-{number:08d}")
+    return key_of(f"{file.name.removesuffix('.parquet').removesuffix(ARROW_SUFFIX)}-{number:08d}")
 
 
 def rows_of(
@@ -139,12 +145,19 @@ def rows_of(
         DatasetError: The file is damaged, or a row has no image or label.
     """
     with readable(named or file):
-        names = [name for name in (columns.image, columns.label) if name is not None]
-        first = 0
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=names):
-            beside = file.parent if takes_paths else None
+        first, beside = 0, file.parent if takes_paths else None
+        for batch in _batches(file, [name for name in (columns.image, columns.label) if name is not None]):
             yield from _rows_of_batch(named or file, columns, batch, first, beside)
             first += batch.num_rows
+
+
+def _batches(file: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    if file.name.lower().endswith(ARROW_SUFFIX):
+        with pa.OSFile(str(file)) as stream, pa.ipc.open_stream(stream) as batches:
+            for batch in batches:
+                yield batch.select(names)
+    else:
+        yield from pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=names)
 
 
 def _rows_of_batch(
