@@ -1,7 +1,8 @@
 """Command lines made from frozen dataclasses: one command per dataclass, one flag per field.
 
 Every command takes `--config file.yaml` with the flags' names as keys; flags after it override it.
-Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was wrong, 130 interrupted.
+Exit codes: 0 done, 1 the work failed or a check fell short, 2 the request was wrong, 130 interrupted, 141 the
+reader of the output has closed it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import io
 import json
+import os
 import signal
 import sys
 import types
@@ -42,6 +45,10 @@ class Command(NamedTuple):
 
 def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
     """Parse `argv`, run the command it names, and return the exit code; errors are printed, not raised."""
+    return _reported(prog, lambda: _run_one_of(prog, summary, commands, argv))
+
+
+def _run_one_of(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(prog, summary, commands))
         return 0 if argv else 2
@@ -54,12 +61,28 @@ def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: 
 
 def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:
     """Parse the flags of one command, run it, and return the exit code; errors are printed, not raised."""
+    return _reported(prog, lambda: _run(prog, command, argv))
+
+
+def _run(prog: str, command: Command, argv: Sequence[str]) -> int:
+    signal.signal(signal.SIGTERM, _interrupt)
+    if command.has_own_config:
+        config = _with_plain_types(command.config)
+        return command.run(tyro.cli(config, args=list(argv), prog=prog, description=config.__doc__))
+    return command.run(parse(command.config, argv, prog, command.named))
+
+
+def _reported(prog: str, call: Callable[[], int]) -> int:
+    """Return the exit code of a call; print an error instead of raising it."""
+    _make_output_safe()
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
-        if command.has_own_config:
-            config = _with_plain_types(command.config)
-            return command.run(tyro.cli(config, args=list(argv), prog=prog, description=config.__doc__))
-        return command.run(parse(command.config, argv, prog, command.named))
+        try:
+            return call()
+        finally:
+            sys.stdout.flush()  # a full disk or a closed pipe is told here rather than when Python ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except TeacherCacheError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.exit_code
@@ -71,6 +94,15 @@ def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: stopped before it was done", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _make_output_safe() -> None:
+    """Let a character that a terminal cannot show, or output that is closed, end no command."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123  # open as long as the program is
+    sys.stderr = sys.stderr or sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def parse(
