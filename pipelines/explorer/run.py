@@ -39,7 +39,7 @@ def write_pages(config: ViewConfig, track: Track) -> int:
         raise InputError(
             f"--static {config.static} is not empty",
             "Old and new pages would be mixed.",
-            "choose a new folder",
+            "choose a new folder, or empty this one",
         )
     if collection.has_images:
         collection.check_pixels()  # before a page is written

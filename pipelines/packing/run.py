@@ -124,7 +124,7 @@ def pack_options(config: PackConfig) -> PackOptions:
 def source_options(config: PackConfig) -> SourceOptions:
     """Return the flags as options of `open_source`."""
     classes = None
-    if config.classes is not None and Store(config.classes).stat(DATASET_FILE) is not None:
+    if config.classes is not None and Store(config.classes).stat_optional(DATASET_FILE) is not None:
         classes = list(read_info(Store(config.classes)).classes)
     elif config.classes is not None:
         try:

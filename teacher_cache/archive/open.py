@@ -20,7 +20,7 @@ AnySource: TypeAlias = LabelSource | LabelEnsemble
 
 def is_export(store: Store) -> bool:
     """Return whether a store holds an export."""
-    return store.stat(EXPORT_FILE) is not None
+    return store.stat_optional(EXPORT_FILE) is not None
 
 
 def open_labels(url: str, room: CacheRoom = DEFAULT_ROOM) -> LabelSource:

@@ -204,7 +204,7 @@ def open_following(url: str, room: CacheRoom, patience: Patience) -> LabelSource
         if filling.news() is not None:
             is_begun = store.stat(SPEC_FILE) is not None
             return FollowingReader(url, room, patience.timeout_s) if is_begun else None
-        return ArchiveReader(url, room) if store.stat(MANIFEST_FILE) is not None else None
+        return ArchiveReader(url, room) if store.stat_optional(MANIFEST_FILE) is not None else None
 
     return until(find, f"a job that fills {url}", filling.news, patience)
 

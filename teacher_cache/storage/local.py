@@ -26,6 +26,8 @@ _PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
 _BUSY_S = 5.0
 """Seconds in which a lock is tried: workers of a process that was killed may hold it for a moment."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
+"""Answers of file systems that cannot link a file, or sync a folder: exFAT, SMB, many FUSE."""
 
 
 class LocalStore(Store):
@@ -87,7 +89,7 @@ class LocalStore(Store):
         if self.stat(name) is not None:
             return False
         try:
-            with self._publishing(name, os.link) as partial:
+            with self._publishing(name, _link) as partial:
                 partial.write_bytes(data)
         except FileExistsError:
             return False
@@ -232,10 +234,28 @@ def _make_folder(folder: Path) -> None:
         _fsync(folder.parent)
 
 
+def _link(partial: Path, target: Path) -> None:
+    """Give a file a second name, or its only one where there are no links. Raises FileExistsError."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_SUCH_CALL:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        partial.replace(target)
+
+
 def _fsync(path: Path) -> None:
+    """Write a file or folder to the disk, as far as its file system knows how."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_CALL:
+            raise
     finally:
         os.close(handle)
 

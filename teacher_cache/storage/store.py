@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from teacher_cache.errors import InputError
+from teacher_cache.errors import DeniedError, InputError
 
 STORES: Mapping[str, str] = {
     "file": "teacher_cache.storage.local:LocalStore",
@@ -37,7 +37,8 @@ class Store:
         root: Path of the store's folder in its file system.
         volume: File system or bucket that relative URLs stay within.
         is_local: Whether objects are files of this machine.
-        can_list: Whether the names of objects can be asked for; a web server gives objects by name only.
+        can_list: Whether the names of objects can be asked for; a web server, or a bucket without the
+            right to list it, gives objects by name only.
         max_folder_files: Largest number of objects in a folder; None for no limit.
         batch_bytes: Bytes that are best written by one `put_many`; 0 where objects are written singly.
 
@@ -45,7 +46,7 @@ class Store:
         InputError: No installed library opens the URL.
     """
 
-    is_local, can_list = False, True
+    is_local = False
     max_folder_files: int | None = None
     batch_bytes = 0
     root: str
@@ -69,6 +70,10 @@ class Store:
             self._open()
         except (ImportError, ValueError) as error:
             raise _not_opened(self.url, error) from error
+
+    @property
+    def can_list(self) -> bool:  # noqa: D102  # see Attributes
+        return True
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -184,8 +189,8 @@ class Store:
     def put_new(self, name: str, data: bytes) -> bool:
         """Write a whole object if no object has that name, and return whether this call wrote it.
 
-        Of several concurrent callers on a local store, exactly one writes it; object stores do not
-        guarantee that. Raises as `put`.
+        Of several concurrent callers on a local store, exactly one writes it; object stores, and file
+        systems without hard links, do not guarantee that. Raises as `put`.
         """
         is_new = self.stat(name) is None
         if is_new:
@@ -207,6 +212,17 @@ class Store:
     def stat(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if there is no such object."""
         raise NotImplementedError
+
+    def stat_optional(self, name: str) -> int | None:
+        """Return the size of an object that may be absent, or None if it is, or if the store denies it.
+
+        A bucket that may be read but not listed denies what is not there, as it denies what is forbidden.
+        Ask for an object that must be there by `stat`.
+        """
+        try:
+            return self.stat(name)
+        except DeniedError:
+            return None
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the names of all objects under a folder, sorted; none if there is no such folder.

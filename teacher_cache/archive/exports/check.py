@@ -1,19 +1,31 @@
-"""Check an export before it is written."""
+"""Check an export before it is written, and let one that stopped go on."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 from teacher_cache.archive.readers.source import LabelSource, view_ranges
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
+from teacher_cache.exact.canonical import seal
 from teacher_cache.storage.store import Store
 
+_PLAN = "exporting.json"
+"""Request of an unfinished export; it is removed at the end."""
 
-def check_export(source: LabelSource, dataset: PackedDataset, views: range, destination: Store) -> None:
-    """Refuse an export that would be incomplete, or whose destination holds other files.
+
+@contextlib.contextmanager
+def exporting(
+    kind: str, source: LabelSource, dataset: PackedDataset, views: range, destination: Store
+) -> Iterator[None]:
+    """Refuse an export that would be incomplete, or whose destination holds anything but its beginning.
+
+    Objects that the destination holds were written whole by the same request, and need not be written again.
 
     Raises:
-        ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination is not
-            empty.
+        ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination holds
+            other files.
     """
     source.check_replay(dataset.info)
     missing = sorted(set(views) - set(source.views))
@@ -29,9 +41,17 @@ def check_export(source: LabelSource, dataset: PackedDataset, views: range, dest
             "The export would lack the labels of the other images.",
             "pull the rest first",
         )
-    if destination.list():
+    asked = {"kind": kind, "labels": source.fingerprint, "dataset": dataset.info.sha256}
+    plan = seal({**asked, "views": [views.start, views.stop]})
+    destination.sweep()
+    names = destination.list()
+    if names and (_PLAN not in names or destination.get(_PLAN) != plan):
         raise ArchiveError(
             f"destination {destination.url} is not empty",
             "What lies there could be taken for part of the export.",
             "choose a new folder, or empty this one",
         )
+    if not names:
+        destination.put(_PLAN, plan)
+    yield
+    destination.delete(_PLAN)

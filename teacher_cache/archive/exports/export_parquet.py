@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from teacher_cache import images
-from teacher_cache.archive.exports.check import check_export
+from teacher_cache.archive.exports.check import exporting
 from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.program.progress import Track
@@ -30,15 +30,19 @@ def export_parquet(
     Raises:
         ArchiveError: The labels do not belong to the dataset, or one is damaged.
     """
-    check_export(source, dataset, views, destination)
-    with track("export", len(dataset.info.shards), "shards") as advance:
+    with (
+        exporting("tables", source, dataset, views, destination),
+        track("export", len(dataset.info.shards), "shards") as advance,
+    ):
         for shard in range(len(dataset.info.shards)):
-            rows = dataset.rows_of(shard)
-            keys = dataset.index.keys[rows.start : rows.stop]
-            tables = [_table(source, shard, view, rows, keys) for view in views]
-            sink = io.BytesIO()
-            pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
-            destination.put(f"labels-{shard:06d}.parquet", sink.getvalue())
+            name = f"labels-{shard:06d}.parquet"
+            if destination.stat(name) is None:
+                rows = dataset.rows_of(shard)
+                keys = dataset.index.keys[rows.start : rows.stop]
+                tables = [_table(source, shard, view, rows, keys) for view in views]
+                sink = io.BytesIO()
+                pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
+                destination.put(name, sink.getvalue())
             advance(1)
 
 
@@ -53,15 +57,18 @@ def export_images(
     Raises:
         ArchiveError: The labels do not belong to the dataset, or one is damaged.
     """
-    check_export(source, dataset, views, destination)
-    with track("export", len(dataset), "samples") as advance:
+    with (
+        exporting("images", source, dataset, views, destination),
+        track("export", len(dataset), "samples") as advance,
+    ):
         for shard in range(len(dataset.info.shards)):
-            rows = dataset.rows_of(shard)
-            sink = io.BytesIO()
-            table = _images_table(source, dataset, shard, views)
-            pq.write_table(table, sink, row_group_size=_ROWS_PER_GROUP, compression="zstd")
-            destination.put(f"data-{shard:06d}.parquet", sink.getvalue())
-            advance(len(rows))
+            name = f"data-{shard:06d}.parquet"
+            if destination.stat(name) is None:
+                sink = io.BytesIO()
+                table = _images_table(source, dataset, shard, views)
+                pq.write_table(table, sink, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+                destination.put(name, sink.getvalue())
+            advance(len(dataset.rows_of(shard)))
 
 
 def _images_table(source: LabelSource, dataset: PackedDataset, shard: int, views: range) -> pa.Table:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import webdataset
 
 from teacher_cache import images
-from teacher_cache.archive.exports.check import check_export
+from teacher_cache.archive.exports.check import exporting
 from teacher_cache.archive.format.calibration import copy_agreement
 from teacher_cache.archive.format.tars import (
     AFFINITY_FILE,
@@ -61,7 +61,13 @@ def export_tars(
         ArchiveError: The archive lacks a view, or does not belong to the dataset; the destination is not
             empty; a label or image is damaged.
     """
-    check_export(reader, dataset, views, destination)
+    with exporting("tars", reader, dataset, views, destination):
+        return _export_tars(reader, dataset, views, destination, track)
+
+
+def _export_tars(
+    reader: ArchiveReader, dataset: PackedDataset, views: range, destination: Store, track: Track
+) -> Exported:
     affinity = reader.affinity_arrays()
     affinity_npy = None if affinity is None else npy_bytes(affinity_records(affinity, reader.spec))
     if affinity_npy is not None:
@@ -79,11 +85,17 @@ def export_tars(
         for number, shard in enumerate(dataset.info.shards):
             labels = shard_labels(reader, number, views)
             digests.append(sha256_hex(b"".join(values.tobytes() for values in labels)))
-            with destination.put_file(shard.name) as path:
-                num_misnamed += _write_tar(path, dataset, number, labels, list(offsets), extension)
+            is_there = destination.stat(shard.name) is not None
+            opened = destination.local_copy(shard.name) if is_there else destination.put_file(shard.name)
+            with opened as path:
+                if not is_there:
+                    num_misnamed += _write_tar(path, dataset, number, labels, list(offsets), extension)
                 index_tar(path, number, columns, offsets)
                 digest = file_sha256(path)
                 shards.append(Shard(shard.name, digest, path.stat().st_size, shard.num_samples))
+            if is_there:  # an export that stopped has written it
+                blobs = map(dataset.image_bytes, dataset.rows_of(number))
+                num_misnamed += sum(images.extension_of(blob) != extension for blob in blobs)
             advance(shard.num_samples)
     index = index_bytes(pa.table(columns, schema=schema))
     info = DatasetInfo(

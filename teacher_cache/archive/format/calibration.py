@@ -56,7 +56,7 @@ def get_agreement(store: Store, spec: ArchiveSpec) -> Agreement | None:
     Raises:
         ArchiveError: The document is damaged, or belongs to another archive.
     """
-    if store.stat(AGREEMENT_FILE) is None:
+    if store.stat_optional(AGREEMENT_FILE) is None:
         return None
     document = document_of_archive(get_document(store, AGREEMENT_FILE), AGREEMENT_FILE, spec)
     return converted(document.get("agreement"), Agreement, AGREEMENT_FILE)

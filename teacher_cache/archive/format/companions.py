@@ -64,7 +64,7 @@ def get_companion(store: Store, name: str) -> bytes | None:
     Raises:
         DamagedError: It is larger than any that this program writes, or a link out of the archive.
     """
-    size = store.stat(name)
+    size = store.stat_optional(name)
     if size is None:
         return None
     if store.is_local and not _is_inside(Path(store.path(name)), Path(store.path(""))):

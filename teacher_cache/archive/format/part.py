@@ -62,10 +62,9 @@ def read_part(store: Store, manifest: Manifest) -> Part | None:
     Raises:
         ArchiveError: The document is damaged, or belongs to another manifest.
     """
-    try:
-        data = get_document(store, PART_FILE)
-    except FileNotFoundError:
+    if store.stat_optional(PART_FILE) is None:
         return None
+    data = get_document(store, PART_FILE)
     what = store.path(PART_FILE)
     document = document_of_archive(data, what, manifest.spec)
     fields = converted({name: document.get(name) for name in _PartFields.__annotations__}, _PartFields, what)

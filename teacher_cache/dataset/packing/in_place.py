@@ -142,7 +142,7 @@ def files_in(source: Store, options: SourceOptions, only: str | None = None) -> 
     Raises:
         DatasetError: There are none, or files of both kinds or of several splits.
     """
-    if source.stat(DATASET_FILE) is not None:
+    if source.stat_optional(DATASET_FILE) is not None:
         raise DatasetError(
             f"{source.url} is a packed dataset already", "It has an index.", "use it as it is: --data"
         )
