@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
+from teacher_cache.errors import InputError
 from teacher_cache.models.create import resolve_device
+from teacher_cache.stream.shares import launcher_of_several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +73,21 @@ def joined(device_name: str) -> Iterator[Ranks]:
 
     Raises:
         ModelError: There is no such device.
+        InputError: A launcher started several processes that cannot find each other.
     """
     device = resolve_device(device_name)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     is_ours = not dist.is_initialized() and "WORLD_SIZE" in os.environ
+    launcher = launcher_of_several()
+    if launcher is not None and not is_ours and not dist.is_initialized():
+        raise InputError(
+            f"{launcher} is {os.environ[launcher]}, and WORLD_SIZE is not set",
+            "Each process would be a run of its own.",
+            "start it by torchrun (srun torchrun --nnodes ... on several machines), or set RANK, WORLD_SIZE, "
+            "LOCAL_RANK, MASTER_ADDR and MASTER_PORT",
+        )
     if is_ours:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

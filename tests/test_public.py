@@ -144,11 +144,13 @@ def test_what_does_not_fit_is_refused_at_once(changes: dict, message: str, data:
 def test_processes_that_have_not_met_are_refused(
     name: str, data: str, labels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    views = LabelledViews(data, labels=labels, batch_size=4)
     monkeypatch.setenv(name, "1")
-    LabelledViews(data, labels=labels, batch_size=4)
+    assert len(views) == 8
     monkeypatch.setenv(name, "2")
-    with pytest.raises(InputError, match="Every process would see every sample"):
-        LabelledViews(data, labels=labels, batch_size=4)
+    for ask in (lambda: len(views), lambda: next(views.epoch(0)), views.state_dict):
+        with pytest.raises(InputError, match="Every process would see every sample"):
+            ask()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 from teacher_cache.archive.format.tars import EXPORT_FILE
@@ -23,7 +24,7 @@ def is_export(store: Store) -> bool:
     return store.stat_optional(EXPORT_FILE) is not None
 
 
-def open_labels(url: str, room: CacheRoom = DEFAULT_ROOM) -> LabelSource:
+def open_labels(url: str | Path, room: CacheRoom = DEFAULT_ROOM) -> LabelSource:
     """Open an archive or an export.
 
     Args:
@@ -33,6 +34,7 @@ def open_labels(url: str, room: CacheRoom = DEFAULT_ROOM) -> LabelSource:
     Raises:
         ArchiveError: The URL holds neither, or the labels are unfinished or damaged.
     """
+    url = str(url)
     return ExportReader(url, room) if is_export(Store(url)) else ArchiveReader(url, room)
 
 

@@ -110,7 +110,7 @@ def view_batch(
     Args:
         rendered: Batch of a renderer.
         labels: Teacher labels of the batch, on the CPU.
-        pin_memory: Whether to copy all of it to pinned memory, for copies to CUDA.
+        pin_memory: Whether to copy all of it to pinned memory, for copies to CUDA, where there is CUDA.
     """
     finishing = None if rendered.finishing is None else Finishing(*map(torch.from_numpy, rendered.finishing))
     weight_B = None if rendered.weight_B is None else torch.from_numpy(rendered.weight_B)
@@ -122,7 +122,7 @@ def view_batch(
         torch.from_numpy(rendered.rows_B),
         torch.from_numpy(rendered.views_B),
     )
-    return _pinned(batch) if pin_memory else batch
+    return _pinned(batch) if pin_memory and torch.cuda.is_available() else batch
 
 
 def _pinned(value: Any) -> Any:

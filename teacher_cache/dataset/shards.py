@@ -85,17 +85,17 @@ class PackedDataset:
         DatasetError: The URL holds no packed dataset, a description is damaged, or a shard's size is wrong.
     """
 
-    def __init__(self, url: str, room: CacheRoom = DEFAULT_ROOM) -> None:
-        self.url, self._room = url, room
+    def __init__(self, url: str | Path, room: CacheRoom = DEFAULT_ROOM) -> None:
+        self.url, self._room = str(url), room
         self._store = Store(url)
         self.info: DatasetInfo = read_info(self._store)
         self.index: Index = Index(read_index_table(self._store, self.info))
         place = self.info.in_place
         self._files: Sequence[Shard | SourceFile] = self.info.shards if place is None else place.files
         self._images = self._store if place is None else Store(place.root)
-        sizes = self._images.sizes()
+        size_of = self._images.sizes().get if self._images.can_list else self._images.stat
         for file in self._files:
-            size = sizes.get(file.name)
+            size = size_of(file.name)
             if size != file.num_bytes:
                 raise DatasetError(
                     f"shard {self._images.path(file.name)} has {size or 0:,} of {file.num_bytes:,} bytes",

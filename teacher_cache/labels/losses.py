@@ -32,7 +32,7 @@ import torch.nn.functional as F  # noqa: N812  # as torch's own documentation na
 from teacher_cache.labels.ensemble import mean_log_probabilities, top_classes
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
 from teacher_cache.labels.tails import dense_probabilities
-from teacher_cache.labels.topk import AnyAffinity, AnyLabels, EnsembleLabels, Labels
+from teacher_cache.labels.topk import AnyAffinity, AnyLabels, EnsembleAffinity, EnsembleLabels, Labels
 
 
 def hard_loss(
@@ -54,8 +54,10 @@ def hard_loss(
         affinity: Class affinities of the archives, on the same device, for several teachers.
 
     Raises:
-        ValueError: For several teachers and K < C, the tail is "bucket", or "affinity" without an affinity.
+        ValueError: The student's classes are not the teacher's; or for several teachers and K < C, the tail
+            is "bucket", or "affinity" without an affinity.
     """
+    _check_classes(logits_BC, labels, affinity)
     classes_B = top_classes(labels, logits_BC.shape[1], tail=tail, affinity=affinity)
     return F.cross_entropy(logits_BC, classes_B)
 
@@ -73,14 +75,18 @@ def soft_loss(
     Args:
         logits_BC: Student logits, float32.
         labels: Teacher labels on the same device.
-        temperature: Temperature, tau of the module's formulas.
+        temperature: Temperature, tau of the module's formulas, above 0.
         tail: Rule that spreads the tail mass.
         affinity: Class affinity of the archive, on the same device; tail "affinity" needs it where K < C.
 
     Raises:
-        ValueError: The tail is "affinity", K < C, and there is no affinity; or there are several teachers and
-            the tail is "bucket".
+        ValueError: The temperature is not above 0; the student's classes are not the teacher's; the tail is
+            "affinity", K < C, and there is no affinity; or there are several teachers and the tail is
+            "bucket".
     """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature {temperature}: logits are divided by it, so give a number above 0")
+    _check_classes(logits_BC, labels, affinity)
     num_classes = logits_BC.shape[1]
     student_BC = F.log_softmax(logits_BC / temperature, dim=1)
     if isinstance(labels, EnsembleLabels):
@@ -123,3 +129,23 @@ def _kl(teacher_BN: torch.Tensor, student_BN: torch.Tensor) -> torch.Tensor:
     """Return the sum over N of u log(u / s), from log u and log s; terms are 0 where u is 0."""
     share_BN = teacher_BN.exp()
     return (share_BN * (teacher_BN - student_BN)).where(share_BN > 0, 0.0).sum(1)
+
+
+def _check_classes(logits_BC: torch.Tensor, labels: AnyLabels, affinity: AnyAffinity) -> None:
+    """Refuse labels of other classes than the student's, as far as that costs nothing on the device."""
+    members = labels.members if isinstance(labels, EnsembleLabels) else (labels,)
+    affinities = affinity.members if isinstance(affinity, EnsembleAffinity) else (affinity,)
+    num_classes = logits_BC.shape[1]
+    for one in affinities:
+        if one is not None and len(one.class_ids_BK) != num_classes + 1:  # the last is the mean
+            raise ValueError(
+                f"a student of {num_classes} classes, and labels of {len(one.class_ids_BK) - 1}: its outputs "
+                "would mean other classes; make the model with num_classes=views.num_classes"
+            )
+    for each in members:
+        ids_BK = each.class_ids_BK
+        if ids_BK.device.type == "cpu" and ids_BK.numel() and int(ids_BK.max()) >= num_classes:
+            raise ValueError(
+                f"a label names class {int(ids_BK.max())}, and the student has {num_classes} classes: make "
+                "the model with num_classes=views.num_classes"
+            )

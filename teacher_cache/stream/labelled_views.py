@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from teacher_cache.archive.open import AnySource, LabelPlaces, open_any
 from teacher_cache.archive.readers.source import view_ranges
@@ -15,11 +17,10 @@ from teacher_cache.labels.topk import AnyAffinity
 from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom
 from teacher_cache.stream.plan import StreamPlan, ViewSchedule
 from teacher_cache.stream.position import State, batches_at, state_at
+from teacher_cache.stream.shares import given_share, share_of_process
 from teacher_cache.stream.stream import ViewStream
 from teacher_cache.views.recipe import Recipe, load_recipe
 
-_LAUNCHED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-"""Environment variables in which torchrun, srun, Open MPI and MPICH give the number of processes."""
 _NEW_VIEWS = 10_000
 """Number of views of a dataset without labels: a new one each epoch, for longer than any run."""
 
@@ -28,7 +29,8 @@ class LabelledViews:
     """Views of a packed dataset with a teacher's labels, epoch by epoch.
 
     The order is a pure function of the seed: the same for any number of workers, and shared out among the
-    processes of a run without overlap. Each epoch sees the next of the archive's views.
+    processes of a run without overlap. Each epoch sees the next of the archive's views. Which share is this
+    process's is asked when an epoch begins, so torch.distributed may be initialized later than this object.
 
         views = LabelledViews("data/train", labels="labels", batch_size=256)
         for epoch in range(views.next_epoch, 300):
@@ -44,7 +46,8 @@ class LabelledViews:
         recipe: Recipe, its name or YAML file, for views without labels; an archive brings its own.
         img_size: Side of a view in pixels, for views without labels.
         views: View indices, one per epoch, in a cycle; by default the archive's, or a new one each epoch.
-        drop_last: Leave out the samples that do not fill a batch of all processes.
+        drop_last: Leave out the samples that do not fill a batch of all processes; without it, these must
+            be enough for each process to have one.
         views_per_load: Views rendered each time an image is decoded; epochs have as many batches as with 1.
         rank: Number of this process; torch.distributed's by default, or 0 without it.
         world_size: Number of processes; torch.distributed's by default, or 1 without it.
@@ -61,47 +64,46 @@ class LabelledViews:
 
     def __init__(
         self,
-        data: str | PackedDataset,
-        labels: str | Sequence[str] | AnySource | None = None,
+        data: str | Path | PackedDataset,
+        labels: str | Path | Sequence[str | Path] | AnySource | None = None,
         *,
         batch_size: int,
         label_weights: Sequence[float] = (),
         seed: int = 0,
         recipe: str | Recipe | None = None,
         img_size: int | None = None,
-        views: Sequence[int] | None = None,
+        views: Iterable[int] | None = None,
         drop_last: bool = True,
         views_per_load: int = 1,
         rank: int | None = None,
         world_size: int | None = None,
         room: CacheRoom = DEFAULT_ROOM,
     ) -> None:
-        self.dataset = PackedDataset(data, room) if isinstance(data, str) else data
+        self.dataset = data if isinstance(data, PackedDataset) else PackedDataset(str(data), room)
         self.labels = _open(labels, room, label_weights)
         self.recipe = _recipe(self.labels, recipe, img_size)
         if views is None:
             views = range(_NEW_VIEWS) if self.labels is None else self.labels.views
-        rank, world_size = _this_process(rank, world_size)
-        self._schedule = ViewSchedule(views)
+        self._schedule = ViewSchedule(views if isinstance(views, range) else [int(view) for view in views])
+        self._share = given_share(rank, world_size)
+        rank, world_size = self._share or (0, 1)  # until an epoch begins
         self._plan = StreamPlan(
             len(self.dataset),
             self.dataset.info.samples_per_shard,
-            batch_size,
-            seed=seed,
+            operator.index(batch_size),
+            seed=operator.index(seed),
             rank=rank,
             world_size=world_size,
             drop_last=drop_last,
-            views_per_load=views_per_load,
+            views_per_load=operator.index(views_per_load),
             shards=None if self.labels is None else self.labels.shards,
         )
         self._batches_done = self._resume_at = 0
-        self._stream = ViewStream(
-            self.dataset, self.recipe, self._plan, self._schedule, num_batches=0, archive=self.labels
-        )
+        self._stream = self._new_stream()
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch of this process."""
-        return self._plan.batches_per_epoch
+        return self._settled().batches_per_epoch
 
     @property
     def num_classes(self) -> int:
@@ -127,11 +129,15 @@ class LabelledViews:
         Args:
             number: Number of the epoch, from 0.
             workers: Processes that render views; 0 renders in this process. They live as long as this object.
-            pin_memory: Put batches into pinned memory, for copies to CUDA.
+            pin_memory: Put batches into pinned memory, for copies to CUDA; without CUDA it does nothing.
 
         Raises:
+            InputError: A number is negative, or this process's share is not known or empty.
             DatasetError, ImageError, ArchiveError: An image or a label is damaged; the message names it.
         """
+        if number < 0 or workers < 0:
+            raise InputError(f"epoch {number} with {workers} workers", "Both count from 0.", "give 0 or more")
+        number = operator.index(number)
         first, stop = number * len(self), (number + 1) * len(self)
         if first < self._resume_at < stop:
             first = self._resume_at
@@ -146,7 +152,7 @@ class LabelledViews:
 
         A batch counts as soon as it is yielded, so take the state after the update that uses the batch.
         """
-        return state_at(self._batches_done, self._plan, self._identity)
+        return state_at(self._batches_done, self._settled(), self._identity)
 
     def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Continue after the samples that `state_dict` counted, with any batch size and processes that fit.
@@ -155,7 +161,38 @@ class LabelledViews:
             InputError: The state is of another dataset, other labels or another seed, or its position lies
                 within a batch of this run.
         """
-        self._batches_done = self._resume_at = batches_at(state, self._plan, self._identity)
+        self._batches_done = self._resume_at = batches_at(state, self._settled(), self._identity)
+
+    def _settled(self) -> StreamPlan:
+        """Return the plan of this process's share, as it is now; a position is converted to it.
+
+        Raises:
+            InputError: A launcher started several processes that do not know of each other, or the last
+                batch of an epoch is too small for all of them.
+        """
+        share, plan = self._share or share_of_process(), self._plan
+        if share != (plan.rank, plan.world_size):
+            self._plan = dataclasses.replace(plan, **share._asdict())
+            begun, resumed = (
+                batches_at(state_at(batches, plan, {}), self._plan, {})
+                for batches in (self._batches_done, self._resume_at)
+            )
+            self._batches_done, self._resume_at = begun, resumed
+            self._stream.close()
+            self._stream = self._new_stream()
+        rest = self._plan.rows_per_pass % self._plan.global_batch_size
+        if not self._plan.drop_last and 0 < rest < share.world_size:
+            raise InputError(
+                f"the last batch of an epoch has {rest} samples for {share.world_size} processes",
+                "A process would have none, and the mean of its loss would not be a number.",
+                "set drop_last=True, or choose another batch_size",
+            )
+        return self._plan
+
+    def _new_stream(self) -> ViewStream:
+        return ViewStream(
+            self.dataset, self.recipe, self._plan, self._schedule, num_batches=0, archive=self.labels
+        )
 
     @functools.cached_property
     def _identity(self) -> State:
@@ -170,11 +207,11 @@ class LabelledViews:
 
 
 def _open(
-    labels: str | Sequence[str] | AnySource | None, room: CacheRoom, weights: Sequence[float]
+    labels: str | Path | Sequence[str | Path] | AnySource | None, room: CacheRoom, weights: Sequence[float]
 ) -> AnySource | None:
-    urls = [labels] if isinstance(labels, str) else labels
+    urls = [labels] if isinstance(labels, (str, Path)) else labels
     if isinstance(urls, Sequence) and urls:
-        return open_any(LabelPlaces(urls, room, weights))
+        return open_any(LabelPlaces([str(url) for url in urls], room, weights))
     if weights or urls == []:
         raise InputError(
             f"labels {labels!r} with label_weights {tuple(weights)}",
@@ -194,24 +231,3 @@ def _recipe(labels: AnySource | None, recipe: str | Recipe | None, img_size: int
             )
         return labels.recipe
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe or "deit", img_size)
-
-
-def _this_process(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return rank and world size, from torch.distributed if they are not given."""
-    if (rank is None) != (world_size is None):
-        raise InputError(f"rank {rank}, world_size {world_size}", "Both or neither are needed.", "give both")
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    for name in _LAUNCHED:
-        if os.environ.get(name, "1") in ("", "0", "1"):
-            continue
-        raise InputError(
-            f"{name} is {os.environ[name]}, but torch.distributed is not initialized",
-            "Every process would see every sample.",
-            "call torch.distributed.init_process_group first, or pass rank and world_size",
-        )
-    return 0, 1

@@ -1,5 +1,8 @@
 """Every loss against its formula, written out densely in float64."""
 
+import functools
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -148,3 +151,21 @@ def test_every_tail_is_finite_where_it_is_nothing(tail: str, mass: float) -> Non
 def test_a_tail_by_an_affinity_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="affinity"):
         soft_loss(logits(1), labels_from_logits(logits(0), 3), temperature=1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_that_is_not_above_0_is_refused(temperature: float) -> None:
+    logits_BC = torch.randn(2, 5)
+    with pytest.raises(ValueError, match="give a number above 0"):
+        soft_loss(logits_BC, labels_from_logits(logits_BC, 2), temperature=temperature, tail="uniform")
+
+
+def test_a_student_of_other_classes_is_refused() -> None:
+    labels = labels_from_logits(torch.eye(5)[[4, 1]], 2)
+    affinity = labels_from_logits(torch.randn(6, 5), 3)
+    for call in (hard_loss, functools.partial(soft_loss, temperature=1.0)):
+        with pytest.raises(ValueError, match="names class 4, and the student has 4 classes"):
+            call(torch.randn(2, 4), labels)
+        with pytest.raises(ValueError, match=r"student of 9 classes, and labels of 5.*num_classes="):
+            call(torch.randn(2, 9), labels, affinity=affinity)
+    assert hard_loss(torch.randn(2, 5), labels, affinity=affinity).isfinite()
