@@ -5,18 +5,40 @@
 For several processes: Trainer(devices=N), or torchrun --nproc-per-node N examples/lightning_trainer.py ...
 """
 
+import dataclasses
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import tyro
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tyro.conf import Positional
 
-from teacher_cache import LabelledDataModule, PackedDataset, ViewBatch, hard_loss
+from teacher_cache import LabelledDataModule, ViewBatch, hard_loss, open_labels
+
+
+@dataclasses.dataclass
+class Options:
+    """Flags of a run."""
+
+    data: Positional[str]
+    """Packed dataset."""
+    labels: Positional[str]
+    """Archive of labels."""
+    output: str = "output"
+    """Folder of the state, from which a stopped run goes on."""
+    val_data: str | None = None
+    """Packed dataset whose images are classified after each epoch."""
+    epochs: int = 1
+    """Passes over the dataset."""
+    batch_size: int = 16
+    """Views in a batch of this process."""
+    workers: int = 2
+    """Processes that render views."""
 
 
 class Student(LightningModule):
@@ -34,19 +56,19 @@ class Student(LightningModule):
         self.losses.append(loss.item())
         return loss
 
+    def validation_step(self, batch: ViewBatch) -> None:
+        """Log the accuracy of a batch; Lightning weighs batches by their size."""
+        right_B = self.model(batch.inputs(self.device)).argmax(1) == batch.targets.own_B
+        self.log("accuracy", right_B.float().mean(), batch_size=len(right_B), sync_dist=True)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer."""
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
 def train(
-    data: str,
-    labels: str,
-    output: str = "output",
+    options: Options,
     *,
-    epochs: int = 1,
-    batch_size: int = 16,
-    workers: int = 2,
     teach: Callable[[ViewBatch], Any] = lambda batch: batch.labels,
     stop_after: int | None = None,
     **model_kwargs: Any,
@@ -54,34 +76,38 @@ def train(
     """Train a student with Lightning, and return the loss of each batch.
 
     Args:
-        data: Packed dataset.
-        labels: Archive of labels.
-        output: Folder of the checkpoint, from which a stopped run goes on.
-        epochs: Passes over the dataset.
-        batch_size: Views in a batch of this process.
-        workers: Processes that render views.
+        options: Flags of the run.
         teach: Function that gives the labels of a batch; the stored ones by default.
         stop_after: Number of batches after which the run stops; None runs to the end.
         **model_kwargs: Further arguments of timm.create_model.
     """
-    views = LabelledDataModule(data, labels, batch_size=batch_size, workers=workers)
+    views = LabelledDataModule(
+        options.data,
+        options.labels,
+        val_data=options.val_data,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
     torch.manual_seed(0)
-    num_classes = len(PackedDataset(data).info.classes)
-    student = Student(num_classes, teach, **model_kwargs)
+    labels = open_labels(options.labels)
+    size = {"img_size": labels.recipe.img_size, "dynamic_img_size": True, "dynamic_img_pad": True}
+    student = Student(labels.spec.labels.num_classes, teach, **{**size, **model_kwargs})
     trainer = Trainer(
-        max_epochs=epochs,
+        max_epochs=options.epochs,
         max_steps=-1 if stop_after is None else stop_after,
         devices=int(os.environ.get("WORLD_SIZE", "1")),
         use_distributed_sampler=False,
-        callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=1, save_top_k=1)],
+        callbacks=[ModelCheckpoint(options.output, save_last=True, every_n_train_steps=1, save_top_k=1)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    last = Path(output) / "last.ckpt"
+    last = Path(options.output) / "last.ckpt"
     trainer.fit(student, datamodule=views, ckpt_path=str(last) if last.exists() else None)
+    if options.val_data is not None:
+        print(f"accuracy {trainer.callback_metrics['accuracy']:.2%}")
     return student.losses
 
 
 if __name__ == "__main__":
-    print(train(sys.argv[1], sys.argv[2]))
+    print(train(tyro.cli(Options)))

@@ -5,32 +5,69 @@
 For several processes: torchrun --nproc-per-node 2 examples/timm_script.py data/train labels
 """
 
-import sys
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import tyro
 from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import unwrap_model
 from timm.utils.distributed import init_distributed_device_so
+from tyro.conf import Positional
 
 from teacher_cache import LabelledViews, StoredDistillationTask, TimmLoader, ViewBatch
 
 MODEL = "deit_tiny_distilled_patch16_224"
 
 
+@dataclasses.dataclass
+class Options:
+    """Flags of a run."""
+
+    data: Positional[str]
+    """Packed dataset."""
+    labels: Positional[str]
+    """Archive of labels."""
+    output: str = "output"
+    """Folder of the state, from which a stopped run goes on."""
+    val_data: str | None = None
+    """Packed dataset whose images are classified after each epoch."""
+    epochs: int = 1
+    """Passes over the dataset."""
+    batch_size: int = 16
+    """Views in a batch of this process."""
+    workers: int = 2
+    """Processes that render views."""
+
+
+def accuracy(model: torch.nn.Module, options: Options, img_size: int, device: torch.device | str) -> float:
+    """Return the share of the validation images whose class the model names."""
+    images = LabelledViews(
+        str(options.val_data),
+        recipe="eval",
+        img_size=img_size,
+        batch_size=options.batch_size,
+        drop_last=False,
+        rank=0,
+        world_size=1,
+    )
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for batch in images.epoch(0):
+            right += int((model(batch.inputs(device)).argmax(1).cpu() == batch.targets.own_B).sum())
+    model.train()
+    return right / len(images.dataset)
+
+
 def train(
-    data: str,
-    labels: str,
-    output: str = "output",
+    options: Options,
     *,
-    epochs: int = 1,
-    batch_size: int = 16,
-    workers: int = 2,
     teach: Callable[[ViewBatch], Any] | None = None,
     stop_after: int | None = None,
     **model_kwargs: Any,
@@ -38,29 +75,29 @@ def train(
     """Train a student as timm's train.py does, and return the loss of each batch.
 
     Args:
-        data: Packed dataset.
-        labels: Archive of labels.
-        output: Folder of the checkpoint, from which a stopped run goes on.
-        epochs: Passes over the dataset.
-        batch_size: Views in a batch of this process.
-        workers: Processes that render views.
+        options: Flags of the run.
         teach: Function that gives other labels than the stored ones, such as those of a live teacher.
         stop_after: Number of batches after which the run stops; None runs to the end.
         **model_kwargs: Further arguments of timm.create_model.
     """
     info = init_distributed_device_so("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(info["device"])
-    views = LabelledViews(data, labels=labels, batch_size=batch_size)
+    views = LabelledViews(options.data, labels=options.labels, batch_size=options.batch_size)
     torch.manual_seed(0)
-    model = timm.create_model(MODEL, num_classes=views.num_classes, **model_kwargs).to(device)
+    size = {"img_size": views.recipe.img_size, "dynamic_img_size": True, "dynamic_img_pad": True}
+    model = timm.create_model(MODEL, num_classes=views.num_classes, **{**size, **model_kwargs}).to(device)
     config = resolve_data_config(model=model)
-    loader = TimmLoader(views, mean=config["mean"], std=config["std"], device=device, workers=workers)
+    loader = TimmLoader(views, mean=config["mean"], std=config["std"], device=device, workers=options.workers)
     task = StoredDistillationTask(model, task_loss_weight=0.5, affinity=views.affinity, device=device)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
     scheduler, epochs = create_scheduler_v2(
-        optimizer, sched="cosine", num_epochs=epochs, updates_per_epoch=len(loader), step_on_epochs=False
+        optimizer,
+        sched="cosine",
+        num_epochs=options.epochs,
+        updates_per_epoch=len(loader),
+        step_on_epochs=False,
     )
-    file = Path(output) / "last.pt"
+    file = Path(options.output) / "last.pt"
     if file.exists():
         state = torch.load(file, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
@@ -84,6 +121,9 @@ def train(
                 break
         if len(losses) == stop_after:
             break
+        if options.val_data is not None and info["global_rank"] == 0:
+            found = accuracy(unwrap_model(model), options, views.recipe.img_size, device)
+            print(f"epoch {epoch}: accuracy {found:.2%}")
     if info["global_rank"] == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         states = {"model": unwrap_model(model).state_dict(), "optimizer": optimizer.state_dict()}
@@ -92,4 +132,4 @@ def train(
 
 
 if __name__ == "__main__":
-    print(train(sys.argv[1], sys.argv[2]))
+    print(train(tyro.cli(Options)))

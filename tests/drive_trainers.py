@@ -65,13 +65,9 @@ class Drive:
             return labels_from_logits(teacher.logits(batch.pixels("cpu")), 3) if live else batch.labels
 
         example = importlib.import_module(f"examples.{name}")
+        flags = {"epochs": epochs, "batch_size": batch_size, "workers": workers}
         losses = example.train(
-            self.data,
-            self.labels,
-            str(output),
-            epochs=epochs,
-            batch_size=batch_size,
-            workers=workers,
+            example.Options(self.data, self.labels, str(output), **flags),
             teach=teach,
             **options,
             **TRAINERS[name],

@@ -21,6 +21,8 @@ class LabelledDataModule(LightningDataModule):
     Args:
         data: Path or URL of a packed dataset.
         labels: Path or URL of an archive or export of labels, or several; None gives views without labels.
+        val_data: Packed dataset for Trainer's validation, each image as the recipe "eval" shows it; every
+            process classifies all of it.
         workers: Processes that render views; 0 renders in this process.
         **options: Further arguments of LabelledViews.
 
@@ -29,10 +31,17 @@ class LabelledDataModule(LightningDataModule):
     """
 
     def __init__(
-        self, data: str, labels: str | Sequence[str] | None = None, *, workers: int = 0, **options: Any
+        self,
+        data: str,
+        labels: str | Sequence[str] | None = None,
+        *,
+        val_data: str | None = None,
+        workers: int = 0,
+        **options: Any,
     ) -> None:
         super().__init__()
         self._arguments, self._workers = {"data": data, "labels": labels, **options}, workers
+        self._val_data = val_data
         self.views: LabelledViews | None = None
 
     def setup(self, stage: str) -> None:
@@ -46,6 +55,22 @@ class LabelledDataModule(LightningDataModule):
     def train_dataloader(self) -> Iterator[ViewBatch] | Any:
         """Return the batches of each epoch; Lightning calls this."""
         return _Epochs(self)
+
+    def val_dataloader(self) -> Any:
+        """Return the images of `val_data`, if there are any; Lightning calls this."""
+        if self._val_data is None:
+            return []
+        assert self.views is not None
+        images = LabelledViews(
+            self._val_data,
+            recipe="eval",
+            img_size=self.views.recipe.img_size,
+            batch_size=self._arguments["batch_size"],
+            drop_last=False,
+            rank=0,
+            world_size=1,
+        )
+        return _Validation(images, self._workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the data, for Lightning's checkpoints; empty before `setup`."""
@@ -87,3 +112,16 @@ class _Epochs:
 
     def __iter__(self) -> Iterator[ViewBatch]:
         return self._module.batches()
+
+
+class _Validation:
+    """Iterable over the images of a dataset, as often as Lightning asks."""
+
+    def __init__(self, images: LabelledViews, workers: int) -> None:
+        self._images, self._workers = images, workers
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        return self._images.epoch(0, workers=self._workers)
