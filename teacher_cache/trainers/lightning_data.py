@@ -9,7 +9,10 @@ import torch
 from lightning import LightningDataModule
 
 from teacher_cache.batches.batch import ViewBatch
+from teacher_cache.errors import InputError
 from teacher_cache.stream.labelled_views import LabelledViews
+
+_COUNTS = ("batch_size", "world_size")
 
 
 class LabelledDataModule(LightningDataModule):
@@ -77,9 +80,23 @@ class LabelledDataModule(LightningDataModule):
         return {} if self.views is None else dict(self.views.state_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue at the position in the data that a checkpoint holds."""
+        """Continue at the position in the data that a checkpoint holds.
+
+        Raises:
+            InputError: See `LabelledViews.load_state_dict`; or Lightning, which counts batches, would end the
+                epoch at another sample.
+        """
         assert self.views is not None, "Lightning sets the module up before it loads a state"
         self.views.load_state_dict(state_dict)
+        here = self.views.state_dict()
+        counts = [(name, state_dict.get(name, here[name]), here[name]) for name in _COUNTS]
+        if here["samples"] and any(then != now for _, then, now in counts):
+            said = ", ".join(f"{name} {then} then and {now} now" for name, then, now in counts)
+            raise InputError(
+                f"the checkpoint lies within an epoch, with {said}",
+                "Lightning counts batches: the rest of the epoch would be left out, or seen twice.",
+                "resume with the batch size and processes of before, or from the end of an epoch",
+            )
 
     def batches(self) -> Iterator[ViewBatch]:
         """Yield the remaining batches of the trainer's current epoch."""

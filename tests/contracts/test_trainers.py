@@ -10,8 +10,12 @@ import pytest
 from drive_trainers import TRAINERS, Drive
 from drive_trainers import main as drive_trainers
 from support import TEACHER, begun_as_two_ranks, extract_flags, teacher_checkpoint, write_class_folders
+from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments
 
+from examples import hf_trainer
 from pipelines.cli import main
+from teacher_cache import LabelledViews, ViewBatch
+from teacher_cache.errors import InputError
 
 pytestmark = pytest.mark.slow
 NUM_IMAGES, NUM_VIEWS, BATCH_SIZE = 48, 3, 8
@@ -73,3 +77,44 @@ def test_two_ranks_give_the_losses_of_a_live_teacher_and_share_every_view(
             assert rank["stopped"][1] == rank["stored"][1], name
         both = Counter(tuple(pair) for rank in ranks for pair in rank["stored"][1])
         assert both == Counter((row, view) for row in range(NUM_IMAGES) for view in range(NUM_VIEWS)), name
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "stop"),
+    [("hf_trainer", 4, 5), ("hf_trainer", 12, 3), ("lightning_trainer", 16, 2)],
+)
+def test_a_trainer_that_goes_on_in_other_batches_sees_each_view_once_or_is_refused(
+    name: str, batch_size: int, stop: int, drive: Drive, tmp_path: Path
+) -> None:
+    """Trainers count updates: their checkpoint carries what the position in the views counts in."""
+    first = drive.run(name, tmp_path, epochs=2, batch_size=BATCH_SIZE, stop_after=stop)[1]
+    with pytest.raises(InputError, match=r"(.|\n)*left out, or seen twice"):
+        drive.run(name, tmp_path, epochs=2, batch_size=batch_size)
+    rest = drive.run(name, tmp_path, epochs=2, batch_size=BATCH_SIZE)[1]
+    assert Counter(first + rest) == Counter((row, view) for row in range(NUM_IMAGES) for view in range(2))
+
+
+def test_a_second_train_of_hugging_faces_trainer_begins_anew(drive: Drive, tmp_path: Path) -> None:
+    views = LabelledViews(drive.data, labels=drive.labels, batch_size=BATCH_SIZE)
+    seen: list[tuple[int, int]] = []
+
+    def teach(batch: ViewBatch) -> object:
+        seen.extend(zip(batch.rows_B.tolist(), batch.views_B.tolist(), strict=True))
+        return batch.labels
+
+    config = ResNetConfig(id2label={0: "a", 1: "b", 2: "c"}, **TRAINERS["hf_trainer"])
+    args = TrainingArguments(
+        str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=BATCH_SIZE,
+        remove_unused_columns=False,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+    )
+    model = ResNetForImageClassification(config)
+    trainer = hf_trainer.Distiller(model, args, views=views, workers=0, teach=teach)
+    trainer.train()
+    once = list(seen)
+    trainer.train()
+    assert seen == once + once
