@@ -19,11 +19,25 @@ TeacherCacheError            exit code 1: the work failed, or a check fell short
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_USER = re.compile(r"(?P<head>\b[A-Za-z][\w+.-]*://[^\s/@:\"']*):[^\s/@\"']+@")
+_QUERY = re.compile(
+    r"(?P<head>[?&][\w.-]*(?:signature|sig|token|key|keyid|secret|password|credential|auth)=)[^\s&#\"']+",
+    re.IGNORECASE,
+)
+
+
+def masked(text: str) -> str:
+    """Return a text in whose URLs the password, and the query's signatures, tokens and keys, are ***."""
+    if "://" not in text:
+        return text
+    return _QUERY.sub(r"\g<head>***", _USER.sub(r"\g<head>:***@", text))
 
 
 class TeacherCacheError(Exception):
-    """Base of all errors that this project raises on purpose.
+    """Base of all errors that this project raises on purpose; passwords in URLs are masked.
 
     Args:
         value: Description of the problem, with the offending value in it.
@@ -34,8 +48,8 @@ class TeacherCacheError(Exception):
     exit_code = 1
 
     def __init__(self, value: str, consequence: str = "", remedy: str = "") -> None:
-        super().__init__(value, consequence, remedy)
-        self.value, self.consequence, self.remedy = value, consequence, remedy
+        self.value, self.consequence, self.remedy = map(masked, (value, consequence, remedy))
+        super().__init__(self.value, self.consequence, self.remedy)
 
     def __str__(self) -> str:
         lines = [self.value, self.consequence, f"Remedy: {self.remedy}" if self.remedy else ""]

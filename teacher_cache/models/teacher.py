@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from teacher_cache.errors import ModelError
+from teacher_cache.errors import ModelError, masked
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_knowledge import check_names
 from teacher_cache.models.class_map import MappedModel, read_class_map
@@ -125,6 +126,8 @@ def build_teacher(
     """
     _check_files(settings)
     kwargs, device = _as_json(settings.model_kwargs), resolve_device(settings.device)
+    if settings.kind == DEFAULT_KIND:
+        _check_kept(kwargs)
     model: TeacherModel = pkgutil.resolve_name(settings.builder)(
         TeacherRequest(
             name=settings.model,
@@ -167,6 +170,18 @@ def build_teacher(
         class_map_sha256=None if mapped is None else mapped.sha256,
     )
     return Teacher(module, spec, device, settings, classes_are_known=is_known)
+
+
+def _check_kept(kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that would tell of this machine in the spec, and make one teacher two."""
+    for name, value in kwargs.items():
+        for text in re.findall(r'"((?:[^"\\]|\\.)*)"', json.dumps(value)):
+            if text.startswith(("/", "~")) or masked(text) != text:
+                raise ModelError(
+                    f"--model-kwargs {name}={value}: it names a place on this machine, or a secret",
+                    "The archive would hold it, and the same teacher at another place would be another one.",
+                    "give weights by --checkpoint, and a folder of a model by --teacher local-dir:FOLDER",
+                )
 
 
 def _check_files(settings: TeacherSettings) -> None:

@@ -24,7 +24,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 import yaml
 
-from teacher_cache.errors import InputError, TeacherCacheError, nearest
+from teacher_cache.errors import InputError, TeacherCacheError, masked, nearest
 from teacher_cache.program.flags import JsonFlag
 
 
@@ -128,9 +128,9 @@ def show(config: JsonFlag, values: Any, lines: Iterable[str]) -> None:
     """
     if config.json:
         is_dataclass = dataclasses.is_dataclass(values) and not isinstance(values, type)
-        print(json.dumps(dataclasses.asdict(values) if is_dataclass else values))
+        print(masked(json.dumps(dataclasses.asdict(values) if is_dataclass else values)))
     else:
-        print("\n".join(lines))
+        print(masked("\n".join(lines)))
 
 
 def _overview(prog: str, summary: str, commands: Mapping[str, Command]) -> str:

@@ -21,7 +21,7 @@ from teacher_cache.dataset.sources.class_names import Classes, classes_of
 from teacher_cache.dataset.sources.open import check_members
 from teacher_cache.dataset.sources.source import LeftOut, SourceOptions, is_system
 from teacher_cache.dataset.sources.splits import check_complete, choose
-from teacher_cache.errors import DatasetError
+from teacher_cache.errors import DatasetError, masked
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.program.progress import Advance, Track, ignore
 from teacher_cache.storage.store import Store
@@ -48,6 +48,12 @@ def index_in_place(
         DatasetError: The files cannot be indexed; see `open_source` and `pack`.
         ImageError: An image cannot be decoded; the message names it.
     """
+    if masked(source.url) != source.url:
+        raise DatasetError(
+            f"--in-place with {source.url}, a URL with a password",
+            "The dataset would hold the URL, and whoever gets the dataset the password.",
+            "give the store's credentials in the environment, as AWS_SECRET_ACCESS_KEY",
+        )
     sizes = source.sizes()
     plan, chosen = [[name, sizes[name]] for name in names], dataclasses.asdict(options)
     for prefixed in (False, True):
