@@ -2,17 +2,24 @@
 
     python -m benchmarks.fuzz --mutations 2000
 
-A mutation flips, cuts, repeats or exchanges bytes of a file, or renames, empties, links or nests files. Then
-the source is packed, and tars and parquet files are indexed in place. What is packed must open, every image
-must decode to its digest, and every label must be a class. Anything but that or an error of exit code 2 is a
-failure, and so is a run that takes longer than a minute.
+Sources are class folders, tars, parquet files with ClassLabels, and images beside a table of labels; names
+are of any script, in any Unicode form, with numbers and spaces among them. A mutation flips, cuts, repeats or
+exchanges bytes of a file, swaps lines of a table, or renames, empties, links or nests files. Then the source
+is packed, and tars and parquet files are indexed in place. What is packed must open, every image must decode to
+its digest, every label must be a class, and each image must have the class that its file, row or folder gives
+it: no id changes in silence. Anything but that or an error of exit code 2 is a failure, and so is a run that
+takes longer than a minute.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import csv
 import dataclasses
+import hashlib
 import io
+import json
 import random
 import shutil
 import signal
@@ -20,6 +27,7 @@ import sys
 import tarfile
 import tempfile
 import traceback
+import unicodedata
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +45,7 @@ from teacher_cache import images
 from teacher_cache.dataset.packing.in_place import files_in, index_in_place
 from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.dataset.sources.label_table import read_table
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import InputError
@@ -47,6 +56,21 @@ from teacher_cache.storage.store import Store
 
 _LIMIT_S = 60
 _NAMES = ("train", "val", "a b", "猫", ".hidden", "__x__", "x" * 120, "0", "a.b.c", "TEST", "%41", "é")
+_CLASSES = (
+    ("a", "b", "c"),
+    ("caf\u00e9", "cafe\u0301", "tea"),
+    ("\u732b", "\u72ac", "\u9ce5"),
+    ("1", "2", "10"),
+    ("01", "1", "2"),
+    ("crane", "crane ", "cr ane"),
+    ("\u0661", "\u00b2", "\uff13"),
+    ("a,b", 'a"b', "a;b"),
+    ("null", "True", "1.0"),
+    ("a\u200bb", "ab", "\ufb01sh"),
+)
+"""Names of three classes: plain, in other Unicode forms, as numbers, with spaces, quotes and separators."""
+_TABLES = {"metadata.csv": ",", "metadata.jsonl": "", "labels.tsv": "\t", "train_labels.csv": ";"}
+"""Names of tables of labels, and what separates their cells; "" for JSON lines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +93,7 @@ def _image(rng: random.Random) -> bytes:
 
 
 def _folder(root: Path, rng: random.Random) -> None:
-    for label in "abc":
+    for label in rng.choice(_CLASSES):
         (root / label).mkdir(parents=True)
         for number in range(3):
             (root / label / f"{number}.{rng.choice(['jpg', 'png', 'x'])}").write_bytes(_image(rng))
@@ -77,10 +101,12 @@ def _folder(root: Path, rng: random.Random) -> None:
 
 def _tars(root: Path, rng: random.Random) -> None:
     root.mkdir(parents=True)
+    names = rng.choice([("0", "1", "2"), *_CLASSES])
     for number in range(2):
         with tarfile.open(root / f"s-{number}.tar", "w") as tar:
-            for sample in range(3):
-                for extension, data in (("jpg", _image(rng)), ("cls", b"%d" % sample), ("json", b'{"a": 1}')):
+            for sample, name in enumerate(names):
+                label = name.encode()
+                for extension, data in (("jpg", _image(rng)), ("cls", label), ("json", b'{"a": 1}')):
                     header = tarfile.TarInfo(f"{number}/{sample}.{extension}")
                     header.size = len(data)
                     tar.addfile(header, io.BytesIO(data))
@@ -88,10 +114,34 @@ def _tars(root: Path, rng: random.Random) -> None:
 
 def _parquet(root: Path, rng: random.Random) -> None:
     root.mkdir(parents=True)
+    names = rng.choice([None, *_CLASSES])
+    labels = rng.choice([[0, 1, 2, 0], [0, 1, -1, 3], ["a", "b", "c", "a"], [True, False, True, True]])
     for number in range(2):
         rows = [{"bytes": _image(rng), "path": None} for _ in range(4)]
-        labels = rng.choice([[0, 1, 2, 0], ["a", "b", "c", "a"], [True, False, True, True]])
-        pq.write_table(pa.table({"image": rows, "label": labels}), root / f"p-{number}.parquet")
+        table = pa.table({"image": rows, "label": labels})
+        if names is not None:
+            order = rng.sample(names, rng.choice([2, 3, 3, 3]))
+            features = {"label": {"_type": "ClassLabel", "names": order}}
+            table = table.replace_schema_metadata(
+                {"huggingface": json.dumps({"info": {"features": features}})}
+            )
+        pq.write_table(table, root / f"p-{number}.parquet")
+
+
+def _table(root: Path, rng: random.Random) -> None:
+    (root / "in").mkdir(parents=True)
+    labels = rng.choice([("0", "1", "2"), ("1.0", "0.0", "2.0"), *_CLASSES])
+    rows = [(f"{rng.choice(['', 'in/'])}{number}.png", rng.choice(labels)) for number in range(6)]
+    for name, _ in rows:
+        (root / name).write_bytes(_image(rng))
+    table = rng.choice(list(_TABLES))
+    if table.endswith(".jsonl"):
+        lines = [json.dumps({"file_name": name, "label": label}) for name, label in rows]
+        (root / table).write_text("\n".join(lines))
+        return
+    with (root / table).open("w", newline="", encoding=rng.choice(["utf-8", "utf-8-sig", "utf-16"])) as file:
+        writer = csv.writer(file, delimiter=_TABLES[table])
+        writer.writerows([("file_name", "label"), *rows])
 
 
 def _mutate_bytes(data: bytes, rng: random.Random) -> bytes:
@@ -108,12 +158,35 @@ def _mutate_bytes(data: bytes, rng: random.Random) -> bytes:
     return data[:start] + middle[kind] + data[start + length :]
 
 
+def _mutate_lines(data: bytes, rng: random.Random) -> bytes:
+    """Return a table with lines exchanged, repeated or left out, or a cell in another place."""
+    lines = data.split(b"\n")
+    first, second = rng.randrange(len(lines)), rng.randrange(len(lines))
+    kind = rng.randrange(5)
+    if kind == 0:
+        lines[first], lines[second] = lines[second], lines[first]
+    elif kind == 1:
+        lines.insert(first, lines[second])
+    elif kind == 2:
+        del lines[first]
+    elif kind == 3:
+        lines[first] = lines[first].replace(
+            rng.choice([b",", b";", b"\t", b":"]), rng.choice([b"", b",,", b" "])
+        )
+    else:
+        lines[first] += rng.choice([b",x", b"\r", b"\0", "\u00a0".encode(), b'"', b" "])
+    return b"\n".join(lines)
+
+
 def _mutate(root: Path, rng: random.Random) -> None:
-    for _ in range(rng.choice([1, 1, 2, 4])):
+    for _ in range(rng.choice([0, 1, 1, 2])):
         files = [file for file in root.rglob("*") if file.is_file()]
         if not files:
             return
         file = rng.choice(files)
+        if file.suffix in (".csv", ".tsv", ".jsonl") and rng.random() < 0.5:
+            file.write_bytes(_mutate_lines(file.read_bytes(), rng))
+            continue
         kind = rng.randrange(8)
         if kind < 4 and file.stat().st_size:
             file.write_bytes(_mutate_bytes(file.read_bytes(), rng))
@@ -134,19 +207,77 @@ def _mutate(root: Path, rng: random.Random) -> None:
             file.write_bytes(b"")
 
 
-def _check(target: Path) -> None:
+def _plain(name: str) -> str:
+    """Return one spelling of a class's name: Unicode's compatible form, single spaces, numbers as numbers."""
+    name = " ".join(unicodedata.normalize("NFKC", name).split())
+    try:
+        return str(int(float(name))) if float(name).is_integer() else name
+    except (ValueError, OverflowError):
+        return name
+
+
+def _names_given(root: Path) -> dict[bytes, set[str]]:
+    """Return the names that a source gives each image now, by the digest of its bytes.
+
+    Read by libraries alone: a folder, a cell, a member or a feature that stands beside the image.
+    """
+    found: dict[bytes, set[str]] = collections.defaultdict(set)
+    cells: dict[str, set[str]] = collections.defaultdict(set)
+    files = [file for file in root.rglob("*") if file.is_file()]
+    for file in files:
+        with contextlib.suppress(Exception):  # a file that no library reads gives no name
+            if file.suffix == ".parquet":
+                table = pq.read_table(file)
+                names = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+                names = names.get("info", {}).get("features", {}).get("label", {}).get("names")
+                for row in table.to_pylist():
+                    label = row["label"]
+                    is_id = names and not isinstance(label, str) and label >= 0
+                    name = names[label] if is_id else str(label)
+                    found[hashlib.sha256(row["image"]["bytes"]).digest()].add(name)
+            elif file.suffix == ".tar":
+                with tarfile.open(file) as tar:
+                    parts: dict[str, dict[str, bytes]] = collections.defaultdict(dict)
+                    for member in tar:
+                        stem, _, extension = member.name.partition(".")
+                        stream = tar.extractfile(member)
+                        parts[stem][extension] = stream.read() if stream else b""
+                for sample in parts.values():
+                    found[hashlib.sha256(sample["jpg"]).digest()].add(sample["cls"].decode())
+            elif file.suffix in (".csv", ".tsv", ".jsonl"):
+                data = file.read_bytes()
+                text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+                if file.suffix == ".jsonl":
+                    rows = [list(map(str, json.loads(line).values())) for line in text.split("\n") if line]
+                else:
+                    rows = [row for mark in ",;\t" for row in csv.reader(io.StringIO(text), delimiter=mark)]
+                for row in rows:
+                    for cell in row:
+                        cells[Path(cell.strip().replace("\\", "/")).stem] |= {each.strip() for each in row}
+    for file in files:
+        digest = hashlib.sha256(file.read_bytes()).digest()
+        found[digest] |= set(file.relative_to(root).parts[:-1]) | cells[file.stem]
+    return found
+
+
+def _check(target: Path, given: dict[bytes, set[str]]) -> None:
     dataset = PackedDataset(str(target))
     labels_N = dataset.index.labels_N
     assert len(set(dataset.index.keys.to_pylist())) == len(dataset)
     assert not dataset.info.classes or labels_N.max() < len(dataset.info.classes)
     assert dataset.index.is_labelled or (labels_N < 0).all()
     for row in range(len(dataset)):
-        images.decode(dataset.image_bytes(row), dataset.index.key(row))
+        data = dataset.image_bytes(row)
+        images.decode(data, dataset.index.key(row))
+        if labels_N[row] >= 0:
+            name, names = dataset.info.classes[labels_N[row]], given[hashlib.sha256(data).digest()]
+            assert _plain(name) in set(map(_plain, names)), f"class {name!r}, where the source says {names}"
 
 
 def _try(source: Path, target: Path, rng: random.Random) -> str:
     """Pack or index a source, and return what became of it."""
     options = SourceOptions(split=rng.choice([None, None, "train"]), unlabelled=rng.random() < 0.1)
+    tables = [file for file in source.rglob("*") if file.suffix in (".csv", ".tsv", ".jsonl")]
     packing = PackOptions(shard_size=4, skip_corrupt=rng.random() < 0.5)
     is_in_place = rng.random() < 0.4 and any(source.rglob("*.tar")) != any(source.rglob("*.parquet"))
     try:
@@ -154,12 +285,14 @@ def _try(source: Path, target: Path, rng: random.Random) -> str:
             store = Store(source)
             index_in_place(store, files_in(store, options), Store(target), options, packing, silent)
         else:
+            if tables and rng.random() < 0.7:
+                options = dataclasses.replace(options, labels=read_table(tables[0], tables[0].name))
             opened = open_source(str(source), options)
             pack(opened, Store(target), packing, silent)
     except InputError:
         assert not list(target.glob("*.tar")), "a refused pack left shards"
         return "refused"
-    _check(target)
+    _check(target, _names_given(source))
     return "indexed" if is_in_place else "packed"
 
 
@@ -169,7 +302,7 @@ def _benchmark(config: FuzzConfig) -> int:
     warnings.simplefilter("ignore")
     for number in range(config.mutations):
         rng = random.Random(config.seed * 1_000_003 + number)
-        make = rng.choice([_folder, _tars, _parquet])
+        make = rng.choice([_folder, _tars, _parquet, _table, _table])
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "in"
             make(source, rng)

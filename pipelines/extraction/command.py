@@ -61,6 +61,7 @@ def plan(config: PlanConfig) -> int:
         f"units     {found.units:,} to do, {found.units_done:,} done",
         f"views     {found.views:,}, and {found.calibration_views:,} to calibrate on",
         f"objects   {found.objects:,}, {found.label_bytes:,} bytes of labels",
+        f"outputs   {found.outputs}",
         f"rate      {found.views_per_s:,.1f} views/s a teacher, {found.render_share:.0%} waiting for views",
         f"teacher   {found.gpu_hours:,.3g} hours in all, {found.hours:,.3g} with {found.num_workers} at once",
         *([f"cost      {found.cost:,.2f}"] if found.cost is not None else []),

@@ -36,12 +36,14 @@ class Rate:
         seconds: Seconds that the views took.
         render_s: Seconds of these that the teacher waited for views.
         bytes_per_label: Stored bytes of a label.
+        outputs: What the teacher's outputs were found to be, as text.
     """
 
     views: int
     seconds: float
     render_s: float
     bytes_per_label: float
+    outputs: str = ""
 
     @property
     def views_per_s(self) -> float:

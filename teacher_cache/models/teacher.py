@@ -20,7 +20,7 @@ from teacher_cache.models.kinds import DEFAULT_KIND, TeacherSettings
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
 from teacher_cache.views.finish import normalize
 
-_RULED_OUT = -1e9
+RULED_OUT = -1e9
 """Logit of a class that the teacher rules out with -inf: finite, and its probability is 0 in float32."""
 _LARGEST_MEAN, _LEAST_STD, _LARGEST_STD = 2.0, 1e-3, 4.0
 """Bounds of statistics of pixels in [0, 1]; models that take pixels from 0 to 255 have a std of 1/255."""
@@ -107,7 +107,7 @@ class Teacher:
         is_out_BC = logits_BC == -torch.inf
         # A view whose classes are all ruled out is left as it is, so that it is refused as not finite.
         is_out_BC &= ~is_out_BC.all(1, keepdim=True)
-        return logits_BC.masked_fill(is_out_BC, _RULED_OUT)
+        return logits_BC.masked_fill(is_out_BC, RULED_OUT)
 
 
 def build_teacher(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from teacher_cache.errors import ModelError
-from teacher_cache.models.teacher import Teacher
+from teacher_cache.models.teacher import RULED_OUT, Teacher
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest difference between two calls on one view, as a share of the logits' standard deviation.
@@ -26,8 +26,11 @@ _LEAST_ZEROS = 0.05
 
 
 @torch.inference_mode()
-def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> None:
+def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> str:
     """Refuse a teacher whose output on some views cannot be logits, or depends on more than the view.
+
+    Returns:
+        What the output was found to be, as text.
 
     Args:
         pixels_BCHW: Views of the dataset, pixels from 0 to 255. Two views that differ are needed to notice an
@@ -39,9 +42,18 @@ def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> None:
     """
     own_BT = teacher.own_logits(pixels_BCHW)
     if not own_BT.isfinite().all():
-        return  # the batch itself is refused, and its unit named
+        return "not finite"  # the batch itself is refused, and its unit named
     _check_range(teacher.spec.model, own_BT)
     _check_repeats(teacher, pixels_BCHW, own_BT)
+    ruled_out_T = (own_BT <= RULED_OUT).all(0)
+    seen_BT = own_BT[:, ~ruled_out_T]
+    are_logarithms = bool((seen_BT.logsumexp(1).abs() <= _SUM_TOLERANCE).all())
+    kind = "log-probabilities" if are_logarithms else "logits"
+    return (
+        f"{kind} from {seen_BT.min():.3g} to {seen_BT.max():.3g}, the same in another call and another "
+        f"batch, on {len(own_BT):,} views"
+        + (f"; {int(ruled_out_T.sum()):,} classes are ruled out" if ruled_out_T.any() else "")
+    )
 
 
 def _check_range(name: str, logits_BT: torch.Tensor) -> None:

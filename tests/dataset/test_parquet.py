@@ -152,3 +152,25 @@ def test_arrow_files_that_are_cut_of_another_format_or_beside_parquet_are_refuse
         pa.ipc.new_file(sink, pa.schema([])).close()
     with pytest.raises(DatasetError, match=r"a.arrow cannot be read"):
         open_source(str(arrow))
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "ids"),
+    [
+        (["cat", "dog", "cat"], ["dog", "cat", "eel"], [1, 0, 1]),
+        ([False, True, True], ["no", "yes"], [0, 1, 1]),
+        ([0, 2, 1], ["z", "y", "x"], [0, 2, 1]),
+    ],
+)
+def test_the_names_of_a_class_label_give_the_order_whatever_the_column_holds(
+    labels: list, names: list[str], ids: list[int], tmp_path: Path
+) -> None:
+    columns = {"image": images_column(3), "label": labels}
+    source = open_source(str(write_parquet(tmp_path / "a.parquet", columns, {"label": names})))
+    assert (source.classes, source.labels) == (names, ids)
+
+
+def test_text_that_a_class_label_does_not_name_is_refused(tmp_path: Path) -> None:
+    columns = {"image": images_column(2), "label": ["cat", "cow"]}
+    with pytest.raises(DatasetError, match="'cow', which is not in the class list"):
+        open_source(str(write_parquet(tmp_path / "a.parquet", columns, {"label": ["cat", "dog"]})))

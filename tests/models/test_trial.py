@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import hypothesis.strategies as st
@@ -117,6 +118,22 @@ def test_batch_normalisation_in_training_mode_is_refused(num_views: int, seed: i
     model = InTraining(5, seed, lambda logits_BC: logits_BC)
     with pytest.raises(ModelError, match="again|another batch"):
         check_trial(teacher_of(model, 5), views(num_views, seed))
+
+
+@pytest.mark.parametrize(
+    ("ending", "found"),
+    [
+        (
+            "logits",
+            r"^logits from -[0-9.]+ to [0-9.]+, the same in another call and another batch, on 4 views$",
+        ),
+        ("log-softmax", r"^log-probabilities from -[0-9.]+ to -[0-9.e-]+, "),
+        ("classes ruled out", r"^logits from (.*), on 4 views; 2 classes are ruled out$"),
+    ],
+)
+def test_what_was_found_is_told(ending: str, found: str) -> None:
+    told = check_trial(teacher_of(Net(5, 0, ACCEPTED[ending]), 5), views(4))
+    assert re.search(found, told), told
 
 
 def test_probabilities_behind_a_class_map_are_refused() -> None:

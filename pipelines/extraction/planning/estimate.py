@@ -41,6 +41,7 @@ class Estimate:
         break_even_runs: Number of student runs after which stored labels cost less than a live teacher.
         cost: Price of the gpu_hours, if a price per hour is given.
         agreement: Agreement of the teacher with true labels on a sample; None if no image has one.
+        outputs: What the teacher's outputs were found to be, as text.
     """
 
     units: int
@@ -58,6 +59,7 @@ class Estimate:
     epochs: int
     cost: float | None
     agreement: Agreement | None
+    outputs: str = ""
 
 
 def num_missing_views(spec: ArchiveSpec, missing: MissingUnits) -> int:
@@ -102,6 +104,7 @@ def estimate(
         epochs=epochs,
         cost=None if price_per_gpu_hour is None else gpu_s / 3600 * price_per_gpu_hour,
         agreement=trial.agreement if trial else None,
+        outputs=rate.outputs,
     )
 
 

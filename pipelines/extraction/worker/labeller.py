@@ -114,13 +114,14 @@ class Labeller:
         )
         totals = itertools.accumulate(map(_num_views, loads))
         enough = next((number for number, total in enumerate(totals, 1) if total >= num_views), len(loads))
+        outputs = ""
         for number, (batch, _) in enumerate(self.logits(loads[:1], "the views measured")):
             if number == 0:
-                check_trial(self.teacher, batch.pixels(self.teacher.device))
+                outputs = check_trial(self.teacher, batch.pixels(self.teacher.device))
         passes = [self._rate(layout, loads[:enough])]
         while len(passes) < _PASSES and sum(rate.seconds for rate in passes) < _SHORT_S:
             passes.append(self._rate(layout, loads[:enough]))
-        return min(passes, key=lambda rate: rate.seconds)
+        return dataclasses.replace(min(passes, key=lambda rate: rate.seconds), outputs=outputs)
 
     def _rate(self, layout: Layout, loads: Sequence[Load]) -> Rate:
         waited_s, start_s = self._pool.waited_s, time.perf_counter()

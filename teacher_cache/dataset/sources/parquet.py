@@ -192,13 +192,15 @@ def _label_of(columns: Columns) -> Callable[[Any], RawLabel]:
             return None
         if value is None:
             raise ValueError(f"has no label: column {columns.label!r} is null")
+        if not columns.is_number:
+            return str(value)
         if columns.names is not None and value == -1:  # Hugging Face's mark of a label that is kept back
             return None
         if columns.names is not None:
             if not 0 <= value < len(columns.names):
                 raise ValueError(f"has label {value}, but its file names {len(columns.names)} classes")
             return columns.names[value]
-        return str(value) if isinstance(value, (bool, str)) else int(value)
+        return int(value)
 
     return label_of
 

@@ -23,7 +23,7 @@ class Columns(NamedTuple):
         image: Column of the images.
         label: Column of the labels; None for a file without labels.
         names: Class names by class id, where the file gives them.
-        is_number: Whether labels are whole numbers.
+        is_number: Whether labels are class ids; text is mapped by name, also where the file gives names.
     """
 
     image: str
@@ -56,8 +56,11 @@ def find_columns(
         if label is not None:
             _check(file, schema, label, "--label-column", _holds_labels, "whole numbers, text or booleans")
             names = of_file.get(label, {}).get("names")
-        is_number = label is not None and pa.types.is_integer(_value_type(schema.field(label).type))
-        found.append(Columns(image, label, names if is_number else None, is_number))
+        kind = None if label is None else _value_type(schema.field(label).type)
+        is_number = kind is not None and (
+            pa.types.is_integer(kind) or (pa.types.is_boolean(kind) and names is not None)
+        )
+        found.append(Columns(image, label, names, is_number))
     return found
 
 
