@@ -5,10 +5,10 @@
 Sources are class folders, tars, parquet files with ClassLabels, and images beside a table of labels; names
 are of any script, in any Unicode form, with numbers and spaces among them. A mutation flips, cuts, repeats or
 exchanges bytes of a file, swaps lines of a table, or renames, empties, links or nests files. Then the source
-is packed, and tars and parquet files are indexed in place. What is packed must open, every image must decode to
-its digest, every label must be a class, and each image must have the class that its file, row or folder gives
-it: no id changes in silence. Anything but that or an error of exit code 2 is a failure, and so is a run that
-takes longer than a minute.
+is packed, and tars and parquet files are indexed in place. What is packed must open, every image must decode,
+every label must be a class, and each image must have the class that its file, row or folder gives it: no id
+changes in silence. Anything but that or an error of exit code 2 is a failure, and so is a run that takes
+longer than a minute.
 """
 
 from __future__ import annotations

@@ -118,7 +118,9 @@ def _created(request: TeacherRequest) -> tuple[Any, Any, list[Any]]:
         raise ModelError(
             f"--teacher clip:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
             "No model can be built.",
-            "give a clip:MODEL/TAG that open_clip.list_pretrained() lists, and check the network",
+            "give a folder with open_clip_config.json and weights"
+            if request.name.startswith("local-dir:")
+            else "give a clip:MODEL/TAG that open_clip.list_pretrained() lists, and check the network",
         ) from error
 
 

@@ -91,8 +91,7 @@ def create_model(
         except (OSError, RuntimeError) as error:
             raise ModelError(
                 f"{name} cannot be loaded: {error}",
-                "The weights have to be downloaded from the hub.",
-                "check the network, give --checkpoint FILE, or --no-pretrained for random weights",
+                *_not_loaded(name),
             ) from error
     if num_classes is not None and model.num_classes != num_classes:
         raise ModelError(
@@ -101,6 +100,16 @@ def create_model(
             "give --checkpoint FILE of a model trained on this dataset, or --class-map FILE",
         )
     return model.eval()
+
+
+def _not_loaded(name: str) -> tuple[str, str]:
+    """Return what follows, and what helps, where weights cannot be loaded."""
+    if name.startswith("local-dir:"):
+        return "The folder's weights were not read.", "give a folder with config.json and weights of timm"
+    return (
+        "The weights have to be downloaded from the hub.",
+        "check the network, give --checkpoint FILE, or --no-pretrained for random weights",
+    )
 
 
 def _checked(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

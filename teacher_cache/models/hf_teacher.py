@@ -70,7 +70,9 @@ def build(request: TeacherRequest) -> TeacherModel:
         raise ModelError(
             f"--teacher hf:{request.name} cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
             "The model has to be an image classifier with an image processor, on the hub or in a folder.",
-            "check the name, the network, and the files of the repository",
+            "give a folder that save_pretrained has written"
+            if request.name.startswith(("/", ".", "~"))
+            else "check the name, the network, and the files of the repository",
         ) from error
     problem = getattr(config, "problem_type", None)
     if problem in ("multi_label_classification", "regression"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from layouts import IMAGES, images_column, labels_of, pack_to, tar_of, write_files, write_parquet
 
+from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.dataset.sources.splits import split_of
 from teacher_cache.errors import DatasetError
@@ -180,3 +181,13 @@ def test_a_set_with_missing_parts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tars" / "0_of_3.tar").unlink()
     pack_to(tmp_path / "tars", tmp_path / "out")
     assert len(labels_of(tmp_path / "out")) == 3
+
+
+def test_numbered_files_are_chosen_by_their_whole_name(tmp_path: Path) -> None:
+    for name in ("train-000", "train-001", "train_blurred-000", "train_blurred-001"):
+        tar_of(tmp_path / f"{name}.tar", {name: b"0"})
+    chosen = open_source(str(tmp_path), SourceOptions(split="train_blurred"))
+    assert chosen.keys == ["train_blurred-000", "train_blurred-001"]
+    plain = open_source(str(tmp_path), SourceOptions(split="train"))
+    assert plain.keys == ["train-000", "train-001"]
+    assert "2 of 4 files are of split train" in plain.notes

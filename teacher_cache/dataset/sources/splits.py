@@ -59,7 +59,7 @@ def choose(entries: Sequence[Path], split: str | None, where: str) -> list[Path]
 
     Args:
         entries: Files, or folders, that lie side by side.
-        split: Split to take: a split, one of its words, or the whole name of an entry.
+        split: Split to take: a split, one of its words, or the whole name of an entry, its number aside.
         where: Folder of the entries, for messages.
 
     Raises:
@@ -78,6 +78,9 @@ def choose(entries: Sequence[Path], split: str | None, where: str) -> list[Path]
         _refuse_two_kinds(entries, where)
         return list(entries)
     exact = [entry for entry in entries if split.lower() == entry.name.lower()]
+    if not exact:
+        files = [entry for entry in entries if not entry.is_dir()]
+        exact = [file for file in files if _without_number(file) == split.lower()]
     if exact:
         return exact
     asked = _SPLIT_OF.get(split.lower().removesuffix("set"), split.lower())
