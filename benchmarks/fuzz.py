@@ -32,15 +32,13 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Meta
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json
+from benchmarks.fuzz_sources import MAKERS
 from teacher_cache import images
 from teacher_cache.dataset.packing.in_place import files_in, index_in_place
 from teacher_cache.dataset.packing.pack import PackOptions, pack
@@ -56,21 +54,6 @@ from teacher_cache.storage.store import Store
 
 _LIMIT_S = 60
 _NAMES = ("train", "val", "a b", "猫", ".hidden", "__x__", "x" * 120, "0", "a.b.c", "TEST", "%41", "é")
-_CLASSES = (
-    ("a", "b", "c"),
-    ("caf\u00e9", "cafe\u0301", "tea"),
-    ("\u732b", "\u72ac", "\u9ce5"),
-    ("1", "2", "10"),
-    ("01", "1", "2"),
-    ("crane", "crane ", "cr ane"),
-    ("\u0661", "\u00b2", "\uff13"),
-    ("a,b", 'a"b', "a;b"),
-    ("null", "True", "1.0"),
-    ("a\u200bb", "ab", "\ufb01sh"),
-)
-"""Names of three classes: plain, in other Unicode forms, as numbers, with spaces, quotes and separators."""
-_TABLES = {"metadata.csv": ",", "metadata.jsonl": "", "labels.tsv": "\t", "train_labels.csv": ";"}
-"""Names of tables of labels, and what separates their cells; "" for JSON lines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,65 +66,6 @@ class FuzzConfig(Flags):
     """Seed of all mutations."""
     json: str | None = None
     """File for the result."""
-
-
-def _image(rng: random.Random) -> bytes:
-    pixels_HWC = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (12, 14, 3), dtype=np.uint8)
-    with io.BytesIO() as buffer:
-        Image.fromarray(pixels_HWC).save(buffer, rng.choice(["JPEG", "PNG", "WEBP"]))
-        return buffer.getvalue()
-
-
-def _folder(root: Path, rng: random.Random) -> None:
-    for label in rng.choice(_CLASSES):
-        (root / label).mkdir(parents=True)
-        for number in range(3):
-            (root / label / f"{number}.{rng.choice(['jpg', 'png', 'x'])}").write_bytes(_image(rng))
-
-
-def _tars(root: Path, rng: random.Random) -> None:
-    root.mkdir(parents=True)
-    names = rng.choice([("0", "1", "2"), *_CLASSES])
-    for number in range(2):
-        with tarfile.open(root / f"s-{number}.tar", "w") as tar:
-            for sample, name in enumerate(names):
-                label = name.encode()
-                for extension, data in (("jpg", _image(rng)), ("cls", label), ("json", b'{"a": 1}')):
-                    header = tarfile.TarInfo(f"{number}/{sample}.{extension}")
-                    header.size = len(data)
-                    tar.addfile(header, io.BytesIO(data))
-
-
-def _parquet(root: Path, rng: random.Random) -> None:
-    root.mkdir(parents=True)
-    names = rng.choice([None, *_CLASSES])
-    labels = rng.choice([[0, 1, 2, 0], [0, 1, -1, 3], ["a", "b", "c", "a"], [True, False, True, True]])
-    for number in range(2):
-        rows = [{"bytes": _image(rng), "path": None} for _ in range(4)]
-        table = pa.table({"image": rows, "label": labels})
-        if names is not None:
-            order = rng.sample(names, rng.choice([2, 3, 3, 3]))
-            features = {"label": {"_type": "ClassLabel", "names": order}}
-            table = table.replace_schema_metadata(
-                {"huggingface": json.dumps({"info": {"features": features}})}
-            )
-        pq.write_table(table, root / f"p-{number}.parquet")
-
-
-def _table(root: Path, rng: random.Random) -> None:
-    (root / "in").mkdir(parents=True)
-    labels = rng.choice([("0", "1", "2"), ("1.0", "0.0", "2.0"), *_CLASSES])
-    rows = [(f"{rng.choice(['', 'in/'])}{number}.png", rng.choice(labels)) for number in range(6)]
-    for name, _ in rows:
-        (root / name).write_bytes(_image(rng))
-    table = rng.choice(list(_TABLES))
-    if table.endswith(".jsonl"):
-        lines = [json.dumps({"file_name": name, "label": label}) for name, label in rows]
-        (root / table).write_text("\n".join(lines))
-        return
-    with (root / table).open("w", newline="", encoding=rng.choice(["utf-8", "utf-8-sig", "utf-16"])) as file:
-        writer = csv.writer(file, delimiter=_TABLES[table])
-        writer.writerows([("file_name", "label"), *rows])
 
 
 def _mutate_bytes(data: bytes, rng: random.Random) -> bytes:
@@ -302,16 +226,16 @@ def _benchmark(config: FuzzConfig) -> int:
     warnings.simplefilter("ignore")
     for number in range(config.mutations):
         rng = random.Random(config.seed * 1_000_003 + number)
-        make = rng.choice([_folder, _tars, _parquet, _table, _table])
+        make = rng.choice(MAKERS)
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "in"
             make(source, rng)
             _mutate(source, rng)
             signal.alarm(_LIMIT_S)
             try:
-                counts[make.__name__[1:]][_try(source, Path(folder) / "out", rng)] += 1
+                counts[make.__name__][_try(source, Path(folder) / "out", rng)] += 1
             except Exception:
-                counts[make.__name__[1:]]["FAILED"] += 1
+                counts[make.__name__]["FAILED"] += 1
                 failures.append(f"mutation {number}: {traceback.format_exc()}")
             finally:
                 signal.alarm(0)

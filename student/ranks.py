@@ -85,8 +85,8 @@ def joined(device_name: str) -> Iterator[Ranks]:
         raise InputError(
             f"{launcher} is {os.environ[launcher]}, and WORLD_SIZE is not set",
             "Each process would be a run of its own.",
-            "start it by torchrun (srun torchrun --nnodes ... on several machines), or set RANK, WORLD_SIZE, "
-            "LOCAL_RANK, MASTER_ADDR and MASTER_PORT",
+            "start it by torchrun, on several machines by srun with one torchrun a machine; or set RANK, "
+            "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT",
         )
     if is_ours:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

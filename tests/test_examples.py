@@ -16,6 +16,7 @@ from pipelines.cli import main
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(file.stem for file in (ROOT / "examples").glob("*.py"))
+FAST = ("own_trainer", "torchrun_loop", "hf_trainer")
 STARTED_BY = (
     "import multiprocessing, runpy, sys; multiprocessing.set_start_method(sys.argv.pop(1)); "
     "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -38,7 +39,10 @@ def odd_labels(data: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.soak) for name in EXAMPLES],
+)
 def test_an_example_has_help_and_trains_and_evaluates_views_of_an_odd_size(
     name: str, data: str, odd_labels: str, tmp_path: Path
 ) -> None:

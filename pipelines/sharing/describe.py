@@ -31,7 +31,7 @@ def runs_of(archive: str) -> Runs:
     """Return devices and hours from the records in ARCHIVE.runs; records that cannot be read are skipped."""
     try:
         store = Store(f"{archive.rstrip('/')}.runs")
-        names = [name for name in store.list() if name.endswith(f"/{REPORT_FILE}")] if store.can_list else []
+        names = sorted(name for name in store.sizes_if_listed() or () if name.endswith(f"/{REPORT_FILE}"))
         reports = [json.loads(store.get(name)) for name in names]
         devices = sorted({str(report["device"]) for report in reports})
         hours = [float(report["actual"]["gpu_hours"]) for report in reports]

@@ -60,11 +60,12 @@ def verify(url: str, level: Level, track: Track) -> list[Problem]:
     reader = ArchiveReader(url, CacheRoom(max_bytes=0))  # the objects themselves are checked, not copies
     problems = [*_documents(reader, reader.store), *_affinity(reader, level)]
     stores = {store.url: store for store in map(reader.store_of, reader.receipts)}
-    sizes = {url: store.sizes() for url, store in stores.items() if store.can_list}
+    sizes = {url: store.sizes_if_listed() for url, store in stores.items()}
     with track(f"verify {level}", len(reader.receipts), "units") as advance:
         for receipt in reader.receipts:
             store = reader.store_of(receipt)
-            size_of = sizes[store.url].get if store.can_list else store.stat
+            listed = sizes[store.url]
+            size_of = store.stat if listed is None else listed.get
             problems += _unit(reader, receipt, level, size_of)
             advance(1)
     return problems
@@ -89,7 +90,7 @@ def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
         yield Problem(f"{name} is not as it was written")
     known = {MANIFEST_FILE, PART_FILE, *expected, *documents, *map(layout.affinity_name, AFFINITY_ARRAYS)}
     known |= {layout.object_name(array, r.unit) for r in receipts for array in r.objects}
-    for name in store.list() if store.can_list else ():
+    for name in sorted(store.sizes_if_listed() or ()):
         if name not in known and not is_companion(name) and not name.startswith(f"{RECEIPTS}/"):
             under_way = name.startswith(f"{GROUP}/") and "/c/" in name
             yield Problem(

@@ -93,7 +93,8 @@ class PackedDataset:
         place = self.info.in_place
         self._files: Sequence[Shard | SourceFile] = self.info.shards if place is None else place.files
         self._images = self._store if place is None else Store(place.root)
-        size_of = self._images.sizes().get if self._images.can_list else self._images.stat
+        listed = self._images.sizes_if_listed()
+        size_of = self._images.stat if listed is None else listed.get
         for file in self._files:
             size = size_of(file.name)
             if size != file.num_bytes:

@@ -84,7 +84,7 @@ def soft_loss(
             "affinity", K < C, and there is no affinity; or there are several teachers and the tail is
             "bucket".
     """
-    if not 0 < temperature < math.inf:
+    if temperature <= 0 or temperature == math.inf:
         raise ValueError(f"temperature {temperature}: logits are divided by it, so give a number above 0")
     _check_classes(logits_BC, labels, affinity)
     num_classes = logits_BC.shape[1]

@@ -247,7 +247,8 @@ def _statement(store: Store, name: str) -> tuple[Statement, bytes]:
 
 def _names(store: Store) -> list[str]:
     """Return the names of an archive's statements."""
-    names = store.list(SIGNATURES) if store.can_list else list(get_sums(store))
+    listed = store.sizes_if_listed(SIGNATURES)
+    names = list(get_sums(store)) if listed is None else sorted(listed)
     return [name for name in names if _STATEMENT.fullmatch(name)]
 
 

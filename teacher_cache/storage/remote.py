@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import posixpath
 import tempfile
@@ -27,7 +26,8 @@ _FINAL = (
     *(ValueError, TypeError, NotImplementedError, ImportError),
 )
 """Errors that are raised without a retry, which would fail in the same way."""
-_WEB = ("http", "https")
+_WITHOUT_LISTS = ("http", "https")
+"""Schemes of stores that are read by name: a web server lists nothing."""
 _NOT_THERE, _REFUSED = (404, 410), (401, 403)
 """HTTP statuses of missing objects, and of denied access."""
 _BOTOCORE = {
@@ -53,17 +53,7 @@ class RemoteStore(Store):
         self._pid, (self._opened, self.root) = os.getpid(), _open(self._fs_url, self._options)
         scheme, _, path = self._fs_url.partition("://")
         self.volume = f"{scheme}://{path.split('/')[0]}"
-        self._is_web = scheme in _WEB
-
-    @functools.cached_property
-    def can_list(self) -> bool:  # noqa: D102  # see Store
-        try:
-            self._try(self.root, lambda fs: fs.ls(self.root, detail=False)) if not self._is_web else None
-        except FileNotFoundError:
-            pass
-        except DeniedError:
-            return False
-        return not self._is_web
+        self.can_list = scheme not in _WITHOUT_LISTS
 
     def _url_to_open(self) -> str:
         """Return the URL that fsspec opens."""
@@ -119,7 +109,7 @@ class RemoteStore(Store):
     def stat(self, name: str) -> int | None:
         path = self.path(name)
         try:
-            info = self._try(path, lambda fs: _web_info(fs, path) if self._is_web else fs.info(path))
+            info = self._try(path, lambda fs: fs.info(path) if self.can_list else _web_info(fs, path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         if info["size"] is None:
@@ -162,7 +152,7 @@ class RemoteStore(Store):
     @contextlib.contextmanager
     def _in_a_bucket(self) -> Iterator[None]:
         """Raise DeniedError where nothing can be written, such as without a bucket."""
-        if self._is_web:
+        if not self.can_list:
             raise DeniedError(
                 f"cannot write to {self._fs_url}: a web server is only read",
                 "Nothing was written.",
@@ -232,7 +222,7 @@ def _web_info(fs: Any, path: str) -> dict[str, Any]:
 def _open(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Return a URL's file system, and the URL's path there."""
     known: dict[str, Any] = {"config_kwargs": _BOTOCORE} if url.startswith(("s3://", "s3a://")) else {}
-    if url.startswith(_WEB):
+    if url.startswith(_WITHOUT_LISTS):
         known["client_kwargs"] = {"trust_env": True}  # aiohttp heeds HTTPS_PROXY only where it is told to
     return fsspec.url_to_fs(url, use_listings_cache=False, **known, **options)
 

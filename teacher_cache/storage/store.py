@@ -37,8 +37,7 @@ class Store:
         root: Path of the store's folder in its file system.
         volume: File system or bucket that relative URLs stay within.
         is_local: Whether objects are files of this machine.
-        can_list: Whether the names of objects can be asked for; a web server, or a bucket without the
-            right to list it, gives objects by name only.
+        can_list: Whether the names of objects can be asked for; a web server gives objects by name only.
         max_folder_files: Largest number of objects in a folder; None for no limit.
         batch_bytes: Bytes that are best written by one `put_many`; 0 where objects are written singly.
 
@@ -46,7 +45,7 @@ class Store:
         InputError: No installed library opens the URL.
     """
 
-    is_local = False
+    is_local, can_list = False, True
     max_folder_files: int | None = None
     batch_bytes = 0
     root: str
@@ -70,10 +69,6 @@ class Store:
             self._open()
         except (ImportError, ValueError) as error:
             raise _not_opened(self.url, error) from error
-
-    @property
-    def can_list(self) -> bool:  # noqa: D102  # see Attributes
-        return True
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -235,6 +230,13 @@ class Store:
         """Return the size in bytes of each object that `list` names."""
         start = len(self.root) + 1
         return {path[start:]: size for path, size in self._sizes(self.path(prefix)).items()}
+
+    def sizes_if_listed(self, prefix: str = "") -> dict[str, int] | None:
+        """Return `sizes`, or None where names cannot be asked for, or the store denies it."""
+        try:
+            return self.sizes(prefix) if self.can_list else None
+        except DeniedError:
+            return None
 
     def _sizes(self, path: str) -> dict[str, int]:
         """Return the size of each object under a path, by full path; {} if there is none."""

@@ -44,10 +44,11 @@ def companions_of(store: Store, *, with_rows: bool = True) -> dict[str, bytes]:
     Raises:
         DamagedError: A companion is larger than any that this program writes.
     """
-    if store.can_list:
-        names = [*(CARD_FILE, CROISSANT_FILE), *store.list(FIGURES), *store.list(SIGNATURES)]
-    else:
+    figures, signatures = store.sizes_if_listed(FIGURES), store.sizes_if_listed(SIGNATURES)
+    if figures is None or signatures is None:
         names = list(get_sums(store))
+    else:
+        names = [CARD_FILE, CROISSANT_FILE, *sorted(figures), *sorted(signatures)]
     found = {}
     for name in names:
         if not _NAME.fullmatch(name) or (name == ROWS_FILE and not with_rows):

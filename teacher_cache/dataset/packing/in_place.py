@@ -51,7 +51,7 @@ def index_in_place(
     if masked(source.url) != source.url:
         raise DatasetError(
             f"--in-place with {source.url}, a URL with a password",
-            "The dataset would hold the URL, and whoever gets the dataset the password.",
+            "The password would be shared with the dataset, which holds the URL.",
             "give the store's credentials in the environment, as AWS_SECRET_ACCESS_KEY",
         )
     sizes = source.sizes()
