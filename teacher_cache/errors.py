@@ -23,8 +23,9 @@ import re
 from collections.abc import Iterable
 
 _USER = re.compile(r"(?P<head>\b[A-Za-z][\w+.-]*://[^\s/@:\"']*):[^\s/@\"']+@")
+_TOKEN = re.compile(r"(?P<head>\bhttps?://)[^\s/@:\"']+@")
 _QUERY = re.compile(
-    r"(?P<head>[?&][\w.-]*(?:signature|sig|token|key|keyid|secret|password|credential|auth)=)[^\s&#\"']+",
+    r"(?P<head>[?&][\w.-]*(?:signature|sig|token|key|keyid|secret|password|credential|auth)=)[^\s&#\"'\\]+",
     re.IGNORECASE,
 )
 
@@ -33,7 +34,7 @@ def masked(text: str) -> str:
     """Return a text in whose URLs the password, and the query's signatures, tokens and keys, are ***."""
     if "://" not in text:
         return text
-    return _QUERY.sub(r"\g<head>***", _USER.sub(r"\g<head>:***@", text))
+    return _QUERY.sub(r"\g<head>***", _TOKEN.sub(r"\g<head>***@", _USER.sub(r"\g<head>:***@", text)))
 
 
 class TeacherCacheError(Exception):

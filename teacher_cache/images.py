@@ -199,10 +199,12 @@ def unused_parts(data: bytes) -> list[str]:
     if not any(mark in data for mark in _PERHAPS_UNUSED):
         return []
     try:
-        with Image.open(io.BytesIO(_without_text(data) or data), formats=_FORMATS) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            has_frames = getattr(image, "n_frames", 1) > 1
-    except (ValueError, OSError, SyntaxError, struct.error):  # decode tells what is wrong with an image
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(_without_text(data) or data), formats=_FORMATS) as image:
+                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+                has_frames = getattr(image, "n_frames", 1) > 1
+    except (ValueError, OSError, SyntaxError, struct.error, Image.DecompressionBombError):  # decode tells
         return []
     return [FRAMES] * has_frames + [ORIENTATION] * (orientation in range(2, 9))
 

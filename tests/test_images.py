@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -64,6 +66,14 @@ def frames(kind: str, count: int) -> bytes:
     return encoded(IMAGE, kind, save_all=True, append_images=more)
 
 
+def bomb_with_exif() -> bytes:
+    """A PNG that says that it is 20,000 pixels high and wide, with a mark of EXIF."""
+    data = turned("PNG", 6)
+    size = struct.pack(">II", 20_000, 20_000)
+    head = b"IHDR" + size + data[24:29]
+    return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+
+
 def turned(kind: str, orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -84,6 +94,7 @@ def turned(kind: str, orientation: int) -> bytes:
         (b"\xff\xd8\xff Exif cut", []),
         (b"\x89PNG\r\n\x1a\n eXIf", []),
         (b"", []),
+        (bomb_with_exif(), []),
     ],
 )
 def test_frames_and_orientation_that_are_left_out_are_told(data: bytes, parts: list[str]) -> None:

@@ -34,6 +34,8 @@ from teacher_cache.storage.store import Store
         ("https://h/a?sv=1&sig=x%3D#b", "https://h/a?sv=1&sig=***#b"),
         ('{"a":"s3://b","c":"d:e@f"}', '{"a":"s3://b","c":"d:e@f"}'),
         ("http://host:8080/a@b:c", "http://host:8080/a@b:c"),
+        ("https://ghp_abc@github.com/x", "https://***@github.com/x"),
+        ('{"a": "https://h/x?token=y\\"z"}', '{"a": "https://h/x?token=***\\"z"}'),
         ("hf://datasets/me/x@main", "hf://datasets/me/x@main"),
         ("no URL: a?key=5, b:c@d", "no URL: a?key=5, b:c@d"),
     ],

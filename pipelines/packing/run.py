@@ -35,7 +35,8 @@ class PackReport:
         sha256: Identity of the dataset.
         samples, classes, shards: Number of each; 0 classes if no class names are known.
         skipped: Samples whose images could not be used, as key and reason.
-        left_out: Files and members other than samples, by reason.
+        left_out: Files and members other than samples, and parts of images that are not in their pixels, by
+            reason.
         notes: Assumptions, as text.
     """
 

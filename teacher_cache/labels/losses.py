@@ -54,8 +54,8 @@ def hard_loss(
         affinity: Class affinities of the archives, on the same device, for several teachers.
 
     Raises:
-        ValueError: The student's classes are not the teacher's; or for several teachers and K < C, the tail
-            is "bucket", or "affinity" without an affinity.
+        ValueError: The affinity or a label shows that the student's classes are not the teacher's; or for
+            several teachers and K < C, the tail is "bucket", or "affinity" without an affinity.
     """
     _check_classes(logits_BC, labels, affinity)
     classes_B = top_classes(labels, logits_BC.shape[1], tail=tail, affinity=affinity)
@@ -80,12 +80,14 @@ def soft_loss(
         affinity: Class affinity of the archive, on the same device; tail "affinity" needs it where K < C.
 
     Raises:
-        ValueError: The temperature is not above 0; the student's classes are not the teacher's; the tail is
-            "affinity", K < C, and there is no affinity; or there are several teachers and the tail is
-            "bucket".
+        ValueError: The temperature is not above 0; the affinity or a label shows that the student's classes
+            are not the teacher's; the tail is "affinity", K < C, and there is no affinity; or there are
+            several teachers and the tail is "bucket".
     """
     if temperature <= 0 or temperature == math.inf:
-        raise ValueError(f"temperature {temperature}: logits are divided by it, so give a number above 0")
+        raise ValueError(
+            f"temperature {temperature}: logits are divided by it, so give a finite number above 0"
+        )
     _check_classes(logits_BC, labels, affinity)
     num_classes = logits_BC.shape[1]
     student_BC = F.log_softmax(logits_BC / temperature, dim=1)

@@ -29,12 +29,12 @@ _LEAST_ZEROS = 0.05
 def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> str:
     """Refuse a teacher whose output on some views cannot be logits, or depends on more than the view.
 
-    Returns:
-        What the output was found to be, as text.
-
     Args:
         pixels_BCHW: Views of the dataset, pixels from 0 to 255. Two views that differ are needed to notice an
             output that is constant, or that depends on the other views of its batch.
+
+    Returns:
+        What the output was found to be, as text.
 
     Raises:
         ModelError: The output is probabilities, of a softmax or a sigmoid; is cut off at 0; is the same for
@@ -45,14 +45,18 @@ def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> str:
         return "not finite"  # the batch itself is refused, and its unit named
     _check_range(teacher.spec.model, own_BT)
     _check_repeats(teacher, pixels_BCHW, own_BT)
-    ruled_out_T = (own_BT <= RULED_OUT).all(0)
-    seen_BT = own_BT[:, ~ruled_out_T]
-    are_logarithms = bool((seen_BT.logsumexp(1).abs() <= _SUM_TOLERANCE).all())
-    kind = "log-probabilities" if are_logarithms else "logits"
+    return _described(own_BT)
+
+
+def _described(logits_BT: torch.Tensor) -> str:
+    """Return what finite outputs are, as text; values of classes that are ruled out are left aside."""
+    is_ruled_out_BT = logits_BT <= RULED_OUT
+    seen, num_never = logits_BT[~is_ruled_out_BT], int(is_ruled_out_BT.all(0).sum())
+    are_logarithms = bool((logits_BT.logsumexp(1).abs() <= _SUM_TOLERANCE).all())
     return (
-        f"{kind} from {seen_BT.min():.3g} to {seen_BT.max():.3g}, the same in another call and another "
-        f"batch, on {len(own_BT):,} views"
-        + (f"; {int(ruled_out_T.sum()):,} classes are ruled out" if ruled_out_T.any() else "")
+        f"{'log-probabilities' if are_logarithms else 'logits'} from {seen.min():.3g} to {seen.max():.3g}, "
+        f"the same in another call and another batch, on {len(logits_BT):,} views"
+        + (f"; {num_never:,} classes are ruled out" if num_never else "")
     )
 
 

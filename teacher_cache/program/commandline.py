@@ -13,13 +13,14 @@ import errno
 import io
 import json
 import os
+import select
 import signal
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TextIO
 
 import tyro
 import yaml
@@ -81,6 +82,8 @@ def _reported(prog: str, call: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()  # a full disk or a closed pipe is told here rather than when Python ends
     except BrokenPipeError:
+        if not _is_closed(sys.stdout):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except TeacherCacheError as error:
@@ -94,6 +97,13 @@ def _reported(prog: str, call: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: stopped before it was done", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Return whether the reader of a stream has gone; another pipe may have broken instead."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _make_output_safe() -> None:

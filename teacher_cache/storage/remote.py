@@ -7,9 +7,11 @@ import errno
 import os
 import posixpath
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 import tenacity
@@ -222,9 +224,18 @@ def _web_info(fs: Any, path: str) -> dict[str, Any]:
 def _open(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Return a URL's file system, and the URL's path there."""
     known: dict[str, Any] = {"config_kwargs": _BOTOCORE} if url.startswith(("s3://", "s3a://")) else {}
-    if url.startswith(_WITHOUT_LISTS):
-        known["client_kwargs"] = {"trust_env": True}  # aiohttp heeds HTTPS_PROXY only where it is told to
+    proxy = _proxy_of(url)
+    if proxy is not None:
+        known["client_kwargs"] = {"proxy": proxy}
     return fsspec.url_to_fs(url, use_listings_cache=False, **known, **options)
+
+
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy that the environment gives for a web URL; aiohttp would take ~/.netrc with it."""
+    parts = urlsplit(url)
+    if parts.scheme not in _WITHOUT_LISTS or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def _is_worth_retrying(error: BaseException) -> bool:

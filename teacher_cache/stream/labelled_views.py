@@ -84,7 +84,9 @@ class LabelledViews:
         self.recipe = _recipe(self.labels, recipe, img_size)
         if views is None:
             views = range(_NEW_VIEWS) if self.labels is None else self.labels.views
-        self._schedule = ViewSchedule(views if isinstance(views, range) else [int(view) for view in views])
+        self._schedule = ViewSchedule(
+            views if isinstance(views, range) else [operator.index(view) for view in views]
+        )
         self._share = given_share(rank, world_size)
         rank, world_size = self._share or (0, 1)  # until an epoch begins
         self._plan = StreamPlan(
@@ -99,6 +101,7 @@ class LabelledViews:
             shards=None if self.labels is None else self.labels.shards,
         )
         self._batches_done = self._resume_at = 0
+        self._is_settled = False
         self._stream = self._new_stream()
 
     def __len__(self) -> int:
@@ -137,7 +140,9 @@ class LabelledViews:
         """
         if number < 0 or workers < 0:
             raise InputError(f"epoch {number} with {workers} workers", "Both count from 0.", "give 0 or more")
-        number = operator.index(number)
+        number, self._is_settled = operator.index(number), False
+        self._settled()
+        self._is_settled = True  # until the next epoch: the process group may be gone before a last state
         first, stop = number * len(self), (number + 1) * len(self)
         if first < self._resume_at < stop:
             first = self._resume_at
@@ -170,14 +175,16 @@ class LabelledViews:
             InputError: A launcher started several processes that do not know of each other, or the last
                 batch of an epoch is too small for all of them.
         """
+        if self._is_settled:
+            return self._plan
         share, plan = self._share or share_of_process(), self._plan
         if share != (plan.rank, plan.world_size):
-            self._plan = dataclasses.replace(plan, **share._asdict())
-            begun, resumed = (
-                batches_at(state_at(batches, plan, {}), self._plan, {})
+            changed = dataclasses.replace(plan, **share._asdict())
+            self._batches_done, self._resume_at = [
+                batches_at(state_at(batches, plan, {}), changed, {})
                 for batches in (self._batches_done, self._resume_at)
-            )
-            self._batches_done, self._resume_at = begun, resumed
+            ]
+            self._plan = changed
             self._stream.close()
             self._stream = self._new_stream()
         rest = self._plan.rows_per_pass % self._plan.global_batch_size

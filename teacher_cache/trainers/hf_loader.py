@@ -137,7 +137,8 @@ class _Epochs(IterableDataset[Any]):
         """Refuse to go on from a checkpoint that counts in other batches, or whose data were others."""
         kept: Any = self._trainer.state.stateful_callbacks  # a dict by class, though its type is a list
         saved = kept.get(ViewsPosition.__name__, {}).get("attributes", {}).get("position")
-        if not saved:  # a checkpoint of an earlier version
+        if not saved:  # a checkpoint of an earlier version; Trainer's next one needs the entry
+            kept.setdefault(ViewsPosition.__name__, ViewsPosition().state())
             return
         self._views.load_state_dict(saved)
         found = self._views.state_dict()["batches"]

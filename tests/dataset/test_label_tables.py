@@ -94,15 +94,13 @@ def test_a_table_above_the_split_names_its_files(tmp_path: Path) -> None:
             json.dumps([{"image": f"{key}.jpg", "label": label} for key, label in ANIMALS.items()]),
             "list.json",
         ),
-        ("file_name,label\n" + "".join(f"/data/x/{k}.jpg,{v}\n" for k, v in ANIMALS.items()), None),
+        ("file_name,label\n" + "".join(f"/data/x/{k}.jpg,{v}\n" for k, v in ANIMALS.items()), "abroad.csv"),
+        (json.dumps([{"image_id": int(key), "label": label} for key, label in ANIMALS.items()]), "ids.json"),
+        (",path,label\n0,x/3.jpg,eel\n1,x/2.jpg,cat\n2,x/1.jpg,dog\n3,x/0.jpg,cat\n", "pandas index.csv"),
     ],
 )
-def test_tables_as_people_write_them(text: str, name: str | None, tmp_path: Path) -> None:
+def test_tables_as_people_write_them(text: str, name: str, tmp_path: Path) -> None:
     root = source(tmp_path / "in", [f"{key}.jpg" for key in ANIMALS])
-    if name is None:  # paths of another machine name none of these images
-        with pytest.raises(DatasetError, match=r"4 of 4 images have no row|0 columns that name the images"):
-            labels_by(root, text)
-        return
     assert labels_by(root, text, name=name) == ANIMALS
 
 
@@ -159,6 +157,9 @@ def test_numbers_are_class_ids_and_anything_else_is_a_name(
         ("cat\ndog\n", "0 columns that name the images"),
         ("", "has no rows"),
         ('0.jpg,"cat\n1.jpg,dog\n', "cannot be read"),
+        ("id,path,label\n0,x/7.jpg,cat\n1,x/8.jpg,dog\n", "0 columns that name the images"),
+        ("path,label\nx/7.jpg,0\nx/8.jpg,1\n", "0 columns that name the images"),
+        ("image,a,b\n0.jpg,1,0\n1.jpg,0,1\n", r"A column for each class is not read(.|\n)*one column"),
         ("0.jpg,c\0t\n1.jpg,dog\n", None),
     ],
 )
@@ -173,6 +174,86 @@ def test_a_table_that_does_not_settle_the_labels_is_refused(
         return
     with pytest.raises(DatasetError, match=message):
         open_source(str(root), SourceOptions(labels=read_table(tmp_path / "t.csv", "t.csv")))
+
+
+def test_rows_without_an_image_do_not_decide_what_labels_are(tmp_path: Path) -> None:
+    root = source(tmp_path / "in", ["train/0.jpg", "train/1.jpg", "train/2.jpg"])
+    text = "file_name,label\ntrain/0.jpg,1.0\ntrain/1.jpg,10.0\ntrain/2.jpg,2.0\ntest/0.jpg,\ntest/1.jpg,x\n"
+    (root / "metadata.csv").write_text(text)
+    found = open_source(str(root), SourceOptions(split="train"))
+    assert (found.labels, len(found.classes)) == ([1, 10, 2], 11)
+
+
+def test_text_in_json_is_a_name_and_a_number_an_id(tmp_path: Path) -> None:
+    root = source(tmp_path / "in", ["0.jpg", "1.jpg"])
+    for value, classes, ids in (("1", ["1", "3"], [0, 1]), (1, ["0", "1", "2", "3"], [1, 3])):
+        rows = [{"file_name": "0.jpg", "label": value}, {"file_name": "1.jpg", "label": type(value)(3)}]
+        (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = open_source(str(root))
+        assert (found.classes, found.labels) == (classes, ids)
+
+
+def test_a_key_that_json_gives_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('{"0.jpg": "cat", "0.jpg": "dog"}')
+    with pytest.raises(DatasetError, match="it names '0.jpg' twice"):
+        read_table(tmp_path / "t.json", "t.json")
+
+
+def test_captions_and_boxes_are_not_taken_for_classes(tmp_path: Path) -> None:
+    root = source(tmp_path / "in", [f"{n}.jpg" for n in range(30)])
+    rows = "".join(f"{n}.jpg,a picture of {n}\n" for n in range(30))
+    (root / "metadata.csv").write_text("file_name,text\n" + rows)
+    with pytest.raises(DatasetError, match=r"0 columns that could hold the labels(.|\n)*--labels folders"):
+        open_source(str(root))
+    (root / "metadata.csv").rename(tmp_path / "t.csv")
+    options = SourceOptions(labels=read_table(tmp_path / "t.csv", "t.csv"))
+    with pytest.raises(DatasetError, match=r"30 different values in 30 rows(.|\n)*--label-column"):
+        open_source(str(root), options)
+    named = SourceOptions(labels=options.labels, label_column="text")
+    assert len(open_source(str(root), named).classes) == 30
+
+
+def test_folders_of_parts_beside_a_table_of_their_images_are_no_classes(tmp_path: Path) -> None:
+    names = ["part_1/a.jpg", "part_1/b.jpg", "part_2/c.jpg"]
+    root = source(tmp_path / "in", names, labels_csv="image,label\na,x\nb,y\nc,x\n")
+    with pytest.raises(
+        DatasetError, match=r"differ only in numbers(.|\n)*--labels .*labels.csv(.|\n)*folders"
+    ):
+        open_source(str(root))
+    assert open_source(str(root), SourceOptions(metadata=False)).classes == ["part_1", "part_2"]
+    table = read_table(root / "labels.csv", "labels.csv")
+    assert open_source(str(root), SourceOptions(labels=table)).labels == [0, 1, 0]
+
+
+def test_a_table_above_the_source_is_found_and_may_name_paths_from_there(tmp_path: Path) -> None:
+    root = source(tmp_path / "d" / "images" / "train", ["0.jpg", "1.jpg"])
+    table = tmp_path / "d" / "images" / "train.csv"
+    table.write_text("id,label\n0,cat\n1,dog\n")
+    with pytest.raises(DatasetError, match=r"train.csv may hold the labels"):
+        open_source(str(root))
+    far = tmp_path / "t.csv"
+    far.write_text("images/train/0.jpg,cat\nimages/train/1.jpg,dog\n")
+    found = open_source(str(root), SourceOptions(labels=read_table(far, "https://h/t.csv?sig=SECRET")))
+    assert found.classes == ["cat", "dog"]
+    table.unlink()
+    assert open_source(str(root)).labels == [None, None]
+
+
+def test_a_row_that_is_left_out_tells_no_place_of_its_table(tmp_path: Path) -> None:
+    root = source(tmp_path / "in", ["0.jpg"])
+    (tmp_path / "t.csv").write_text("0.jpg,cat\n7.jpg,dog\n")
+    table = read_table(tmp_path / "t.csv", "https://bob:hunter2@h/t.csv?sig=SECRET")
+    info = pack_to(root, tmp_path / "out", SourceOptions(labels=table))
+    assert info.source["left_out"][0]["names"] == ["line 2 of t.csv: 7.jpg"]
+
+
+def test_an_upper_table_without_an_image_of_its_own_is_passed_over(tmp_path: Path) -> None:
+    tables = {
+        "metadata_csv": "file_name,label\ntest/0.jpg,x\n",
+        "train__metadata_csv": "file_name,label\n0.jpg,y\n",
+    }
+    root = source(tmp_path / "in", ["train/0.jpg", "test/0.jpg"], **tables)
+    assert open_source(str(root), SourceOptions(split="train")).classes == ["y"]
 
 
 def test_images_without_labels_beside_a_table_are_refused_with_the_flag(tmp_path: Path) -> None:

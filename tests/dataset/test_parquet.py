@@ -145,9 +145,11 @@ def test_arrow_files_that_are_cut_of_another_format_or_beside_parquet_are_refuse
     arrow = write_arrow(tmp_path / "a.arrow", parquet)
     with pytest.raises(DatasetError, match=r"2 parquet or Arrow files(.|\n)*give one"):
         open_source(str(tmp_path))
-    arrow.write_bytes(arrow.read_bytes()[:-2000])
-    with pytest.raises(DatasetError, match=r"a.arrow cannot be read"):
-        open_source(str(arrow))
+    whole = arrow.read_bytes()
+    for cut in (2000, 8):  # within a batch, and where a batch ends
+        arrow.write_bytes(whole[:-cut])
+        with pytest.raises(DatasetError, match=r"a.arrow cannot be read"):
+            open_source(str(arrow))
     with pa.OSFile(str(arrow), "wb") as sink:
         pa.ipc.new_file(sink, pa.schema([])).close()
     with pytest.raises(DatasetError, match=r"a.arrow cannot be read"):
@@ -174,3 +176,13 @@ def test_text_that_a_class_label_does_not_name_is_refused(tmp_path: Path) -> Non
     columns = {"image": images_column(2), "label": ["cat", "cow"]}
     with pytest.raises(DatasetError, match="'cow', which is not in the class list"):
         open_source(str(write_parquet(tmp_path / "a.parquet", columns, {"label": ["cat", "dog"]})))
+
+
+def test_what_datasets_caches_beside_its_arrow_files_is_left_out(tmp_path: Path) -> None:
+    parquet = write_parquet(tmp_path / "p.parquet", {"image": images_column(3), "label": [0, 1, 2]})
+    (tmp_path / "d").mkdir()
+    for name in ("data-00000-of-00001", "cache-0123456789abcdef"):
+        write_arrow(tmp_path / "d" / f"{name}.arrow", parquet)
+    source = open_source(str(tmp_path / "d"))
+    assert len(source.samples) == 3
+    assert any("cache-0123456789abcdef.arrow" in note for note in source.notes)

@@ -191,3 +191,14 @@ def test_numbered_files_are_chosen_by_their_whole_name(tmp_path: Path) -> None:
     plain = open_source(str(tmp_path), SourceOptions(split="train"))
     assert plain.keys == ["train-000", "train-001"]
     assert "2 of 4 files are of split train" in plain.notes
+
+
+def test_files_of_a_split_beside_more_of_it_are_refused_or_chosen_by_name(tmp_path: Path) -> None:
+    for name in ("train", "train_extra"):
+        columns = {"image": IMAGES[:1], "label": [0]}
+        write_parquet(tmp_path / f"{name}-00000-of-00001.parquet", columns)
+    with pytest.raises(DatasetError, match=r"one split or several(.|\n)*--split train"):
+        open_source(str(tmp_path))
+    for name in ("train", "train_extra"):
+        chosen = open_source(str(tmp_path), SourceOptions(split=name))
+        assert chosen.keys == [f"{name}-00000-of-00001-00000000"]

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from student.ranks import joined
 from teacher_cache import LabelledViews, PackedDataset, open_labels
 from teacher_cache.errors import InputError
+from teacher_cache.stream import labelled_views
+from teacher_cache.stream.shares import Share
 
 NUM_IMAGES, NUM_VIEWS = 33, 3
 
@@ -102,6 +104,25 @@ def test_a_process_without_a_sample_of_the_last_batch_is_refused(data: str, labe
     assert len(list(LabelledViews(data, **options, rank=0, world_size=1).epoch(0))) == 3
     fits = LabelledViews(data, **{**options, "batch_size": 5}, rank=1, world_size=2)  # 33 = 30 + 3
     assert [len(batch.rows_B) for batch in fits.epoch(0)] == [5, 5, 5, 2]
+
+
+def test_a_share_that_changes_converts_the_position_or_refuses_and_stays_in_an_epoch(
+    data: str, labels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = Share(0, 1)
+    monkeypatch.setattr(labelled_views, "share_of_process", lambda: share)
+    views = LabelledViews(data, labels=labels, batch_size=4)
+    seen(views, range(1), stop=3)
+    share = Share(1, 2)
+    assert views.state_dict()["batches"] == 3  # of the epoch that has begun
+    for _ in range(2):
+        with pytest.raises(InputError, match="lies within a batch"):
+            next(views.epoch(0))
+    share = Share(0, 1)
+    assert [len(batch.rows_B) for batch in views.epoch(1)] == [4] * 8
+    share = Share(1, 2)
+    assert len(list(views.epoch(2))) == 4
+    assert views.next_epoch == 3
 
 
 def test_paths_and_numbers_of_any_kind_are_taken(data: str, labels: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from teacher_cache.dataset.sources.class_names import RawLabel, classes_of
 from teacher_cache.dataset.sources.label_table import (
     METADATA,
     TABLES,
+    can_be_read,
     labels_in,
     may_hold_labels,
     read_table,
@@ -70,7 +72,7 @@ def folder_source(root: Path, options: SourceOptions, above: Sequence[Path] = ()
             "There is nothing to pack.",
             f"give a folder of class folders with images ({', '.join(images.EXTENSIONS)})",
         )
-    beside = [*others, *(file for folder in above for file in sorted(folder.iterdir()) if file.is_file())]
+    beside = [*others, *(file for folder in above for file in _files_in(folder))]
     tables = _tables(beside, root, options)
     for file, reason in others.items():
         if str(file) not in {table.where for table in tables}:
@@ -79,9 +81,7 @@ def folder_source(root: Path, options: SourceOptions, above: Sequence[Path] = ()
     raw: list[RawLabel] = [None] * len(found)
     notes = []
     if tables:
-        raw = _labels_of(
-            [image.path for image in found], tables, [root, *reversed(above), root.parent], options, left_out
-        )
+        raw = _labels_of([image.path for image in found], tables, [root, *root.parents], options, left_out)
         notes.append(f"labels are those of {', '.join(table.where for table in tables[:3])}")
     elif options.unlabelled or len(loose) == len(found):
         if not options.unlabelled:
@@ -89,6 +89,8 @@ def folder_source(root: Path, options: SourceOptions, above: Sequence[Path] = ()
         notes.append("no class folders are taken: the images are without labels")
     else:
         _check_classes(root, found, beside, options)
+        if options.metadata:
+            _refuse_parts(root, beside, found)
         for image in loose:
             left_out.add(image.path.name, NO_CLASS)
         found = [image for image in found if image.path.parent != root]
@@ -136,6 +138,8 @@ def _labels_of(
     rest = list(range(len(paths)))
     for table in sorted(tables, key=lambda table: -len(table.folder.parts) if table.folder else 0):
         of_table = [n for n in rest if table.folder is None or paths[n].is_relative_to(table.folder)]
+        if not of_table:
+            continue
         rest = sorted(set(rest) - set(of_table))
         found = labels_in(table, [paths[n] for n in of_table], bases, options)
         for row in found.unused:
@@ -154,7 +158,8 @@ def _labels_of(
         raise DatasetError(
             f"{len(rest):,} images have no table of labels, and others have one: {paths[rest[0]]}",
             "Either all samples or none must have labels.",
-            "give one table for all: --labels FILE; or pack the images without labels: --unlabelled",
+            "give one table for all: --labels FILE; take the names of folders: --labels folders; or pack the "
+            "images without labels: --unlabelled",
         )
     return [raw[number] for number in range(len(paths))]
 
@@ -163,14 +168,40 @@ def _refuse_tables(root: Path, beside: Sequence[Path], found: Sequence[_Found]) 
     """Refuse images without labels beside a file that may hold them. Raises DatasetError."""
     stems = [image.path.stem for image in found[:1000]]
     own = split_of(root.name)
-    fitting = [file for file in beside if file.parent == root or split_of(file.stem) in (None, own)]
-    tables = [file for file in fitting if may_hold_labels(file, stems)]
-    if tables:
+    outside = [file for file in _files_in(root.parent) if file not in beside]
+    fitting = [
+        file for file in (*beside, *outside) if file.parent == root or split_of(file.stem) in (None, own)
+    ]
+    table = next((file for file in fitting if may_hold_labels(file, stems, by_suffix=file in beside)), None)
+    if table is not None:
+        convert = "" if can_be_read(table) else "save it as CSV, and "
         raise DatasetError(
-            f"{tables[0]} may hold the labels of the images in {root}",
+            f"{table} may hold the labels of the images in {root}",
             "They would be packed without labels.",
-            f"take them: --labels {tables[0]}; or pack the images without labels: --unlabelled",
+            f"{convert}take them: --labels {table if not convert else 'FILE'}; or pack the images without "
+            "labels: --unlabelled",
         )
+
+
+def _refuse_parts(root: Path, beside: Sequence[Path], found: Sequence[_Found]) -> None:
+    """Refuse folders that differ in their numbers alone, beside a table that names their images."""
+    names = {re.sub("[0-9]+", "", folder.name) for folder in class_folders(root)}
+    stems = [image.path.stem for image in found[:1000]]
+    table = next((file for file in beside if may_hold_labels(file, stems, by_suffix=False)), None)
+    if len(names) == 1 and table is not None:
+        raise DatasetError(
+            f"the folders of {root} differ only in numbers, and {table} names their images",
+            "Parts of a dataset would be taken for its classes.",
+            f"take the labels of the table: --labels {table}; or the names of folders: --labels folders",
+        )
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files in a folder, sorted; none where it cannot be listed."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_file())
+    except OSError:
+        return []
 
 
 def class_folders(root: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from teacher_cache.storage.store import Store
 _OPTIONS = SourceOptions()
 _TABLES = (".parquet", ARROW_SUFFIX)
 """Suffixes of files of rows; `save_to_disk` of Hugging Face's datasets writes the second kind."""
+_CACHE = re.compile(r"(cache|tmp)-?[0-9a-z_]+\.arrow")
+"""Names of the files in which datasets keeps results of map and filter, beside the data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,12 @@ def find(path: str, options: SourceOptions = _OPTIONS) -> Found:
         )
         files = [entry for entry in entries if not entry.is_dir()]
         parquet = sorted(entry for entry in files if entry.name.lower().endswith(_TABLES))
+        cached = [file for file in parquet if _CACHE.fullmatch(file.name)]
+        if cached and len(cached) < len(parquet):
+            parquet = [file for file in parquet if file not in cached]
+            notes.append(
+                f"results that datasets keeps are left out: {', '.join(file.name for file in cached[:5])}"
+            )
         tars = sorted(entry for entry in files if entry.name.lower().endswith(SUFFIXES))
         folders = class_folders(root)
         if (root / DATASET_FILE).is_file() and split is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ def parquet_source(files: Sequence[Path], options: SourceOptions) -> Source:
 
 
 ARROW_SUFFIX = ".arrow"
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+"""Last bytes of an Arrow stream: arrow.apache.org/docs/format/Columnar.html, "IPC Streaming Format"."""
 
 
 def read_schema(file: Any, name: str) -> pa.Schema:
@@ -153,6 +156,10 @@ def rows_of(
 
 def _batches(file: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     if file.name.lower().endswith(ARROW_SUFFIX):
+        with file.open("rb") as stream:
+            stream.seek(-len(_END_OF_STREAM), os.SEEK_END)
+            if stream.read() != _END_OF_STREAM:
+                raise ValueError("it does not end as an Arrow stream does, and rows may be missing")
         with pa.OSFile(str(file)) as stream, pa.ipc.open_stream(stream) as batches:
             for batch in batches:
                 yield batch.select(names)

@@ -113,7 +113,12 @@ def _refuse_two_kinds(entries: Sequence[Path], where: str) -> None:
     kinds = {_without_number(entry): entry for entry in entries}
     words = {tuple(sorted(_words(_stem(entry)))) for entry in entries}
     folders = [entry for entry in entries if entry.is_dir()]
-    if len(words) > 1 or (len(folders) > 1 and len(kinds) > 1 and has_splits(folders)):
+    plain = kinds.keys() & _SPLIT_OF.keys()  # train beside train_extra, but not train-HASH beside another
+    if (
+        (plain and len(kinds) > 1)
+        or len(words) > 1
+        or (len(folders) > 1 and len(kinds) > 1 and has_splits(folders))
+    ):
         raise DatasetError(
             f"{where} holds parts that could be one split or several: {_listed(list(kinds.values()))}",
             "Packed together, a student could be trained on what it is tested on.",
@@ -132,7 +137,8 @@ def _stem(entry: Path) -> str:
 
 
 def _without_number(entry: Path) -> str:
-    return re.sub(r"[\d]+", "", _stem(entry)).strip("-_. ").lower()
+    stem = re.sub(r"[-_.]?\d+[-_]of[-_]\d+", "", _stem(entry), flags=re.IGNORECASE)
+    return re.sub(r"[\d]+", "", stem).strip("-_. ").lower()
 
 
 def _listed(entries: Sequence[Path]) -> str:
