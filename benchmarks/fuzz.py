@@ -14,14 +14,13 @@ longer than a minute.
 from __future__ import annotations
 
 import collections
-import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import json
 import random
-import shutil
+import re
 import signal
 import sys
 import tarfile
@@ -30,7 +29,7 @@ import traceback
 import unicodedata
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow.parquet as pq
 from msgspec import Meta
@@ -38,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json
-from benchmarks.fuzz_sources import MAKERS
+from benchmarks.fuzz_sources import MAKERS, TABLE_SUFFIXES
 from teacher_cache import images
 from teacher_cache.dataset.packing.in_place import files_in, index_in_place
 from teacher_cache.dataset.packing.pack import PackOptions, pack
@@ -98,17 +97,19 @@ def _mutate_lines(data: bytes, rng: random.Random) -> bytes:
             rng.choice([b",", b";", b"\t", b":"]), rng.choice([b"", b",,", b" "])
         )
     else:
-        lines[first] += rng.choice([b",x", b"\r", b"\0", "\u00a0".encode(), b'"', b" "])
+        lines[first] += rng.choice(
+            [b",x", b"\n7.png,", b"\n7.png;", b"\n7.png\t", b"\r", b"\0", "\u00a0".encode(), b'"', b" "]
+        )
     return b"\n".join(lines)
 
 
 def _mutate(root: Path, rng: random.Random) -> None:
     for _ in range(rng.choice([0, 1, 1, 2])):
-        files = [file for file in root.rglob("*") if file.is_file()]
+        files = sorted(file for file in root.rglob("*") if file.is_file())
         if not files:
             return
         file = rng.choice(files)
-        if file.suffix in (".csv", ".tsv", ".jsonl") and rng.random() < 0.5:
+        if file.suffix in TABLE_SUFFIXES and rng.random() < 0.5:
             file.write_bytes(_mutate_lines(file.read_bytes(), rng))
             continue
         kind = rng.randrange(8)
@@ -122,7 +123,7 @@ def _mutate(root: Path, rng: random.Random) -> None:
             folder = root / rng.choice(_NAMES)
             if not folder.exists() or folder.is_dir():
                 folder.mkdir(exist_ok=True)
-                shutil.copy(file, folder / file.name)
+                (folder / file.name).write_bytes(file.read_bytes())
         elif kind == 6:
             link = file.with_name(f"link-{rng.randrange(99)}{file.suffix}")
             if not link.is_symlink():
@@ -140,51 +141,85 @@ def _plain(name: str) -> str:
         return name
 
 
-def _names_given(root: Path) -> dict[bytes, set[str]]:
-    """Return the names that a source gives each image now, by the digest of its bytes.
+class _Given(NamedTuple):
+    """Classes that a source gives its images, read by libraries alone.
 
-    Read by libraries alone: a folder, a cell, a member or a feature that stands beside the image.
+    Attributes:
+        names: Names by the digest of an image's bytes: of its folders, row or member; None if a table that
+            lies there has not the header it was made with.
+        are_ids: Whether the labels of a table are class ids.
     """
+
+    names: dict[bytes, set[str]] | None
+    are_ids: bool
+
+
+def _given(root: Path) -> _Given:
     found: dict[bytes, set[str]] = collections.defaultdict(set)
     cells: dict[str, set[str]] = collections.defaultdict(set)
-    files = [file for file in root.rglob("*") if file.is_file()]
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    is_known, has_types = True, False
     for file in files:
-        with contextlib.suppress(Exception):  # a file that no library reads gives no name
+        try:
             if file.suffix == ".parquet":
-                table = pq.read_table(file)
-                names = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-                names = names.get("info", {}).get("features", {}).get("label", {}).get("names")
-                for row in table.to_pylist():
-                    label = row["label"]
-                    is_id = names and not isinstance(label, str) and label >= 0
-                    name = names[label] if is_id else str(label)
-                    found[hashlib.sha256(row["image"]["bytes"]).digest()].add(name)
+                _add_parquet(file, found)
             elif file.suffix == ".tar":
-                with tarfile.open(file) as tar:
-                    parts: dict[str, dict[str, bytes]] = collections.defaultdict(dict)
-                    for member in tar:
-                        stem, _, extension = member.name.partition(".")
-                        stream = tar.extractfile(member)
-                        parts[stem][extension] = stream.read() if stream else b""
-                for sample in parts.values():
-                    found[hashlib.sha256(sample["jpg"]).digest()].add(sample["cls"].decode())
-            elif file.suffix in (".csv", ".tsv", ".jsonl"):
-                data = file.read_bytes()
-                text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-                if file.suffix == ".jsonl":
-                    rows = [list(map(str, json.loads(line).values())) for line in text.split("\n") if line]
-                else:
-                    rows = [row for mark in ",;\t" for row in csv.reader(io.StringIO(text), delimiter=mark)]
+                _add_tar(file, found)
+            elif file.suffix in TABLE_SUFFIXES:
+                rows = _rows(file)
+                is_known, has_types = is_known and bool(rows), has_types or file.suffix == ".jsonl"
                 for row in rows:
-                    for cell in row:
-                        cells[Path(cell.strip().replace("\\", "/")).stem] |= {each.strip() for each in row}
+                    name = Path(str(row["file_name"]).strip().replace("\\", "/")).stem
+                    cells[name].add(str(row["label"]).strip())
+        except Exception:  # a file that no library reads gives no name
+            is_known = is_known and file.suffix not in TABLE_SUFFIXES
+    stems = {file.stem for file in files}
+    used = [label for stem in stems & cells.keys() for label in cells[stem] if label]
     for file in files:
         digest = hashlib.sha256(file.read_bytes()).digest()
         found[digest] |= set(file.relative_to(root).parts[:-1]) | cells[file.stem]
-    return found
+    are_ids = (
+        bool(used) and not has_types and all(re.fullmatch(r"0|[1-9]\d*(\.0*)?|0\.0*", each) for each in used)
+    )
+    return _Given(found if is_known else None, are_ids)
 
 
-def _check(target: Path, given: dict[bytes, set[str]]) -> None:
+def _add_parquet(file: Path, found: dict[bytes, set[str]]) -> None:
+    table = pq.read_table(file)
+    document = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = document.get("info", {}).get("features", {}).get("label", {}).get("names")
+    for row in table.to_pylist():
+        label = row["label"]
+        is_id = names and not isinstance(label, str) and label >= 0
+        found[hashlib.sha256(row["image"]["bytes"]).digest()].add(names[label] if is_id else str(label))
+
+
+def _add_tar(file: Path, found: dict[bytes, set[str]]) -> None:
+    parts: dict[str, dict[str, bytes]] = collections.defaultdict(dict)
+    with tarfile.open(file) as tar:
+        for member in tar:
+            stem, _, extension = member.name.partition(".")
+            stream = tar.extractfile(member)
+            parts[stem][extension] = stream.read() if stream else b""
+    for sample in parts.values():
+        found[hashlib.sha256(sample["jpg"]).digest()].add(sample["cls"].decode())
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table as the library of its kind reads them; none without the columns."""
+    data = file.read_bytes()
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    if file.suffix == ".jsonl":
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        return rows if all({"file_name", "label"} <= row.keys() for row in rows) else []
+    for mark in ",;\t":
+        found = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark))
+        if found and {"file_name", "label"} <= found[0].keys():
+            return found
+    return []
+
+
+def _check(target: Path, given: _Given) -> None:
     dataset = PackedDataset(str(target))
     labels_N = dataset.index.labels_N
     assert len(set(dataset.index.keys.to_pylist())) == len(dataset)
@@ -193,15 +228,17 @@ def _check(target: Path, given: dict[bytes, set[str]]) -> None:
     for row in range(len(dataset)):
         data = dataset.image_bytes(row)
         images.decode(data, dataset.index.key(row))
-        if labels_N[row] >= 0:
-            name, names = dataset.info.classes[labels_N[row]], given[hashlib.sha256(data).digest()]
-            assert _plain(name) in set(map(_plain, names)), f"class {name!r}, where the source says {names}"
+        if labels_N[row] < 0 or given.names is None:
+            continue
+        name, names = dataset.info.classes[labels_N[row]], given.names[hashlib.sha256(data).digest()]
+        assert _plain(name) in set(map(_plain, names)), f"class {name!r}, where the source says {names}"
+        assert not given.are_ids or name == str(labels_N[row]), f"id {labels_N[row]} of class {name!r}"
 
 
 def _try(source: Path, target: Path, rng: random.Random) -> str:
     """Pack or index a source, and return what became of it."""
     options = SourceOptions(split=rng.choice([None, None, "train"]), unlabelled=rng.random() < 0.1)
-    tables = [file for file in source.rglob("*") if file.suffix in (".csv", ".tsv", ".jsonl")]
+    tables = sorted(file for file in source.rglob("*") if file.suffix in TABLE_SUFFIXES)
     packing = PackOptions(shard_size=4, skip_corrupt=rng.random() < 0.5)
     is_in_place = rng.random() < 0.4 and any(source.rglob("*.tar")) != any(source.rglob("*.parquet"))
     try:
@@ -216,7 +253,7 @@ def _try(source: Path, target: Path, rng: random.Random) -> str:
     except InputError:
         assert not list(target.glob("*.tar")), "a refused pack left shards"
         return "refused"
-    _check(target, _names_given(source))
+    _check(target, _given(source))
     return "indexed" if is_in_place else "packed"
 
 

@@ -29,6 +29,8 @@ _CLASSES = (
 """Names of three classes: plain, in other Unicode forms, as numbers, with spaces, quotes and separators."""
 _TABLES = {"metadata.csv": ",", "metadata.jsonl": "", "labels.tsv": "\t", "train_labels.csv": ";"}
 """Names of tables of labels, and what separates their cells; "" for JSON lines."""
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+"""Suffixes of these tables."""
 
 
 def _image(rng: random.Random) -> bytes:
