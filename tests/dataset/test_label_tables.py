@@ -17,7 +17,8 @@ from layouts import labels_of, pack_to, write_files
 from pipelines.cli import main
 from teacher_cache.dataset.index import read_info
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.dataset.sources.label_table import labels_in, read_table
+from teacher_cache.dataset.sources.label_columns import labels_in
+from teacher_cache.dataset.sources.label_table import read_table
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import NO_ROW_IMAGE, SourceOptions
 from teacher_cache.errors import DatasetError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,22 +10,20 @@ from typing import NamedTuple
 
 from teacher_cache import images
 from teacher_cache.dataset.sources.class_names import RawLabel, classes_of
-from teacher_cache.dataset.sources.label_table import (
-    METADATA,
-    TABLES,
-    can_be_read,
-    labels_in,
-    may_hold_labels,
-    read_table,
+from teacher_cache.dataset.sources.label_table import TABLES
+from teacher_cache.dataset.sources.labels_beside import (
+    files_in,
+    labels_of,
+    refuse_parts,
+    refuse_tables,
+    tables_beside,
 )
 from teacher_cache.dataset.sources.source import (
     BROKEN_LINK,
     HIDDEN,
     NO_CLASS,
     NO_IMAGE,
-    NO_ROW_IMAGE,
     FilePlace,
-    LabelTable,
     LeftOut,
     Sample,
     Source,
@@ -34,7 +31,6 @@ from teacher_cache.dataset.sources.source import (
     is_system,
     key_of,
 )
-from teacher_cache.dataset.sources.splits import split_of
 from teacher_cache.errors import DatasetError
 
 _IMAGE_SUFFIXES = (
@@ -66,14 +62,15 @@ def folder_source(root: Path, options: SourceOptions, above: Sequence[Path] = ()
     left_out = LeftOut()
     others: dict[Path, str] = {}
     found = sorted(_images_under(root, left_out, others))
+    stems = [image.path.stem for image in found[:1000]]
     if not found:
         raise DatasetError(
             f"source {str(root)!r} has no image in a class folder, no .parquet and no .tar",
             "There is nothing to pack.",
             f"give a folder of class folders with images ({', '.join(images.EXTENSIONS)})",
         )
-    beside = [*others, *(file for folder in above for file in _files_in(folder))]
-    tables = _tables(beside, root, options)
+    beside = [*others, *(file for folder in above for file in files_in(folder))]
+    tables = tables_beside(beside, root, options)
     for file, reason in others.items():
         if str(file) not in {table.where for table in tables}:
             left_out.add(str(file.relative_to(root)), reason)
@@ -81,16 +78,16 @@ def folder_source(root: Path, options: SourceOptions, above: Sequence[Path] = ()
     raw: list[RawLabel] = [None] * len(found)
     notes = []
     if tables:
-        raw = _labels_of([image.path for image in found], tables, [root, *root.parents], options, left_out)
+        raw = labels_of([image.path for image in found], tables, [root, *root.parents], options, left_out)
         notes.append(f"labels are those of {', '.join(table.where for table in tables[:3])}")
     elif options.unlabelled or len(loose) == len(found):
         if not options.unlabelled:
-            _refuse_tables(root, beside, found)
+            refuse_tables(root, beside, stems)
         notes.append("no class folders are taken: the images are without labels")
     else:
         _check_classes(root, found, beside, options)
         if options.metadata:
-            _refuse_parts(root, beside, found)
+            refuse_parts(root, class_folders(root), beside, stems)
         for image in loose:
             left_out.add(image.path.name, NO_CLASS)
         found = [image for image in found if image.path.parent != root]
@@ -102,106 +99,6 @@ def folder_source(root: Path, options: SourceOptions, above: Sequence[Path] = ()
     rows = zip(keys, classes.labels, found, strict=True)
     samples = [Sample(key, label, FilePlace(str(image.path), image.num_bytes)) for key, label, image in rows]
     return Source("folders", classes.names, samples, left_out, [*notes, *classes.notes])
-
-
-def _tables(beside: Sequence[Path], root: Path, options: SourceOptions) -> list[LabelTable]:
-    """Return the tables that hold the labels: the one given, else those named metadata."""
-    if options.unlabelled or options.labels is not None:
-        return [] if options.labels is None else [options.labels]
-    files = [file for file in beside if file.name.lower() in METADATA] if options.metadata else []
-    folders = Counter(file.parent for file in files)
-    twice = next((folder for folder, count in folders.items() if count > 1), None)
-    if twice is not None:
-        raise DatasetError(
-            f"{twice} holds {' and '.join(METADATA)}",
-            "They could give an image two labels.",
-            "choose one: --labels FILE; or move one away",
-        )
-    if options.label_column is not None and not files:
-        raise DatasetError(
-            f"--label-column {options.label_column} for {root}, which has no table of labels",
-            "The flag cannot select anything in this source.",
-            "give the table: --labels FILE; or omit the flag",
-        )
-    return [read_table(file, str(file))._replace(folder=file.parent) for file in files]
-
-
-def _labels_of(
-    paths: Sequence[Path],
-    tables: Sequence[LabelTable],
-    bases: Sequence[Path],
-    options: SourceOptions,
-    left_out: LeftOut,
-) -> list[RawLabel]:
-    """Return the label of each image, by the table of the nearest folder."""
-    raw: dict[int, RawLabel] = {}
-    rest = list(range(len(paths)))
-    for table in sorted(tables, key=lambda table: -len(table.folder.parts) if table.folder else 0):
-        of_table = [n for n in rest if table.folder is None or paths[n].is_relative_to(table.folder)]
-        if not of_table:
-            continue
-        rest = sorted(set(rest) - set(of_table))
-        found = labels_in(table, [paths[n] for n in of_table], bases, options)
-        for row in found.unused:
-            left_out.add(row, NO_ROW_IMAGE)
-        missing = [str(paths[n]) for number, n in enumerate(of_table) if number not in found.labels]
-        if missing:
-            raise DatasetError(
-                f"{len(missing):,} of {len(of_table):,} images have no row in {table.where}: "
-                f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}",
-                "They would be without labels.",
-                "add their rows, or move the images away; --labels FILE gives another table, "
-                "--labels folders takes the names of folders, --unlabelled packs without labels",
-            )
-        raw |= {of_table[number]: label for number, label in found.labels.items()}
-    if rest:
-        raise DatasetError(
-            f"{len(rest):,} images have no table of labels, and others have one: {paths[rest[0]]}",
-            "Either all samples or none must have labels.",
-            "give one table for all: --labels FILE; take the names of folders: --labels folders; or pack the "
-            "images without labels: --unlabelled",
-        )
-    return [raw[number] for number in range(len(paths))]
-
-
-def _refuse_tables(root: Path, beside: Sequence[Path], found: Sequence[_Found]) -> None:
-    """Refuse images without labels beside a file that may hold them. Raises DatasetError."""
-    stems = [image.path.stem for image in found[:1000]]
-    own = split_of(root.name)
-    outside = [file for file in _files_in(root.parent) if file not in beside]
-    fitting = [
-        file for file in (*beside, *outside) if file.parent == root or split_of(file.stem) in (None, own)
-    ]
-    table = next((file for file in fitting if may_hold_labels(file, stems, by_suffix=file in beside)), None)
-    if table is not None:
-        convert = "" if can_be_read(table) else "save it as CSV, and "
-        raise DatasetError(
-            f"{table} may hold the labels of the images in {root}",
-            "They would be packed without labels.",
-            f"{convert}take them: --labels {table if not convert else 'FILE'}; or pack the images without "
-            "labels: --unlabelled",
-        )
-
-
-def _refuse_parts(root: Path, beside: Sequence[Path], found: Sequence[_Found]) -> None:
-    """Refuse folders that differ in their numbers alone, beside a table that names their images."""
-    names = {re.sub("[0-9]+", "", folder.name) for folder in class_folders(root)}
-    stems = [image.path.stem for image in found[:1000]]
-    table = next((file for file in beside if may_hold_labels(file, stems, by_suffix=False)), None)
-    if len(names) == 1 and table is not None:
-        raise DatasetError(
-            f"the folders of {root} differ only in numbers, and {table} names their images",
-            "Parts of a dataset would be taken for its classes.",
-            f"take the labels of the table: --labels {table}; or the names of folders: --labels folders",
-        )
-
-
-def _files_in(folder: Path) -> list[Path]:
-    """Return the files in a folder, sorted; none where it cannot be listed."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if entry.is_file())
-    except OSError:
-        return []
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -223,7 +120,7 @@ def _check_classes(
             f"remove them, or convert their images to {', '.join(images.EXTENSIONS)}",
         )
     if len(folders) == 1 and options.classes is None:
-        _refuse_tables(root, beside, found)
+        refuse_tables(root, beside, [image.path.stem for image in found[:1000]])
         raise DatasetError(
             f"{root} has all its images in one folder, {folders[0].name!r}",
             "It would be the only class, and every label would be the same.",

@@ -10,35 +10,19 @@ import csv
 import io
 import json
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from teacher_cache.dataset.sources.class_names import RawLabel
-from teacher_cache.dataset.sources.source import LabelTable, SourceOptions
-from teacher_cache.errors import DatasetError, nearest
-from teacher_cache.images import EXTENSIONS
+from teacher_cache.dataset.sources.source import LabelTable
+from teacher_cache.errors import DatasetError
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Names of Hugging Face's tables, which hold for the images of their folder and below it."""
-_FILE_COLUMNS = (
-    *("file_name", "filename", "file", "file_path", "filepath", "path", "image", "image_id", "image_name"),
-    *("image_path", "imageid", "img", "img_name", "name", "id", "key"),
-)
-_PATH_COLUMNS = ("file_name", "filename", "file_path", "filepath", "path", "image_path", "img_path")
-_IMAGE_SUFFIXES = (*(f".{name}" for name in EXTENSIONS), ".jpe", ".jfif")
-_FLAGS = {"0", "1", "0.0", "1.0"}
-_MANY_ROWS = 20
-"""Rows from which a column that nothing names counts as no column of classes if most values differ."""
-_SPLIT_COLUMNS = ("split", "subset", "data_set", "dataset", "partition", "set", "usage")
-_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".xls", ".xlsx")
 """Suffixes of files that are tables, whatever they hold."""
 _PERHAPS_TABLES = (".txt", ".json", ".xml", ".mat", ".parquet", ".lst", ".list")
 _LOOKED_AT_BYTES = 65_536
-_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def read_table(file: Path, where: str) -> LabelTable:
@@ -119,250 +103,6 @@ def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class Labelled(NamedTuple):
-    """Labels of images by number, and the rows that no image has, as text."""
-
-    labels: dict[int, RawLabel]
-    unused: list[str]
-
-
-def labels_in(
-    table: LabelTable, images: Sequence[Path], bases: Sequence[Path], options: SourceOptions
-) -> Labelled:
-    """Return the label of each image that a table names.
-
-    Rows name images by their path below the table's folder or a base, with or without its suffix; or by the
-    file's name alone, where no two images have the same. All rows are read in the same way: the first in
-    which every image has a row, else the one in which most have.
-
-    Args:
-        images: Paths of the images.
-        bases: Folders that the names may be relative to.
-        options: Column of the labels, else found by its name; and whether splits may be mixed.
-
-    Raises:
-        DatasetError: The columns are not certain, rows are of several splits, two rows give an image two
-            labels, or a label is none.
-    """
-    ways = list(_ways_to_name(images, [table.folder] if table.folder else bases))
-    header, rows, lines = _with_header(table, {name for way in ways for name in way.known})
-    lower = [name.lower().replace(" ", "_") for name in header]
-    way, name_at = _way_and_column(table.where, ways, header, lower, rows, options.label_column, len(images))
-    named = [way.image_of(row[name_at]) for row in rows]
-    used = [row for row, number in zip(rows, named, strict=True) if number is not None]
-    label_at = _label_column(table, header, lower, name_at, used, options.label_column)
-    if options.splits:
-        _check_split(table.where, header, lower, used)
-    label_of = _label_reader([row[label_at] for row in used], is_text=table.header is None)
-    labels: dict[int, RawLabel] = {}
-    unused = []
-    for row, number, line in zip(rows, named, lines, strict=True):
-        name = row[name_at]
-        if number is None:
-            unused.append(f"line {line} of {PurePosixPath(table.where.partition('?')[0]).name}: {name}")
-            continue
-        try:
-            label = label_of(row[label_at])
-        except ValueError as error:
-            raise DatasetError(
-                f"line {line} of {table.where}, {name}, {error}",
-                "Every image needs one class.",
-                "correct the line, name another column with --label-column, or pack without labels: "
-                "--unlabelled",
-            ) from error
-        if labels.setdefault(number, label) != label:
-            raise DatasetError(
-                f"line {line} of {table.where} gives {name} the label {label!r}, and one above "
-                f"{labels[number]!r}",
-                "Every image needs one class.",
-                "leave one row for each image",
-            )
-    return Labelled(labels, unused)
-
-
-class _Way(NamedTuple):
-    """A way in which cells may name images.
-
-    Attributes:
-        known: Numbers of the images by name; a name that several images have is left out.
-        by_name_alone: Whether folders in a cell are left aside.
-    """
-
-    known: Mapping[str, int]
-    by_name_alone: bool
-
-    def image_of(self, cell: Any) -> int | None:
-        """Return the number of the image that a cell names, or None."""
-        name = _folded(str(cell))
-        return self.known.get(name.rpartition("/")[2] if self.by_name_alone else name)
-
-
-def _ways_to_name(images: Sequence[Path], bases: Iterable[Path | None]) -> Iterator[_Way]:
-    for base in bases:
-        if base is not None:
-            paths = [image.relative_to(base) if image.is_relative_to(base) else image for image in images]
-            yield _Way(_unique(paths), by_name_alone=False)
-            yield _Way(_unique([path.with_suffix("") for path in paths]), by_name_alone=False)
-    yield _Way(_unique([Path(image.name) for image in images]), by_name_alone=True)
-    yield _Way(_unique([Path(image.stem) for image in images]), by_name_alone=True)
-
-
-def _unique(names: Sequence[Path]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    repeated = set()
-    for number, name in enumerate(names):
-        if found.setdefault(_folded(name.as_posix()), number) != number:
-            repeated.add(_folded(name.as_posix()))
-    return {name: number for name, number in found.items() if name not in repeated}
-
-
-def _folded(name: str) -> str:
-    """Return one spelling for a path that Windows, macOS or a person wrote in another way."""
-    return unicodedata.normalize("NFC", name.strip().replace("\\", "/").removeprefix("./"))
-
-
-def _with_header(
-    table: LabelTable, known: Set[str]
-) -> tuple[Sequence[str], Sequence[Sequence[Any]], Sequence[int]]:
-    """Return the columns' names, the rows and their lines; columns without names are called 1, 2, 3 ...
-
-    The first row of a table without a header names an image.
-    """
-    header, rows, lines = table.header, table.rows, table.lines
-    if header is None:
-        names_image = [_is_image_name(cell) or _folded(cell) in known for cell in rows[0]]
-        if any(names_image):
-            header = [str(number) for number in range(1, len(rows[0]) + 1)]
-        else:
-            header, rows, lines = rows[0], rows[1:], lines[1:]
-    if len(set(header)) < len(header):
-        raise DatasetError(
-            f"{table.where} has two columns of one name: {', '.join(header)}", "", "rename one"
-        )
-    return header, rows, lines
-
-
-def _way_and_column(
-    where: str,
-    ways: Sequence[_Way],
-    header: Sequence[str],
-    lower: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    label: str | None,
-    num_images: int,
-) -> tuple[_Way, int]:
-    """Return the way in which most images have a row, and the column that names them.
-
-    A column of paths, by its name or by the suffixes in it, is the only one that may name images where there
-    is one: numbers of rows would otherwise be taken for files such as 0.png.
-    """
-    columns = [n for n, name in enumerate(lower) if name not in _LABEL_COLUMNS and header[n] != label]
-    paths = [n for n in columns if lower[n] in _PATH_COLUMNS]
-    paths = paths or [n for n in columns if rows and all(_is_image_name(row[n]) for row in rows[:100])]
-    best: tuple[int, _Way, list[int]] = (0, ways[0], [])
-    for way in ways:
-        counts = {n: len({way.image_of(row[n]) for row in rows} - {None}) for n in paths or columns}
-        most = max(counts.values(), default=0)
-        if most > best[0]:
-            named = [n for n, count in counts.items() if count and lower[n] in _FILE_COLUMNS]
-            best = most, way, named if len(named) == 1 else [n for n in counts if counts[n] == most]
-        if most == num_images:
-            break
-    if len(best[2]) != 1:
-        raise DatasetError(
-            f"{where} has {len(best[2])} columns that name the images, of {', '.join(header)}",
-            "The image of a row is not certain.",
-            "give a table with a column file_name: paths below the source, or names of files; or --labels "
-            "folders takes the names of folders",
-        )
-    return best[1], best[2][0]
-
-
-def _label_column(
-    table: LabelTable,
-    header: Sequence[str],
-    lower: Sequence[str],
-    name_at: int,
-    rows: Sequence[Sequence[Any]],
-    label: str | None,
-) -> int:
-    if label is not None:
-        if label not in header:
-            raise DatasetError(
-                f"{table.where} has no column {label!r}; it has {', '.join(header)}",
-                "The labels are not known.",
-                nearest(label, header) or "name one of these with --label-column",
-            )
-        return header.index(label)
-    found = [n for n, name in enumerate(lower) if name in _LABEL_COLUMNS and n != name_at]
-    others = [n for n in range(len(header)) if n != name_at]
-    is_guess = not found and len(others) == 1 and table.folder is None
-    found = others if is_guess else found
-    if len(found) != 1:
-        are_flags = len(others) > 1 and all({str(row[n]) for row in rows} <= _FLAGS for n in others)
-        raise DatasetError(
-            f"{table.where} has {len(found)} columns that could hold the labels, of {', '.join(header)}",
-            "A column for each class is not read." if are_flags else "The class of an image is not certain.",
-            "make one column of the classes' names"
-            if are_flags
-            else "name the column: --label-column NAME; "
-            "--labels folders takes the names of folders, --unlabelled packs without labels",
-        )
-    different = {str(row[found[0]]) for row in rows}
-    if is_guess and len(rows) >= _MANY_ROWS and len(different) > len(rows) / 2:
-        raise DatasetError(
-            f"column {header[found[0]]!r} of {table.where} holds {len(different):,} different values in "
-            f"{len(rows):,} rows",
-            "Nearly every image would be a class of its own.",
-            "if they are the classes, name the column: --label-column NAME",
-        )
-    return found[0]
-
-
-def _check_split(
-    where: str, header: Sequence[str], lower: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> None:
-    for number, name in enumerate(lower):
-        found = sorted({str(row[number]) for row in rows})
-        if name in _SPLIT_COLUMNS and len(found) > 1:
-            raise DatasetError(
-                f"column {header[number]!r} of {where} holds several splits: {', '.join(found[:8])}",
-                "Packed together, a student would be trained on what it is tested on.",
-                "give the images and rows of one split; or give --no-splits if these are not splits",
-            )
-
-
-def _label_reader(cells: Sequence[Any], *, is_text: bool) -> Callable[[Any], RawLabel]:
-    """Return a function from a cell to a class id or name.
-
-    A column whose every cell is a whole number, without zeros before it, holds class ids, as pandas and
-    Hugging Face read it; so do 1.0 and 2.0, which pandas writes.
-
-    Args:
-        cells: Cells of the rows that name an image.
-        is_text: Whether the table knows only text; where it has types, as JSON does, text is a name.
-    """
-    texts = [cell for cell in cells if isinstance(cell, str) and cell]
-    are_ids = is_text and all(_WHOLE.fullmatch(text) for text in texts)
-    are_ids = are_ids and not any(re.match("[+-]?0[0-9]", text) for text in texts)
-    are_numbers = is_text and all(_NUMBER.fullmatch(text) for text in texts)
-
-    def label_of(cell: Any) -> RawLabel:
-        if cell is None or cell == "":
-            raise ValueError("has no label")
-        if isinstance(cell, bool):
-            return str(cell)
-        if isinstance(cell, float) and cell.is_integer():
-            return int(cell)
-        if are_ids:
-            return int(cell.partition(".")[0])
-        if not isinstance(cell, (int, str)) or (are_numbers and not re.fullmatch("[0-9]+", str(cell))):
-            raise ValueError(f"has label {str(cell)[:40]!r}, which does not name a class")
-        return cell
-
-    return label_of
-
-
 def may_hold_labels(file: Path, stems: Iterable[str], *, by_suffix: bool = True) -> bool:
     """Return whether a file near images looks like a table of their labels: by its suffix, or its content.
 
@@ -383,7 +123,3 @@ def may_hold_labels(file: Path, stems: Iterable[str], *, by_suffix: bool = True)
 def can_be_read(file: Path) -> bool:
     """Return whether `read_table` knows a file's kind."""
     return file.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".json", ".lst", ".list")
-
-
-def _is_image_name(cell: Any) -> bool:
-    return str(cell).lower().strip().endswith(_IMAGE_SUFFIXES)

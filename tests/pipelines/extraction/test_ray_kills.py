@@ -173,8 +173,9 @@ def test_a_hung_teacher_is_replaced(data: str, undisturbed: dict, ray_address: s
     os.kill(hung, signal.SIGSTOP)
     assert run.end() == 0, run.output
     assert tree(tmp_path / "out") == undisturbed
-    (failure,) = run.events("unit_failed")
-    assert "nothing was labelled in 15 s" in failure["reason"]
+    failures = run.events("unit_failed")  # on a slow machine another unit may take too long, too
+    assert failures
+    assert all("nothing was labelled in 15 s" in failure["reason"] for failure in failures)
     assert not Path(f"/proc/{hung}/stat").exists()
 
 
