@@ -31,7 +31,7 @@ def shell(program: str, line: str, *argv: str, **env: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("program", [LONG, PRINTS])
 def test_a_pipe_that_closes_ends_it_without_a_word(program: str) -> None:
-    assert shell(program, '"$@" | head -c 1 > /dev/null', "do") == (141, "")
+    assert shell(program, '"$@" | true', "do") == (141, "")  # the reader is gone before the first word
 
 
 @pytest.mark.parametrize("program", [LONG, PRINTS])
