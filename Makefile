@@ -38,7 +38,7 @@ every: .venv/.dev  ## every test but the campaigns
 soak: .venv/.dev  ## campaigns: many kills, faults, engines and random calls
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=30 -m soak
 
-test:  ## lint and every test side by side, in under ten minutes
+test:  ## lint and every test side by side
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint every
 
 oldest:  ## the fast tests with the oldest versions that setup.cfg allows

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
 import tyro
 from msgspec import Meta
 from tyro.conf import Positional
 
 from student.terms import Distillation
-from teacher_cache.errors import InputError
+from teacher_cache.errors import InputError, masked
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
 from teacher_cache.program.flags import (
     PATH,
@@ -268,3 +269,8 @@ class ReportConfig(Flags):
 @dataclasses.dataclass(frozen=True)
 class RunsConfig:
     """List the named runs that `train --run NAME` knows: command, hardware, hours, accuracy."""
+
+
+def kept_flags(config: TrainConfig) -> dict[str, Any]:
+    """Return the flags of a run as JSON values that may be kept and shown, with passwords in URLs masked."""
+    return json.loads(masked(json.dumps(dataclasses.asdict(config))))

@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from student.config import TrainConfig
-from teacher_cache.errors import InputError, masked
+from student.config import TrainConfig, kept_flags
+from teacher_cache.errors import InputError
 from teacher_cache.storage.line_log import LineLog
 from teacher_cache.storage.store import Store
 
@@ -141,13 +141,12 @@ def _wandb(config: TrainConfig, store: Store) -> Iterator[Sink]:
             "--log-wandb", "Weights & Biases is not installed.", "pip install 'teacher-cache[wandb]'"
         ) from error
     store.put_new(_WANDB_FILE, secrets.token_hex(8).encode())  # a resumed run keeps its id there
-    settings = json.loads(masked(json.dumps(dataclasses.asdict(config))))
     try:
         run = wandb.init(
             project=config.wandb_project,
             id=store.get(_WANDB_FILE).decode(),
             resume="allow",
-            config=settings,
+            config=kept_flags(config),
         )
     except wandb.errors.Error as error:
         raise InputError(

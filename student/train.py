@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from student.build import build_trainer
-from student.config import TrainConfig
+from student.config import TrainConfig, kept_flags
 from student.loop import TrainingLoop
 from student.metrics import Metrics, RunResult, opened_metrics, read_metrics
 from student.model import model_cost
@@ -16,7 +16,7 @@ from student.prepare import Run, describe, prepare
 from student.ranks import joined
 from student.state import load_state, refuse_other, saved_updates
 from student.step import LiveTeacher, Teaching, stored_labels
-from teacher_cache.errors import InputError, masked
+from teacher_cache.errors import InputError
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.program.progress import Track, silent
 from teacher_cache.storage.store import Store
@@ -70,7 +70,7 @@ def train(
             if tell is not None:
                 tell(describe(run))
             run.output.sweep()
-            run.output.put(CONFIG_FILE, masked(json.dumps(dataclasses.asdict(config), indent=1)).encode())
+            run.output.put(CONFIG_FILE, json.dumps(kept_flags(config), indent=1).encode())
             opened = opened_metrics(config, run.output, run.first_update)
         else:
             opened, track = contextlib.nullcontext(Metrics(None)), silent

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.class_names import read_class_list
 from teacher_cache.dataset.sources.label_table import read_table
 from teacher_cache.dataset.sources.open import open_source
-from teacher_cache.dataset.sources.source import LabelTable, SourceOptions
+from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store, local_file, local_folder
@@ -128,21 +129,18 @@ def source_options(config: PackConfig) -> SourceOptions:
     if config.classes is not None and Store(config.classes).stat_optional(DATASET_FILE) is not None:
         classes = list(read_info(Store(config.classes)).classes)
     elif config.classes is not None:
-        try:
-            with local_file(config.classes) as file:
-                classes = read_class_list(file)
-        except FileNotFoundError as error:
-            raise DatasetError(
-                f"--classes {config.classes} does not exist",
-                "The order of the classes is not known.",
-                "check the path",
-            ) from error
+        with _given_file("--classes", config.classes, "The order of the classes is not known.") as file:
+            classes = read_class_list(file)
+    table = None
+    if config.labels is not None and config.labels != _FOLDERS:
+        with _given_file("--labels", config.labels, "The labels are not known.") as file:
+            table = read_table(Path(file), config.labels)
     return SourceOptions(
         split=config.split,
         splits=config.splits,
         classes=classes,
         unlabelled=config.unlabelled,
-        labels=None if config.labels in (None, _FOLDERS) else _table(config.labels),
+        labels=table,
         metadata=config.labels != _FOLDERS,
         image_column=config.image_column,
         label_column=config.label_column,
@@ -151,14 +149,14 @@ def source_options(config: PackConfig) -> SourceOptions:
     )
 
 
-def _table(url: str) -> LabelTable:
+@contextlib.contextmanager
+def _given_file(flag: str, url: str, consequence: str) -> Iterator[str]:
+    """Yield the local path of a file that a flag names. Raises DatasetError if there is none."""
     try:
         with local_file(url) as file:
-            return read_table(Path(file), url)
+            yield file
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"--labels {url} does not exist", "The labels are not known.", "check the path"
-        ) from error
+        raise DatasetError(f"{flag} {url} does not exist", consequence, "check the path") from error
 
 
 def _report(info: DatasetInfo, notes: Sequence[str]) -> PackReport:

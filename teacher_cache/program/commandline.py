@@ -46,18 +46,19 @@ class Command(NamedTuple):
 
 def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
     """Parse `argv`, run the command it names, and return the exit code; errors are printed, not raised."""
-    return _reported(prog, lambda: _run_one_of(prog, summary, commands, argv))
+    if argv and argv[0] in commands:
+        return run_single(f"{prog} {argv[0]}", commands[argv[0]], argv[1:])
+    return _reported(prog, lambda: _explain(prog, summary, commands, argv))
 
 
-def _run_one_of(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
+def _explain(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
+    """Print the commands where none is named, or that there is none of this name."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(prog, summary, commands))
         return 0 if argv else 2
-    if argv[0] not in commands:
-        known = nearest(argv[0], commands) or f"known: {', '.join(commands)}"
-        print(f"{prog} has no command {argv[0]!r}\n{known}", file=sys.stderr)
-        return 2
-    return run_single(f"{prog} {argv[0]}", commands[argv[0]], argv[1:])
+    known = nearest(argv[0], commands) or f"known: {', '.join(commands)}"
+    print(f"{prog} has no command {argv[0]!r}\n{known}", file=sys.stderr)
+    return 2
 
 
 def run_single(prog: str, command: Command, argv: Sequence[str]) -> int:

@@ -91,13 +91,13 @@ class TrainerLoader(DataLoader[Any]):
                 )
         trainer.pop_callback(ViewsPosition)  # of a train() before
         trainer.add_callback(ViewsPosition())
-        self.views, self._num_batches = views, len(views)
+        self.views = views
         super().__init__(
             _Epochs(trainer, views, _Input(mean, std), workers), batch_size=None, collate_fn=unchanged
         )
 
     def __len__(self) -> int:
-        return self._num_batches
+        return len(self.views)
 
 
 class _Input(NamedTuple):

@@ -44,7 +44,8 @@ class LabelledDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self._arguments, self._workers = {"data": data, "labels": labels, **options}, workers
-        self._val_data = val_data
+        if val_data is not None:  # Lightning warns of a hook that gives no batch
+            self.val_dataloader = lambda: self._validation(val_data)  # type: ignore[method-assign]
         self.views: LabelledViews | None = None
 
     def setup(self, stage: str) -> None:
@@ -59,13 +60,10 @@ class LabelledDataModule(LightningDataModule):
         """Return the batches of each epoch; Lightning calls this."""
         return _Epochs(self)
 
-    def val_dataloader(self) -> Any:
-        """Return the images of `val_data`, if there are any; Lightning calls this."""
-        if self._val_data is None:
-            return []
+    def _validation(self, data: str) -> _Validation:
         assert self.views is not None
         images = LabelledViews(
-            self._val_data,
+            data,
             recipe="eval",
             img_size=self.views.recipe.img_size,
             batch_size=self._arguments["batch_size"],

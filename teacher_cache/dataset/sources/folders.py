@@ -71,8 +71,9 @@ def folder_source(root: Path, options: SourceOptions, above: Sequence[Path] = ()
         )
     beside = [*others, *(file for folder in above for file in files_in(folder))]
     tables = tables_beside(beside, root, options)
+    read = {table.where for table in tables}
     for file, reason in others.items():
-        if str(file) not in {table.where for table in tables}:
+        if str(file) not in read:
             left_out.add(str(file.relative_to(root)), reason)
     loose = [image for image in found if image.path.parent == root]
     raw: list[RawLabel] = [None] * len(found)

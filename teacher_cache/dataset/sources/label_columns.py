@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -46,18 +46,19 @@ def labels_in(
 
     Args:
         images: Paths of the images.
-        bases: Folders that the names may be relative to.
+        bases: Folders that the names may be relative to, where the table has none of its own: that of the
+            images, then folders above it.
         options: Column of the labels, else found by its name; and whether splits may be mixed.
 
     Raises:
         DatasetError: The columns are not certain, rows are of several splits, two rows give an image two
             labels, or a label is none.
     """
-    ways = list(_ways_to_name(images, [table.folder] if table.folder else bases))
-    header, rows, lines = _with_header(table, {name for way in ways for name in way.known})
+    ways = _ways_to_name(images, [table.folder] if table.folder else bases)
+    header, rows, lines = _with_header(table, ways)
     lower = [name.lower().replace(" ", "_") for name in header]
     way, name_at = _way_and_column(table.where, ways, header, lower, rows, options.label_column, len(images))
-    named = [way.image_of(row[name_at]) for row in rows]
+    named = [way.image_of(_folded(row[name_at])) for row in rows]
     used = [row for row, number in zip(rows, named, strict=True) if number is not None]
     label_at = _label_column(table, header, lower, name_at, used, options.label_column)
     if options.splits:
@@ -94,26 +95,31 @@ class _Way(NamedTuple):
 
     Attributes:
         known: Numbers of the images by name; a name that several images have is left out.
-        by_name_alone: Whether folders in a cell are left aside.
+        before: What stands before the name in a cell; None leaves any folders aside.
     """
 
     known: Mapping[str, int]
-    by_name_alone: bool
+    before: str | None
 
-    def image_of(self, cell: Any) -> int | None:
-        """Return the number of the image that a cell names, or None."""
-        name = _folded(str(cell))
-        return self.known.get(name.rpartition("/")[2] if self.by_name_alone else name)
+    def image_of(self, name: str) -> int | None:
+        """Return the number of the image that a cell, folded, names; None for any other cell."""
+        if self.before is None:
+            return self.known.get(name.rpartition("/")[2])
+        return self.known.get(name[len(self.before) :]) if name.startswith(self.before) else None
 
 
-def _ways_to_name(images: Sequence[Path], bases: Iterable[Path | None]) -> Iterator[_Way]:
-    for base in bases:
-        if base is not None:
-            paths = [image.relative_to(base) if image.is_relative_to(base) else image for image in images]
-            yield _Way(_unique(paths), by_name_alone=False)
-            yield _Way(_unique([path.with_suffix("") for path in paths]), by_name_alone=False)
-    yield _Way(_unique([Path(image.name) for image in images]), by_name_alone=True)
-    yield _Way(_unique([Path(image.stem) for image in images]), by_name_alone=True)
+def _ways_to_name(images: Sequence[Path], bases: Sequence[Path]) -> list[_Way]:
+    paths = [image.relative_to(bases[0]) for image in images]
+    by_path = [_unique(paths), _unique([path.with_suffix("") for path in paths])]
+    above = [bases[0].relative_to(base) for base in bases]
+    before = ["" if folder == Path() else _folded(f"{folder.as_posix()}/") for folder in above]
+    by_name = [
+        _unique([Path(image.name) for image in images]),
+        _unique([Path(image.stem) for image in images]),
+    ]
+    return [_Way(known, each) for each in before for known in by_path] + [
+        _Way(known, None) for known in by_name
+    ]
 
 
 def _unique(names: Sequence[Path]) -> dict[str, int]:
@@ -125,13 +131,13 @@ def _unique(names: Sequence[Path]) -> dict[str, int]:
     return {name: number for name, number in found.items() if name not in repeated}
 
 
-def _folded(name: str) -> str:
+def _folded(name: Any) -> str:
     """Return one spelling for a path that Windows, macOS or a person wrote in another way."""
-    return unicodedata.normalize("NFC", name.strip().replace("\\", "/").removeprefix("./"))
+    return unicodedata.normalize("NFC", str(name).strip().replace("\\", "/").removeprefix("./"))
 
 
 def _with_header(
-    table: LabelTable, known: Set[str]
+    table: LabelTable, ways: Sequence[_Way]
 ) -> tuple[Sequence[str], Sequence[Sequence[Any]], Sequence[int]]:
     """Return the columns' names, the rows and their lines; columns without names are called 1, 2, 3 ...
 
@@ -139,8 +145,8 @@ def _with_header(
     """
     header, rows, lines = table.header, table.rows, table.lines
     if header is None:
-        names_image = [_is_image_name(cell) or _folded(cell) in known for cell in rows[0]]
-        if any(names_image):
+        first = [_folded(cell) for cell in rows[0]]
+        if any(_is_image_name(cell) or any(way.image_of(cell) is not None for way in ways) for cell in first):
             header = [str(number) for number in range(1, len(rows[0]) + 1)]
         else:
             header, rows, lines = rows[0], rows[1:], lines[1:]
@@ -168,9 +174,10 @@ def _way_and_column(
     columns = [n for n, name in enumerate(lower) if name not in _LABEL_COLUMNS and header[n] != label]
     paths = [n for n in columns if lower[n] in _PATH_COLUMNS]
     paths = paths or [n for n in columns if rows and all(_is_image_name(row[n]) for row in rows[:100])]
+    names = {n: [_folded(row[n]) for row in rows] for n in paths or columns}
     best: tuple[int, _Way, list[int]] = (0, ways[0], [])
     for way in ways:
-        counts = {n: len({way.image_of(row[n]) for row in rows} - {None}) for n in paths or columns}
+        counts = {n: len(set(map(way.image_of, names[n])) - {None}) for n in names}
         most = max(counts.values(), default=0)
         if most > best[0]:
             named = [n for n, count in counts.items() if count and lower[n] in _FILE_COLUMNS]
@@ -231,9 +238,9 @@ def _label_column(
 def _check_split(
     where: str, header: Sequence[str], lower: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
-    for number, name in enumerate(lower):
+    for number in (number for number, name in enumerate(lower) if name in _SPLIT_COLUMNS):
         found = sorted({str(row[number]) for row in rows})
-        if name in _SPLIT_COLUMNS and len(found) > 1:
+        if len(found) > 1:
             raise DatasetError(
                 f"column {header[number]!r} of {where} holds several splits: {', '.join(found[:8])}",
                 "Packed together, a student would be trained on what it is tested on.",

@@ -78,11 +78,13 @@ def labels_of(
 def refuse_tables(root: Path, beside: Sequence[Path], stems: Sequence[str]) -> None:
     """Refuse images without labels beside a file that may hold them. Raises DatasetError."""
     own = split_of(root.name)
-    outside = [file for file in files_in(root.parent) if file not in beside]
-    fitting = [
-        file for file in (*beside, *outside) if file.parent == root or split_of(file.stem) in (None, own)
-    ]
-    table = next((file for file in fitting if may_hold_labels(file, stems, by_suffix=file in beside)), None)
+    near = set(beside)
+    fitting = (
+        file
+        for file in (*beside, *(file for file in files_in(root.parent) if file not in near))
+        if file.parent == root or split_of(file.stem) in (None, own)
+    )
+    table = next((file for file in fitting if may_hold_labels(file, stems, by_suffix=file in near)), None)
     if table is not None:
         convert = "" if can_be_read(table) else "save it as CSV, and "
         raise DatasetError(
@@ -95,9 +97,10 @@ def refuse_tables(root: Path, beside: Sequence[Path], stems: Sequence[str]) -> N
 
 def refuse_parts(root: Path, folders: Sequence[Path], beside: Sequence[Path], stems: Sequence[str]) -> None:
     """Refuse folders that differ in their numbers alone, beside a table that names their images."""
-    names = {re.sub("[0-9]+", "", folder.name) for folder in folders}
+    if len({re.sub("[0-9]+", "", folder.name) for folder in folders}) > 1:
+        return  # before any file is read: there may be one beside each image
     table = next((file for file in beside if may_hold_labels(file, stems, by_suffix=False)), None)
-    if len(names) == 1 and table is not None:
+    if table is not None:
         raise DatasetError(
             f"the folders of {root} differ only in numbers, and {table} names their images",
             "Parts of a dataset would be taken for its classes.",
