@@ -37,6 +37,7 @@ class Rate:
         render_s: Seconds of these that the teacher waited for views.
         bytes_per_label: Stored bytes of a label.
         outputs: What the teacher's outputs were found to be, as text.
+        outputs_kind: The same without numbers that differ between devices.
     """
 
     views: int
@@ -44,6 +45,7 @@ class Rate:
     render_s: float
     bytes_per_label: float
     outputs: str = ""
+    outputs_kind: str = ""
 
     @property
     def views_per_s(self) -> float:

@@ -6,6 +6,8 @@ is the same, or nearly so.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from teacher_cache.errors import ModelError
@@ -25,8 +27,20 @@ _LEAST_ZEROS = 0.05
 """Share of values that are exactly 0 from which an output without negative values counts as cut off at 0."""
 
 
+class Outputs(NamedTuple):
+    """What a teacher's outputs were found to be.
+
+    Attributes:
+        kind: "logits" or "log-probabilities", and how many classes are ruled out; the same on every device.
+        text: The kind, with the range of the values and the number of views.
+    """
+
+    kind: str
+    text: str
+
+
 @torch.inference_mode()
-def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> str:
+def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> Outputs:
     """Refuse a teacher whose output on some views cannot be logits, or depends on more than the view.
 
     Args:
@@ -34,7 +48,7 @@ def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> str:
             output that is constant, or that depends on the other views of its batch.
 
     Returns:
-        What the output was found to be, as text.
+        What the outputs were found to be.
 
     Raises:
         ModelError: The output is probabilities, of a softmax or a sigmoid; is cut off at 0; is the same for
@@ -42,22 +56,24 @@ def check_trial(teacher: Teacher, pixels_BCHW: torch.Tensor) -> str:
     """
     own_BT = teacher.own_logits(pixels_BCHW)
     if not own_BT.isfinite().all():
-        return "not finite"  # the batch itself is refused, and its unit named
+        return Outputs("not finite", "not finite")  # the batch itself is refused, and its unit named
     _check_range(teacher.spec.model, own_BT)
     _check_repeats(teacher, pixels_BCHW, own_BT)
     return _described(own_BT)
 
 
-def _described(logits_BT: torch.Tensor) -> str:
-    """Return what finite outputs are, as text; values of classes that are ruled out are left aside."""
+def _described(logits_BT: torch.Tensor) -> Outputs:
+    """Return what finite outputs are; values of classes that are ruled out are left aside."""
     is_ruled_out_BT = logits_BT <= RULED_OUT
     seen, num_never = logits_BT[~is_ruled_out_BT], int(is_ruled_out_BT.all(0).sum())
     are_logarithms = bool((logits_BT.logsumexp(1).abs() <= _SUM_TOLERANCE).all())
-    return (
-        f"{'log-probabilities' if are_logarithms else 'logits'} from {seen.min():.3g} to {seen.max():.3g}, "
-        f"the same in another call and another batch, on {len(logits_BT):,} views"
-        + (f"; {num_never:,} classes are ruled out" if num_never else "")
+    name = "log-probabilities" if are_logarithms else "logits"
+    ruled_out = f"; {num_never:,} classes are ruled out" if num_never else ""
+    text = (
+        f"{name} from {seen.min():.3g} to {seen.max():.3g}, "
+        f"the same in another call and another batch, on {len(logits_BT):,} views{ruled_out}"
     )
+    return Outputs(name + ruled_out, text)
 
 
 def _check_range(name: str, logits_BT: torch.Tensor) -> None:

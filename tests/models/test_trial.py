@@ -132,8 +132,9 @@ def test_batch_normalisation_in_training_mode_is_refused(num_views: int, seed: i
     ],
 )
 def test_what_was_found_is_told(ending: str, found: str) -> None:
-    told = check_trial(teacher_of(Net(5, 0, ACCEPTED[ending]), 5), views(4))
+    kind, told = check_trial(teacher_of(Net(5, 0, ACCEPTED[ending]), 5), views(4))
     assert re.search(found, told), told
+    assert kind == re.sub(r" from .* on 4 views", "", told)
 
 
 def test_probabilities_behind_a_class_map_are_refused() -> None:

@@ -42,6 +42,7 @@ class Estimate:
         cost: Price of the gpu_hours, if a price per hour is given.
         agreement: Agreement of the teacher with true labels on a sample; None if no image has one.
         outputs: What the teacher's outputs were found to be, as text.
+        outputs_kind: The same without numbers that differ between devices.
     """
 
     units: int
@@ -60,6 +61,7 @@ class Estimate:
     cost: float | None
     agreement: Agreement | None
     outputs: str = ""
+    outputs_kind: str = ""
 
 
 def num_missing_views(spec: ArchiveSpec, missing: MissingUnits) -> int:
@@ -105,6 +107,7 @@ def estimate(
         cost=None if price_per_gpu_hour is None else gpu_s / 3600 * price_per_gpu_hour,
         agreement=trial.agreement if trial else None,
         outputs=rate.outputs,
+        outputs_kind=rate.outputs_kind,
     )
 
 
@@ -127,6 +130,15 @@ def measured_views(num_views: int) -> int:
 
 def _measure(layout: Layout, unit: Unit, num_views: int, worker: Worker, _: Advance) -> Rate:
     return worker.measure(layout, unit, num_views)
+
+
+def outputs_kind(engine: Engine, layout: Layout, views: range) -> str:
+    """Return what the teacher's outputs are found to be on the first views asked for.
+
+    Raises:
+        TeacherCacheError: The teacher does not run, or no image can be used.
+    """
+    return _measured_rate(engine, layout, MissingUnits(layout, views, ()), 1).outputs_kind
 
 
 def _trial(engine: Engine, num_views: int) -> Trial | None:
@@ -153,11 +165,25 @@ def measured_estimate(
     num_calibration_views = sum(part.stop - part.start for part in calibration)
     trial_views = min(num_calibration_views, max(measured_views(num_calibration_views), LEAST_TRIAL_VIEWS))
     some = measured_views(num_missing_views(spec, missing))
+    return estimate(
+        spec,
+        missing,
+        _measured_rate(engine, spec.layout, missing, some),
+        calibration=calibration,
+        trial=_trial(engine, trial_views) if calibration else None,
+        num_workers=engine.num_workers,
+        epochs=epochs,
+        price_per_gpu_hour=price,
+    )
+
+
+def _measured_rate(engine: Engine, layout: Layout, units: MissingUnits, num_views: int) -> Rate:
+    """Return the rate of the first unit without a bad image. Raises as `measured_estimate`."""
     last_error: Exception | None = None
-    for unit in missing:
+    for unit in units:
         try:
-            rate = engine.ask(functools.partial(_measure, spec.layout, unit, some))
-            break
+            rate: Rate = engine.ask(functools.partial(_measure, layout, unit, num_views))
+            return rate
         except (ImageError, DatasetError) as error:  # the run itself will meet and name a bad image
             last_error = error
         except TeacherCacheError:
@@ -171,19 +197,8 @@ def measured_estimate(
                 if is_memory
                 else "check that the model takes images of --img-size pixels, and its --model-kwargs",
             ) from error
-    else:
-        assert last_error is not None
-        raise last_error
-    return estimate(
-        spec,
-        missing,
-        rate,
-        calibration=calibration,
-        trial=_trial(engine, trial_views) if calibration else None,
-        num_workers=engine.num_workers,
-        epochs=epochs,
-        price_per_gpu_hour=price,
-    )
+    assert last_error is not None
+    raise last_error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,14 +14,20 @@ from collections.abc import Iterator
 
 from pipelines.extraction.engines.engine import Engine, Worker
 from pipelines.extraction.flags import ExtractConfig, PlanConfig
-from pipelines.extraction.planning.estimate import ExtractReport, Plan, check_gpu_hours, measured_estimate
+from pipelines.extraction.planning.estimate import (
+    ExtractReport,
+    Plan,
+    check_gpu_hours,
+    measured_estimate,
+    outputs_kind,
+)
 from pipelines.extraction.planning.prepare import Extraction, archive_spec, begin, prepare
 from pipelines.extraction.planning.take import Shelf, as_shelved, shelves_of, take, taken_of, units_to_take
 from pipelines.extraction.request import WorkOrder, request_of
 from pipelines.extraction.running.fill import fill
 from pipelines.extraction.running.units import close, run
 from teacher_cache.archive.format.companions import are_figures_current
-from teacher_cache.archive.format.spec import ArchiveSpec
+from teacher_cache.archive.format.spec import OUTPUTS, ArchiveSpec
 from teacher_cache.following.job import JOB_FILE, Filling
 from teacher_cache.program.progress import Track
 
@@ -40,11 +46,16 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         asked, shelves = _spec_and_shelves(extraction)
         prepared = prepare(request, asked)
         taking = units_to_take(shelves, prepared.missing)
-        found = None
+        found = kind = None
         rest = prepared.without([unit for _, units in taking for unit in units])
         if rest.missing:
             found = measured_estimate(engine, rest, PlanConfig.epochs)
             check_gpu_hours(found, request.max_gpu_hours)
+            kind = found.outputs_kind
+        elif prepared.writer.is_new:
+            kind = outputs_kind(engine, asked.layout, request.views)
+        if kind is not None:
+            asked = dataclasses.replace(asked, made_with={**asked.made_with, OUTPUTS: kind})
         prepared = begin(request, asked, prepared)
         taken = {shelf.store.url: take(shelf, prepared.writer, units, track) for shelf, units in taking}
         if taken:

@@ -114,14 +114,15 @@ class Labeller:
         )
         totals = itertools.accumulate(map(_num_views, loads))
         enough = next((number for number, total in enumerate(totals, 1) if total >= num_views), len(loads))
-        outputs = ""
+        kind = text = ""
         for number, (batch, _) in enumerate(self.logits(loads[:1], "the views measured")):
             if number == 0:
-                outputs = check_trial(self.teacher, batch.pixels(self.teacher.device))
+                kind, text = check_trial(self.teacher, batch.pixels(self.teacher.device))
         passes = [self._rate(layout, loads[:enough])]
         while len(passes) < _PASSES and sum(rate.seconds for rate in passes) < _SHORT_S:
             passes.append(self._rate(layout, loads[:enough]))
-        return dataclasses.replace(min(passes, key=lambda rate: rate.seconds), outputs=outputs)
+        fastest = min(passes, key=lambda rate: rate.seconds)
+        return dataclasses.replace(fastest, outputs=text, outputs_kind=kind)
 
     def _rate(self, layout: Layout, loads: Sequence[Load]) -> Rate:
         waited_s, start_s = self._pool.waited_s, time.perf_counter()

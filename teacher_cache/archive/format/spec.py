@@ -21,6 +21,8 @@ from teacher_cache.labels.affinity_rule import AffinityRule
 from teacher_cache.labels.encodings import VALUE_STEP, Values
 
 SPEC_FILE = "spec.json"
+OUTPUTS = "teacher's outputs"
+"""Name in `made_with` of what the teacher's outputs were found to be."""
 
 
 class _TeacherFields(TypedDict):
@@ -102,7 +104,8 @@ class ArchiveSpec:
         labels: Meaning of the stored numbers.
         probe_sha256: Digest of the recipe's probe views.
         views_per_unit: Views in every block but the last; not part of the fingerprint.
-        made_with: Versions of the libraries that made the pixels; not part of the fingerprint.
+        made_with: Versions of the libraries that made the pixels, and what the teacher's outputs were
+            found to be when the archive was begun; not part of the fingerprint.
 
     Raises:
         ArchiveError: A chunk would be too large (see Layout), or a shard before the last is not full.

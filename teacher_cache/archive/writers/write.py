@@ -40,10 +40,13 @@ class ArchiveWriter:
     Several writers of one fingerprint do no harm: on a local store they take turns, and the second writer of
     a unit leaves the first one's objects as they are. An object store has no locks: there the writers must
     use one kind of device and one batch size, so that they write the same bytes.
+
+    Attributes:
+        is_new: Whether the archive has no spec.json yet, or a damaged one that will be written again.
     """
 
-    def __init__(self, store: Store, spec: ArchiveSpec) -> None:
-        self.spec, self.store = spec, store
+    def __init__(self, store: Store, spec: ArchiveSpec, *, is_new: bool = False) -> None:
+        self.spec, self.store, self.is_new = spec, store, is_new
         self._layout = spec.layout
 
     @classmethod
@@ -65,7 +68,7 @@ class ArchiveWriter:
         spec = ArchiveSpec.from_dict(spec.to_dict())  # raises where a reader would
         is_lost = is_spec_lost(store, spec)
         if not create and (is_lost or store.stat(SPEC_FILE) is None):
-            return cls(store, spec)
+            return cls(store, spec, is_new=True)
         if create and is_lost:
             store.put(SPEC_FILE, spec_bytes(spec))
         elif create:

@@ -1,5 +1,6 @@
 """What a run would do and take, said before it is begun."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ from pipelines.extraction.planning.estimate import (
 )
 from pipelines.extraction.queue import MissingUnits
 from teacher_cache.archive.format.manifest import read_manifest
-from teacher_cache.archive.format.spec import ArchiveSpec
+from teacher_cache.archive.format.spec import OUTPUTS, ArchiveSpec
+from teacher_cache.archive.format.spec_file import existing_spec
 from teacher_cache.errors import InputError
 from teacher_cache.storage.store import Store
 
@@ -58,6 +60,12 @@ def test_what_is_done_is_not_planned_again(data: str, labels: str, capsys: Captu
     assert main(plan_flags(data, labels)) == 0
     assert "there is nothing to do" in capsys.readouterr().out
     assert tree(labels) == before
+
+
+def test_what_the_outputs_were_found_to_be_stands_in_the_spec(labels: str) -> None:
+    spec = existing_spec(Store(labels))
+    assert spec.made_with[OUTPUTS] == "logits"
+    assert dataclasses.replace(spec, made_with={}).fingerprint == spec.fingerprint
 
 
 def test_a_plan_mends_nothing(data: str, labels: str, tmp_path: Path) -> None:
