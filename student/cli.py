@@ -67,7 +67,7 @@ def _eval(config: EvalConfig) -> int:
     from teacher_cache import PackedDataset
     from teacher_cache.models.create import normalization, resolve_device
 
-    dataset = PackedDataset(config.data, config.room)
+    dataset = PackedDataset(config.data, config.room, config.images_in)
     if not dataset.index.is_labelled:
         raise InputError(
             f"--data {config.data} has images without labels",

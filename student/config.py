@@ -21,6 +21,7 @@ from teacher_cache.program.flags import (
     Check,
     Flags,
     JsonFlag,
+    KeyFlags,
     flag_of,
     parse_kwargs,
     parse_views,
@@ -45,7 +46,7 @@ def _refuse(found: str, consequence: str, remedy: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(CacheFlags):
+class TrainConfig(KeyFlags, CacheFlags):
     """Train a model on views of a packed dataset, with stored labels, a live teacher, or neither."""
 
     data: Annotated[str, PATH, RESUMABLE, _also("--data-path")]

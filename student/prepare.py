@@ -12,7 +12,8 @@ from student.plan import RunPlan, plan_run
 from student.ranks import Ranks
 from student.state import RunProgress, load_progress, refuse_other, saved_updates
 from teacher_cache import PackedDataset, Recipe, load_recipe
-from teacher_cache.archive.open import AnySource, LabelPlaces, open_any, open_labels
+from teacher_cache.archive.format.trust import trust_of
+from teacher_cache.archive.open import AnySource, LabelPlaces, open_any, open_trusted
 from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.errors import InputError
 from teacher_cache.following.reader import Patience, open_following
@@ -75,11 +76,13 @@ def prepare(config: TrainConfig, ranks: Ranks) -> Run:
             "An earlier run's metrics and weights would be overwritten.",
             "choose a new folder, or go on with that run: --resume auto",
         )
-    dataset = PackedDataset(config.data, config.room)
-    places = LabelPlaces(_labels(config), config.room, config.label_weights)
+    dataset = PackedDataset(config.data, config.room, config.images_in)
+    places = LabelPlaces(
+        _labels(config), config.room, config.label_weights, trust_of(config.key, config.manifest)
+    )
     patience = Patience(config.follow_timeout_s, say_on_stderr)
     follow = functools.partial(open_following, patience=patience)
-    archive = open_any(places, follow if config.follow else open_labels)
+    archive = open_any(places, follow if config.follow else open_trusted)
     _check_labels(config, dataset, archive)
     recipe = archive.recipe if archive else load_recipe(config.recipe or "deit", config.img_size)
     plan = plan_run(
@@ -205,7 +208,7 @@ def _validation(
 ) -> PackedDataset | None:
     if config.val_data is None:
         return None
-    validation = PackedDataset(config.val_data, config.room)
+    validation = PackedDataset(config.val_data, config.room, config.images_in)
     if not validation.index.is_labelled:
         raise InputError(
             f"--val-data {config.val_data} has images without labels",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.views.probe import probe_digest
 from teacher_cache.views.recipe import deit
 
+_OWN = tempfile.TemporaryDirectory()  # instead of the user's own pinned keys
+os.environ |= {"XDG_CONFIG_HOME": f"{_OWN.name}/config", "XDG_STATE_HOME": f"{_OWN.name}/state"}
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.archive.flags import (
     ExportConfig,
@@ -18,38 +19,66 @@ from teacher_cache.errors import InputError
 from teacher_cache.program.commandline import packages_of, show
 from teacher_cache.program.flags import parse_views
 
+if TYPE_CHECKING:
+    from teacher_cache.archive.format.trust import Trust
+    from teacher_cache.archive.readers.archive import ArchiveReader
+
 
 def verify(config: VerifyConfig) -> int:
     """Print the problems of an archive; the exit code is 1 if there are any."""
     from teacher_cache.archive import verify as check
+    from teacher_cache.archive.format.trust import Trust, trust_of
     from teacher_cache.program.progress import console
 
-    signed, lines = _check_signatures(config) if config.key else (None, [])
+    trust, signed, lines = trust_of(config.key, config.manifest), Signed([], []), []
+    if config.level != "teacher" or config.key is not None:
+        unsigned = trust if config.key is None else dataclasses.replace(trust, keys=None, pinned=())
+        reader = check.reader_to_verify(config.archive, unsigned)
+        if config.key is not None:
+            signed = _signed(reader, trust, config.key)
+        trust = Trust(manifests=(reader.manifest_sha256,))  # what is checked below is what is signed
+        lines = [*signed.lines, *_part_lines(reader)]
     if config.level == "teacher":
-        return max(_recheck(config, lines, signed), 1 if signed else 0)
-    problems = [
-        *(signed or ()),
-        *(problem.what for problem in check.verify(config.archive, config.level, console)),
-    ]
+        return max(_recheck(config, trust, lines, signed.problems), 1 if signed.problems else 0)
+    found = check.problems_of(reader, config.level, console)
+    problems = [*signed.problems, *(problem.what for problem in found)]
     lines += [*problems, f"{config.archive}: {len(problems) or 'no'} problems ({config.level})"]
-    show(config, {"level": config.level, "problems": problems}, lines)
+    of_part = None if reader.part is None else {"units": len(reader.receipts), "of": reader.num_units}
+    show(config, {"level": config.level, "problems": problems, "part": of_part}, lines)
     return 1 if problems else 0
 
 
-def _check_signatures(config: VerifyConfig) -> tuple[list[str], list[str]]:
-    """Return the problems of an archive's signatures, and what its valid statements say."""
-    from pathlib import Path
+class Signed(NamedTuple):
+    """Problems of an archive's signatures, and lines that say what its valid statements say."""
 
-    from teacher_cache.archive.readers.archive import ArchiveReader
+    problems: list[str]
+    lines: list[str]
 
+
+def _part_lines(reader: ArchiveReader) -> list[str]:
+    if reader.part is None:
+        return []
+    return [
+        f"{reader.url} is a part: {len(reader.receipts):,} of the archive's {reader.num_units:,} units are "
+        "here, and only these are checked"
+    ]
+
+
+def _signed(reader: ArchiveReader, trust: Trust, file: str) -> Signed:
+    """Check an archive's signatures by the keys of a file."""
     with packages_of("share", "verify --key"):
-        from teacher_cache.sharing.signature import check_signatures, public_keys
+        from teacher_cache.archive.format.signature import check_signatures, keys_in
 
-    assert config.key is not None
-    reader, keys = ArchiveReader(config.archive), public_keys(Path(config.key))
-    found = check_signatures(reader.store, reader.manifest, keys)
+    assert trust.keys is not None
+    found = check_signatures(reader.store, reader.manifest, keys_in(trust.keys, file))
+    problems = list(found.problems)
+    if found.valid:
+        try:
+            trust.refuse_older(reader.url, found.valid)
+        except InputError as error:
+            problems.append(error.value)
     others = [f"not looked at: a signature by {name}, which is not pinned" for name in found.unknown]
-    return found.problems, [*map(str, found.valid), *others]
+    return Signed(problems, [*map(str, found.valid), *others])
 
 
 def repair(config: RepairConfig) -> int:
@@ -102,14 +131,16 @@ def export(config: ExportConfig) -> int:
     """Write labels in another format."""
     from teacher_cache.archive.exports.export_parquet import export_images, export_parquet
     from teacher_cache.archive.exports.export_tars import export_tars
+    from teacher_cache.archive.format.trust import trust_of
     from teacher_cache.archive.readers.archive import ArchiveReader
     from teacher_cache.dataset.shards import PackedDataset
     from teacher_cache.program.progress import console
     from teacher_cache.storage.store import Store
 
+    trust = trust_of(config.key, config.manifest)
     reader, dataset, destination = (
-        ArchiveReader(config.archive),
-        PackedDataset(config.data),
+        ArchiveReader(config.archive, trust=trust),
+        PackedDataset(config.data, images_in=config.images_in),
         Store(config.dst),
     )
     whole = range(min(reader.views, default=0), max(reader.views, default=-1) + 1)
@@ -144,13 +175,16 @@ def import_(config: ImportConfig) -> int:
 
 def merge(config: MergeConfig) -> int:
     """Copy the units of several archives into one."""
+    from teacher_cache.archive.format.trust import trust_of
     from teacher_cache.archive.readers.archive import ArchiveReader
     from teacher_cache.archive.readers.source import view_ranges
     from teacher_cache.archive.writers import merge as merging
     from teacher_cache.program.progress import console
     from teacher_cache.storage.store import Store
 
-    differ = merging.merge([ArchiveReader(source) for source in config.src], Store(config.dst), console)
+    trust = trust_of(config.key, config.manifest)
+    sources = [ArchiveReader(source, trust=trust) for source in config.src]
+    differ = merging.merge(sources, Store(config.dst), console)
     for name in differ:
         print(f"unit {name} is not the same everywhere; the first was kept")
     print(f"{config.dst}: views {view_ranges(ArchiveReader(config.dst).views)}")
@@ -180,18 +214,18 @@ def inspect(config: InspectConfig) -> int:
     return 0
 
 
-def _recheck(config: VerifyConfig, lines: list[str], signed: list[str] | None) -> int:
+def _recheck(config: VerifyConfig, trust: Trust, lines: list[str], signed: list[str]) -> int:
     from pipelines.archive.recheck import recheck
     from teacher_cache.program.progress import console
 
-    found = recheck(config, console)
+    found = recheck(config, trust, console)
     line = (
         f"{config.archive}: {'the labels are' if found.fits else 'the labels are NOT'} the teacher's: "
         f"of {found.views:,} views, probability error at most {found.max_error:.2g}, "
         f"mean {found.mean_error:.2g} (tolerance {found.tolerance:.2g}), top-1 agreement {found.top1:.2%}"
     )
     values = {"level": config.level, **dataclasses.asdict(found), "fits": found.fits}
-    if signed is not None:
+    if config.key is not None:
         values["problems"] = signed
-    show(config, values, [*lines, *(signed or ()), line])
+    show(config, values, [*lines, *signed, line])
     return 0 if found.fits else 1

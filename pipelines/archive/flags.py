@@ -11,11 +11,11 @@ from tyro.conf import Positional
 from pipelines.extraction.flags import ArchiveTeacherFlags
 from pipelines.jobs.flags import JobFlags
 from teacher_cache.errors import InputError
-from teacher_cache.program.flags import Check, Flags, JsonFlag, parse_views
+from teacher_cache.program.flags import Check, ImagesFlag, JsonFlag, KeyFlags, parse_views
 
 
 @dataclasses.dataclass(frozen=True)
-class VerifyConfig(ArchiveTeacherFlags, JsonFlag):
+class VerifyConfig(KeyFlags, ArchiveTeacherFlags, JsonFlag):
     """Check an archive against its manifest, or against its teacher; exit code 1 if anything is wrong."""
 
     archive: Positional[str]
@@ -28,8 +28,6 @@ class VerifyConfig(ArchiveTeacherFlags, JsonFlag):
     """Views that the teacher labels again."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of the random choice of the views to label again."""
-    key: str | None = None
-    """File of pinned ed25519 public keys, one of which must have signed the archive."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +69,7 @@ class StatusConfig(JobFlags, JsonFlag):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportConfig(Flags):
+class ExportConfig(KeyFlags, ImagesFlag):
     """Write an archive's labels as WebDataset tars with the images, or as parquet for analysis."""
 
     archive: Positional[str]
@@ -98,7 +96,7 @@ class ImportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MergeConfig:
+class MergeConfig(KeyFlags):
     """Copy the units of several archives with the same fingerprint into one archive."""
 
     dst: Positional[str]
@@ -107,12 +105,13 @@ class MergeConfig:
     """Archives to copy from."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.src:
             raise InputError("no archive to merge", "There is nothing to copy.", "give one or more after DST")
 
 
 @dataclasses.dataclass(frozen=True)
-class InspectConfig(Flags, JsonFlag):
+class InspectConfig(ImagesFlag, JsonFlag):
     """Print every parameter of a view, and draw its crop box, the view, its mixing partner, and the mix."""
 
     archive: Positional[str | None] = None

@@ -102,7 +102,7 @@ def inspect_view(config: InspectConfig) -> Inspection:
     Raises:
         InputError: There is no such row or key; see also `open_labels` and `PackedDataset`.
     """
-    dataset = PackedDataset(config.data)
+    dataset = PackedDataset(config.data, images_in=config.images_in)
     archive = open_labels(config.archive) if config.archive else None
     if archive is not None:
         archive.check_replay(dataset.info)

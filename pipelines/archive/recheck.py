@@ -10,7 +10,8 @@ import torch
 
 from pipelines.archive.flags import VerifyConfig
 from pipelines.extraction.worker.labeller import labeller_of
-from teacher_cache.archive.open import open_labels
+from teacher_cache.archive.format.trust import Trust
+from teacher_cache.archive.open import open_trusted
 from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.dataset.shards import PackedDataset
@@ -49,14 +50,17 @@ class Agreement:
         return self.max_error <= self.tolerance and self.mean_error <= _MEAN_SHARE * self.tolerance
 
 
-def recheck(config: VerifyConfig, track: Track) -> Agreement:
+def recheck(config: VerifyConfig, trust: Trust, track: Track) -> Agreement:
     """Label random views of an archive again, and compare.
+
+    Args:
+        trust: Conditions that the archive must fulfil.
 
     Raises:
         ArchiveError: The dataset or the teacher is not the archive's, or a label is damaged.
     """
     assert config.data is not None
-    archive = open_labels(config.archive, config.room)
+    archive = open_trusted(config.archive, config.room, trust)
     if not archive.views:
         raise ArchiveError(
             f"{archive.url} has no view that is labelled in all its shards",
@@ -65,7 +69,7 @@ def recheck(config: VerifyConfig, track: Track) -> Agreement:
         )
     labeller = labeller_of(
         archive,
-        PackedDataset(config.data, config.room),
+        PackedDataset(config.data, config.room, config.images_in),
         config.settings(config.teacher or ""),
         batch_size=config.batch_size,
         workers=config.workers,

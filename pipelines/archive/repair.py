@@ -80,7 +80,10 @@ def _mend_figures(config: RepairConfig, store: Store, track: Track) -> list[str]
         store.delete(name)
     if not damaged or config.data is None:
         return []
-    reader, dataset = ArchiveReader(config.archive, config.room), PackedDataset(config.data, config.room)
+    reader, dataset = (
+        ArchiveReader(config.archive, config.room),
+        PackedDataset(config.data, config.room, config.images_in),
+    )
     measure_and_put(reader, store, dataset, track)
     return [FIGURES]
 
@@ -135,7 +138,7 @@ def _labeller(config: RepairConfig, units: list[Unit], problems: list[Problem]) 
         )
     return labeller_of(
         ArchiveReader(config.archive),
-        PackedDataset(config.data, config.room),
+        PackedDataset(config.data, config.room, config.images_in),
         config.settings(config.teacher or ""),
         batch_size=config.batch_size,
         workers=config.workers,

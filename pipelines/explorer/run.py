@@ -23,7 +23,7 @@ def open_collection(config: ViewConfig) -> Collection:
     Raises:
         InputError: See `ArchiveReader` and `PackedDataset`.
     """
-    dataset = None if config.data is None else PackedDataset(config.data, config.room)
+    dataset = None if config.data is None else PackedDataset(config.data, config.room, config.images_in)
     return Collection(ArchiveReader(config.archive, config.room), dataset)
 
 

@@ -19,6 +19,7 @@ from teacher_cache.program.flags import (
     Check,
     Flags,
     JsonFlag,
+    KeyFlags,
     flag_of,
     modules_in,
     parse_kwargs,
@@ -80,7 +81,7 @@ DEFAULT_DRAIN_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelFlags(TeacherFlags):
+class LabelFlags(KeyFlags, TeacherFlags):
     """Labels to compute, and the limits of a run."""
 
     data: Annotated[str, PATH, LABELS]
@@ -108,7 +109,7 @@ class LabelFlags(TeacherFlags):
     catalog: Annotated[tuple[str, ...], PATH] = ()
     """Folders or buckets with a catalog of archives; units of the same fingerprint are taken from them."""
     catalog_key: Annotated[str | None, PATH] = None
-    """File of pinned ed25519 public keys, one of which must have signed each archive that --catalog uses."""
+    """File of pinned keys for the archives that --catalog uses; that of --key by default."""
     precision: Annotated[Precision, LABELS] = "auto"
     """Type of the forward pass: auto takes bfloat16 autocast on CUDA, float32 elsewhere."""
     retries: Annotated[int, Meta(ge=0)] = 2

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from pipelines.extraction.flags import (
     DEFAULT_DRAIN_S,
@@ -14,8 +12,9 @@ from pipelines.extraction.flags import (
     ExtractConfig,
     LabelFlags,
 )
+from teacher_cache.archive.format.manifest import Manifest
+from teacher_cache.archive.format.trust import Trust, trust_of
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import InputError
 from teacher_cache.following.job import Filling
 from teacher_cache.labels.arrays import check_topk
 from teacher_cache.labels.encodings import Values
@@ -25,9 +24,6 @@ from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
 from teacher_cache.views.recipe import Recipe, load_recipe
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkOrder:
@@ -36,6 +32,7 @@ class WorkOrder:
     Attributes:
         data: URL of the dataset; every worker's machine must see the same files there.
         room: Room for copies of remote images.
+        images_in: Places besides the dataset's folder that images may be read from.
         recipe: Recipe, read by the driver: a recipe's file need not be on other machines.
         teacher: Teacher to load.
         compare_names: Whether to compare the class names that come with the weights with the dataset's.
@@ -45,6 +42,7 @@ class WorkOrder:
 
     data: str
     room: CacheRoom
+    images_in: tuple[str, ...]
     recipe: Recipe
     teacher: TeacherSettings
     compare_names: bool
@@ -83,6 +81,13 @@ class EngineSettings:
         return f"pipelines.extraction.engines.{self.name}:{self.name.title()}Engine"
 
 
+class Base(NamedTuple):
+    """Archive that a new one extends, and its manifest, read once."""
+
+    store: Store
+    manifest: Manifest
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractRequest:
     """Labels to compute, and the dataset, stores and keys that are opened once for them.
@@ -94,9 +99,9 @@ class ExtractRequest:
         dataset: Packed dataset, of which the driver reads only the index.
         has_affinity: Whether the class affinity is calibrated.
         views_per_unit: Views computed and stored together; None takes the default.
-        extends: Archive whose labels are not computed again.
+        extends: Archive whose labels are not computed again, and its manifest.
         catalogs: Folders or buckets whose archives units are taken from.
-        catalog_keys: Public keys, one of which must have signed what is taken; None trusts the catalogs.
+        trust: Conditions that the archives in the catalogs must fulfil.
         max_quarantined: Units that may be given up before the run stops.
         max_gpu_hours: Limit of the teacher's hours on all devices together.
         allow_disagreement: Label even if the teacher's classes seem to be others than the dataset's.
@@ -113,9 +118,9 @@ class ExtractRequest:
     values: Values
     has_affinity: bool
     views_per_unit: int | None
-    extends: Store | None
+    extends: Base | None
     catalogs: tuple[Store, ...]
-    catalog_keys: Mapping[str, Ed25519PublicKey] | None
+    trust: Trust
     retries: int
     max_quarantined: int
     max_gpu_hours: float | None
@@ -131,9 +136,10 @@ def request_of(config: ExtractConfig) -> ExtractRequest:
         InputError: A flag is wrong, or does not name a valid dataset, recipe or file of keys.
     """
     config = with_absolute_paths(config)
-    dataset, archive = PackedDataset(config.data), Store(config.out)
+    dataset, archive = PackedDataset(config.data, images_in=config.images_in), Store(config.out)
     if dataset.info.classes:
         check_topk(config.topk, len(dataset.info.classes))
+    trust = trust_of(config.key, config.manifest)
     return ExtractRequest(
         archive=archive,
         order=_order(config, Filling(archive).labels if config.followed else archive),
@@ -144,9 +150,9 @@ def request_of(config: ExtractConfig) -> ExtractRequest:
         values=config.values,
         has_affinity=config.affinity != "none",
         views_per_unit=config.views_per_unit,
-        extends=Store(config.extends) if config.extends else None,
+        extends=None if config.extends is None else _base(config.extends, trust),
         catalogs=tuple(map(Store, config.catalog)),
-        catalog_keys=None if config.catalog_key is None else _keys(Path(config.catalog_key)),
+        trust=trust if config.catalog_key is None else trust_of(config.catalog_key, config.manifest),
         retries=config.retries,
         max_quarantined=config.max_quarantined,
         max_gpu_hours=config.max_gpu_hours,
@@ -160,6 +166,7 @@ def _order(config: LabelFlags, archive: Store) -> WorkOrder:
     return WorkOrder(
         data=config.data,
         room=config.room,
+        images_in=config.images_in,
         recipe=load_recipe(config.recipe, config.img_size),
         teacher=config.settings(config.teacher, config.precision),
         compare_names=not config.allow_disagreement,
@@ -180,12 +187,6 @@ def _engine(config: ExtractConfig) -> EngineSettings:
     )
 
 
-def _keys(file: Path) -> Mapping[str, Ed25519PublicKey]:
-    """Return the public keys in a file. Raises InputError."""
-    try:
-        from teacher_cache.sharing.signature import public_keys
-    except ImportError as error:
-        raise InputError(
-            f"--catalog-key: {error}", "Signatures cannot be checked.", "pip install 'teacher-cache[share]'"
-        ) from error
-    return public_keys(file)
+def _base(url: str, trust: Trust) -> Base:
+    store = Store(url)
+    return Base(store, trust.manifest(store))

@@ -14,14 +14,15 @@ from teacher_cache.dataset.packing.grow import Growth
 from teacher_cache.dataset.packing.in_place import files_in, index_in_place
 from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.packing.prepare import Reencode
-from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.dataset.shards import PackedDataset, refuse_in_place
 from teacher_cache.dataset.sources.class_names import read_class_list
 from teacher_cache.dataset.sources.label_table import read_table
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError
 from teacher_cache.program.progress import Track
-from teacher_cache.storage.store import Store, local_file, local_folder
+from teacher_cache.storage.local_copies import local_file, local_folder
+from teacher_cache.storage.store import Store
 
 _SHARD_SIZE = 5000
 _FOLDERS = "folders"
@@ -78,7 +79,7 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
         names = files_in(store, choices, name)
         info, notes = index_in_place(store, names, destination, choices, options, track)
         return _report(info, notes)
-    base = PackedDataset(config.extends) if config.extends else None
+    base = _base(config.extends) if config.extends else None
     with local_folder(config.src) as src:
         source = open_source(src, choices)
         growth = None if base is None else Growth(base, source)
@@ -96,6 +97,11 @@ def run_pack(config: PackConfig, track: Track) -> PackReport:
             + (f"; {whole:,}, small or not baseline JPEGs, are decoded in full" if whole else "")
         )
     return _report(info, notes)
+
+
+def _base(url: str) -> PackedDataset:
+    refuse_in_place(read_info(Store(url)), url)
+    return PackedDataset(url)
 
 
 def _files_of(src: str) -> tuple[Store, str | None]:

@@ -99,6 +99,8 @@ def label_set_of(ask: Ask, config: ServiceConfig) -> LabelSet:
         {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}
     )
     archive = f"{ask.data}/{ask.teacher}-{ask.recipe}-k{ask.topk}-{digest[:12]}"
+    if config.images_in:
+        flags["images_in"] = config.images_in
     if isinstance(config.executor, RaySection):
         flags["num_actors"] = config.executor.max_actors
         flags["gpus_per_actor"] = config.executor.gpus_per_actor

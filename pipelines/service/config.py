@@ -107,6 +107,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         archives: Folder or bucket of the archives.
         teachers: Teachers by name.
         teams: Teams by name; tokens belong to one of them.
+        images_in: Folders and buckets that datasets in place may read images from, besides their own.
         listen: Address and port of the server.
         database: URL of the database, as SQLAlchemy takes it.
         database_password_file: File of the database's password, such as a Docker secret.
@@ -132,6 +133,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     archives: str
     teachers: dict[Name, TeacherSection]
     teams: dict[Name, TeamSection]
+    images_in: tuple[str, ...] = ()
     listen: str = "127.0.0.1:8000"
     database: str = "sqlite:///service.db"
     database_password_file: str | None = None
@@ -190,6 +192,7 @@ def _with_absolute_paths(config: ServiceConfig, folder: str) -> ServiceConfig:
     return msgspec.structs.replace(
         config,
         data={name: absolute(url, folder) for name, url in config.data.items()},
+        images_in=tuple(absolute(place, folder) for place in config.images_in),
         archives=absolute(config.archives, folder),
         database=_database(config.database, folder),
         database_password_file=config.database_password_file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipelines.sharing.flags import (
     CardConfig,
     CatalogConfig,
@@ -13,23 +15,29 @@ from pipelines.sharing.flags import (
 from teacher_cache.program.commandline import packages_of, show
 from teacher_cache.program.flags import parse_shards, parse_views
 
+if TYPE_CHECKING:
+    from teacher_cache.archive.format.trust import Trust
+
 
 def push(config: PushConfig) -> int:
     """Copy an archive to where others can fetch it."""
-    return _copy(config, config.archive, config.url, "push")
+    from teacher_cache.archive.format.trust import ANY
+
+    return _copy(config, config.archive, config.url, "push", ANY)
 
 
 def pull(config: PullConfig) -> int:
     """Fetch an archive."""
+    from teacher_cache.archive.format.trust import trust_of
     from teacher_cache.program.progress import say_on_stderr
     from teacher_cache.sharing.client import Client, request_of
 
     is_request = request_of(config.url) is not None
     url = Client().labels(config.url, follow=False, say=say_on_stderr) if is_request else config.url
-    return _copy(config, url, config.archive, "pull")
+    return _copy(config, url, config.archive, "pull", trust_of(config.key, config.manifest))
 
 
-def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:
+def _copy(config: CopyFlags, source: str, destination: str, what: str, trust: Trust) -> int:
     from pipelines.sharing.share import ShareRequest, share
     from teacher_cache.program.progress import console
     from teacher_cache.storage.store import Store
@@ -43,6 +51,7 @@ def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:
         workers=config.workers,
         recheck=config.recheck,
         what=what,
+        trust=trust,
     )
     report = share(request, console)
     show(config, report, report.lines)
@@ -51,10 +60,12 @@ def _copy(config: CopyFlags, source: str, destination: str, what: str) -> int:
 
 def sign(config: SignConfig) -> int:
     """Sign an archive."""
+    from teacher_cache.program.progress import console
+
     with packages_of("share", "sign"):
         from pipelines.sharing.describe import sign_archive
 
-    statement = sign_archive(config)
+    statement = sign_archive(config, console)
     show(config, statement, [f"{config.archive}: {statement}"])
     return 0
 

@@ -11,11 +11,13 @@ import teacher_cache
 from pipelines.extraction.running.record import REPORT_FILE
 from pipelines.sharing.flags import CardConfig, SignConfig
 from teacher_cache.archive.format.companions import are_figures_current
+from teacher_cache.archive.format.part import refuse_part
+from teacher_cache.archive.format.signature import Statement, private_key, sign
 from teacher_cache.archive.readers.archive import ArchiveReader
-from teacher_cache.errors import InputError, StoreError
+from teacher_cache.archive.verify import problems_of, reader_to_verify
+from teacher_cache.errors import ArchiveError, InputError, StoreError
 from teacher_cache.program.progress import Track
 from teacher_cache.sharing.card import About, put_card
-from teacher_cache.sharing.signature import Statement, private_key, sign
 from teacher_cache.sharing.sums import put_sums
 from teacher_cache.storage.store import Store
 
@@ -40,13 +42,23 @@ def runs_of(archive: str) -> Runs:
     return Runs(", ".join(devices), round(sum(hours), 4) if hours else None)
 
 
-def sign_archive(config: SignConfig) -> Statement:
-    """Sign an archive, then write its checksums.
+def sign_archive(config: SignConfig, track: Track) -> Statement:
+    """Check every object and label of an archive, sign it, then write its checksums.
 
     Raises:
-        InputError: The key cannot be used; a text is too long. See also `ArchiveReader`.
+        ArchiveError: The archive is damaged, or is a part. See also `ArchiveReader`.
+        InputError: The key cannot be used; a text is too long.
     """
-    reader, runs, store = ArchiveReader(config.archive), runs_of(config.archive), Store(config.archive)
+    key = private_key(Path(config.key))
+    reader, runs, store = reader_to_verify(config.archive), runs_of(config.archive), Store(config.archive)
+    refuse_part(store, "signing it", "sign the whole archive, where it was made")
+    problems = problems_of(reader, "full", track)
+    if problems:
+        raise ArchiveError(
+            f"{config.archive} has {len(problems):,} problems, such as: {problems[0]}",
+            "A signature would vouch for damaged labels; nothing was signed.",
+            f"repair it first: teacher-cache repair {config.archive}",
+        )
     about = {
         "who": config.who,
         "when": _now().isoformat(timespec="seconds"),
@@ -56,7 +68,7 @@ def sign_archive(config: SignConfig) -> Statement:
         "image_license": config.image_license,
         "teacher_license": config.teacher_license,
     }
-    statement = sign(store, reader.manifest, private_key(Path(config.key)), about)
+    statement = sign(store, reader.manifest, key, about)
     put_sums(reader, store)
     return statement
 
@@ -72,7 +84,7 @@ def write_card(config: CardConfig, track: Track) -> list[str]:
         from teacher_cache.archive.figures.measure import measure_and_put
         from teacher_cache.dataset.shards import PackedDataset
 
-        dataset = PackedDataset(config.data, config.room)
+        dataset = PackedDataset(config.data, config.room, config.images_in)
         reader.check_replay(dataset.info)
         measure_and_put(reader, store, dataset, track)
     runs = runs_of(config.archive)

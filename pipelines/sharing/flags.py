@@ -8,7 +8,15 @@ from typing import Annotated
 from msgspec import Meta
 from tyro.conf import Positional
 
-from teacher_cache.program.flags import CacheFlags, Check, Flags, JsonFlag, parse_shards, parse_views
+from teacher_cache.program.flags import (
+    CacheFlags,
+    Check,
+    Flags,
+    JsonFlag,
+    KeyFlags,
+    parse_shards,
+    parse_views,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +46,7 @@ class PushConfig(CopyFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class PullConfig(CopyFlags):
+class PullConfig(KeyFlags, CopyFlags):
     """Fetch an archive, or a part of it; the same command later fetches more."""
 
     url: Positional[str]

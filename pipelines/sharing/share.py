@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from teacher_cache.archive.figures.figures import figures_of
 from teacher_cache.archive.format.part import Position
@@ -65,7 +65,7 @@ def share(request: ShareRequest, track: Track) -> ShareReport:
     source, destination = request.source.pinned(), request.destination
     if source.url != request.source.url:
         notes.append(f"{request.source.url} is now {source.url}")
-    of_classes = _shards_of_classes(request.classes, source, notes) if request.classes else None
+    of_classes = _shards_of_classes(request, source, notes) if request.classes else None
 
     def choose(units: Mapping[Position, Receipt]) -> set[Position]:
         return {
@@ -74,7 +74,9 @@ def share(request: ShareRequest, track: Track) -> ShareReport:
             if of_classes is None or position[0] in of_classes
         }
 
-    report = copy_archive(dataclasses.replace(request, source=source), choose, track)
+    report = copy_archive(
+        dataclasses.replace(request, source=source, named=request.source.url), choose, track
+    )
     copy = ArchiveReader(destination.url)
     return ShareReport(
         **{field.name: getattr(report, field.name) for field in dataclasses.fields(report)},
@@ -85,9 +87,9 @@ def share(request: ShareRequest, track: Track) -> ShareReport:
     )
 
 
-def _shards_of_classes(names: Sequence[str], source: Store, notes: list[str]) -> set[int]:
+def _shards_of_classes(request: ShareRequest, source: Store, notes: list[str]) -> set[int]:
     """Return the image shards that have a sample of one of some classes, as the archive's figures say."""
-    figures = figures_of(ArchiveReader(source.url))
+    names, figures = request.classes, figures_of(ArchiveReader(source.url, trust=request.trust))
     if figures is None or not figures.labelled_rows:
         raise InputError(
             f"--classes {' '.join(names)}: {source.url} has no figures of the shards that have each class",

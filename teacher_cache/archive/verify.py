@@ -15,6 +15,7 @@ from teacher_cache.archive.format.layout import AFFINITY_ARRAYS, GROUP
 from teacher_cache.archive.format.manifest import MANIFEST_FILE, documents_of, zarr_documents
 from teacher_cache.archive.format.part import PART_FILE
 from teacher_cache.archive.format.receipts import RECEIPTS, Receipt
+from teacher_cache.archive.format.trust import ANY, Trust
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.labels.arrays import LabelArrays, idx_fill
@@ -48,16 +49,23 @@ class Problem:
         return self.what
 
 
+def reader_to_verify(url: str, trust: Trust = ANY) -> ArchiveReader:
+    """Open an archive without a cache, so that no copies are checked. Raises ArchiveError."""
+    return ArchiveReader(url, CacheRoom(max_bytes=0), trust)
+
+
 def verify(url: str, level: Level, track: Track) -> list[Problem]:
+    """Return the problems of an archive; see `problems_of`. Raises ArchiveError if there is none to check."""
+    return problems_of(reader_to_verify(url), level, track)
+
+
+def problems_of(reader: ArchiveReader, level: Level, track: Track) -> list[Problem]:
     """Return the problems of an archive; none if it is sound.
 
     Args:
+        reader: Reader of the archive, from `reader_to_verify`.
         level: "quick" checks documents, names and sizes; "full" also every hash, chunk and label.
-
-    Raises:
-        ArchiveError: There is no finished archive to check.
     """
-    reader = ArchiveReader(url, CacheRoom(max_bytes=0))  # the objects themselves are checked, not copies
     problems = [*_documents(reader, reader.store), *_affinity(reader, level)]
     stores = {store.url: store for store in map(reader.store_of, reader.receipts)}
     sizes = {url: store.sizes_if_listed() for url, store in stores.items()}

@@ -18,6 +18,7 @@ from msgspec import Meta
 from teacher_cache.errors import DatasetError
 from teacher_cache.exact.canonical import canonical_json, seal, sha256_hex, sha256_of, unseal
 from teacher_cache.labels.class_list import ClassList
+from teacher_cache.storage.places import RelativePath
 from teacher_cache.storage.store import Store
 
 VERSION = 1
@@ -76,7 +77,7 @@ IN_PLACE_SCHEMA = INDEX_SCHEMA.append(pa.field("file", pa.int32()))
 class SourceFile:
     """A tar or parquet file of the source, whose images are read in place."""
 
-    name: Annotated[str, Meta(min_length=1)]
+    name: Annotated[RelativePath, Meta(min_length=1)]
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     num_bytes: Annotated[int, Meta(ge=0)]
 

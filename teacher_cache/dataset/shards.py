@@ -24,6 +24,7 @@ from teacher_cache.dataset.index import (
 from teacher_cache.errors import DamagedError, DatasetError
 from teacher_cache.exact.canonical import file_sha256, sha256_hex
 from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom, ReadThroughCache
+from teacher_cache.storage.places import checked_place
 from teacher_cache.storage.store import Store
 
 _MAX_OPEN_SHARDS = 64
@@ -80,19 +81,25 @@ class PackedDataset:
     Args:
         url: Folder of the dataset, or any URL fsspec opens.
         room: Folder and size limit of the cache for files of a remote dataset.
+        images_in: Folders and URLs outside the dataset's own folder that a dataset in place may read from.
 
     Raises:
-        DatasetError: The URL holds no packed dataset, a description is damaged, or a shard's size is wrong.
+        DatasetError: The URL holds no packed dataset, a description is damaged, a shard's size is wrong, or
+            the images of a dataset in place are elsewhere, and not in `images_in`.
     """
 
-    def __init__(self, url: str | Path, room: CacheRoom = DEFAULT_ROOM) -> None:
-        self.url, self._room = str(url), room
+    def __init__(
+        self, url: str | Path, room: CacheRoom = DEFAULT_ROOM, images_in: Sequence[str] = ()
+    ) -> None:
+        self.url, self._room, self._images_in = str(url), room, tuple(images_in)
         self._store = Store(url)
         self.info: DatasetInfo = read_info(self._store)
         self.index: Index = Index(read_index_table(self._store, self.info))
         place = self.info.in_place
         self._files: Sequence[Shard | SourceFile] = self.info.shards if place is None else place.files
-        self._images = self._store if place is None else Store(place.root)
+        self._images = self._store
+        if place is not None:
+            self._images = Store(checked_place(place.root, self._store, self._images_in))
         listed = self._images.sizes_if_listed()
         size_of = self._images.stat if listed is None else listed.get
         for file in self._files:
@@ -110,8 +117,8 @@ class PackedDataset:
         if place is not None and place.image_column is not None:
             self._rows = ParquetRows(place.image_column, lambda number: self._local_path(self._files[number]))
 
-    def __reduce__(self) -> tuple[type[PackedDataset], tuple[str, CacheRoom]]:
-        return PackedDataset, (self.url, self._room)
+    def __reduce__(self) -> tuple[type[PackedDataset], tuple[str, CacheRoom, tuple[str, ...]]]:
+        return PackedDataset, (self.url, self._room, self._images_in)
 
     def __len__(self) -> int:
         return self.info.num_samples
@@ -122,12 +129,7 @@ class PackedDataset:
         Raises:
             DatasetError: There is no room for a copy, or the dataset is in place, without shards of its own.
         """
-        if self.info.in_place is not None:
-            raise DatasetError(
-                f"{self.url} is an index of images in {self.info.in_place.root}",
-                "It has no shards of its own.",
-                "pack a copy of the images",
-            )
+        refuse_in_place(self.info, self.url)
         return self._local_path(shard)
 
     def _local_path(self, file: Shard | SourceFile) -> Path:
@@ -226,6 +228,16 @@ class PackedDataset:
             return self._cache.open(self._images, file.name, file.sha256, file.num_bytes)
         except DamagedError as error:
             raise DatasetError(error.value, error.consequence, error.remedy) from error
+
+
+def refuse_in_place(info: DatasetInfo, url: str) -> None:
+    """Raise DatasetError if a dataset at a URL has no shards of its own."""
+    if info.in_place is not None:
+        raise DatasetError(
+            f"{url} is an index of images in {info.in_place.root!r:.500}",
+            "It has no shards of its own.",
+            "pack a copy of the images",
+        )
 
 
 def check_shard(file: Path, shard: Shard, name: str) -> None:

@@ -20,7 +20,8 @@ from teacher_cache.archive.format.receipts import (
 )
 from teacher_cache.archive.format.spec import SPEC_FILE
 from teacher_cache.archive.format.spec_file import existing_spec
-from teacher_cache.archive.open import is_export, open_labels
+from teacher_cache.archive.format.trust import Trust
+from teacher_cache.archive.open import is_export, open_trusted
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.readers.read_units import UnitReader
 from teacher_cache.archive.readers.source import LabelSource
@@ -188,23 +189,24 @@ class FollowingReader(LabelSource):
         )
 
 
-def open_following(url: str, room: CacheRoom, patience: Patience) -> LabelSource:
+def open_following(url: str, room: CacheRoom, trust: Trust, patience: Patience) -> LabelSource:
     """Open an archive that a job is filling, or a finished one; wait until there is either.
 
     Raises:
-        ArchiveError: The archive is damaged.
+        ArchiveError: The archive is damaged, or must be signed, which only a finished archive can be.
         TeacherCacheError: No job began before the timeout, or the job failed.
     """
     store = Store(url)
     if is_export(store):
-        return open_labels(url, room)
+        return open_trusted(url, room, trust)
     filling = Filling(store)
 
     def find() -> LabelSource | None:
         if filling.news() is not None:
+            trust.refuse_unsigned(url, "an archive that a job is filling")
             is_begun = store.stat(SPEC_FILE) is not None
             return FollowingReader(url, room, patience.timeout_s) if is_begun else None
-        return ArchiveReader(url, room) if store.stat_optional(MANIFEST_FILE) is not None else None
+        return ArchiveReader(url, room, trust) if store.stat_optional(MANIFEST_FILE) is not None else None
 
     return until(find, f"a job that fills {url}", filling.news, patience)
 

@@ -20,7 +20,7 @@ import torch
 
 from teacher_cache.errors import ModelError, StoreError
 from teacher_cache.labels.class_list import ClassList
-from teacher_cache.storage.store import local_file
+from teacher_cache.storage.local_copies import local_file
 
 HEADER = "teacher_cache"
 """Field of a safetensors header in which `student train` describes the weights, as JSON."""

@@ -20,7 +20,7 @@ import yaml
 from teacher_cache.errors import ModelError
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.checkpoint import is_safetensors, load_weights, safe_types
-from teacher_cache.storage.store import local_file
+from teacher_cache.storage.local_copies import local_file
 
 _LISTS = ("class_to_idx", "classes", "class_names", "label_names", "id2label", "label2id", "names", "labels")
 _INSIDE = ("hyper_parameters", "args", "meta", "config", "hparams", "pretrained_cfg", "default_cfg")

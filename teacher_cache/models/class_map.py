@@ -16,7 +16,7 @@ from teacher_cache.errors import ModelError
 from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_knowledge import first_synonym, parse, plain_name
-from teacher_cache.storage.store import local_file
+from teacher_cache.storage.local_copies import local_file
 
 
 class ClassMap(NamedTuple):

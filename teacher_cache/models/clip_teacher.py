@@ -13,7 +13,7 @@ from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.labels.class_list import ClassList
 from teacher_cache.models.class_knowledge import load_with_names, parse
 from teacher_cache.models.teacher_model import TeacherModel, TeacherRequest
-from teacher_cache.storage.store import local_file
+from teacher_cache.storage.local_copies import local_file
 
 _SEED = 0
 _CLASS = "{}"

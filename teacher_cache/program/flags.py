@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -91,7 +92,36 @@ class JsonFlag:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheFlags(Flags):
+class ImagesFlag(Flags):
+    """Flag of every command that reads images of a packed dataset."""
+
+    images_in: Annotated[tuple[str, ...], PATH, RESUMABLE] = ()
+    """Folders or buckets that a dataset of pack --in-place may read images from, besides its own folder."""
+
+
+def check_manifests(digests: Sequence[str]) -> None:
+    """Refuse what is not a list of sha256 in hexadecimal digits. Raises InputError."""
+    for digest in digests:
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise InputError(
+                f"--manifest {digest}",
+                "No manifest has this sha256.",
+                "give 64 digits: sha256sum manifest.json",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyFlags(Flags):
+    """Flags of every command that reads labels which others may have made."""
+
+    key: Annotated[str | None, PATH, RESUMABLE] = None
+    """File of pinned ed25519 public keys, one of which must have signed each archive that is read."""
+    manifest: Annotated[tuple[str, ...], Check(check_manifests), RESUMABLE] = ()
+    """sha256 of the manifests that are accepted; no other version of an archive is read."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheFlags(ImagesFlag):
     """Flags of every command that reads many images or labels."""
 
     cache_dir: Annotated[str, PATH, RESUMABLE] = CacheRoom.folder

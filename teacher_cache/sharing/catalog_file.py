@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from teacher_cache.archive.format.documents import MAX_DOCUMENT_BYTES, converted
 from teacher_cache.errors import ArchiveError
 from teacher_cache.sharing.facts import Facts, Text
+from teacher_cache.storage.places import RelativePath
 from teacher_cache.storage.store import Store
 
 CATALOG_FILE, PAGE_FILE = "catalog.json", "index.html"
 _FORMAT, _VERSION = "teacher-cache-catalog", 1
-_Path = Annotated[str, Meta(pattern=r"^(?:(?!\.{1,2}(?:/|$))[^/:\\\x00-\x1f]+(?:/|$))*$", max_length=1024)]
-"""Relative path of an archive, without "." or ".." parts, a URL scheme or a leading slash."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Entry:
         name: Name on the archive's card, or the path.
     """
 
-    path: _Path
+    path: RelativePath
     name: Text
     facts: Facts
 

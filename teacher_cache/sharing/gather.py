@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from teacher_cache.archive.figures.figures import Figures, figures_of
+from teacher_cache.archive.format.signature import Statement, statements_of
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.sharing.facts import Facts
-from teacher_cache.sharing.signature import Statement, statements_of
 from teacher_cache.storage.store import Store
 
 

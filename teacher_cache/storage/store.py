@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import pkgutil
 import posixpath
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,10 +54,17 @@ class Store:
         """Make an instance of the subclass for the URL's protocol."""
         if cls is not Store:
             return super().__new__(cls)
-        protocol, *rest = re.split("::|://", str(url), maxsplit=1)
+        protocol, separator, _rest = str(url).partition("://")
+        if is_chained(str(url)):
+            raise InputError(
+                f"{url} is a chain of URLs",
+                "Some chains make fsspec read other files or run code from them.",
+                "give one URL: remote files are cached without a chain",
+            )
+        is_local = not separator or protocol in ("file", "local")
         try:
             return super().__new__(
-                pkgutil.resolve_name(STORES.get(protocol if rest else "file", OTHER_STORE))
+                pkgutil.resolve_name(STORES["file"] if is_local else STORES.get(protocol, OTHER_STORE))
             )
         except ImportError as error:
             raise _not_opened(str(url), error) from error
@@ -265,35 +271,12 @@ class Store:
         """Delete temporary files that killed puts on this host left; files of running processes stay."""
 
 
+def is_chained(url: str) -> bool:
+    """Return whether a URL names several file systems, as fsspec's "simplecache::s3://bucket" does."""
+    return "://" in url and "::" in url
+
+
 def _not_opened(url: str, error: Exception) -> InputError:
     return InputError(
         f"{url} cannot be opened: {error}", "There is nothing to read or write.", "check the URL"
     )
-
-
-@contextlib.contextmanager
-def local_file(url: str) -> Iterator[str]:
-    """Yield the local path of a file at any URL: its own, or that of a temporary copy."""
-    folder, _, name = url.rpartition("/")
-    if "://" not in url:
-        yield url
-        return
-    with Store(folder).local_copy(name) as path:
-        renamed = path.with_name(name)  # what reads it may go by its ending
-        path.rename(renamed)
-        yield str(renamed)
-
-
-@contextlib.contextmanager
-def local_folder(url: str) -> Iterator[str]:
-    """Yield the local path of a folder or file, or that of a temporary folder with copies of a remote one."""
-    store = Store(url)
-    if store.is_local:
-        yield url
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name in store.list():
-            path = Path(folder, name or Path(url).name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store.copy_to(name, path)
-        yield folder

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from teacher_cache.archive.format.trust import trust_of
 from teacher_cache.archive.open import AnySource, LabelPlaces, open_any
 from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.batches.batch import ViewBatch
@@ -52,6 +53,7 @@ class LabelledViews:
         rank: Number of this process; torch.distributed's by default, or 0 without it.
         world_size: Number of processes; torch.distributed's by default, or 1 without it.
         room: Bounded folder for copies of remote images and labels.
+        key: File of public keys, one of which must have signed the labels; see docs/sharing.md.
 
     Attributes:
         dataset: Images and true labels.
@@ -78,9 +80,10 @@ class LabelledViews:
         rank: int | None = None,
         world_size: int | None = None,
         room: CacheRoom = DEFAULT_ROOM,
+        key: str | Path | None = None,
     ) -> None:
         self.dataset = data if isinstance(data, PackedDataset) else PackedDataset(str(data), room)
-        self.labels = _open(labels, room, label_weights)
+        self.labels = _open(labels, room, label_weights, key)
         self.recipe = _recipe(self.labels, recipe, img_size)
         if views is None:
             views = range(_NEW_VIEWS) if self.labels is None else self.labels.views
@@ -214,11 +217,22 @@ class LabelledViews:
 
 
 def _open(
-    labels: str | Path | Sequence[str | Path] | AnySource | None, room: CacheRoom, weights: Sequence[float]
+    labels: str | Path | Sequence[str | Path] | AnySource | None,
+    room: CacheRoom,
+    weights: Sequence[float],
+    key: str | Path | None,
 ) -> AnySource | None:
     urls = [labels] if isinstance(labels, (str, Path)) else labels
     if isinstance(urls, Sequence) and urls:
-        return open_any(LabelPlaces([str(url) for url in urls], room, weights))
+        return open_any(LabelPlaces([str(url) for url in urls], room, weights, trust_of(key)))
+    if key is not None:
+        raise InputError(
+            f"key {key} with labels that are open already"
+            if urls is not None
+            else f"key {key} without labels",
+            "No signature would be checked.",
+            "give the labels by their URL, or open them with open_labels(URL, key=...)",
+        )
     if weights or urls == []:
         raise InputError(
             f"labels {labels!r} with label_weights {tuple(weights)}",

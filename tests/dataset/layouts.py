@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from support import encoded, picture
 
-from teacher_cache.dataset.index import DatasetInfo
+from teacher_cache.dataset.index import DatasetInfo, read_info
 from teacher_cache.dataset.packing.pack import PackOptions, pack
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
@@ -79,9 +79,15 @@ def pack_to(
     return pack(opened, Store(target), PackOptions(**flags), silent)  # type: ignore[arg-type]
 
 
+def opened(target: Path) -> PackedDataset:
+    """Open a packed dataset; one in place may read the images where its index says that they are."""
+    place = read_info(Store(target)).in_place
+    return PackedDataset(str(target), images_in=() if place is None else [place.root])
+
+
 def labels_of(target: Path) -> dict[str, str | None]:
     """Return the class name of each key of a packed dataset; None for one without a label."""
-    dataset = PackedDataset(str(target))
+    dataset = opened(target)
     return {
         dataset.index.key(row): dataset.info.classes[label] if label >= 0 else None
         for row, label in enumerate(dataset.index.labels_N)
@@ -90,5 +96,5 @@ def labels_of(target: Path) -> dict[str, str | None]:
 
 def images_of(target: Path) -> dict[str, bytes]:
     """Return the image of each key of a packed dataset."""
-    dataset = PackedDataset(str(target))
+    dataset = opened(target)
     return {dataset.index.key(row): dataset.image_bytes(row) for row in range(len(dataset))}

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from layouts import IMAGES, images_column, images_of, labels_of, pack_to, tar_of, write_parquet, write_tar
+from layouts import (
+    IMAGES,
+    images_column,
+    images_of,
+    labels_of,
+    opened,
+    pack_to,
+    tar_of,
+    write_parquet,
+    write_tar,
+)
 from support import tree
 
 from pipelines.cli import main
@@ -13,7 +23,6 @@ from teacher_cache.dataset.index import DatasetInfo
 from teacher_cache.dataset.packing.grow import Growth
 from teacher_cache.dataset.packing.in_place import files_in, index_in_place
 from teacher_cache.dataset.packing.pack import PackOptions
-from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.dataset.sources.open import open_source
 from teacher_cache.dataset.sources.source import SourceOptions
 from teacher_cache.errors import DatasetError, ImageError
@@ -86,7 +95,7 @@ def test_an_index_of_parquet_is_the_dataset_that_packing_in_order_makes(tmp_path
     assert labels_of(tmp_path / "index") == labels_of(tmp_path / "copy")
     (tmp_path / "in" / "train-0.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match="train-0.parquet has 4 of"):
-        PackedDataset(str(tmp_path / "index"))
+        opened(tmp_path / "index")
 
 
 def test_each_byte_is_read_once_and_the_digests_are_the_files(tmp_path: Path) -> None:
@@ -169,7 +178,7 @@ def test_a_changed_file_is_found(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not the one that was packed"):
         images_of(tmp_path / "out")
     with pytest.raises(DatasetError, match="It has no shards of its own"):
-        Growth(PackedDataset(str(tmp_path / "out")), open_source(str(source)))
+        Growth(opened(tmp_path / "out"), open_source(str(source)))
 
 
 def test_a_streamed_file_steps_back_a_little_and_never_far(
@@ -201,5 +210,5 @@ def test_in_a_bucket(s3: str, tmp_path: Path) -> None:
         bucket.put(file.name, file.read_bytes())
     assert main(["pack", f"{s3}/wds", str(tmp_path / "index"), "--in-place", "--shard-size=5"]) == 0
     copy = pack_to(source, tmp_path / "copy", shard_size=5, shuffle=False)
-    assert PackedDataset(str(tmp_path / "index")).info.sha256 == copy.sha256
+    assert opened(tmp_path / "index").info.sha256 == copy.sha256
     assert images_of(tmp_path / "index") == images_of(tmp_path / "copy")

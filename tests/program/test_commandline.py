@@ -27,13 +27,14 @@ def run(*argv: str) -> tuple[int, list[Flags]]:
     return run_command("prog", "It does.", commands, argv), seen
 
 
-CACHE = "cache_dir cache_gib"
+CACHE = "images_in cache_dir cache_gib"
+KEY = "key manifest"
 TEACHER = (
     f"{CACHE} checkpoint pretrained device batch_size workers prompts class_map model_kwargs channels_last "
     "compile"
 )
 REQUEST = (
-    f"{TEACHER} data teacher out recipe img_size views topk affinity values views_per_unit "
+    f"{TEACHER} {KEY} data teacher out recipe img_size views topk affinity values views_per_unit "
     "extends catalog catalog_key precision retries max_quarantined max_gpu_hours allow_disagreement run_dir "
     "followed"
 )
@@ -50,14 +51,14 @@ FLAGS = {
     "teacher-cache status": "json dashboard archive job",
     "teacher-cache logs": "dashboard job follow",
     "teacher-cache stop": "dashboard job",
-    "teacher-cache verify": f"json {TEACHER} teacher archive level data num_views seed key",
+    "teacher-cache verify": f"json {TEACHER} teacher {KEY} archive level data num_views seed",
     "teacher-cache repair": f"json {TEACHER} teacher archive data",
-    "teacher-cache inspect": "json archive data row key view recipe img_size image",
-    "teacher-cache export": "archive dst data format views",
+    "teacher-cache inspect": "json images_in archive data row key view recipe img_size image",
+    "teacher-cache export": f"images_in {KEY} archive dst data format views",
     "teacher-cache import": "src dst",
-    "teacher-cache merge": "dst src",
+    "teacher-cache merge": f"{KEY} dst src",
     "teacher-cache push": "json views shards classes workers recheck archive url",
-    "teacher-cache pull": "json views shards classes workers recheck url archive",
+    "teacher-cache pull": f"json views shards classes workers recheck {KEY} url archive",
     "teacher-cache sign": "json image_license teacher_license archive key who device gpu_hours",
     "teacher-cache view": f"{CACHE} archive data port static num_samples",
     "teacher-cache catalog": "json root",
@@ -68,7 +69,7 @@ FLAGS = {
         "json action id data teacher recipe views img_size topk values affinity follow webhook wait"
     ),
     "student train": (
-        f"{CACHE} data output resume dry_run model pretrained finetune model_kwargs distillation "
+        f"{CACHE} {KEY} data output resume dry_run model pretrained finetune model_kwargs distillation "
         "distillation_token labels follow follow_timeout_s label_weights teacher teacher_checkpoint "
         "teacher_pretrained "
         "teacher_model_kwargs teacher_prompts teacher_class_map "

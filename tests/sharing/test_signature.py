@@ -10,9 +10,9 @@ import pytest
 from support import extract_flags, new_key
 
 from pipelines.cli import main
+from teacher_cache.archive.format.signature import check_signatures, public_keys
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.exact.canonical import seal, unseal
-from teacher_cache.sharing.signature import check_signatures, public_keys
 
 WHO = ["--who", "Team A", "--image-license", "cc-by-4.0", "--teacher-license", "apache-2.0"]
 

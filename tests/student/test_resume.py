@@ -264,6 +264,9 @@ def test_flags_that_may_change_when_a_run_goes_on_are_pinned() -> None:
         "checkpoint_hist",
         "push_to_hub",
         "ray_address",
+        "images_in",
+        "key",
+        "manifest",
     }
 
 

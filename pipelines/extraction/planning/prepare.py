@@ -13,7 +13,6 @@ from pipelines.extraction.queue import MissingUnits, default_views_per_unit
 from pipelines.extraction.request import ExtractRequest
 from teacher_cache.archive.format.calibration import missing_parts
 from teacher_cache.archive.format.layout import Unit
-from teacher_cache.archive.format.manifest import read_manifest
 from teacher_cache.archive.format.receipts import AGREEMENT_FILE, Receipt
 from teacher_cache.archive.format.spec import ArchiveSpec, LabelSpec
 from teacher_cache.archive.writers.extension import extension
@@ -90,7 +89,7 @@ def archive_spec(request: ExtractRequest, worker: Description) -> ArchiveSpec:
     dataset = request.dataset.info
     num_classes = worker.teacher["num_classes"]
     check_topk(request.topk, num_classes)
-    base = read_manifest(request.extends).spec.views_per_unit if request.extends else None
+    base = request.extends.manifest.spec.views_per_unit if request.extends else None
     return ArchiveSpec(
         dataset={
             "sha256": dataset.sha256,
@@ -144,7 +143,7 @@ def _prepared(request: ExtractRequest, writer: ArchiveWriter) -> Prepared:
             "An archive cannot hold units of two sizes.",
             "remove the flag, or choose a new folder with --out",
         )
-    extends = extension(request.archive, writer.spec, request.extends) if request.extends else {}
+    extends = extension(request.archive, writer.spec, *request.extends) if request.extends else {}
     elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *extends.values()])
     finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
     missing = MissingUnits(layout, request.views, finished)

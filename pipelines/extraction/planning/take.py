@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from pipelines.extraction.request import ExtractRequest
 from teacher_cache.archive.format.calibration import copy_agreement
 from teacher_cache.archive.format.layout import Unit
-from teacher_cache.archive.format.manifest import Manifest, read_manifest
+from teacher_cache.archive.format.manifest import Manifest
 from teacher_cache.archive.format.part import Position, places, read_part, relative_stores
 from teacher_cache.archive.format.receipts import Receipt
 from teacher_cache.archive.format.spec import ArchiveSpec
 from teacher_cache.archive.readers.read_units import fetched, fetched_affinity, in_threads
 from teacher_cache.archive.writers.write import ArchiveWriter
-from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.errors import InputError
 from teacher_cache.program.progress import Track
 from teacher_cache.sharing.catalog_file import read_catalog
 from teacher_cache.storage.store import Store
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _AT_ONCE = 8
 """Number of units that are fetched at once."""
@@ -64,7 +61,7 @@ def shelves_of(request: ExtractRequest, fingerprint: str) -> Iterator[Shelf]:
             if entry.facts.fingerprint != fingerprint:
                 continue
             store = Store(f"{root.url}/{entry.path}" if entry.path else root.url)
-            manifest = read_manifest(store)
+            manifest = request.trust.manifest(store)
             if manifest.spec.fingerprint != fingerprint:
                 raise InputError(
                     f"{store.url} is not what the catalog {root.url} says: it has fingerprint "
@@ -72,22 +69,7 @@ def shelves_of(request: ExtractRequest, fingerprint: str) -> Iterator[Shelf]:
                     "Nothing is taken from it.",
                     f"make the catalog again: teacher-cache catalog {root.url}",
                 )
-            if request.catalog_keys is not None:
-                _check_signed(store, manifest, request.catalog_keys)
             yield Shelf(store, manifest, places(manifest, read_part(store, manifest)))
-
-
-def _check_signed(store: Store, manifest: Manifest, keys: Mapping[str, Ed25519PublicKey]) -> None:
-    """Refuse an archive that no pinned key has signed. Raises ArchiveError."""
-    from teacher_cache.sharing.signature import check_signatures  # it needs the extra `share`
-
-    found = check_signatures(store, manifest, keys)
-    if not found.valid:
-        raise ArchiveError(
-            f"{store.url}, which a catalog lists, is not validly signed: {'; '.join(found.problems)}",
-            "No unit is copied from it.",
-            "add its signer's key to the file of --catalog-key, or remove the catalog from --catalog",
-        )
 
 
 def as_shelved(request: ExtractRequest, asked: ArchiveSpec, shelves: Sequence[Shelf]) -> ArchiveSpec:

@@ -62,7 +62,7 @@ class LabelWorker:
 
     def __init__(self, order: WorkOrder) -> None:
         self._store, self._room, self._recipe = order.archive, order.room, order.recipe
-        dataset = PackedDataset(order.data, order.room)
+        dataset = PackedDataset(order.data, order.room, order.images_in)
         teacher = build_teacher(
             order.teacher,
             classes=dataset.info.class_list,

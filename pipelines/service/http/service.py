@@ -95,7 +95,7 @@ class Service:
         del manifest_sha256
         reader = ArchiveReader(f"{self.config.archives}/{archive}")
         data = self.config.data.get(archive.partition("/")[0])
-        dataset = None if data is None else PackedDataset(data)
+        dataset = None if data is None else PackedDataset(data, images_in=self.config.images_in)
         if dataset is not None and dataset.info.sha256 != reader.spec.dataset["sha256"]:
             dataset = None
         return make_app(Collection(reader, dataset), hosts=None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from teacher_cache.archive.format.manifest import read_manifest, zarr_documents
+from teacher_cache.archive.format.manifest import zarr_documents
 from teacher_cache.archive.format.part import Position, coverage, places, read_part, relative_stores
 from teacher_cache.archive.format.receipts import Receipt
+from teacher_cache.archive.format.trust import ANY, Trust
 from teacher_cache.archive.readers.read_units import UnitReader
 from teacher_cache.archive.readers.source import LabelSource, view_ranges
 from teacher_cache.errors import ArchiveError, DamagedError
@@ -26,16 +27,17 @@ class ArchiveReader(LabelSource):
     Args:
         url: Folder of the archive, or any URL fsspec opens.
         room: Folder and size limit of the cache of a remote archive's objects.
+        trust: Conditions that the archive must fulfil.
 
     Raises:
         ArchiveError: There is no finished archive, or its manifest or part.json is damaged or of an unknown
-            version.
+            version; or the archive does not fulfil a condition.
     """
 
-    def __init__(self, url: str, room: CacheRoom = DEFAULT_ROOM) -> None:
+    def __init__(self, url: str, room: CacheRoom = DEFAULT_ROOM, trust: Trust = ANY) -> None:
         self.store = Store(url).pinned()
-        self.url, self._room = self.store.url, room
-        self.manifest = read_manifest(self.store)
+        self.url, self._room, self._trust = self.store.url, room, trust
+        self.manifest = trust.manifest(self.store, url)
         self.spec = self.manifest.spec
         self.part = read_part(self.store, self.manifest)
         self._layout = self.spec.layout
@@ -49,8 +51,8 @@ class ArchiveReader(LabelSource):
         )
         self._reader = UnitReader(self.url, self._layout, room, remedy)
 
-    def __reduce__(self) -> tuple[type[ArchiveReader], tuple[str, CacheRoom]]:
-        return ArchiveReader, (self.url, self._room)
+    def __reduce__(self) -> tuple[type[ArchiveReader], tuple[str, CacheRoom, Trust]]:
+        return ArchiveReader, (self.url, self._room, self._trust)
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
@@ -61,6 +63,11 @@ class ArchiveReader(LabelSource):
     def shards(self) -> tuple[int, ...] | None:
         """Image shards that have labels; see LabelSource."""
         return self._shards
+
+    @property
+    def num_units(self) -> int:
+        """Number of units of the whole archive, also those that a part lacks."""
+        return len(self.manifest.all_receipts)
 
     @functools.cached_property
     def manifest_sha256(self) -> str:

@@ -22,7 +22,7 @@ from teacher_cache.archive.format.companions import (
     sums_bytes,
 )
 from teacher_cache.archive.format.documents import get_document
-from teacher_cache.archive.format.manifest import MANIFEST_FILE, Manifest, read_manifest, zarr_documents
+from teacher_cache.archive.format.manifest import MANIFEST_FILE, Manifest, zarr_documents
 from teacher_cache.archive.format.part import (
     PART_FILE,
     Part,
@@ -44,6 +44,7 @@ from teacher_cache.archive.format.receipts import (
     receipt_name,
 )
 from teacher_cache.archive.format.spec import SPEC_FILE, spec_bytes
+from teacher_cache.archive.format.trust import ANY, Trust
 from teacher_cache.archive.readers.read_units import fetched, fetched_affinity, in_threads
 from teacher_cache.archive.writers.destination import (
     drop_if_changed,
@@ -70,6 +71,8 @@ class CopyRequest:
         workers: Units that are copied at once.
         recheck: Whether to hash what the destination has already, and copy units that differ again.
         what: Name of the progress display.
+        trust: Conditions that the source must fulfil.
+        named: URL by which the user named the source; that of its store by default.
     """
 
     source: Store
@@ -77,6 +80,8 @@ class CopyRequest:
     workers: int = 8
     recheck: bool = False
     what: str = "copy"
+    trust: Trust = ANY
+    named: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +133,7 @@ def copy_archive(
         InputError: No unit is chosen.
     """
     source, destination = request.source, request.destination
-    manifest = read_manifest(source)
+    manifest = request.trust.manifest(source, request.named)
     units = places(manifest, read_part(source, manifest))
     here = _Source(manifest, relative_stores(source, manifest), units)
     chosen = choose({position: receipt for position, (_, receipt) in units.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from teacher_cache.archive.format.manifest import read_manifest
+from teacher_cache.archive.format.manifest import Manifest
 from teacher_cache.archive.format.part import places, read_part
 from teacher_cache.archive.format.receipts import Receipt
 from teacher_cache.archive.format.spec import ArchiveSpec
@@ -14,16 +14,20 @@ from teacher_cache.exact.canonical import sha256_of
 from teacher_cache.storage.store import Store
 
 
-def extension(store: Store, spec: ArchiveSpec, base: Store) -> dict[str, tuple[Receipt, ...]]:
+def extension(
+    store: Store, spec: ArchiveSpec, base: Store, manifest: Manifest
+) -> dict[str, tuple[Receipt, ...]]:
     """Return the receipts of units that a new archive can reuse, by their archive's URL relative to `store`.
 
     These are the units of `base` for the leading image shards that both datasets share; everything else that
     determines labels must be equal. Archives that `base` extends are referred to directly.
 
+    Args:
+        manifest: Manifest of `base`, as it was read once and checked.
+
     Raises:
         ArchiveError: The archives differ in another setting that determines labels.
     """
-    manifest = read_manifest(base)
     there = manifest.spec
     ours, theirs = (_identity_of_units(part) for part in (spec, there))
     if sha256_of(ours) != sha256_of(theirs) or spec.views_per_unit != there.views_per_unit:

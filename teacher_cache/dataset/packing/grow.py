@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from teacher_cache.dataset.index import Shard
-from teacher_cache.dataset.shards import PackedDataset, check_shard
+from teacher_cache.dataset.shards import PackedDataset, check_shard, refuse_in_place
 from teacher_cache.dataset.sources.source import Sample, Source, SourceOptions
 from teacher_cache.dataset.sources.tars import tar_source
 from teacher_cache.errors import DatasetError
@@ -26,8 +26,7 @@ class Growth:
     """
 
     def __init__(self, base: PackedDataset, source: Source) -> None:
-        if base.info.in_place is not None:
-            base.shard_path(base.info.shards[0])  # raises: there are no shards to keep
+        refuse_in_place(base.info, base.url)
         self.base, self.kind = base, source.kind
         self.left_out, self.notes = source.left_out, source.notes
         self.classes = base.info.classes

@@ -22,7 +22,8 @@ from teacher_cache.dataset.sources.source import (
     key_of,
     readable,
 )
-from teacher_cache.errors import DatasetError
+from teacher_cache.errors import DatasetError, InputError
+from teacher_cache.storage.places import path_inside
 
 _BATCH_ROWS = 256
 
@@ -179,9 +180,9 @@ def _rows_of_batch(
     for number, (image, label) in enumerate(zip(images, labels, strict=True), first):
         try:
             yield Row(_bytes_of(image.as_py(), beside), label_of(label))
-        except ValueError as error:
+        except (ValueError, InputError) as error:
             raise DatasetError(
-                f"row {number} of {file} {error}",
+                f"row {number} of {file} {error.value if isinstance(error, InputError) else error}",
                 "It cannot be packed.",
                 "leave the row out, or choose another column",
             ) from error
@@ -221,7 +222,7 @@ def _bytes_of(value: Any, beside: Path | None) -> bytes:
         return data
     if not path:
         raise ValueError("has no image: neither bytes nor a path")
-    named = None if beside is None else beside / path
+    named = None if beside is None else Path(path_inside(str(beside), path))
     if named is None or not named.is_file():
         raise ValueError(f"has no image bytes, only the path {path!r}; its file is missing or not allowed")
     return named.read_bytes()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import Meta
 
 from teacher_cache.archive.format.companions import SIGNATURES, get_companion, get_sums
-from teacher_cache.archive.format.documents import Sha256, converted, get_document
+from teacher_cache.archive.format.documents import Sha256, converted
 from teacher_cache.archive.format.manifest import MANIFEST_FILE, Manifest
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.exact.canonical import seal, sha256_hex, unseal
@@ -117,15 +117,20 @@ def private_key(file: Path) -> Ed25519PrivateKey:
 
 
 def public_keys(file: Path) -> dict[str, Ed25519PublicKey]:
-    """Read the public keys that are pinned in a file: lines of OpenSSH keys, or PEM.
+    """Read the public keys that are pinned in a file; see `keys_in`. Raises InputError."""
+    return keys_in(_read(file).decode("utf-8", "replace"), file)
 
-    Returns:
-        The keys by `key_id`.
+
+def keys_in(text: str, file: str | Path) -> dict[str, Ed25519PublicKey]:
+    """Return the public keys in a text by `key_id`: lines of OpenSSH keys, or PEM.
+
+    Args:
+        file: Name of the text in messages.
 
     Raises:
-        InputError: The file cannot be read, or holds no ed25519 public key.
+        InputError: The text holds no ed25519 public key, or something else.
     """
-    data, keys = _read(file), []
+    data, keys = text.encode(), []
     try:
         if b"-----BEGIN" in data:
             for block in _PEM.findall(data):
@@ -189,7 +194,7 @@ def check_signatures(store: Store, manifest: Manifest, pinned: Mapping[str, Ed25
         pinned: Public keys that are trusted, by `key_id`.
     """
     result = Signatures([], [], [])
-    data = get_document(store, MANIFEST_FILE)
+    data = manifest.to_bytes()  # never read again: a server may give another manifest to each request
     for name in _names(store):
         of_key = _STATEMENT.fullmatch(name)
         assert of_key is not None
@@ -259,7 +264,7 @@ def _read(file: Path) -> bytes:
         raise _no_key(file, str(error.strerror)) from error
 
 
-def _no_key(file: Path, why: str) -> InputError:
+def _no_key(file: str | Path, why: str) -> InputError:
     return InputError(
         f"--key {file} cannot be used: {why}",
         "An archive is signed and checked with ed25519 keys without a passphrase.",
