@@ -41,7 +41,7 @@ from teacher_cache.labels.topk import labels_from_logits
 from teacher_cache.models.teacher import TeacherSpec
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
-from teacher_cache.storage.store import Store
+from teacher_cache.storage.store import MAX_OBJECT_BYTES, Store
 
 _DIGEST = "0" * 64
 _ROWS_PER_SHARD = 5000
@@ -188,9 +188,9 @@ def _bytes_read(reader: ArchiveReader) -> int:
         read += stop - start
         return get_range(name, start, stop)
 
-    def counted(name: str) -> bytes:
+    def counted(name: str, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
         nonlocal read
-        data = get(name)
+        data = get(name, max_bytes)
         read += len(data)
         return data
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import io
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +116,7 @@ class Collection:
         named = self._dataset.info.classes if self._dataset else ()
         if not named and self.figures is not None:
             named = tuple(self.figures.classes)
-        return named or [str(number) for number in range(self.facts.classes)]
+        return named or _Numbers(self.facts.classes)
 
     @functools.cached_property
     def sorts(self) -> list[str]:
@@ -125,29 +127,34 @@ class Collection:
         return [name for name in SORTS if name != "label" or is_labelled]
 
     @functools.cached_property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """Rows that have labels, rising."""
-        rows_N = np.arange(self.facts.samples)
-        if self.reader.shards is None:
-            return rows_N
-        return rows_N[np.isin(rows_N // self.reader.spec.layout.rows_per_shard, self.reader.shards)]
+    def rows(self) -> Sequence[int]:
+        """Rows that have labels, rising.
 
-    def sorted_rows(self, sort: str, class_id: int | None) -> npt.NDArray[np.int64]:
+        No array of them: a manifest from elsewhere may claim any number of samples.
+        """
+        if self.reader.shards is None:
+            return range(self.facts.samples)
+        size = self.reader.spec.layout.rows_per_shard
+        return _Spans([range(n * size, n * size + self.reader.spec.rows(n)) for n in self.reader.shards])
+
+    def sorted_rows(self, sort: str, class_id: int | None) -> Sequence[int] | npt.NDArray[np.int64]:
         """Return the rows of a class, or of all, in an order of SORTS."""
-        rows_N = self._orders[sort]
+        rows = self._orders[sort]
         if class_id is None:
-            return rows_N
+            return rows
         if self._dataset is None and not self._columns:
-            return rows_N[:0]
+            return ()
         labels_N = self._dataset.index.labels_N if self._dataset else self._columns["label"]
+        rows_N = np.asarray(rows)
         return rows_N[labels_N[rows_N] == class_id]
 
-    def _sort(self, sort: str) -> npt.NDArray[np.int64]:
+    def _sort(self, sort: str) -> Sequence[int] | npt.NDArray[np.int64]:
         column = {"label": "true_probability", "views": "disagreement", "confidence": "confidence"}.get(sort)
         if column is None or not self._columns:
             return self.rows
-        values_N = self._columns[column][self.rows]
-        return self.rows[np.argsort(-values_N if sort == "views" else values_N, kind="stable")]
+        rows_N = np.asarray(self.rows)  # as many as the file of figures has rows
+        values_N = self._columns[column][rows_N]
+        return rows_N[np.argsort(-values_N if sort == "views" else values_N, kind="stable")]
 
     def sample(self, row: int) -> ShownSample:
         """Return a sample.
@@ -227,6 +234,37 @@ class Collection:
             )
             for (first, stop), row in sorted(counts.items())
         ]
+
+
+class _Numbers(Sequence[str]):
+    """Numbers from 0 as text, in place of the names of classes."""
+
+    def __init__(self, count: int) -> None:
+        self._numbers = range(count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self._numbers[place]
+        return str(found) if isinstance(found, int) else list(map(str, found))
+
+
+class _Spans(Sequence[int]):
+    """Numbers of several ranges, one after the other."""
+
+    def __init__(self, spans: Sequence[range]) -> None:
+        self._spans, self._stops = spans, list(itertools.accumulate(map(len, spans)))
+
+    def __len__(self) -> int:
+        return self._stops[-1] if self._stops else 0
+
+    def __getitem__(self, place: Any) -> Any:
+        chosen = range(len(self))[place]
+        if not isinstance(chosen, int):
+            return [self[one] for one in chosen]
+        span = bisect.bisect_right(self._stops, chosen)
+        return self._spans[span][chosen - self._stops[span]]
 
 
 def encoded(picture: Image.Image, kind: str) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from pipelines.explorer.collection import SORTS, Collection, encoded
 from teacher_cache.sharing.catalog_page import text_of_bytes
@@ -170,7 +171,7 @@ def static_pages(
         yield f"classes/{page}.html", functools.partial(explorer.class_list, page)
     rows: dict[int, None] = {}
     for sort in collection.sorts:
-        listed = collection.sorted_rows(sort, None)[:num_samples]
+        listed = np.asarray(collection.sorted_rows(sort, None)[:num_samples])
         rows.update(dict.fromkeys(listed.tolist()))
         for page in range(-(-len(listed) // SAMPLES_A_PAGE)):
             yield (

@@ -18,9 +18,9 @@ from teacher_cache.dataset.index import (
     Index,
     Shard,
     SourceFile,
-    read_index_table,
     read_info,
 )
+from teacher_cache.dataset.index_file import read_index_table
 from teacher_cache.errors import DamagedError, DatasetError
 from teacher_cache.exact.canonical import file_sha256, sha256_hex
 from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom, ReadThroughCache
@@ -97,9 +97,10 @@ class PackedDataset:
         self.index: Index = Index(read_index_table(self._store, self.info))
         place = self.info.in_place
         self._files: Sequence[Shard | SourceFile] = self.info.shards if place is None else place.files
-        self._images = self._store
+        images = self._store
         if place is not None:
-            self._images = Store(checked_place(place.root, self._store, self._images_in))
+            images = Store(checked_place(place.root, self._store, self._images_in))
+        self._images = images.allowing(self._images_in)
         listed = self._images.sizes_if_listed()
         size_of = self._images.stat if listed is None else listed.get
         for file in self._files:
@@ -223,7 +224,8 @@ class PackedDataset:
 
     def _open(self, file: Shard | SourceFile) -> BinaryIO | None:
         if self._images.is_local:
-            return Path(self._images.path(file.name)).open("rb")
+            with self._images.local_copy(file.name) as path:
+                return path.open("rb")
         try:
             return self._cache.open(self._images, file.name, file.sha256, file.num_bytes)
         except DamagedError as error:

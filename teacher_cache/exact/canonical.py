@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 SEAL = "sha256"
+_SURROGATE = b"\\ud"
+"""Beginning of an escaped half of a surrogate pair."""
 
 
 def sha256_hex(data: bytes | memoryview) -> str:
@@ -52,11 +54,13 @@ def unseal(data: bytes) -> dict[str, Any]:
     """
     try:
         document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        if not isinstance(document, dict) or SEAL not in document:
+            raise ValueError(f"not a JSON object with a {SEAL!r} field")
+        rest = {name: value for name, value in document.items() if name != SEAL}
+        if seal(rest) != data:
+            raise ValueError(f"checksum mismatch ({SEAL})")
+        if _SURROGATE in data:  # half a pair is no character: it could be neither printed nor written
+            json.dumps(rest, ensure_ascii=False).encode()
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(document, dict) or SEAL not in document:
-        raise ValueError(f"not a JSON object with a {SEAL!r} field")
-    rest = {name: value for name, value in document.items() if name != SEAL}
-    if seal(rest) != data:
-        raise ValueError(f"checksum mismatch ({SEAL})")
     return rest

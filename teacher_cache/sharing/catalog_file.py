@@ -65,7 +65,7 @@ def read_catalog(store: Store) -> Catalog:
     if size > MAX_DOCUMENT_BYTES:
         raise ArchiveError(f"{what} has {size:,} bytes", f"More than {MAX_DOCUMENT_BYTES:,} are never read.")
     try:
-        document: dict[str, Any] = msgspec.json.decode(store.get(CATALOG_FILE), type=dict[str, Any])
+        document: dict[str, Any] = msgspec.json.decode(store.get(CATALOG_FILE, size), type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
         raise ArchiveError(f"{what} is damaged: {error}", "It is not used.", "make it again") from error
     head = (document.pop("format", None), document.pop("version", None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from teacher_cache.archive.format.calibration import get_agreement
-from teacher_cache.archive.format.companions import SUMS_FILE, companions_of, sums_bytes
+from teacher_cache.archive.format.companions import SUMS_FILE, companions_of, rows_copy, sums_bytes
 from teacher_cache.archive.format.documents import get_document
 from teacher_cache.archive.format.manifest import documents_of, zarr_documents
 from teacher_cache.archive.format.receipts import AGREEMENT_FILE
@@ -26,4 +26,6 @@ def put_sums(reader: ArchiveReader, store: Store) -> None:
     if get_agreement(store, reader.spec) is not None:
         files[AGREEMENT_FILE] = get_document(store, AGREEMENT_FILE)
     files |= companions_of(store)
-    store.put(SUMS_FILE, sums_bytes(manifest, reader.part, files))
+    with rows_copy(store) as rows:
+        rows_sha256 = None if rows is None else rows[1]
+    store.put(SUMS_FILE, sums_bytes(manifest, reader.part, files, rows_sha256))

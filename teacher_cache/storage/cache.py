@@ -73,7 +73,7 @@ class ReadThroughCache:
                         with Store(self._folder).exclusive():
                             self._make_room(num_bytes)
                         home.sweep()
-                        _fetch(store, name, sha256, home)
+                        _fetch(store, name, sha256, num_bytes, home)
                     with contextlib.suppress(FileNotFoundError):  # evicted just now
                         return _opened(copy)
             except FullError:  # the disk is full before the room: copies stay, none is added
@@ -98,11 +98,11 @@ class ReadThroughCache:
             total -= size
 
 
-def _fetch(store: Store, name: str, sha256: str, home: Store) -> None:
+def _fetch(store: Store, name: str, sha256: str, num_bytes: int, home: Store) -> None:
     for _ in range(_FETCHES):
         try:
             with home.put_file(sha256) as path:
-                store.copy_to(name, path)
+                store.copy_to(name, path, num_bytes)
                 if file_sha256(path) != sha256:
                     raise _OtherBytesError
             return

@@ -12,26 +12,31 @@ import secrets
 import shutil
 import socket
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from typing_extensions import override
 
-from teacher_cache.errors import DeniedError, FullError, InputError, StoreError
-from teacher_cache.storage.store import Store
+from teacher_cache.errors import DamagedError, DeniedError, FullError, StoreError
+from teacher_cache.storage.durable import fsync, is_alive, link, lock_soon, make_folder
+from teacher_cache.storage.paths import is_below
+from teacher_cache.storage.store import MAX_OBJECT_BYTES, Store
 
 _PARTIAL = re.compile(r"\.partial-(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]+$")
-_BUSY_S = 5.0
-"""Seconds in which a lock is tried: workers of a process that was killed may hold it for a moment."""
+_NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Answers for a name that no file can have, and for a link to itself."""
+_SNAPSHOT = re.compile("^(.*/(?:datasets|models)--[^/]+)/snapshots/[0-9a-f]{40}(?:/|$)")
+"""Path in the cache of Hugging Face's hub: the files of a snapshot are links to ../../blobs."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
-"""Answers of file systems that cannot link a file, or sync a folder: exFAT, SMB, many FUSE."""
 
 
 class LocalStore(Store):
-    """Local folder; a write is durable: temporary name, fsync, rename, fsync of the folder."""
+    """Local folder; a write is durable: temporary name, fsync, rename, fsync of the folder.
+
+    The folder itself may be a link. A link inside it that leads out of it is refused: in a folder from
+    elsewhere it could name any file of this machine. Hugging Face's own cache, made of links, is known.
+    """
 
     is_local, volume = True, ""
 
@@ -41,38 +46,66 @@ class LocalStore(Store):
         if not path.startswith("/"):
             path = "/".join(part for part in (os.getcwd(), path) if part != ".")  # noqa: PTH109
         self.root = path.rstrip("/") or "/"
+        own = os.path.realpath(self.root)
+        self._roots: tuple[str, ...] = (own, *_SNAPSHOT.findall(own))
+
+    @override
+    def allowing(self, places: Sequence[str]) -> Store:
+        copy = LocalStore(self.url)
+        copy._roots = (*self._roots, *(os.path.realpath(Store(p).path("")) for p in places if "://" not in p))
+        return copy
+
+    def _path(self, name: str) -> Path:
+        """Return the path of an object. Raises DamagedError if a link leads out of the folder."""
+        path = self.path(name)
+        real = os.path.realpath(path)
+        if not any(is_below(real, root) for root in self._roots):
+            raise DamagedError(
+                f"{path} is a link that leads out of {self.root}",
+                "A folder from elsewhere could name any file of this machine, so it is not followed.",
+                "copy the file, or link the whole folder; --images-in names places of a dataset's images",
+            )
+        return Path(path)
 
     @override
     def _url_beside(self, relative_url: str) -> str:
         return posixpath.normpath(posixpath.join(self.root, relative_url))
 
     @override
-    def get(self, name: str) -> bytes:
-        path = Path(self.path(name))
-        with self._reading(path):
-            return path.read_bytes()
+    def get(self, name: str, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+        path = self._path(name)
+        with self._reading(path), _opened(path) as file:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise self._too_large(str(path), max_bytes)
+        return data
 
     @override
     def get_ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        path = Path(self.path(name))
-        with self._reading(path), path.open("rb") as file:
+        path = self._path(name)
+        with self._reading(path), _opened(path) as file:
             return [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
 
     @override
-    def copy_to(self, name: str, path: Path) -> None:
-        shutil.copyfile(self.path(name), path)
+    def copy_to(self, name: str, path: Path, max_bytes: int | None = None) -> None:
+        del max_bytes
+        shutil.copyfile(self._path(name), path)
 
     @override
     @contextlib.contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:
-        yield Path(self.path(name))
+        yield self._path(name)
 
     @override
     def stat(self, name: str) -> int | None:
         try:
-            info = Path(self.path(name)).stat()
+            info = self._path(name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            if error.errno in _NO_SUCH_NAME:
+                return None
+            raise
         return info.st_size if stat.S_ISREG(info.st_mode) else None
 
     @override
@@ -89,7 +122,7 @@ class LocalStore(Store):
         if self.stat(name) is not None:
             return False
         try:
-            with self._publishing(name, _link) as partial:
+            with self._publishing(name, link) as partial:
                 partial.write_bytes(data)
         except FileExistsError:
             return False
@@ -101,7 +134,7 @@ class LocalStore(Store):
 
     @override
     def open_to_append(self, name: str) -> BinaryIO | None:
-        return Path(self.path(name)).open("ab", buffering=0)
+        return self._path(name).open("ab", buffering=0)
 
     @override
     def delete(self, name: str) -> None:
@@ -112,7 +145,7 @@ class LocalStore(Store):
     def exclusive(self, *, waits: bool = True) -> Iterator[None]:
         root = Path(self.root)
         try:
-            _make_folder(root)
+            make_folder(root)
             handle = os.open(root, os.O_RDONLY)
         except OSError as error:
             raise self._not_written(error) from error
@@ -121,7 +154,7 @@ class LocalStore(Store):
                 if waits:
                     fcntl.flock(handle, fcntl.LOCK_EX)
                 else:
-                    _lock_soon(handle, self.root)
+                    lock_soon(handle, self.root)
             yield
         finally:
             with contextlib.suppress(OSError):  # closing would not unlock: a forked process holds it too
@@ -132,17 +165,17 @@ class LocalStore(Store):
     def sweep(self) -> None:
         for path in _files(self.root):
             partial = _PARTIAL.search(path)
-            if partial and partial["host"] == socket.gethostname() and not _is_alive(int(partial["pid"])):
+            if partial and partial["host"] == socket.gethostname() and not is_alive(int(partial["pid"])):
                 Path(path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _publishing(self, name: str, publish: Callable[[Path, Path], None]) -> Iterator[Path]:
         """Yield a temporary path beside a file's path; after the block, publish it durably there."""
-        target = Path(self.path(name))
+        target = self._path(name)
         writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         partial = target.with_name(f"{target.name}.partial-{writer}")
         try:
-            _make_folder(target.parent)
+            make_folder(target.parent)
         except OSError as error:
             raise self._not_written(error) from error
         is_written = False
@@ -151,9 +184,9 @@ class LocalStore(Store):
             is_written = True
             # The bytes must be on disk before the name is, and the name before the caller goes on: after a
             # power cut a receipt may otherwise name an object that is empty or not there.
-            _fsync(partial)
+            fsync(partial)
             publish(partial, target)
-            _fsync(target.parent)
+            fsync(target.parent)
         except FileExistsError:
             raise
         except OSError as error:  # the block may fail for other reasons, such as reading its source
@@ -169,7 +202,15 @@ class LocalStore(Store):
         """Raise DeniedError where a path is a folder, or may not be read."""
         try:
             yield
-        except (IsADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno in _NO_SUCH_NAME:
+                raise DamagedError(
+                    f"{path} cannot be read: {error.strerror}",
+                    "No file can have this name.",
+                    "delete the link",
+                ) from error
+            if not isinstance(error, (IsADirectoryError, PermissionError)):
+                raise
             raise DeniedError(
                 f"{path} cannot be read: {error.strerror}",
                 "Nothing was read from it.",
@@ -187,6 +228,11 @@ class LocalStore(Store):
         )
 
 
+def _opened(path: Path) -> BinaryIO:
+    """Open a file to read; without waiting for a writer if it is a pipe, which then ends at once."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+
+
 def _files(root: str) -> Iterator[str]:
     """Yield the path of every file and link below a root; of a root that is a file, its own."""
     try:
@@ -202,72 +248,9 @@ def _files(root: str) -> Iterator[str]:
             yield entry.path
 
 
-def _lock_soon(handle: int, folder: str) -> None:
-    """Lock an open folder, or raise InputError if another process still holds the lock after some seconds."""
-    end_s = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > end_s:
-                raise InputError(
-                    f"{folder} is in use by another process",
-                    "The files of two runs would be mixed.",
-                    "wait until it ends, or choose another folder",
-                ) from error
-        time.sleep(0.05)
-
-
 def _size(path: str) -> int:
     """Return the size of a file; 0 where a link leads nowhere."""
     try:
         return Path(path).stat().st_size
     except OSError:
         return 0
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents, each durable before anything lies in it."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _fsync(folder.parent)
-
-
-def _link(partial: Path, target: Path) -> None:
-    """Give a file a second name, or its only one where there are no links. Raises FileExistsError."""
-    try:
-        os.link(partial, target)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in _NO_SUCH_CALL:
-            raise
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
-        partial.replace(target)
-
-
-def _fsync(path: Path) -> None:
-    """Write a file or folder to the disk, as far as its file system knows how."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NO_SUCH_CALL:
-            raise
-    finally:
-        os.close(handle)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    with contextlib.suppress(OSError):  # there is no /proc elsewhere than on Linux
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state != "Z"  # it has ended, and its parent has not asked for it
-    return True

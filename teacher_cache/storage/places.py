@@ -15,7 +15,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from teacher_cache.errors import DatasetError, InputError
-from teacher_cache.storage.store import Store, is_chained
+from teacher_cache.storage.paths import is_below, is_chained
+from teacher_cache.storage.store import Store
 
 RelativePath = Annotated[
     str, Meta(pattern=r"^(?:(?!\.{1,2}(?:/|$))[^/:\\\x00-\x1f\x7f]+(?:/(?!$)|$))*$", max_length=1024)
@@ -55,7 +56,7 @@ def path_inside(folder: str, named: str) -> str:
         InputError: It leads out of the folder, also by a link.
     """
     path = os.path.join(folder, named)  # noqa: PTH118  # pathlib refuses a NUL with another error
-    if "\0" in named or not _has_prefix(os.path.realpath(path), os.path.realpath(folder)):
+    if "\0" in named or not is_below(os.path.realpath(path), os.path.realpath(folder)):
         raise InputError(
             f"{named!r:.200} leads out of {folder}",
             "A file of this machine that the dataset's maker chose would be read.",
@@ -67,7 +68,7 @@ def path_inside(folder: str, named: str) -> str:
 def is_inside(named: str, place: str) -> bool:
     """Return whether a folder or URL is a place or lies below it; a revision of a repository counts as it."""
     ours, theirs = _normal(named), _normal(place)
-    return ours is not None and theirs is not None and _has_prefix(ours, theirs)
+    return ours is not None and theirs is not None and is_below(ours, theirs)
 
 
 def _normal(url: str) -> str | None:
@@ -80,7 +81,3 @@ def _normal(url: str) -> str | None:
     if ".." in path.split("/"):
         return None
     return f"{scheme}://{_REVISION.sub('', posixpath.normpath(path))}"
-
-
-def _has_prefix(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")

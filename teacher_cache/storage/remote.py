@@ -7,18 +7,16 @@ import errno
 import os
 import posixpath
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import fsspec
 import tenacity
 from typing_extensions import override
 
 from teacher_cache.errors import DeniedError, UnreachableError
-from teacher_cache.storage.store import Store
+from teacher_cache.storage.store import MAX_OBJECT_BYTES, Store
 
 _T = TypeVar("_T")
 _TRIES = 5
@@ -28,10 +26,8 @@ _FINAL = (
     *(ValueError, TypeError, NotImplementedError, ImportError),
 )
 """Errors that are raised without a retry, which would fail in the same way."""
-_WITHOUT_LISTS = ("http", "https")
-"""Schemes of stores that are read by name: a web server lists nothing."""
-_NOT_THERE, _REFUSED = (404, 410), (401, 403)
-"""HTTP statuses of missing objects, and of denied access."""
+REFUSED = (401, 403)
+"""HTTP statuses of denied access."""
 _BOTOCORE = {
     "connect_timeout": 10,
     "read_timeout": 60,
@@ -52,10 +48,18 @@ class RemoteStore(Store):
     @override
     def _open(self) -> None:
         self._fs_url = self._url_to_open()
-        self._pid, (self._opened, self.root) = os.getpid(), _open(self._fs_url, self._options)
+        self._pid, (self._opened, self.root) = os.getpid(), self._new_fs()
         scheme, _, path = self._fs_url.partition("://")
         self.volume = f"{scheme}://{path.split('/')[0]}"
-        self.can_list = scheme not in _WITHOUT_LISTS
+
+    def _new_fs(self) -> tuple[Any, str]:
+        """Return the URL's file system, and the URL's path there."""
+        options = {**self._fs_options(), **self._options}
+        return fsspec.url_to_fs(self._fs_url, use_listings_cache=False, **options)
+
+    def _fs_options(self) -> Mapping[str, Any]:
+        """Return arguments of the file system that follow from the URL."""
+        return {"config_kwargs": _BOTOCORE} if self._fs_url.startswith(("s3://", "s3a://")) else {}
 
     def _url_to_open(self) -> str:
         """Return the URL that fsspec opens."""
@@ -70,40 +74,43 @@ class RemoteStore(Store):
         return url
 
     @override
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
         path = self.path(name)
         try:
-            return self._try(path, lambda fs: fs.cat_file(path))
+            data = self._try(path, lambda fs: fs.cat_file(path))
         except IsADirectoryError as error:
             raise DeniedError(
                 f"{path} cannot be read: it is a folder", "Only files can be read.", "check the URL"
             ) from error
+        if len(data) > max_bytes:
+            raise self._too_large(path, max_bytes)
+        return data
 
     @override
     def get_range(self, name: str, start: int, stop: int) -> bytes:
         path = self.path(name)
-        data = self._try(path, lambda fs: fs.cat_file(path, start=start, end=stop))
-        return _within(data, start, stop)
+        return self._try(path, lambda fs: fs.cat_file(path, start=start, end=stop))
 
     @override
     def get_ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         path = self.path(name)
         starts, stops = (list(bounds) for bounds in zip(*spans, strict=True))
         paths = [path] * len(starts)
-        parts = self._try(path, lambda fs: fs.cat_ranges(paths, starts, stops, on_error="raise"))
-        return [_within(data, *span) for data, span in zip(parts, spans, strict=True)]
+        return self._try(path, lambda fs: fs.cat_ranges(paths, starts, stops, on_error="raise"))
 
     @override
-    def get_many(self, names: Sequence[str]) -> list[bytes]:
+    def get_many(self, names: Sequence[str], max_bytes: int = MAX_OBJECT_BYTES) -> list[bytes]:
         paths = [self.path(name) for name in names]
         found = self._try(paths[0], lambda fs: fs.cat(paths, on_error="return")) if paths else {}
         return [  # an object that failed is asked for once more, alone
-            data if isinstance(data := found.get(path), bytes) else self.get(name)
+            data
+            if isinstance(data := found.get(path), bytes) and len(data) <= max_bytes
+            else self.get(name, max_bytes)
             for name, path in zip(names, paths, strict=True)
         ]
 
     @override
-    def copy_to(self, name: str, path: Path) -> None:
+    def copy_to(self, name: str, path: Path, max_bytes: int | None = None) -> None:
         full = self.path(name)
         self._try(full, lambda fs: fs.get_file(full, str(path)))
 
@@ -111,15 +118,9 @@ class RemoteStore(Store):
     def stat(self, name: str) -> int | None:
         path = self.path(name)
         try:
-            info = self._try(path, lambda fs: fs.info(path) if self.can_list else _web_info(fs, path))
+            info = self._try(path, lambda fs: fs.info(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if info["size"] is None:
-            raise DeniedError(
-                f"{path}: the web server does not say how large it is",
-                "Files of unknown size are not read.",
-                "use a server that sends Content-Length",
-            )
         return int(info["size"]) if info["type"] == "file" else None
 
     @override
@@ -172,7 +173,7 @@ class RemoteStore(Store):
     def _try(self, path: str, call: Callable[[Any], _T]) -> _T:
         if self._pid != os.getpid():
             self._inherited = self._opened  # kept: closing it would close its parent's connections
-            self._pid, (self._opened, _) = os.getpid(), _open(self._fs_url, self._options)
+            self._pid, (self._opened, _) = os.getpid(), self._new_fs()
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(_TRIES),
             wait=tenacity.wait_random_exponential(_FIRST_PAUSE_S, _LONGEST_PAUSE_S),
@@ -203,41 +204,6 @@ class RemoteStore(Store):
             ) from error
 
 
-def _within(data: bytes, start: int, stop: int) -> bytes:
-    """Return bytes [start, stop) from a range response: web servers without ranges send the whole file."""
-    return data if len(data) <= stop - start else data[start:stop]
-
-
-def _web_info(fs: Any, path: str) -> dict[str, Any]:
-    """Return a web file's info; FileNotFoundError means missing, while fsspec raises it for any failure."""
-    try:
-        return fs.info(path)
-    except FileNotFoundError as error:
-        status = getattr(error.__cause__, "status", None)
-        if error.__cause__ is None or status in _NOT_THERE:
-            raise
-        if status in _REFUSED:
-            raise error.__cause__ from error
-        raise ConnectionError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error
-
-
-def _open(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return a URL's file system, and the URL's path there."""
-    known: dict[str, Any] = {"config_kwargs": _BOTOCORE} if url.startswith(("s3://", "s3a://")) else {}
-    proxy = _proxy_of(url)
-    if proxy is not None:
-        known["client_kwargs"] = {"proxy": proxy}
-    return fsspec.url_to_fs(url, use_listings_cache=False, **known, **options)
-
-
-def _proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment gives for a web URL; aiohttp would take ~/.netrc with it."""
-    parts = urlsplit(url)
-    if parts.scheme not in _WITHOUT_LISTS or urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)
-
-
 def _is_worth_retrying(error: BaseException) -> bool:
     """Return whether the error is worth retrying."""
     is_final = _is_invalid(error) or _is_about_credentials(error) or _is_local(error)
@@ -257,7 +223,7 @@ def _is_invalid(error: BaseException) -> bool:
 
 def _is_about_credentials(error: BaseException) -> bool:
     """Return whether there are no credentials, as the error's type shows, or a web server refuses them."""
-    return "Credentials" in type(error).__name__ or getattr(error, "status", None) in _REFUSED
+    return "Credentials" in type(error).__name__ or getattr(error, "status", None) in REFUSED
 
 
 def _denied(path: str, reason: str) -> DeniedError:

@@ -16,7 +16,7 @@ import httpx
 from typing_extensions import override
 
 from teacher_cache.errors import DeniedError, InputError, UnreachableError
-from teacher_cache.storage.remote import RemoteStore
+from teacher_cache.storage.web import WebStore
 
 SERVICE_VARIABLE, TOKEN_VARIABLE = "TEACHER_CACHE_SERVICE", "TEACHER_CACHE_TOKEN"
 SCHEME = "service://"
@@ -80,7 +80,7 @@ def service_place(environment: Mapping[str, str] = os.environ) -> ServicePlace:
     return ServicePlace(url.rstrip("/"), token)
 
 
-class ServiceStore(RemoteStore):
+class ServiceStore(WebStore):
     """Store of a label service's archive; only a student's list of the labels it needs next can be written.
 
     Raises:

@@ -10,17 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from teacher_cache.errors import DeniedError, InputError
+from teacher_cache.errors import DamagedError, DeniedError, InputError
+from teacher_cache.storage.paths import is_chained
 
 STORES: Mapping[str, str] = {
     "file": "teacher_cache.storage.local:LocalStore",
     "local": "teacher_cache.storage.local:LocalStore",
+    "http": "teacher_cache.storage.web:WebStore",
+    "https": "teacher_cache.storage.web:WebStore",
     "hf": "teacher_cache.storage.hub:HubStore",
     "service": "teacher_cache.storage.service:ServiceStore",
 }
 """Subclasses of `Store` by the protocol of a URL, imported when they are used."""
 OTHER_STORE = "teacher_cache.storage.remote:RemoteStore"
 """Subclass for every other protocol that fsspec opens."""
+MAX_OBJECT_BYTES = 2**30
+"""Size limit of an object that is read whole into memory, unless its reader knows a smaller one."""
 
 
 class Store:
@@ -86,6 +91,11 @@ class Store:
         """Set `root` and `volume`. Raises ImportError, ValueError."""
         raise NotImplementedError
 
+    def allowing(self, places: Sequence[str]) -> Store:
+        """Return the store with further folders that links in it may lead to."""
+        del places
+        return self
+
     def pinned(self) -> Store:
         """Return the store pinned to its current revision, or this store if it has no revisions.
 
@@ -139,14 +149,20 @@ class Store:
         """Return the URL of an object, for libraries that open URLs themselves."""
         return self.path(name) if self.is_local else f"{self.url}/{name}"
 
-    def get(self, name: str) -> bytes:
-        """Return a whole object.
+    def get(self, name: str, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
+        """Return a whole object, of which at most `max_bytes` are kept in memory on the way.
 
         Raises:
             FileNotFoundError: There is no such object.
             DeniedError: Permissions or credentials do not allow it.
+            DamagedError: It is larger than `max_bytes`.
         """
         raise NotImplementedError
+
+    def _too_large(self, path: str, max_bytes: int) -> DamagedError:
+        return DamagedError(
+            f"{path} has more than {max_bytes:,} bytes", "No more of it is read: it is not what it should be."
+        )
 
     def get_range(self, name: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of an object, fewer if it ends before. Raises as `get`."""
@@ -157,12 +173,20 @@ class Store:
         """Return bytes [start, stop) of an object for each of many spans. Raises as `get`."""
         raise NotImplementedError
 
-    def get_many(self, names: Sequence[str]) -> list[bytes]:
+    def get_many(self, names: Sequence[str], max_bytes: int = MAX_OBJECT_BYTES) -> list[bytes]:
         """Return several objects, on a remote store asked for together. Raises as `get`."""
-        return [self.get(name) for name in names]
+        return [self.get(name, max_bytes) for name in names]
 
-    def copy_to(self, name: str, path: Path) -> None:
-        """Copy an object to a local file. Raises FileNotFoundError."""
+    def copy_to(self, name: str, path: Path, max_bytes: int | None = None) -> None:
+        """Copy an object to a local file.
+
+        Args:
+            max_bytes: Largest size of the object, where it is known; by default the size that `stat` says.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+            DamagedError: It is larger.
+        """
         raise NotImplementedError
 
     @contextlib.contextmanager
@@ -271,12 +295,5 @@ class Store:
         """Delete temporary files that killed puts on this host left; files of running processes stay."""
 
 
-def is_chained(url: str) -> bool:
-    """Return whether a URL names several file systems, as fsspec's "simplecache::s3://bucket" does."""
-    return "://" in url and "::" in url
-
-
 def _not_opened(url: str, error: Exception) -> InputError:
-    return InputError(
-        f"{url} cannot be opened: {error}", "There is nothing to read or write.", "check the URL"
-    )
+    return InputError(f"{url} cannot be opened: {error}", "Nothing was read or written.", "check the URL")

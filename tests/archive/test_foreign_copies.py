@@ -76,7 +76,7 @@ def test_links_out_of_an_archive_are_not_followed(
     (source / name).parent.mkdir(exist_ok=True)
     (source / name).symlink_to(tmp_path / "secret")
     assert main(["pull", str(source), str(tmp_path / "copy")]) == 2
-    assert re.search("leads out of the archive|agreement.json is damaged", capsys.readouterr().err)
+    assert re.search("is a link that leads out of", capsys.readouterr().err)
     assert all(b"secret" not in data for data in tree(tmp_path / "copy").values())
 
 

@@ -158,7 +158,7 @@ def test_the_dead_are_swept_and_the_living_are_left(tmp_path: Path) -> None:
 def test_a_lock_that_is_not_waited_for_is_refused_while_another_holds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teacher_cache.storage.local._BUSY_S", 0.1)
+    monkeypatch.setattr("teacher_cache.storage.durable._BUSY_S", 0.1)
     with Store(tmp_path).exclusive(), pytest.raises(InputError, match="is in use by another process"):
         Store(tmp_path).exclusive(waits=False).__enter__()
     with Store(tmp_path).exclusive(waits=False):

@@ -108,7 +108,7 @@ def test_a_folder_has_one_run_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("teacher_cache.storage.local._BUSY_S", 0.1)
+    monkeypatch.setattr("teacher_cache.storage.durable._BUSY_S", 0.1)
     output = tmp_path / "run"
     first = begun(main, words(output, data, labels))
     until(lambda: num_lines(output) > 3, first)

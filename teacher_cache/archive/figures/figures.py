@@ -114,6 +114,7 @@ def figures_of(reader: ArchiveReader, store: Store | None = None) -> Figures | N
         or {len(figures.confidences), len(figures.entropies), len(figures.tails)} != {BINS}
         or len(figures.classes) not in (0, num_classes)
         or not figures.views
+        or figures.rows != sum(count for _, count in reader.spec.dataset["shards"])
         or min((*figures.rows_C, *figures.confidences, *figures.entropies, *figures.tails)) < 0
         or not all(0 <= number < num_classes for pair in figures.confusions for number in pair[:2])
         or not all(figures.rows_C[label] for label, _, _ in figures.confusions)
@@ -135,10 +136,13 @@ def rows_of(store: Store, figures: Figures) -> pa.Table | None:
         figures: Figures of the archive, which hold the expected sha256 of the file.
 
     Raises:
-        ArchiveError: The file is damaged, or does not belong to the figures.
+        ArchiveError: The file is damaged, or does not belong to the figures, or says more than its size can.
     """
     import pyarrow as pa
+    import pyarrow.compute
     import pyarrow.parquet as pq
+
+    from teacher_cache.exact.expansion import check_expansion
 
     data = get_companion(store, ROWS_FILE)
     if data is None:
@@ -150,7 +154,14 @@ def rows_of(store: Store, figures: Figures) -> pa.Table | None:
         types = {field.name: str(field.type) for field in file.schema_arrow}
         if file.metadata.num_rows != figures.rows or types != dict(zip(COLUMNS, _TYPES, strict=True)):
             raise pa.ArrowInvalid(f"{file.metadata.num_rows:,} rows of {', '.join(types)}")
-        return file.read()
+        check_expansion(file.metadata, len(data))
+        table = file.read()
+        num_classes = len(figures.rows_C)
+        for name, least in (("label", -1), ("teacher_class", 0)):
+            ids = pa.compute.min_max(table[name]).as_py()
+            if table[name].null_count or not least <= ids["min"] <= ids["max"] < num_classes:
+                raise pa.ArrowInvalid(f"classes in {name} that are not those of the archive")
+        return table
     except (pa.ArrowException, OSError) as error:
         raise ArchiveError(
             f"{store.path(ROWS_FILE)} cannot be used: {error}",

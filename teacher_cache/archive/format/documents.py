@@ -39,7 +39,7 @@ def get_document(store: Store, name: str) -> bytes:
         raise DamagedError(
             f"{store.path(name)} has {size:,} bytes", f"More than {MAX_DOCUMENT_BYTES:,} are never read."
         )
-    return store.get(name)
+    return store.get(name, MAX_DOCUMENT_BYTES)
 
 
 def open_document(data: bytes, what: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class ArchiveReader(LabelSource):
             DamagedError: A document is missing or differs.
         """
         for name, expected in zarr_documents(self.spec, self.manifest.all_receipts).items():
-            if self.store.stat(name) != len(expected) or self.store.get(name) != expected:
+            if self.store.stat(name) != len(expected) or self.store.get(name, len(expected)) != expected:
                 raise DamagedError(
                     f"{self.store.path(name)} does not describe the arrays in the manifest",
                     "A plain Zarr reader would use wrong types, codecs or shapes.",

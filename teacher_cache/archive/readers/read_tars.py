@@ -25,9 +25,9 @@ from teacher_cache.dataset.index import (
     DatasetInfo,
     Index,
     column_of,
-    read_index_table,
     read_info,
 )
+from teacher_cache.dataset.index_file import read_index_table
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import LabelArrays
@@ -87,7 +87,8 @@ class ExportReader(LabelSource):
         """Return the class affinity as it is stored; see `affinity`."""
         if self._fields["affinity_sha256"] is None:
             return None
-        data = self.store.get(AFFINITY_FILE) if self.store.stat(AFFINITY_FILE) is not None else b""
+        size = self.store.stat(AFFINITY_FILE)
+        data = b"" if size is None else self.store.get(AFFINITY_FILE, size)
         dtype, count = affinity_dtype(self.spec), self.spec.labels.num_classes + 1
         if sha256_hex(data) != self._fields["affinity_sha256"] or len(data) <= count * dtype.itemsize:
             raise self._damaged(f"{AFFINITY_FILE} does not have the sha256 in {EXPORT_FILE}")

@@ -132,7 +132,7 @@ class UnitReader:
             raise self.damaged(of, f"{name} is missing")
         if size != digest[1]:
             raise self.damaged(of, f"{name} has {size:,} of {digest[1]:,} bytes")
-        data = store.get(name)
+        data = store.get(name, size)
         if sha256_hex(data) != digest[0]:
             raise self.damaged(of, f"{name} does not have the sha256 in the manifest")
         return data

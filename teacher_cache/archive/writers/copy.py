@@ -14,11 +14,8 @@ from typing import NamedTuple
 
 from teacher_cache.archive.format.calibration import get_agreement
 from teacher_cache.archive.format.companions import (
-    FIGURES,
-    SIGNATURES,
     SUMS_FILE,
     companions_of,
-    get_companion,
     sums_bytes,
 )
 from teacher_cache.archive.format.documents import get_document
@@ -46,6 +43,7 @@ from teacher_cache.archive.format.receipts import (
 from teacher_cache.archive.format.spec import SPEC_FILE, spec_bytes
 from teacher_cache.archive.format.trust import ANY, Trust
 from teacher_cache.archive.readers.read_units import fetched, fetched_affinity, in_threads
+from teacher_cache.archive.writers.copy_companions import copied_rows, kept_companions
 from teacher_cache.archive.writers.destination import (
     drop_if_changed,
     part_of,
@@ -56,7 +54,6 @@ from teacher_cache.archive.writers.destination import (
     units_there,
 )
 from teacher_cache.errors import InputError
-from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
 
@@ -185,7 +182,7 @@ class _Moved(NamedTuple):
         new = {
             name: data
             for name, data in objects.items()
-            if store.stat(name) != len(data) or store.get(name) != data
+            if store.stat(name) != len(data) or store.get(name, len(data)) != data
         }
         store.put_many(new)
         self.sizes.extend(map(len, new.values()))
@@ -266,33 +263,15 @@ def _describe(request: CopyRequest, manifest: Manifest, part: Part | None, moved
         documents[AGREEMENT_FILE] = get_document(source, AGREEMENT_FILE)
     own = [receipt for url, receipt in places(manifest, part).values() if not url]
     receipts = {receipt_name(receipt.unit): receipt_bytes(receipt, spec.fingerprint) for receipt in own}
-    companions = companions_of(source, with_rows=part is None)
-    kept, stale = _kept_companions(destination, manifest, companions)
-    sums = sums_bytes(manifest, part, {**documents, **receipts, **kept, **companions})
+    companions = companions_of(source)
+    kept, stale = kept_companions(destination, manifest, companions)
     for name in stale:
         destination.delete(name)
+    rows_sha256 = copied_rows(None if part is not None else source, destination, moved.sizes)
+    sums = sums_bytes(manifest, part, {**documents, **receipts, **kept, **companions}, rows_sha256)
     last = {} if part is None else {PART_FILE: part_bytes(part, spec.fingerprint)}
     moved.put(destination, {**documents, **companions, SUMS_FILE: sums})
     moved.put(destination, last)
     moved.put(destination, {MANIFEST_FILE: manifest.to_bytes()})
     if part is None and destination.stat(PART_FILE) is not None:
         destination.delete(PART_FILE)
-
-
-def _kept_companions(
-    destination: Store, manifest: Manifest, new: Mapping[str, bytes]
-) -> tuple[dict[str, bytes], list[str]]:
-    """Return the companions that stay beside the new ones, and the names of those about another manifest."""
-    data = manifest.to_bytes()
-    there = {name: content for name, content in companions_of(destination).items() if name not in new}
-    if get_companion(destination, MANIFEST_FILE) == data:
-        return there, []
-    digest = sha256_hex(data).encode()
-    about = {name.rpartition(".")[0] for name, content in there.items() if digest in content}
-    stale = [
-        name
-        for name in there
-        if name.startswith(f"{FIGURES}/")
-        or (name.startswith(f"{SIGNATURES}/") and name.rpartition(".")[0] not in about)
-    ]
-    return {name: content for name, content in there.items() if name not in stale}, stale

@@ -198,7 +198,7 @@ class ArchiveWriter:
         return manifest
 
     def _is_kept(self, name: str, data: bytes) -> bool:
-        return self.store.stat(name) == len(data) and self.store.get(name) == data
+        return self.store.stat(name) == len(data) and self.store.get(name, len(data)) == data
 
     def _manifest(self, extends: Mapping[str, tuple[Receipt, ...]]) -> Manifest:
         """Return the new manifest: each unit once, including all units of the present manifest.
