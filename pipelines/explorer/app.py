@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from pipelines.explorer.collection import Collection
 from pipelines.explorer.pages import Explorer, strip_png
 from teacher_cache.errors import InputError
 
+_LOG = logging.getLogger(__name__)
 _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _DAY = "private, max-age=86400"
 Row = Annotated[int, fastapi.Path(ge=0, le=2**32)]
@@ -29,16 +31,19 @@ def _explorer(request: fastapi.Request) -> Explorer:
 Here = Annotated[Explorer, fastapi.Depends(_explorer)]
 
 
-def make_app(collection: Collection, hosts: Sequence[str] | None = _HOSTS) -> fastapi.FastAPI:
+def make_app(
+    collection: Collection, hosts: Sequence[str] | None = _HOSTS, name: str | None = None
+) -> fastapi.FastAPI:
     """Return the application that serves a collection.
 
     Args:
         hosts: Host names that requests may use; None to accept all, where the caller checks them.
+        name: Name of the archive for users who shall not learn its place; its URL by default.
     """
     app = fastapi.FastAPI(title="teacher-cache view", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.explorer = Explorer(collection)
+    app.state.explorer = Explorer(collection, name=name)
     app.add_middleware(Headers, hosts=hosts)
-    app.add_exception_handler(InputError, _refuse)
+    app.add_exception_handler(InputError, _refuse if name is None else _refuse_without_places)
     app.include_router(ROUTES)
     return app
 
@@ -60,6 +65,7 @@ class Headers(BaseHTTPMiddleware):
             text = "This page answers to 127.0.0.1 and localhost only."
             return Response(text, 421, media_type="text/plain")
         response = await call_next(request)
+        response.headers["Content-Security-Policy"] = request.app.state.explorer.policy
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Frame-Options"] = "DENY"
@@ -67,7 +73,12 @@ class Headers(BaseHTTPMiddleware):
 
 
 async def _refuse(_: fastapi.Request, error: Exception) -> Response:
-    return Response(str(error), 500, media_type="text/plain; charset=utf-8")
+    return Response(str(error), 422, media_type="text/plain; charset=utf-8")
+
+
+async def _refuse_without_places(_: fastapi.Request, error: Exception) -> Response:
+    _LOG.warning("a page of the explorer: %s", error)
+    return Response("this part of the archive cannot be shown", 422, media_type="text/plain")
 
 
 @ROUTES.get("/")

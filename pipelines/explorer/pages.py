@@ -29,9 +29,15 @@ class Explorer:
 
     Args:
         num_samples: Samples of each order to show, where pages are written to a folder; None for all.
+        name: Name of the archive on the pages; its URL by default.
+
+    Attributes:
+        policy: Content security policy of the pages.
     """
 
-    def __init__(self, collection: Collection, num_samples: int | None = None) -> None:
+    def __init__(
+        self, collection: Collection, num_samples: int | None = None, name: str | None = None
+    ) -> None:
         self.collection, self._num_samples = collection, num_samples
         loaders = [
             jinja2.PackageLoader("pipelines.explorer", "pages"),
@@ -43,11 +49,11 @@ class Explorer:
         self._environment.filters |= {"bytes": text_of_bytes, "percent": _percent, "number": _number}
         css = self._environment.get_template("explorer.css").render()
         digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-        policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src 'self'; base-uri 'none'"
+        self.policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src 'self'; base-uri 'none'"
         self._environment.globals |= {
             "css": css,
-            "policy": policy,
-            "url": collection.reader.url,
+            "policy": self.policy,
+            "url": name or collection.reader.url,
             "facts": collection.facts,
             "classes": collection.classes,
             "sorts": {name: SORTS[name] for name in collection.sorts},

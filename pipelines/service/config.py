@@ -116,7 +116,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         views_per_unit: Views of a unit; requests are widened to whole units.
         max_views: Exclusive upper limit of the view indices that can be requested.
         approval_gpu_hours: GPU hours above which a job waits for approval.
+        approval_label_bytes: Bytes of labels above which a job waits for approval.
         price_per_gpu_hour: Price of an hour, for plans.
+        plan_timeout_s: Seconds after which a plan is ended and its job fails; its time is charged.
+        stalled_after_s: Seconds without a finished unit after which a job is ended and fails.
+        stop_grace_s: Seconds in which a command that is asked to stop must end, before it is killed.
         give_way_after_s: Seconds that a job runs before it gives way to a team that used less.
         max_attempts: Number of kills of a job's process after which the job fails instead of restarting.
         lease_s: Seconds after which another server takes over a job whose server stopped renewing its lease.
@@ -142,7 +146,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     views_per_unit: Annotated[int, Meta(ge=1, le=32)] = 4
     max_views: Annotated[int, Meta(ge=1, le=2**20)] = 1024
     approval_gpu_hours: Annotated[float, Meta(ge=0)] = 1.0
+    approval_label_bytes: Annotated[int, Meta(ge=0)] = 10**11
     price_per_gpu_hour: Annotated[float, Meta(ge=0)] | None = None
+    plan_timeout_s: _Positive = 300.0
+    stalled_after_s: _Positive = 7200.0
+    stop_grace_s: _Positive = 120.0
     give_way_after_s: Annotated[float, Meta(ge=0)] = 600.0
     max_attempts: _Count = 25
     lease_s: Annotated[float, Meta(ge=1)] = 30.0
@@ -178,13 +186,19 @@ def read_config(file: str) -> ServiceConfig:
     _check(config, file)
     folder = str(Path(file).absolute().parent)
     config = _with_absolute_paths(config, folder)
-    path = config.database.partition("sqlite:///")[2]
-    if path and Path(path).is_relative_to(config.archives):
-        raise InputError(
-            f"{file}: database {config.database} is inside the folder of archives",
-            "Every user who may read archives could download the database.",
-            "choose a path outside the folder of archives",
-        )
+    secrets = {
+        "database": config.database.partition("sqlite:///")[2],
+        "database_password_file": config.database_password_file,
+        "webhooks.secret_file": config.webhooks.secret_file if config.webhooks else None,
+        "the file itself": str(Path(file).absolute()),
+    }
+    for name, path in secrets.items():
+        if path and Path(path).resolve().is_relative_to(Path(config.archives).resolve()):
+            raise InputError(
+                f"{file}: {name}, {path}, is inside the folder of archives",
+                "Every user who may read archives could download it.",
+                "choose a path outside the folder of archives",
+            )
     return config
 
 

@@ -37,7 +37,7 @@ def runs_of(archive: str) -> Runs:
         reports = [json.loads(store.get(name)) for name in names]
         devices = sorted({str(report["device"]) for report in reports})
         hours = [float(report["actual"]["gpu_hours"]) for report in reports]
-    except (StoreError, InputError, OSError, ValueError, KeyError, TypeError):
+    except (StoreError, InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return Runs("", None)
     return Runs(", ".join(devices), round(sum(hours), 4) if hours else None)
 

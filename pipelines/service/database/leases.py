@@ -14,6 +14,8 @@ from pipelines.service.database.tables import JOBS, LABEL_SETS, TOKENS
 
 _AT_WORK = ("planning", "queued", "running")
 _CANDIDATES = 10_000
+PLANNING_HOURS = "planning_hours"
+"""Field of a plan: the hours that were spent to make it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +107,18 @@ class Leases:
     def claim(self, owner: str) -> Leased | None:
         """Take a lease on the next free job in the fair order, and return it; None if no job is free."""
         now = self._now()
-        is_free = sa.or_(LABEL_SETS.c.owner.is_(None), LABEL_SETS.c.lease_until < now)
+        is_free = sa.or_(
+            LABEL_SETS.c.owner.is_(None),
+            LABEL_SETS.c.lease_until < now,
+            LABEL_SETS.c.lease_until > now + 2 * self._lease_s,  # by a clock that was wrong
+        )
+        is_valid = sa.and_(TOKENS.c.is_revoked.is_(False), TOKENS.c.expires > now)
         with self._engine.begin() as connection:
             query = (
                 sa.select(JOBS, LABEL_SETS.c.archive, LABEL_SETS.c.flags, LABEL_SETS.c.owner)
                 .join(LABEL_SETS)
-                .where(JOBS.c.state.in_(_AT_WORK), is_free)
+                .join(TOKENS, TOKENS.c.id == JOBS.c.token)
+                .where(JOBS.c.state.in_(_AT_WORK), is_free, sa.or_(is_valid, JOBS.c.state == "running"))
                 .order_by(JOBS.c.created)
                 .limit(_CANDIDATES)
             )
@@ -155,45 +163,69 @@ class Leases:
             is_job = JOBS.c.id == leased.job.id
             if progress is not None:
                 connection.execute(sa.update(JOBS).where(is_job).values(progress=progress))
-            row = connection.execute(sa.select(JOBS.c.is_cancelled, JOBS.c.gives_way).where(is_job)).one()
-        return Signals(*row)
+            columns = (JOBS.c.is_cancelled, JOBS.c.gives_way, JOBS.c.token)
+            is_cancelled, gives_way, token = connection.execute(sa.select(*columns).where(is_job)).one()
+        return Signals(is_cancelled or token != leased.job.token, gives_way)
 
-    def plan(self, leased: Leased, plan: Mapping[str, Any] | None, hours: float, *, is_costly: bool) -> bool:
+    def plan(
+        self,
+        leased: Leased,
+        plan: Mapping[str, Any] | None,
+        hours: float,
+        *,
+        is_costly: bool,
+        spent_hours: float = 0.0,
+    ) -> bool:
         """Write a leased job's plan; the job is queued, or waits for approval. See `settle`.
 
         Args:
             plan: Estimate of the work; None if nothing is left to do.
+            hours: GPU hours of the estimate.
             is_costly: Whether the plan needs approval even if the token's limit allows it.
+            spent_hours: Hours that the planning took, which are charged.
         """
         token = leased.job.token
         is_open = sa.and_(
             JOBS.c.token == token, JOBS.c.state.in_(("queued", "running")), JOBS.c.id != leased.job.id
         )
-        with self._engine.connect().execution_options(reads_only=True) as connection:
-            limit = connection.scalar(sa.select(TOKENS.c.max_gpu_hours).where(TOKENS.c.id == token)) or 0.0
+        with self._engine.begin() as connection:
+            of_token = sa.select(TOKENS.c.max_gpu_hours).where(TOKENS.c.id == token)
+            # locked until the state is written: of several plans at once, each must see those before it
+            limit = connection.scalar(of_token.with_for_update()) or 0.0
             used = sum(used_hours(connection, self._now(), token).values())
             planned = connection.scalars(sa.select(JOBS.c.plan).where(is_open)).all()
-        used += sum((plan or {}).get("gpu_hours") or 0.0 for plan in planned)
-        needs_approval = (is_costly or used + hours > limit) and leased.job.approved_by is None
-        return self.settle(leased, "waiting" if needs_approval else "queued", plan=plan)
+            used += sum((plan or {}).get("gpu_hours") or 0.0 for plan in planned)
+            needs_approval = (is_costly or used + hours > limit) and leased.job.approved_by is None
+            state: State = "waiting" if needs_approval else "queued"
+            if plan is not None:
+                plan = {**plan, PLANNING_HOURS: spent_hours}
+            spent = JOBS.c.gpu_hours + spent_hours
+            return self._settle(connection, leased, state, {"plan": plan, "gpu_hours": spent})
 
     def settle(self, leased: Leased, state: State, **values: Any) -> bool:
         """Write the state of a leased job and end the lease; return False if the lease was lost before."""
         with self._engine.begin() as connection:
-            if not self._holds(connection, leased):
-                return False
-            is_job = JOBS.c.id == leased.job.id
-            if state not in ENDED and connection.scalar(sa.select(JOBS.c.is_cancelled).where(is_job)):
-                state = "cancelled"
-            if state in ENDED:
-                values["ended"] = self._now()
-            if state == "done":
-                values |= {"times_done": JOBS.c.times_done + 1}
-            connection.execute(
-                sa.update(JOBS).where(JOBS.c.id == leased.job.id).values(state=state, **values)
-            )
-            free = {"owner": None, "lease_until": None}
-            connection.execute(sa.update(LABEL_SETS).where(LABEL_SETS.c.owner == leased.owner).values(**free))
+            return self._settle(connection, leased, state, values)
+
+    def _settle(
+        self, connection: sa.Connection, leased: Leased, state: State, values: dict[str, Any]
+    ) -> bool:
+        if not self._holds(connection, leased):
+            return False
+        is_job = JOBS.c.id == leased.job.id
+        asked = sa.select(JOBS.c.is_cancelled, JOBS.c.token).where(is_job)
+        is_cancelled, token = connection.execute(asked).one()
+        if state not in ENDED and is_cancelled:
+            state = "cancelled"
+        elif state != "done" and token != leased.job.token:  # another user asked while it was stopped
+            state, values = "planning", {**values, "error": None, "plan": None}
+        if state in ENDED:
+            values = {**values, "ended": self._now()}
+        if state == "done":
+            values = {**values, "times_done": JOBS.c.times_done + 1}
+        connection.execute(sa.update(JOBS).where(is_job).values(state=state, **values))
+        free = {"owner": None, "lease_until": None}
+        connection.execute(sa.update(LABEL_SETS).where(LABEL_SETS.c.owner == leased.owner).values(**free))
         return True
 
     def ask_to_give_way(self, after_s: float) -> str | None:

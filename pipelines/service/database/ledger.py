@@ -23,6 +23,8 @@ _AGAIN = {
     **{"state": "planning", "is_cancelled": False, "gives_way": False, "error": None, "ended": None},
     **{"approved_by": None, "kills": 0},
 }
+_BEGUN_AGAIN = {False: ("failed", "cancelled"), True: ("failed", "cancelled", "done")}
+"""States from which a job begins again, by whether its archive is lost."""
 Action = Literal["approve", "cancel", "retry"]
 _ACTED = {"approve": "approved", "cancel": "cancelled", "retry": "retried"}
 
@@ -51,14 +53,20 @@ class Ledger:
     def __init__(self, engine: sa.Engine, now: Callable[[], float]) -> None:
         self._engine, self._now = engine, now
 
-    def submit(self, ask: Ask, labels: LabelSet, views: range, who: Who) -> Job:
+    def submit(self, ask: Ask, labels: LabelSet, views: range, who: Who, *, is_lost: bool = False) -> Job:
         """Record a request, and return its job: the existing one, or a new one.
+
+        A job that is over, or is being cancelled, begins again, and its new attempt is charged to `who`.
+
+        Args:
+            is_lost: Whether the archive lacks views that a job made: it was deleted or moved.
 
         Raises:
             InputError: The token has used up its requests.
         """
         job, now = job_id(labels, views), self._now()
         with self._engine.begin() as connection:
+            _lock_token(connection, who.token)  # two requests at once must not pass the limit together
             is_mine = sa.and_(REQUESTS.c.token == who.token, REQUESTS.c.created > now - PERIOD_S)
             count = connection.scalar(sa.select(sa.func.count()).where(is_mine)) or 0
             is_old = connection.scalar(
@@ -79,12 +87,16 @@ class Ledger:
                 **{"gpu_hours": 0.0, "created": now},
             }
             _insert(connection, JOBS, fresh, ["id"])
-            ended = sa.and_(JOBS.c.id == job, JOBS.c.state.in_(("failed", "cancelled")))
-            connection.execute(sa.update(JOBS).where(ended).values(**_AGAIN, team=who.team, token=who.token))
-            is_open = sa.and_(JOBS.c.id == job, JOBS.c.state.not_in(ENDED))
-            connection.execute(sa.update(JOBS).where(is_open).values(is_cancelled=False))
+            mine = {"team": who.team, "token": who.token}
+            ended = sa.and_(JOBS.c.id == job, JOBS.c.state.in_(_BEGUN_AGAIN[is_lost]))
+            connection.execute(sa.update(JOBS).where(ended).values(**_AGAIN, **mine))
+            # A server that is stopping the job settles it later, as planned again: see Leases.settle.
+            stopping = sa.and_(JOBS.c.id == job, JOBS.c.state.not_in(ENDED), JOBS.c.is_cancelled)
+            again = {"is_cancelled": False, "approved_by": None, **mine}
+            connection.execute(sa.update(JOBS).where(stopping).values(**again))
             if ask.follow:
-                connection.execute(sa.update(JOBS).where(JOBS.c.id == job).values(is_followed=True))
+                own = sa.and_(JOBS.c.id == job, JOBS.c.team == who.team)
+                connection.execute(sa.update(JOBS).where(own).values(is_followed=True))
             request = {
                 **{"job": job, "token": who.token, "asked": _plain(ask), "webhook": ask.webhook},
                 **{"is_told": False, "created": now},
@@ -93,8 +105,11 @@ class Ledger:
             self._audit(connection, who, "submit", job)
             return job_of(connection.execute(SELECT_JOB.where(JOBS.c.id == job)).mappings().one())
 
-    def act(self, action: Action, job: str, who: Who) -> Job | None:
+    def act(self, action: Action, job: str, who: Who, *, is_lost: bool = False) -> Job | None:
         """Approve, cancel or retry a job, and return it; None if there is no such job.
+
+        Args:
+            is_lost: Whether the archive lacks views that the job made: then it can be retried if done.
 
         Raises:
             InputError: The state of the job does not allow the action.
@@ -102,7 +117,7 @@ class Ledger:
         changes: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "approve": (("waiting",), {"state": "queued", "approved_by": who.name}),
             "cancel": (("planning", "waiting", "queued", "running"), {"is_cancelled": True}),
-            "retry": (("failed", "cancelled"), _AGAIN),
+            "retry": (_BEGUN_AGAIN[is_lost], _AGAIN),
         }
         states, values = changes[action]
         with self._engine.begin() as connection:
@@ -127,16 +142,43 @@ class Ledger:
             )
         return job_of(row)
 
-    def note(self, who: Who, action: str, subject: str, details: str = "") -> None:
-        """Write a line of the audit log."""
-        with self._engine.begin() as connection:
-            self._audit(connection, who, action, subject, details)
+    def _audit(self, connection: sa.Connection, who: Who, action: str, subject: str) -> None:
+        audit(connection, self._now(), who, action, subject)
 
-    def _audit(
-        self, connection: sa.Connection, who: Who, action: str, subject: str, details: str = ""
-    ) -> None:
-        line = {"time": self._now(), "token": who.token, "name": who.name, "action": action}
-        connection.execute(sa.insert(AUDIT).values(**line, subject=subject[:64], details=details))
+
+def audit(
+    connection: sa.Connection, now: float, who: Who, action: str, subject: str, details: str = ""
+) -> None:
+    """Write a line of the audit log, in the transaction of what it is about."""
+    line = {"time": now, "token": who.token, "name": who.name, "action": action}
+    connection.execute(sa.insert(AUDIT).values(**line, subject=subject[:64], details=details))
+
+
+def _lock_token(connection: sa.Connection, token: str | None) -> None:
+    """Let other transactions on a token wait until this one ends; SQLite's write in turns anyway."""
+    connection.execute(sa.select(TOKENS.c.id).where(TOKENS.c.id == token).with_for_update())
+
+
+def end_jobs_of(connection: sa.Connection, token: str, now: float) -> None:
+    """End the open jobs of a token that has ended; one that others asked for too becomes theirs."""
+    is_open = sa.and_(JOBS.c.token == token, JOBS.c.state.not_in(ENDED))
+    other = (
+        sa.select(TOKENS.c.id, TOKENS.c.team)
+        .join(REQUESTS, REQUESTS.c.token == TOKENS.c.id)
+        .where(TOKENS.c.id != token, TOKENS.c.is_revoked.is_(False), TOKENS.c.expires > now)
+        .order_by(REQUESTS.c.id)
+    )
+    leased = sa.select(LABEL_SETS.c.id).where(LABEL_SETS.c.owner.is_not(None))
+    for job in connection.scalars(sa.select(JOBS.c.id).where(is_open)).all():
+        row, this = connection.execute(other.where(REQUESTS.c.job == job)).first(), JOBS.c.id == job
+        if row is not None:
+            heir = {"token": row.id, "team": row.team, "approved_by": None}
+            connection.execute(sa.update(JOBS).where(this).values(**heir))
+            continue
+        connection.execute(sa.update(JOBS).where(this).values(is_cancelled=True))
+        is_idle = sa.or_(JOBS.c.state.in_(("waiting", "queued")), JOBS.c.labels.not_in(leased))
+        ended = {"state": "cancelled", "ended": now}
+        connection.execute(sa.update(JOBS).where(this, is_idle).values(**ended))
 
 
 def used_hours(connection: sa.Connection, now: float, token: str | None = None) -> dict[str, float]:
@@ -235,14 +277,6 @@ class Queries:
         """Return the GPU hours that each team used in the last 30 days."""
         with self._reading() as connection:
             return used_hours(connection, self._now())
-
-    def is_there(self) -> bool:
-        """Return whether the database answers."""
-        try:
-            with self._reading() as connection:
-                return connection.scalar(sa.select(1)) == 1
-        except sa.exc.SQLAlchemyError:
-            return False
 
     def _reading(self) -> sa.Connection:
         return self._engine.connect().execution_options(reads_only=True)

@@ -30,7 +30,7 @@ class Job:
         progress: Units and views done, GPU hours; None before it ran.
         attempt: Number of times that a server began it.
         kills: Number of times that its process or server was killed.
-        times_done: Number of times that it was finished: never more than one.
+        times_done: Number of times that it was finished: one, and one more for each loss of the archive.
         gpu_hours: GPU hours of its finished runs.
         created, started, ended: Times in seconds since the epoch.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import sqlalchemy as sa
 
 from teacher_cache.errors import InputError
 
+_BUSY_S = 5.0
+"""Seconds that a write waits for another one on SQLite; reads never wait."""
 META = sa.MetaData()
 
 TOKENS = sa.Table(
@@ -84,6 +88,53 @@ AUDIT = sa.Table(
 )
 
 
+PROBES = sa.Table(
+    "probes", META, sa.Column("server", sa.String(64), primary_key=True), sa.Column("time", sa.Float)
+)
+"""Rows that servers write to find out whether they can."""
+
+
+class Probe:
+    """Finds out whether a server can write to the database that its URL names.
+
+    Args:
+        server: Name of the server.
+    """
+
+    def __init__(self, engine: sa.Engine, server: str, now: Callable[[], float]) -> None:
+        self._engine, self._server, self._now, self._opened = engine, server, now, _inode_of(engine)
+
+    def can_write(self) -> bool:
+        """Return whether a row was written, and the file of an SQLite database is still the one opened."""
+        mine = PROBES.c.server == self._server
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(sa.delete(PROBES).where(mine))
+                connection.execute(sa.insert(PROBES).values(server=self._server, time=self._now()))
+            return _inode_of(self._engine) == self._opened
+        except (sa.exc.SQLAlchemyError, OSError):
+            return False
+
+
+def _inode_of(engine: sa.Engine) -> int | None:
+    """Return the inode of an SQLite database's file; None for another database. Raises OSError."""
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    return None if file in (None, "", ":memory:") else Path(str(file)).stat().st_ino
+
+
+def database_clock(engine: sa.Engine) -> Callable[[], float]:
+    """Return a clock that all servers of a database share: PostgreSQL's own; for SQLite, the host's."""
+    if engine.dialect.name != "postgresql":
+        return time.time
+    query = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
+
+    def now() -> float:
+        with engine.connect().execution_options(reads_only=True) as connection:
+            return float(connection.scalar(query) or 0.0)
+
+    return now
+
+
 def open_database(url: str, password_file: str | None = None) -> sa.Engine:
     """Open a database, and create the tables that it lacks.
 
@@ -120,7 +171,7 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         connection.isolation_level = None  # transactions begin below, and not by themselves
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA busy_timeout=30000")
+        connection.execute(f"PRAGMA busy_timeout={int(1000 * _BUSY_S)}")
         connection.execute("PRAGMA foreign_keys=ON")
 
     @sa.event.listens_for(engine, "begin")

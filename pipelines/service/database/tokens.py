@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pipelines.service.config import ServiceConfig
-from pipelines.service.database.ledger import Ledger, Who
+from pipelines.service.database.ledger import Who, audit, end_jobs_of
 from pipelines.service.database.tables import TOKENS, open_database
 from pipelines.service.flags import TokenConfig
 from teacher_cache.errors import InputError
@@ -20,6 +20,8 @@ from teacher_cache.errors import InputError
 Scope = Literal["read", "request", "approve", "admin"]
 _PREFIX = "tc_"
 _BYTES = 32
+COMMAND_LINE = Who(None, "command line", "")
+"""User who makes tokens with the command."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +52,13 @@ class Tokens:
         days: float,
         max_requests: int,
         max_gpu_hours: float,
+        by: Who = COMMAND_LINE,
     ) -> tuple[str, str]:
-        """Make a token, and return its id and the token itself, which is written nowhere else."""
+        """Make a token, and return its id and the token itself, which is written nowhere else.
+
+        Args:
+            by: User who makes it, for the audit log.
+        """
         token, now = _PREFIX + secrets.token_urlsafe(_BYTES), self._now()
         token_id = secrets.token_hex(8)
         values = {
@@ -68,6 +75,7 @@ class Tokens:
         }
         with self._engine.begin() as connection:
             connection.execute(sa.insert(TOKENS).values(**values))
+            audit(connection, now, by, "make token", token_id, name)
         return token_id, token
 
     def user(self, token: str) -> User | None:
@@ -88,11 +96,16 @@ class Tokens:
             rows = connection.execute(sa.select(*columns).order_by(TOKENS.c.created)).mappings()
             return [dict(row) for row in rows]
 
-    def revoke(self, token_id: str) -> bool:
-        """End a token, and return whether there is one of this id."""
+    def revoke(self, token_id: str, by: Who) -> bool:
+        """End a token and the jobs that nobody else asked for; return whether there is one of this id."""
+        now = self._now()
         with self._engine.begin() as connection:
             found = sa.update(TOKENS).where(TOKENS.c.id == token_id).values(is_revoked=True)
-            return connection.execute(found).rowcount == 1
+            if connection.execute(found).rowcount != 1:
+                return False
+            end_jobs_of(connection, token_id, now)
+            audit(connection, now, by, "revoke token", token_id)
+            return True
 
 
 def _sha256(token: str) -> str:
@@ -112,7 +125,7 @@ def make_token(service: ServiceConfig, asked: TokenConfig) -> tuple[str, str]:
             f"choose one of {', '.join(service.teams)}, or add it under teams",
         )
     engine = open_database(service.database, service.database_password_file)
-    made = Tokens(engine, time.time).make(
+    return Tokens(engine, time.time).make(
         asked.name[:64],
         asked.team,
         asked.scopes,
@@ -120,5 +133,3 @@ def make_token(service: ServiceConfig, asked: TokenConfig) -> tuple[str, str]:
         max_requests=asked.max_requests,
         max_gpu_hours=asked.max_gpu_hours,
     )
-    Ledger(engine, time.time).note(Who(None, "command line", asked.team), "make token", made[0], asked.name)
-    return made

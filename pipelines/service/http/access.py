@@ -12,12 +12,13 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException, Request
 
 from pipelines.service.database.tokens import Scope, Tokens, User
-from pipelines.service.http.guard import RateLimit
+from pipelines.service.http.guard import BEARER, RateLimit
 
 COOKIE = "teacher_cache_token"
 _KEPT_S, _KEPT = 2.0, 4096
 """Seconds for which a valid token is cached, and the largest number of cached tokens."""
 _MAX_TOKEN = 256
+_OTHER_SITE = "the request comes from a page of another site"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -37,7 +38,7 @@ class Access:
         """Return the user who asks. Raises HTTPException: 401 without a token, 403 without the scope."""
         found = self.user_of(request)
         if found is None:
-            headers = {"WWW-Authenticate": 'Bearer realm="teacher-cache"'}
+            headers = {"WWW-Authenticate": BEARER}
             raise HTTPException(401, "a valid token is needed", headers=headers)
         if scope not in found.scopes:
             raise HTTPException(403, f"this token has no scope {scope}")
@@ -63,8 +64,13 @@ class Access:
         if cookie is None:
             return None
         if request.method not in _SAFE and not self._is_from_here(request):
-            raise HTTPException(403, "the request comes from a page of another site")
+            raise HTTPException(403, _OTHER_SITE)
         return self._user(cookie)
+
+    def refuse_other_sites(self, request: Request) -> None:
+        """Refuse to sign a user in or out for a page of another site. Raises HTTPException."""
+        if "origin" in request.headers and not self._is_from_here(request):
+            raise HTTPException(403, _OTHER_SITE)
 
     def forget(self) -> None:
         """Empty the cache of tokens, because one has just been revoked."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-import anyio
+import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
-from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from pipelines.service.ask import Ask
 from pipelines.service.database.ledger import Action
-from pipelines.service.database.records import ENDED, Job, State
+from pipelines.service.database.records import Job, State
 from pipelines.service.database.tokens import Scope, User
 from pipelines.service.http.answers import (
     AuditLine,
@@ -29,15 +30,18 @@ from pipelines.service.http.answers import (
     request_answer,
 )
 from pipelines.service.http.service import Service
+from pipelines.service.http.streams import JobStream
+from teacher_cache.archive.format.documents import Place
 from teacher_cache.errors import InputError
 
-_POLL_S, _BEAT_S = 0.5, 10.0
-_MAX_STREAM_S, _MAX_STREAMS = 3600.0, 16
-"""Seconds of a stream, and streams of a token at once on a server."""
+_T = TypeVar("_T")
+_WRITE_WAIT_S = 5.0
+"""Seconds that a request waits for a permit to write."""
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 TokenId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
-_Whole = Annotated[int, Field(ge=0, le=2**32)]
-WantedPair = tuple[_Whole, _Whole]
+_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**32}
+_PAIRS = {"type": "array", "items": {"type": "array", "items": _WHOLE, "minItems": 2, "maxItems": 2}}
+"""JSON schema of a student's order."""
 Limit = Annotated[int, Query(ge=1, le=1000)]
 _OPEN: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 _REFUSED: dict[int | str, dict[str, Any]] = {
@@ -73,21 +77,36 @@ def needs(scope: Scope, *, is_limited: bool = True) -> Any:
     return Depends(user)
 
 
+async def may_write(request: Request) -> AsyncIterator[None]:
+    """Wait for a permit to write, without a thread; reads go on while writes wait. Raises HTTPException."""
+    writes = service_of(request).writes
+    try:
+        await asyncio.wait_for(writes.acquire(), _WRITE_WAIT_S)
+    except TimeoutError as error:
+        headers = {"Retry-After": str(math.ceil(_WRITE_WAIT_S))}
+        raise HTTPException(503, "the database is busy", headers=headers) from error
+    try:
+        yield
+    finally:
+        writes.release()
+
+
+WRITES = [Depends(may_write)]
 Here = Annotated[Service, Depends(service_of)]
 _READER, _DOWNLOADER = needs("read"), needs("read", is_limited=False)
 _ASKER, _APPROVER, _ADMIN = needs("request"), needs("approve"), needs("admin")
 
 
 @api.get("/health", tags=["server"])
-def health() -> Health:
-    """Return that the server answers."""
+async def health() -> Health:
+    """Return that the server answers; this takes no thread and no database."""
     return Health(status="ok")
 
 
 @api.get("/ready", tags=["server"], responses=_OPEN)
 def ready(service: Here, response: Response) -> Health:
-    """Return whether the database answers and the runner polls for jobs."""
-    is_ready = service.queries.is_there() and service.runner.is_alive
+    """Return whether the database can be written to and the runner polls for jobs."""
+    is_ready = service.probe.can_write() and service.runner.is_alive
     response.status_code = 200 if is_ready else 503
     return Health(status="ok" if is_ready else "not ready")
 
@@ -121,7 +140,7 @@ def resolve(ask: Ask, service: Here) -> Resolved:
         return service.resolve(ask)
 
 
-@api.post("/api/requests", status_code=202, tags=["requests"], responses=_REFUSED)
+@api.post("/api/requests", status_code=202, tags=["requests"], responses=_REFUSED, dependencies=WRITES)
 def submit(ask: Ask, service: Here, user: User = _ASKER) -> RequestAnswer:
     """Ask for labels; the same labels are one job for all users."""
     with _refusing():
@@ -146,36 +165,31 @@ def show(job: JobId, service: Here) -> RequestAnswer:
     responses={**_NOT_FOUND, 200: {"content": {"text/event-stream": {}}}},
     response_class=StreamingResponse,
 )
-def events(job: JobId, service: Here, user: User = _READER) -> StreamingResponse:
+def events(job: JobId, request: Request, service: Here, user: User = _READER) -> StreamingResponse:
     """Stream a request as server-sent events, one at each change, until its job has ended."""
     _found(service.queries.job(job))
-    if service.streams[user.token or ""] >= _MAX_STREAMS:
-        raise HTTPException(429, f"this token has {_MAX_STREAMS} streams open")
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(
-        _events(service, job, user.token or ""), media_type="text/event-stream", headers=headers
-    )
+    return JobStream(service, request, job, user.token or "")
 
 
 def _act(service: Service, action: Action, job: str, user: User) -> RequestAnswer:
     with _refusing(409):
-        return request_answer(_found(service.ledger.act(action, job, user)), service.config)
+        return _found(service.act(action, job, user))
 
 
-@api.post("/api/requests/{job}/approve", tags=["requests"], responses=_CONFLICT)
+@api.post("/api/requests/{job}/approve", tags=["requests"], responses=_CONFLICT, dependencies=WRITES)
 def approve(job: JobId, service: Here, user: User = _APPROVER) -> RequestAnswer:
     """Approve a job that waits for it."""
     return _act(service, "approve", job, user)
 
 
-@api.post("/api/requests/{job}/cancel", tags=["requests"], responses=_CONFLICT)
+@api.post("/api/requests/{job}/cancel", tags=["requests"], responses=_CONFLICT, dependencies=WRITES)
 def cancel(job: JobId, service: Here, user: User = _ASKER) -> RequestAnswer:
     """Cancel a job of the user's team; an administrator may cancel any."""
     may_change(service.queries.job(job), user)
     return _act(service, "cancel", job, user)
 
 
-@api.post("/api/requests/{job}/retry", tags=["requests"], responses=_CONFLICT)
+@api.post("/api/requests/{job}/retry", tags=["requests"], responses=_CONFLICT, dependencies=WRITES)
 def retry(job: JobId, service: Here, user: User = _ASKER) -> RequestAnswer:
     """Retry a failed or cancelled job of the user's team."""
     may_change(service.queries.job(job), user)
@@ -188,23 +202,27 @@ def tokens(service: Here) -> list[TokenAnswer]:
     return [TokenAnswer(**row) for row in service.tokens.all()]
 
 
-@api.post("/api/tokens", status_code=201, tags=["administration"], responses=_REFUSED)
+@api.post("/api/tokens", status_code=201, tags=["administration"], responses=_REFUSED, dependencies=WRITES)
 def make_token(asked: NewToken, service: Here, user: User = _ADMIN) -> MadeToken:
     """Make a token."""
     if asked.team not in service.config.teams:
         raise HTTPException(400, f"team {asked.team!r} is not in the configuration")
-    token_id, token = service.tokens.make(**asked.model_dump())
-    service.ledger.note(user, "make token", token_id, asked.name)
+    token_id, token = service.tokens.make(**asked.model_dump(), by=user)
     return MadeToken(id=token_id, token=token)
 
 
-@api.delete("/api/tokens/{token}", status_code=204, tags=["administration"], responses=_NOT_FOUND)
+@api.delete(
+    "/api/tokens/{token}",
+    status_code=204,
+    tags=["administration"],
+    responses=_NOT_FOUND,
+    dependencies=WRITES,
+)
 def revoke(token: TokenId, service: Here, user: User = _ADMIN) -> None:
-    """Revoke a token."""
-    if not service.tokens.revoke(token):
+    """Revoke a token, and end the jobs that nobody else asked for."""
+    if not service.tokens.revoke(token, user):
         raise HTTPException(404, "there is no such token")
     service.access.forget()
-    service.ledger.note(user, "revoke token", token)
 
 
 @api.get("/api/audit", tags=["administration"], responses=_REFUSED, dependencies=[_ADMIN])
@@ -237,9 +255,24 @@ async def download(name: str, request: Request) -> Response:
     return await objects.answer(name, request.method, request.headers.get("range"))
 
 
-@api.put("/archives/{name:path}", status_code=204, tags=["archives"], responses=_NOT_FOUND)
-def want(name: str, pairs: list[WantedPair], service: Here, user: User = _ASKER) -> None:
+@api.put(
+    "/archives/{name:path}",
+    status_code=204,
+    tags=["archives"],
+    responses={**_NOT_FOUND, 422: {"model": Trouble}},
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _PAIRS}}}},
+)
+async def want(name: str, request: Request, service: Here, user: User = _ASKER) -> None:
     """Write what a student that follows a job needs next; nothing else can be written."""
+    await run_in_threadpool(_want, service, name, await request.body(), user)
+
+
+def _want(service: Service, name: str, body: bytes, user: User) -> None:
+    """Read a long list in a thread, so that other requests are answered meanwhile."""
+    try:
+        pairs = msgspec.json.decode(body, type=list[tuple[Place, Place]])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise HTTPException(422, "the body is no list of pairs [shard, view]") from error
     if not service.objects.put_wanted(name, pairs, user.token or ""):
         raise HTTPException(404, "only STUDENT.json of an archive that is being filled can be written")
 
@@ -250,7 +283,7 @@ def may_change(job: Job | None, user: User) -> None:
         raise HTTPException(403, f"job {job.id} is charged to team {job.team}")
 
 
-def _found(job: Job | None) -> Job:
+def _found(job: _T | None) -> _T:
     if job is None:
         raise HTTPException(404, "there is no such request")
     return job
@@ -264,31 +297,3 @@ def _refusing(status: int = 400) -> Iterator[None]:
     except InputError as error:
         detail = {"error": error.value, "consequence": error.consequence, "remedy": error.remedy}
         raise HTTPException(status, detail) from error
-
-
-async def _events(service: Service, job: str, token: str) -> AsyncIterator[str]:
-    service.streams[token] += 1
-    try:
-        async for event in _changes(service, job):
-            yield event
-    finally:
-        service.streams[token] -= 1
-
-
-async def _changes(service: Service, job: str) -> AsyncIterator[str]:
-    last, silent_s, total_s = "", 0.0, 0.0
-    while total_s < _MAX_STREAM_S:
-        found = await anyio.to_thread.run_sync(service.queries.job, job)
-        if found is None:
-            return
-        text = request_answer(found, service.config).model_dump_json()
-        if text != last:
-            last, silent_s = text, 0.0
-            yield f"event: job\ndata: {text}\n\n"
-        elif silent_s >= _BEAT_S:
-            silent_s = 0.0
-            yield ": still here\n\n"
-        if found.state in ENDED:
-            return
-        await asyncio.sleep(_POLL_S)
-        silent_s, total_s = silent_s + _POLL_S, total_s + _POLL_S

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.service.http.api import api, needs
 from pipelines.service.http.guard import BodyLimit
 from pipelines.service.http.metrics import Metrics
-from pipelines.service.http.pages import pages, policy_of
+from pipelines.service.http.pages import POLICY, pages
 from pipelines.service.http.service import Service
 from teacher_cache.errors import TeacherCacheError
 
@@ -48,13 +48,16 @@ class HeadersAndMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun_s, policy = time.monotonic(), policy_of(scope["path"])
+        begun_s, headers = time.monotonic(), {**_HEADERS, "Content-Security-Policy": POLICY}
+        if not scope["path"].startswith(("/archives/", "/pages/")):  # what a user sees is for this user alone
+            headers["Cache-Control"] = "no-store"
 
         async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                extra = {**_HEADERS, **({} if policy is None else {"Content-Security-Policy": policy})}
-                pairs = [(name.lower().encode(), value.encode()) for name, value in extra.items()]
-                message = {**message, "headers": [*message.get("headers", ()), *pairs]}
+                given = {name.lower() for name, _ in message.get("headers", ())}
+                pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+                rest = [pair for pair in pairs if pair[0] not in given]
+                message = {**message, "headers": [*message.get("headers", ()), *rest]}
                 route = getattr(scope.get("route"), "path", "other")
                 if message["status"] in _REFUSALS:
                     self._metrics.refuse(message["status"])
@@ -98,7 +101,7 @@ def make_app(service: Service) -> fastapi.FastAPI:
     async def failed(_: Request, error: Exception) -> Response:
         """Answer 503: a store or the database failed."""
         _LOG.error("a request failed: %s", error)
-        return JSONResponse({"detail": "the service cannot answer now"}, 503)
+        return JSONResponse({"detail": "the service cannot answer now"}, 503, {"Retry-After": "5"})
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
@@ -114,6 +117,11 @@ def make_app(service: Service) -> fastapi.FastAPI:
         """Return the size limit of a body: students' orders are long lists."""
         return MAX_ORDER_BYTES if path.startswith("/archives/") else config.max_body_bytes
 
+    def may_send(request: Request) -> bool:
+        """Return whether a body may be read: pages sign in, and answer those who have not by themselves."""
+        needs_token = request.url.path.startswith(("/api/", "/archives/"))
+        return not needs_token or service.access.user_of(request) is not None
+
     document = app.openapi()
     offer = service.offer()
     for name, offered in {"data": offer.data, "teacher": offer.teachers, "recipe": offer.recipes}.items():
@@ -124,6 +132,6 @@ def make_app(service: Service) -> fastapi.FastAPI:
         """Return the description of the API."""
         return document
 
-    app.add_middleware(BodyLimit, max_bytes=max_bytes, timeout_s=config.request_timeout_s)
+    app.add_middleware(BodyLimit, may_send=may_send, max_bytes=max_bytes, timeout_s=config.request_timeout_s)
     app.add_middleware(HeadersAndMetrics, metrics=service.metrics)
     return app

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -14,6 +19,8 @@ _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
 )
 _MAX_HEAD_BYTES = 65536
+BEARER = 'Bearer realm="teacher-cache"'
+"""Value of the header WWW-Authenticate of an answer 401."""
 _SPARE_FILES = 512
 """Files that a server opens besides connections."""
 
@@ -94,20 +101,36 @@ def allow_files(max_connections: int) -> None:
 
 
 class BodyLimit:
-    """Application that refuses bodies which are too large or too slow.
+    """Application that refuses bodies which are too large or too slow, or come from nobody that it knows.
 
     Args:
+        may_send: Function that returns whether the headers of a request have a valid token, where its path
+            needs one; no byte of another body is read.
         max_bytes: Function that returns the size limit of a body in bytes, by the path of its request.
         timeout_s: Seconds within which a body must have arrived.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: Callable[[str], int], timeout_s: float) -> None:
-        self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
+    def __init__(
+        self,
+        app: ASGIApp,
+        may_send: Callable[[Request], bool],
+        max_bytes: Callable[[str], int],
+        timeout_s: float,
+    ) -> None:
+        self._app, self._may_send, self._max_bytes, self._timeout_s = app, may_send, max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body of a request, then let the application answer."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
+            return
+        try:
+            is_known = await run_in_threadpool(self._may_send, Request(scope))
+        except HTTPException as error:
+            await _answer(send, error.status_code)
+            return
+        if not is_known:
+            await _answer(send, 401, [(b"www-authenticate", BEARER.encode())])
             return
         max_bytes = self._max_bytes(scope["path"])
         length = dict(scope["headers"]).get(b"content-length", b"0")
@@ -165,8 +188,10 @@ class RateLimit:
         return 0.0
 
 
-async def _answer(send: Send, status: int) -> None:
+async def _answer(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """Answer without having read the whole request, and close the connection."""
-    headers = [(b"content-length", b"0"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+    body = json.dumps({"detail": HTTPStatus(status).phrase}).encode()
+    head = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+    head += [(b"connection", b"close"), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})

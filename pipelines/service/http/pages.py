@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import logging
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -18,17 +19,18 @@ from pipelines.service.ask import Ask
 from pipelines.service.database.tokens import User
 from pipelines.service.http.access import COOKIE
 from pipelines.service.http.answers import request_answer
-from pipelines.service.http.api import Here, JobId, may_change, service_of
+from pipelines.service.http.api import WRITES, Here, JobId, may_change, service_of
 from pipelines.service.http.service import Service
 from teacher_cache.errors import InputError
 from teacher_cache.sharing.catalog_file import CATALOG_FILE, read_catalog
 from teacher_cache.sharing.catalog_page import text_of_bytes
 from teacher_cache.storage.store import Store
 
-_POLICY = (
+POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+_LOG = logging.getLogger(__name__)
 _MAX_TOKEN = 256
 _JOBS = 200
 _SCOPES = {"approve": "approve", "cancel": "request", "retry": "request"}
@@ -124,7 +126,7 @@ def requests(service: Here, user: Visitor) -> Response:
     return user if isinstance(user, Response) else _requests_page(service, user)
 
 
-@pages.post("/requests")
+@pages.post("/requests", dependencies=WRITES)
 async def ask(request: Request, service: Here, user: Visitor) -> Response:
     """Submit the request in the form, and redirect to its page."""
     if isinstance(user, Response):
@@ -156,7 +158,7 @@ def request_page(job: JobId, service: Here, user: Visitor) -> Response:
     return user if isinstance(user, Response) else _request_page(service, user, job)
 
 
-@pages.post("/requests/{job}/{action}")
+@pages.post("/requests/{job}/{action}", dependencies=WRITES)
 def act(job: JobId, action: str, service: Here, user: Visitor) -> Response:
     """Approve, cancel or retry a job."""
     if isinstance(user, Response):
@@ -169,7 +171,7 @@ def act(job: JobId, action: str, service: Here, user: Visitor) -> Response:
     if needed == "request":
         may_change(service.queries.job(job), user)
     try:
-        service.ledger.act(action, job, user)  # type: ignore[arg-type]
+        service.act(action, job, user)  # type: ignore[arg-type]
     except InputError as error:
         return _request_page(service, user, job, str(error), 409)
     return RedirectResponse(f"/requests/{job}", 303)
@@ -177,9 +179,13 @@ def act(job: JobId, action: str, service: Here, user: Visitor) -> Response:
 
 @pages.post("/login")
 def enter(
-    service: Here, token: str = Form(max_length=_MAX_TOKEN), to: str = Form("/", max_length=256)
+    request: Request,
+    service: Here,
+    token: str = Form(max_length=_MAX_TOKEN),
+    to: str = Form("/", max_length=256),
 ) -> Response:
     """Sign in, and go back to the page that asked for it."""
+    service.access.refuse_other_sites(request)
     user = service.tokens.user(token.strip())
     if user is None or "read" not in user.scopes:
         return _login_page(to, "This token is unknown, has expired, or may not read.")
@@ -193,8 +199,9 @@ def enter(
 
 
 @pages.post("/logout")
-def leave() -> Response:
+def leave(request: Request, service: Here) -> Response:
     """Sign out."""
+    service.access.refuse_other_sites(request)
     response = RedirectResponse("/", 303)
     response.delete_cookie(COOKIE)
     return response
@@ -212,7 +219,8 @@ def explore(dataset: str, name: str, rest: str, service: Here, user: Visitor) ->
     try:
         return _Forwarded(service.explorer(archive, digest), f"/{rest}")
     except InputError as error:
-        raise HTTPException(404, error.value) from error
+        _LOG.warning("the explorer of %s: %s", archive, error.value)
+        raise HTTPException(404, "this archive cannot be shown") from error
 
 
 class _Forwarded(Response):
@@ -228,11 +236,6 @@ class _Forwarded(Response):
         for name in ("endpoint", "path_params", "route", "router", "app"):
             inner.pop(name, None)
         await self._app(inner, receive, send)
-
-
-def policy_of(path: str) -> str | None:
-    """Return the content security policy of a page; None where the page brings its own."""
-    return None if path.startswith("/explorer/") else _POLICY
 
 
 def _time(seconds: float | None) -> str:

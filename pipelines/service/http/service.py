@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import functools
+import secrets
+import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +21,8 @@ from pipelines.explorer.collection import Collection
 from pipelines.service.ask import Ask, label_set_of, views_of
 from pipelines.service.config import RaySection, ServiceConfig
 from pipelines.service.database.leases import Leases
-from pipelines.service.database.ledger import Ledger, Queries, Who, missing
-from pipelines.service.database.tables import open_database
+from pipelines.service.database.ledger import Action, Ledger, Queries, Who, missing
+from pipelines.service.database.tables import Probe, database_clock, open_database
 from pipelines.service.database.tokens import Tokens
 from pipelines.service.http.access import Access
 from pipelines.service.http.answers import Offer, RequestAnswer, Resolved, link_of, link_to, request_answer
@@ -32,7 +36,10 @@ from pipelines.service.jobs.webhooks import Webhooks, check_webhook
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.dataset.shards import PackedDataset
+from teacher_cache.errors import InputError
 
+_WRITES = 8
+"""Requests that write at a time; each may wait for the database in a thread of its own."""
 _EXPLORERS = 4
 """Number of archives whose explorers stay open."""
 
@@ -42,7 +49,9 @@ class Service:
     """Parts of a server.
 
     Attributes:
-        streams: Number of open event streams by token.
+        probe: Finds out whether the database can be written to.
+        writes: Permits of requests that write, so that those which wait leave threads for reads.
+        streams: Number of open event streams by token, changed under `counting`.
     """
 
     config: ServiceConfig
@@ -53,6 +62,9 @@ class Service:
     metrics: Metrics
     objects: Objects
     runner: Runner
+    probe: Probe
+    writes: asyncio.Semaphore
+    counting: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     streams: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def offer(self) -> Offer:
@@ -69,7 +81,7 @@ class Service:
         """Return which requested views are already labelled; nothing is written. Raises InputError."""
         labels, views = label_set_of(ask, self.config), views_of(ask, self.config)
         done, job = self.queries.found(labels, views)
-        lacking = missing(views, done)
+        lacking = missing(views, done if self.objects.has_views(labels.archive, done) else [])
         link = None
         if not lacking:
             of_job = link_of(job, self.config) if job is not None and job.state == "done" else None
@@ -86,8 +98,22 @@ class Service:
         """Record a request, and return its job. Raises InputError."""
         if ask.webhook is not None:
             check_webhook(ask.webhook, self.config.webhooks)
+        if who.team not in self.config.teams:
+            raise InputError(
+                f"team {who.team!r} is no longer in the configuration of this service",
+                "Nobody would pay for the request.",
+                "ask an administrator for a token of another team",
+            )
         labels, views = label_set_of(ask, self.config), views_of(ask, self.config)
-        return request_answer(self.ledger.submit(ask, labels, views, who), self.config)
+        is_lost = not self.objects.has_views(labels.archive, [views], look=True)
+        return request_answer(self.ledger.submit(ask, labels, views, who, is_lost=is_lost), self.config)
+
+    def act(self, action: Action, job: str, who: Who) -> RequestAnswer | None:
+        """Approve, cancel or retry a job; None if there is none. Raises InputError."""
+        found = self.queries.job(job) if action == "retry" else None
+        is_lost = found is not None and not self.objects.has_views(found.archive, [found.views], look=True)
+        changed = self.ledger.act(action, job, who, is_lost=is_lost)
+        return None if changed is None else request_answer(changed, self.config)
 
     @functools.lru_cache(maxsize=_EXPLORERS)  # noqa: B019  # a server has one Service
     def explorer(self, archive: str, manifest_sha256: str) -> ASGIApp:
@@ -98,16 +124,20 @@ class Service:
         dataset = None if data is None else PackedDataset(data, images_in=self.config.images_in)
         if dataset is not None and dataset.info.sha256 != reader.spec.dataset["sha256"]:
             dataset = None
-        return make_app(Collection(reader, dataset), hosts=None)
+        return make_app(Collection(reader, dataset), hosts=None, name=archive)
 
 
-def make_service(config: ServiceConfig, now: Callable[[], float] = time.time) -> Service:
+def make_service(config: ServiceConfig, now: Callable[[], float] | None = None) -> Service:
     """Open the database, and put the parts of a server together; nothing runs yet.
+
+    Args:
+        now: Clock of all times that are written; the database's by default.
 
     Raises:
         InputError: The database or the root of archives cannot be used.
     """
     engine = open_database(config.database, config.database_password_file)
+    now = now or database_clock(engine)
     queries = Queries(engine, now)
     metrics = Metrics(queries.queue, queries.hours)
     tokens = Tokens(engine, now)
@@ -121,6 +151,8 @@ def make_service(config: ServiceConfig, now: Callable[[], float] = time.time) ->
         metrics=metrics,
         objects=Objects(config.archives),
         runner=_runner(config, engine, now),
+        probe=Probe(engine, f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}", now),
+        writes=asyncio.Semaphore(_WRITES),
     )
 
 

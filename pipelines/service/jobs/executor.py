@@ -20,7 +20,11 @@ class Execution(Protocol):
         ...
 
     def kill(self) -> None:
-        """Kill the command; its finished units stay."""
+        """Leave the command: it ends with this server, or goes on for the next; its finished units stay."""
+        ...
+
+    def end(self) -> None:
+        """End a command that does not stop when it is asked to; its finished units stay."""
         ...
 
     def output(self) -> str:

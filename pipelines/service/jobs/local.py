@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pkgutil
@@ -55,9 +56,17 @@ class LocalExecution:
 
     def kill(self) -> None:
         """End it at once; see Execution."""
+        self.end()
         self._life_line.close()
-        if self._process.exitcode is None:
-            self._process.join()
+        self._process.join()
+
+    def end(self) -> None:
+        """Kill its process group, also where it is stopped and could not end itself; see Execution."""
+        if self._process.pid is not None and self._process.exitcode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(self._process.pid) == self._process.pid:
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
 
     def output(self) -> str:
         """Return what it printed; see Execution."""

@@ -45,6 +45,9 @@ class RayExecution:
     def kill(self) -> None:
         """Do nothing: the server that now holds the lease continues the job; see Execution."""
 
+    def end(self) -> None:
+        """Do nothing: some time after `stop`, the cluster kills the job itself; see Execution."""
+
     def output(self) -> str:
         """Return what the job printed; see Execution."""
         return ray_jobs.output(self._flags, self._job)

@@ -8,13 +8,14 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from pipelines.extraction.running.record import EVENTS_FILE
 from pipelines.service.config import ServiceConfig
-from pipelines.service.database.leases import Leased, Leases
+from pipelines.service.database.leases import PLANNING_HOURS, Leased, Leases
 from pipelines.service.database.records import State
 from pipelines.service.jobs.executor import Execution, Executor, Verb
 from pipelines.service.jobs.webhooks import Webhooks
@@ -34,6 +35,8 @@ _READ_SHARE = 20
 _OWN_CODES = (1, 2)
 """Exit codes of a command whose work failed; after any other exit code but 0, its job is retried."""
 
+_SIGNALS = ("closing", "cancelled", "gives way")
+"""Reasons to stop a command that are no fault of its job."""
 _SECONDS = ("render_s", "teacher_s")
 
 
@@ -44,8 +47,8 @@ def run_dir_of(archive: Store, job: str, attempt: int) -> str:
 
 
 def read_progress(archive: Store, job: str, attempts: int, views: range) -> dict[str, Any]:
-    """Return the units and views that a job has done, and its GPU hours over all attempts."""
-    found: dict[str, Any] = {"units": 0, "units_done": 0, "views_done": 0, "gpu_hours": 0.0}
+    """Return the units and views that a job has done, its GPU hours and its events over all attempts."""
+    found: dict[str, Any] = {"units": 0, "units_done": 0, "views_done": 0, "gpu_hours": 0.0, "steps": 0}
     for attempt in range(1, attempts + 1):
         _add_events(found, Store(run_dir_of(archive, job, attempt)))
     news = Filling(archive).news()
@@ -65,6 +68,7 @@ def _add_events(found: dict[str, Any], run: Store) -> None:
             event = json.loads(line)
         except ValueError:  # the last line of a run that was killed
             continue
+        found["steps"] += 1
         found["gpu_hours"] += sum(event.get(name, 0.0) for name in _SECONDS) / 3600
         if event.get("event") == "run_started":
             found |= {"units": event["units"] + event["units_done"], "units_done": event["units_done"]}
@@ -158,41 +162,58 @@ class Runner:
                 self._leases.settle(leased, "failed", error=f"{type(error).__name__}: {error}")
 
     def _plan(self, leased: Leased) -> None:
+        config, begun_s = self._config, time.monotonic()
         execution = self._executor.begin("plan", self._flags(leased, "plan"))
-        if not self._watch(leased, execution):
+        if not self._watch(leased, execution, config.plan_timeout_s, "plan_timeout_s"):
             return
         found = _last_json(execution.output())
         hours = (found or {}).get("gpu_hours") or 0.0
-        if found is not None and self._config.price_per_gpu_hour is not None:
-            found["cost"] = hours * self._config.price_per_gpu_hour
-        self._leases.plan(leased, found, is_costly=hours > self._config.approval_gpu_hours, hours=hours)
+        label_bytes = (found or {}).get("label_bytes") or 0
+        if found is not None and config.price_per_gpu_hour is not None:
+            found["cost"] = hours * config.price_per_gpu_hour
+        is_costly = hours > config.approval_gpu_hours or label_bytes > config.approval_label_bytes
+        spent_hours = (time.monotonic() - begun_s) / 3600
+        self._leases.plan(leased, found, hours, is_costly=is_costly, spent_hours=spent_hours)
 
     def _extract(self, leased: Leased) -> None:
         archive = self._archive(leased)
         execution = self._executor.begin("extract", self._flags(leased, "extract"))
-        if not self._watch(leased, execution):
+        if not self._watch(leased, execution, self._config.stalled_after_s, "stalled_after_s"):
             return
         progress = self._progress(leased)
         progress["manifest_sha256"] = sha256_hex(archive.get(MANIFEST_FILE))
-        self._leases.settle(leased, "done", error=None, progress=progress, gpu_hours=progress["gpu_hours"])
+        self._leases.settle(leased, "done", error=None, progress=progress, gpu_hours=_hours(leased, progress))
         self._is_catalog_old.set()
 
-    def _watch(self, leased: Leased, execution: Execution) -> bool:
+    def _watch(self, leased: Leased, execution: Execution, limit_s: float, limit: str) -> bool:
         """Wait for a command, and return whether it succeeded; if not, its job is settled or its lease lost.
 
-        A store, cluster or database that does not answer is retried while the lease lasts.
+        A store, cluster or database that does not answer is retried while the lease lasts. A command that is
+        asked to stop and does not is killed after `stop_grace_s`.
+
+        Args:
+            limit_s: Seconds without progress after which the command is stopped.
+            limit: Name of the limit in the configuration.
         """
-        job, ending = leased.job.id, None
-        renewed_s = read_s = time.monotonic()
+        job, ending, stopped_s = leased.job.id, None, float("inf")
+        begun_s = renewed_s = read_s = moved_s = time.monotonic()
         progress: dict[str, Any] | None = None
         while True:
             try:
                 if execution.exit_code() is not None:
                     break
-                if self._is_closing.is_set() and ending is None:
-                    ending = "closing"
-                    execution.stop()
                 now_s = time.monotonic()
+                if ending is None and self._is_closing.is_set():
+                    ending = "closing"
+                elif ending is None and now_s - moved_s > limit_s:
+                    ending = f"nothing was done for {limit_s:,.0f} s, the limit {limit} of this service"
+                if ending is not None and stopped_s == float("inf"):
+                    stopped_s = now_s
+                    execution.stop()
+                if now_s - stopped_s > self._config.stop_grace_s:
+                    _LOG.warning("job %s does not stop (%s), and is killed", job, ending)
+                    stopped_s = now_s
+                    execution.end()
                 if now_s - renewed_s >= min(1.0, self._config.lease_s / 4):
                     renewed_s = now_s
                     signals = self._leases.renew(leased, progress)
@@ -202,31 +223,39 @@ class Runner:
                         return False
                     if ending is None and (signals.is_cancelled or signals.gives_way):
                         ending = "cancelled" if signals.is_cancelled else "gives way"
-                        execution.stop()
                 if leased.job.state == "running" and now_s >= read_s:
-                    progress = self._progress(leased)
+                    before, progress = progress, self._progress(leased)
+                    if before is None or progress["steps"] != before["steps"]:
+                        moved_s = now_s
                     read_s = now_s + max(1.0, _READ_SHARE * (time.monotonic() - now_s))
             except (TeacherCacheError, sa.exc.SQLAlchemyError) as error:
                 _LOG.warning("job %s is watched with trouble: %s", job, error)
             time.sleep(_POLL_S / 5)
         execution.kill()  # what a killed process left behind
-        return self._is_done(leased, execution, ending)
+        return self._is_done(leased, execution, ending, time.monotonic() - begun_s)
 
     def _progress(self, leased: Leased) -> dict[str, Any]:
         job = leased.job
         return read_progress(self._archive(leased), job.id, job.attempt, job.views)
 
-    def _is_done(self, leased: Leased, execution: Execution, ending: str | None) -> bool:
-        """Return whether a command succeeded; settle its job if it did not."""
+    def _is_done(self, leased: Leased, execution: Execution, ending: str | None, spent_s: float) -> bool:
+        """Return whether a command succeeded; settle its job if it did not.
+
+        Args:
+            spent_s: Seconds that the command ran; those of a plan are charged.
+        """
         code, job = execution.exit_code(), leased.job
         if code == 0:
             return True
         progress = self._progress(leased)
-        found: dict[str, Any] = {"progress": progress, "gpu_hours": progress["gpu_hours"]}
+        hours = _hours(leased, progress) + (spent_s / 3600 if job.state == "planning" else 0.0)
+        found: dict[str, Any] = {"progress": progress, "gpu_hours": hours}
         again: State = "planning" if job.state == "planning" else "queued"
-        if ending is not None:
+        if ending in _SIGNALS:
             state: State = "cancelled" if ending == "cancelled" else again
             self._leases.settle(leased, state, gives_way=False, **found)
+        elif ending is not None:
+            self._leases.settle(leased, "failed", error=ending, **found)
         elif code in _OWN_CODES:
             self._leases.settle(leased, "failed", error=execution.complaint(), **found)
         elif job.kills + 1 >= self._config.max_attempts:
@@ -251,6 +280,12 @@ class Runner:
         if job.is_followed and verb == "extract":
             flags["followed"] = True
         return flags
+
+
+def _hours(leased: Leased, progress: Mapping[str, Any]) -> float:
+    """Return the GPU hours of a job: those of its runs' events, and of its plan."""
+    planned = (leased.job.plan or {}).get(PLANNING_HOURS, 0.0)
+    return float(max(progress["gpu_hours"] + planned, leased.job.gpu_hours))
 
 
 def _last_json(text: str) -> dict[str, Any] | None:

@@ -21,6 +21,8 @@ from teacher_cache.errors import InputError
 _LOG = logging.getLogger(__name__)
 _TIMEOUT_S = 5.0
 _AT_ONCE = 8
+_TRIES, _AGAIN_S = 6, 5.0
+"""Times that a message is sent at most; the next one follows after 5, 25, 125, ... seconds."""
 SIGNATURE_HEADER = "X-Teacher-Cache-Signature"
 
 
@@ -42,6 +44,8 @@ def check_webhook(url: str, section: WebhookSection | None) -> None:
 class Webhooks:
     """Sender of messages about jobs that have ended.
 
+    A message is sent before it is marked as sent: after a crash, or from two servers, it may come twice.
+
     Args:
         section: Hosts and the key; None for no webhooks.
     """
@@ -49,11 +53,13 @@ class Webhooks:
     def __init__(self, engine: sa.Engine, section: WebhookSection | None, now: Callable[[], float]) -> None:
         self._engine, self._now = engine, now
         self._secret = None if section is None else Path(section.secret_file).read_bytes().strip()
+        self._failed: dict[int, tuple[int, float]] = {}
 
     def tell(self) -> None:
-        """Send a message about each job that has ended; a host that fails is not retried."""
+        """Send a message about each job that has ended; one that fails is tried again, later each time."""
         if self._secret is None:
             return
+        now = self._now()
         query = (
             sa.select(
                 REQUESTS.c.id, REQUESTS.c.webhook, JOBS.c.id.label("job"), JOBS.c.state, LABEL_SETS.c.archive
@@ -64,25 +70,34 @@ class Webhooks:
                 REQUESTS.c.webhook.is_not(None),
                 REQUESTS.c.is_told.is_(False),
                 JOBS.c.state.in_(ENDED),
+                REQUESTS.c.id.not_in([one for one, (_, next_s) in self._failed.items() if next_s > now]),
             )
             .limit(_AT_ONCE)
         )
         with self._engine.connect().execution_options(reads_only=True) as connection:
             rows = connection.execute(query).mappings().all()
         for row in rows:
+            number, tries = row["id"], self._failed.pop(row["id"], (0, 0.0))[0] + 1
+            message = {name: row[name] for name in ("job", "state", "archive")}
+            if not self._is_taken(row["webhook"], message) and tries < _TRIES:
+                self._failed[number] = (tries, now + _AGAIN_S**tries)
+                continue
             with self._engine.begin() as connection:
-                told = sa.update(REQUESTS).where(REQUESTS.c.id == row["id"], REQUESTS.c.is_told.is_(False))
-                is_mine = connection.execute(told.values(is_told=True)).rowcount == 1
-            if is_mine:
-                self._post(row["webhook"], {name: row[name] for name in ("job", "state", "archive")})
+                told = sa.update(REQUESTS).where(REQUESTS.c.id == number)
+                connection.execute(told.values(is_told=True))
 
-    def _post(self, url: str, message: dict[str, str]) -> None:
+    def _is_taken(self, url: str, message: dict[str, str]) -> bool:
+        """Post a message, and return whether the host took it."""
         assert self._secret is not None
         body = json.dumps({**message, "time": self._now()}).encode()
         digest = hmac.new(self._secret, body, hashlib.sha256).hexdigest()
         headers = {"Content-Type": "application/json", SIGNATURE_HEADER: f"sha256={digest}"}
         try:
-            with httpx.stream("POST", url, content=body, headers=headers, timeout=_TIMEOUT_S):
-                pass  # the answer is not read
-        except Exception as error:  # whatever a host or its name does, others are told
-            _LOG.warning("a webhook on %s was not told: %s", urlsplit(url).netloc, type(error).__name__)
+            with httpx.stream("POST", url, content=body, headers=headers, timeout=_TIMEOUT_S) as answer:
+                if answer.status_code < 500:  # the answer is not read
+                    return True
+                error: Exception | str = f"status {answer.status_code}"
+        except Exception as caught:  # whatever a host or its name does, others are told
+            error = type(caught).__name__
+        _LOG.warning("a webhook on %s was not told: %s", urlsplit(url).netloc, error)
+        return False

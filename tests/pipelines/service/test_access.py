@@ -283,14 +283,14 @@ def test_a_body_without_a_length_is_refused_when_it_is_too_long(service: SmallSe
     [
         b"",
         b"GET /api/offer HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-        b"POST /api/requests HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{",
+        b"POST /api/requests HTTP/1.1\r\nAuthorization: Bearer TOKEN\r\nHost:x\r\nContent-Length:900\r\n\r\n",
     ],
 )
 def test_a_slow_client_is_cut_off(service: SmallService, start: bytes) -> None:
     begun_s = time.monotonic()
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.settimeout(0.2)
-        connection.sendall(start)
+        connection.sendall(start.replace(b"TOKEN", service.token("asker").encode()))
         answer = b""
         while time.monotonic() - begun_s < 20:
             try:

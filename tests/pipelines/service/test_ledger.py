@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pipelines.service.config import RaySection, ServiceConfig, read_config
 from pipelines.service.database.leases import Claim, Leases, fair_order, load, who_gives_way
 from pipelines.service.database.ledger import Ledger, Queries, Who, missing
 from pipelines.service.database.records import Job
-from pipelines.service.database.tables import open_database
+from pipelines.service.database.tables import Probe, database_clock, open_database
 from pipelines.service.database.tokens import Tokens
 from pipelines.service.jobs.webhooks import check_webhook
 from teacher_cache.errors import InputError
@@ -44,11 +45,11 @@ class Office:
         self.engine, self.clock, self.config = open_database(url), Clock(), config
         self.ledger, self.queries = Ledger(self.engine, self.clock), Queries(self.engine, self.clock)
         self.leases = Leases(self.engine, self.clock, LEASE_S, {"vision": 2.0, "speech": 1.0})
-        tokens = Tokens(self.engine, self.clock)
+        self.tokens = Tokens(self.engine, self.clock)
         self.users = {}
         for name, team in (("rita", "vision"), ("sam", "speech")):
-            _, token = tokens.make(name, team, ["request"], days=1, max_requests=5, max_gpu_hours=10)
-            user = tokens.user(token)
+            _, token = self.tokens.make(name, team, ["request"], days=1, max_requests=5, max_gpu_hours=10)
+            user = self.tokens.user(token)
             assert user is not None
             self.users[name] = user
 
@@ -58,10 +59,13 @@ class Office:
             ask, label_set_of(ask, self.config), views_of(ask, self.config), self.users[user]
         )
 
-    def state(self, job: Job) -> str:
+    def found(self, job: Job) -> Job:
         found = self.queries.job(job.id)
         assert found is not None
-        return found.state
+        return found
+
+    def state(self, job: Job) -> str:
+        return self.found(job).state
 
     def planned(self, user: str, hours: float = 0.0, *, is_costly: bool = False, **changes: Any) -> Job:
         job = self.ask(user, **changes)
@@ -184,7 +188,7 @@ def test_cancel_and_retry(office: Office) -> None:
     assert office.leases.settle(leased, "cancelled")
     assert office.ask("sam").state == "planning"
     actions = [line["action"] for line in office.queries.audit(100)]
-    assert actions == ["submit", "cancel", "retry", "cancel", "submit"]
+    assert actions == ["submit", "cancel", "retry", "cancel", "submit", "make token", "make token"]
 
 
 def test_a_cancel_is_not_lost_and_a_new_request_takes_it_back(office: Office) -> None:
@@ -201,10 +205,140 @@ def test_a_cancel_is_not_lost_and_a_new_request_takes_it_back(office: Office) ->
     leased = office.leases.claim("b")
     assert leased is not None
     office.ledger.act("cancel", job.id, office.users["sam"])
-    office.ask("rita")
+    office.ask("sam")
     signals = office.leases.renew(leased, None)
     assert signals is not None
     assert not signals.is_cancelled
+
+
+def test_a_new_attempt_is_its_askers(office: Office) -> None:
+    """Sam cancels while the job runs, and Rita asks for the same: Sam pays for nothing that Rita wants."""
+    job = office.planned("sam")
+    leased = office.leases.claim("a")
+    assert leased is not None
+    office.ask("rita", follow=True)
+    assert not office.found(job).is_followed, "another team does not change a job that runs"
+    office.ledger.act("cancel", job.id, office.users["sam"])
+    office.ask("rita")
+    signals = office.leases.renew(leased, None)
+    assert signals is not None
+    assert signals.is_cancelled
+    assert office.leases.settle(leased, "cancelled", gpu_hours=2.0)
+    found = office.found(job)
+    assert (found.state, found.team, found.plan, found.approved_by) == ("planning", "vision", None, None)
+
+
+def test_a_revoked_or_expired_token_begins_nothing(office: Office) -> None:
+    queued, shared, running = (office.ask("rita", topk=k) for k in (2, 3, 4))
+    office.ask("sam", topk=3)
+    leases = [leased for number in range(3) if (leased := office.leases.claim(f"{number}")) is not None]
+    (leased,) = (each for each in leases if each.job.id == running.id)
+    for each in leases:
+        if each is not leased:
+            office.leases.settle(each, "queued")
+    assert office.tokens.revoke(office.users["rita"].token or "", office.users["sam"])
+    assert office.state(queued) == "cancelled"
+    assert (office.found(shared).team, office.state(shared)) == ("speech", "queued")
+    signals = office.leases.renew(leased, None)
+    assert signals is not None
+    assert signals.is_cancelled
+    assert office.leases.settle(leased, "queued")
+    assert office.state(running) == "cancelled"
+    other = office.leases.claim("b")
+    assert other is not None
+    assert (other.job.id, other.job.team) == (shared.id, "speech")
+    office.leases.settle(other, "queued")
+    office.clock.now_s += 2 * 86400
+    assert office.leases.claim("c") is None, "sam's token has expired"
+    assert office.queries.audit(1)[0]["action"] == "revoke token"
+
+
+def test_plans_that_are_settled_at_once_see_each_other(office: Office) -> None:
+    jobs = [office.ask("rita", topk=k) for k in range(1, 5)]
+    leases = [office.leases.claim(f"server {number}") for number in range(4)]
+    plan = {"gpu_hours": 9.0}
+    threads = [
+        threading.Thread(target=office.leases.plan, args=(leased, plan, 9.0), kwargs={"is_costly": False})
+        for leased in leases
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(office.state(job) for job in jobs) == ["queued", "waiting", "waiting", "waiting"]
+
+
+def test_requests_that_are_made_at_once_do_not_pass_the_limit(office: Office) -> None:
+    refused: list[str] = []
+
+    def ask(k: int) -> None:
+        try:
+            office.ask("rita", topk=k)
+        except InputError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(1, 11)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 5
+    assert len(office.queries.jobs(None, 100)) == 5
+
+
+def test_a_plan_is_charged(office: Office) -> None:
+    job = office.ask("rita")
+    leased = office.leases.claim("a")
+    assert leased is not None
+    office.leases.plan(leased, {"gpu_hours": 1.0}, 1.0, is_costly=False, spent_hours=0.25)
+    assert office.found(job).gpu_hours == 0.25
+    assert office.queries.hours() == {"vision": 0.25}
+
+
+def test_a_lease_by_a_wrong_clock_is_none(office: Office) -> None:
+    job = office.planned("rita")
+    office.clock.now_s += 3600
+    assert office.leases.claim("a server whose clock is an hour ahead, and dies") is not None
+    office.clock.now_s -= 3600
+    assert office.leases.claim("b") is not None
+    assert office.state(job) == "running"
+
+
+def test_what_is_lost_is_made_again(office: Office) -> None:
+    job = office.planned("rita")
+    leased = office.leases.claim("a")
+    assert leased is not None
+    office.leases.settle(leased, "done")
+    assert office.ask("sam").state == "done"
+    with pytest.raises(InputError, match="cannot be retried"):
+        office.ledger.act("retry", job.id, office.users["rita"])
+    ask = Ask(data="small", teacher="regnety", views="0:2")
+    labels, views = label_set_of(ask, office.config), views_of(ask, office.config)
+    again = office.ledger.submit(ask, labels, views, office.users["sam"], is_lost=True)
+    assert (again.state, again.team) == ("planning", "speech")
+    leased = office.leases.claim("b")
+    assert leased is not None
+    office.leases.settle(leased, "done")
+    assert office.ledger.act("retry", job.id, office.users["rita"], is_lost=True)
+
+
+def test_all_servers_of_a_database_have_one_clock(office: Office) -> None:
+    now = database_clock(office.engine)
+    assert abs(now() - time.time()) < 60
+    assert 0 <= now() - now() + 1 <= 1
+
+
+def test_a_server_is_ready_while_it_can_write(office: Office, tmp_path: Path) -> None:
+    probe = Probe(office.engine, "here", office.clock)
+    assert probe.can_write()
+    assert probe.can_write()
+    if office.engine.dialect.name == "sqlite":
+        (tmp_path / "service.db").rename(tmp_path / "moved.db")
+        assert not probe.can_write()
+        (tmp_path / "moved.db").rename(tmp_path / "service.db")
+        assert probe.can_write()
+        with office.engine.begin():
+            assert not Probe(office.engine, "there", office.clock).can_write(), "another one writes"
 
 
 def test_a_label_set_has_the_flags_of_now(office: Office) -> None:
