@@ -97,7 +97,7 @@ class Tokens:
             return [dict(row) for row in rows]
 
     def revoke(self, token_id: str, by: Who) -> bool:
-        """End a token and the jobs that nobody else asked for; return whether there is one of this id."""
+        """End a token and the jobs that no other user asked for; return whether there is one of this id."""
         now = self._now()
         with self._engine.begin() as connection:
             found = sa.update(TOKENS).where(TOKENS.c.id == token_id).values(is_revoked=True)

@@ -219,7 +219,7 @@ def make_token(asked: NewToken, service: Here, user: User = _ADMIN) -> MadeToken
     dependencies=WRITES,
 )
 def revoke(token: TokenId, service: Here, user: User = _ADMIN) -> None:
-    """Revoke a token, and end the jobs that nobody else asked for."""
+    """Revoke a token, and end the jobs that no other user asked for."""
     if not service.tokens.revoke(token, user):
         raise HTTPException(404, "there is no such token")
     service.access.forget()
@@ -272,7 +272,7 @@ def _want(service: Service, name: str, body: bytes, user: User) -> None:
     try:
         pairs = msgspec.json.decode(body, type=list[tuple[Place, Place]])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise HTTPException(422, "the body is no list of pairs [shard, view]") from error
+        raise HTTPException(422, "the body must be a list of pairs [shard, view]") from error
     if not service.objects.put_wanted(name, pairs, user.token or ""):
         raise HTTPException(404, "only STUDENT.json of an archive that is being filled can be written")
 

@@ -101,7 +101,7 @@ def allow_files(max_connections: int) -> None:
 
 
 class BodyLimit:
-    """Application that refuses bodies which are too large or too slow, or come from nobody that it knows.
+    """Application that refuses bodies which are too large or too slow, or come without a valid token.
 
     Args:
         may_send: Function that returns whether the headers of a request have a valid token, where its path

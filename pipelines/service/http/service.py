@@ -101,7 +101,7 @@ class Service:
         if who.team not in self.config.teams:
             raise InputError(
                 f"team {who.team!r} is no longer in the configuration of this service",
-                "Nobody would pay for the request.",
+                "There would be no team to charge for the request.",
                 "ask an administrator for a token of another team",
             )
         labels, views = label_set_of(ask, self.config), views_of(ask, self.config)

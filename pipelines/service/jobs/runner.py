@@ -36,7 +36,7 @@ _OWN_CODES = (1, 2)
 """Exit codes of a command whose work failed; after any other exit code but 0, its job is retried."""
 
 _SIGNALS = ("closing", "cancelled", "gives way")
-"""Reasons to stop a command that are no fault of its job."""
+"""Reasons to stop a command that its job has not caused."""
 _SECONDS = ("render_s", "teacher_s")
 
 
