@@ -11,6 +11,7 @@ from student.config import EvalConfig, ReportConfig, RunsConfig, TrainConfig
 from student.runs import RUNS
 from teacher_cache.errors import InputError
 from teacher_cache.program.commandline import Command, as_words, run_command, show
+from teacher_cache.program.say import say, say_on_stderr
 
 
 def _train(config: TrainConfig) -> int:
@@ -22,24 +23,24 @@ def _train(config: TrainConfig) -> int:
     if config.dry_run:
         said_of = dry_run(config, config.ray_ranks if config.ray else None)
         if is_first_process():
-            print(_told(said_of))
+            say(_told(said_of))
         return 0
     try:
         result = train_on_ray(config) if config.ray else train(config, console, tell=_tell)
     except KeyboardInterrupt:
-        print(f"student train: the same command with --resume auto goes on: {config.output}", file=sys.stderr)
+        say_on_stderr(f"student train: the same command with --resume auto goes on: {config.output}")
         raise
     if not is_first_process():
         return 0
     seconds = max(result.seconds, 1e-9)
-    print(
+    say(
         f"trained {result.steps:,} updates: {result.images:,} views in {result.seconds:,.1f} s, "
         f"{result.images / seconds:,.1f} images/s, data wait {result.data_wait_s / seconds:.1%}, "
         f"{result.tflops:,.2f} TFLOP/s{_share_of_peak(result.tflops, config.device)}: {config.output}"
     )
     averaged = {f"ema {head}": share for head, share in result.ema_accuracy.items()}
     for line in _accuracy_lines({**result.accuracy, **averaged}):
-        print(line)
+        say(line)
     return 0
 
 
@@ -48,7 +49,7 @@ def _told(run: Mapping[str, str]) -> str:
 
 
 def _tell(run: Mapping[str, str]) -> None:
-    print(_told(run), file=sys.stderr)
+    say_on_stderr(_told(run))
 
 
 def _share_of_peak(tflops: float, device: str) -> str:
@@ -104,17 +105,17 @@ def _accuracy_lines(by_head: Mapping[str, float]) -> list[str]:
 def _report(config: ReportConfig) -> int:
     from student.report import write_report
 
-    print(write_report(config.runs, config.out))
+    say(str(write_report(config.runs, config.out)))
     return 0
 
 
 def _runs(config: RunsConfig) -> int:
     del config
     for name, run in RUNS.items():
-        print(
+        say(
             f"{name}\n    {inspect.cleandoc(run.__doc__ or '')}".replace("\n\n", "\n").replace("\n", "\n    ")
         )
-        print(f"    student train {shlex.join(as_words(run()))} --data DATA --output OUTPUT ...\n")
+        say(f"    student train {shlex.join(as_words(run()))} --data DATA --output OUTPUT ...\n")
     return 0
 
 

@@ -18,7 +18,7 @@ from teacher_cache.archive.readers.source import view_ranges
 from teacher_cache.errors import InputError
 from teacher_cache.following.reader import Patience, open_following
 from teacher_cache.program.flags import RESUMABLE, flags_with
-from teacher_cache.program.progress import say_on_stderr
+from teacher_cache.program.say import say_on_stderr
 from teacher_cache.sharing.client import Client, request_of
 from teacher_cache.storage.store import Store
 from teacher_cache.stream.stream import ViewStream

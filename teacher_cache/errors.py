@@ -30,6 +30,17 @@ _QUERY = re.compile(
 )
 
 
+_COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+"""Characters that a terminal obeys (C0 but tab and line feed, C1), that change the direction or hide text."""
+
+
+def printable(text: str) -> str:
+    """Return a text whose control and direction characters are escaped, as Python writes them."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def masked(text: str) -> str:
     """Return a text in whose URLs the password, and the query's signatures, tokens and keys, are ***."""
     if "://" not in text:
@@ -38,7 +49,9 @@ def masked(text: str) -> str:
 
 
 class TeacherCacheError(Exception):
-    """Base of all errors that this project raises on purpose; passwords in URLs are masked.
+    """Base of all errors that this project raises on purpose.
+
+    Passwords in URLs are masked, and control characters escaped: much of the text may come from elsewhere.
 
     Args:
         value: Description of the problem, with the offending value in it.
@@ -49,7 +62,8 @@ class TeacherCacheError(Exception):
     exit_code = 1
 
     def __init__(self, value: str, consequence: str = "", remedy: str = "") -> None:
-        self.value, self.consequence, self.remedy = map(masked, (value, consequence, remedy))
+        parts = (value, consequence, remedy)
+        self.value, self.consequence, self.remedy = (printable(masked(part)) for part in parts)
         super().__init__(self.value, self.consequence, self.remedy)
 
     def __str__(self) -> str:

@@ -18,6 +18,7 @@ from pipelines.archive.flags import (
 from teacher_cache.errors import InputError
 from teacher_cache.program.commandline import packages_of, show
 from teacher_cache.program.flags import parse_views
+from teacher_cache.program.say import say
 
 if TYPE_CHECKING:
     from teacher_cache.archive.format.trust import Trust
@@ -113,7 +114,7 @@ def status(config: StatusConfig) -> int:
 
     found = coverage.status(config.archive)
     if config.json:
-        print(json.dumps(dataclasses.asdict(found)))
+        say(json.dumps(dataclasses.asdict(found)))
         return 0
     console = Console(highlight=False)
     for line in coverage.picture(found, console.width):
@@ -148,14 +149,14 @@ def export(config: ExportConfig) -> int:
     if config.format == "webdataset":
         exported = export_tars(reader, dataset, views, destination, console)
         if exported.num_misnamed:
-            print(
+            say(
                 f"{exported.num_misnamed:,} images of another format are named .{exported.extension}, like "
                 "the first one: datasets needs one name, and decoders go by content"
             )
     else:
         write = export_parquet if config.format == "parquet" else export_images
         write(reader, dataset, views, destination, console)
-    print(f"exported views {views.start}:{views.stop} of {len(dataset):,} samples to {config.dst}")
+    say(f"exported views {views.start}:{views.stop} of {len(dataset):,} samples to {config.dst}")
     return 0
 
 
@@ -169,7 +170,7 @@ def import_(config: ImportConfig) -> int:
     export = ExportReader(config.src)
     import_tars(export, Store(config.dst), console)
     views = f"{export.views[0]}:{export.views[-1] + 1}"
-    print(f"{config.dst}: views {views}, fingerprint {export.spec.fingerprint[:12]}")
+    say(f"{config.dst}: views {views}, fingerprint {export.spec.fingerprint[:12]}")
     return 0
 
 
@@ -186,8 +187,8 @@ def merge(config: MergeConfig) -> int:
     sources = [ArchiveReader(source, trust=trust) for source in config.src]
     differ = merging.merge(sources, Store(config.dst), console)
     for name in differ:
-        print(f"unit {name} is not the same everywhere; the first was kept")
-    print(f"{config.dst}: views {view_ranges(ArchiveReader(config.dst).views)}")
+        say(f"unit {name} is not the same everywhere; the first was kept")
+    say(f"{config.dst}: views {view_ranges(ArchiveReader(config.dst).views)}")
     return 0
 
 

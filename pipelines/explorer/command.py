@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.explorer.flags import ViewConfig
 from teacher_cache.program.commandline import packages_of
+from teacher_cache.program.say import say
 
 
 def view(config: ViewConfig) -> int:
@@ -16,5 +17,5 @@ def view(config: ViewConfig) -> int:
     if config.static is None:
         run.serve(config)
     else:
-        print(f"{config.static}: {run.write_pages(config, console):,} pages; open {config.static}/index.html")
+        say(f"{config.static}: {run.write_pages(config, console):,} pages; open {config.static}/index.html")
     return 0

@@ -14,6 +14,7 @@ from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
 from teacher_cache.program.progress import Track
+from teacher_cache.program.say import say
 from teacher_cache.storage.store import Store
 
 
@@ -71,6 +72,6 @@ def serve(config: ViewConfig) -> None:
             "The pages cannot be served.",
             "choose another port, or 0 for a free one",
         ) from error
-    print(f"http://127.0.0.1:{listener.getsockname()[1]}/  (Ctrl-C stops it)", flush=True)
+    say(f"http://127.0.0.1:{listener.getsockname()[1]}/  (Ctrl-C stops it)")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     server.run(sockets=[listener])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.extraction.flags import ExtractConfig, PlanConfig
 from teacher_cache.program.commandline import show
+from teacher_cache.program.say import say_on_stderr
 
 if TYPE_CHECKING:
     from pipelines.extraction.planning.take import Taken
@@ -37,10 +37,9 @@ def extract(config: ExtractConfig) -> int:
     if config.json or not report.quarantined:
         return 1 if report.quarantined else 0
     for name, reason in report.quarantined.items():
-        print(f"unit {name} was given up: {reason}", file=sys.stderr)
-    print(
-        f"{config.out} is not finished: mend what the lines above name, then run the same command again",
-        file=sys.stderr,
+        say_on_stderr(f"unit {name} was given up: {reason}")
+    say_on_stderr(
+        f"{config.out} is not finished: mend what the lines above name, then run the same command again"
     )
     return 1
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from pipelines.service.flags import RequestConfig, ServeConfig, TokenConfig
 from teacher_cache.program.commandline import packages_of, show
-from teacher_cache.program.progress import say_on_stderr
+from teacher_cache.program.say import say_on_stderr
 
 _ASKED = ("data", "teacher", "recipe", "views", "img_size", "topk", "values", "affinity", "follow", "webhook")
 
@@ -60,5 +59,5 @@ def request(config: RequestConfig) -> int:
     show(config, job, lines)
     is_bad = config.wait and job["state"] != "done"
     if is_bad and job["error"]:
-        print(job["error"], file=sys.stderr)
+        say_on_stderr(job["error"])
     return 1 if is_bad else 0

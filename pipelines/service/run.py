@@ -13,6 +13,7 @@ from pipelines.service.http.app import make_app
 from pipelines.service.http.guard import allow_files, guarded_protocol
 from pipelines.service.http.service import make_service
 from teacher_cache.errors import InputError
+from teacher_cache.program.say import say
 
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 15
@@ -40,7 +41,7 @@ def serve(file: str) -> None:
             "choose another address or port for `listen` in service.yaml",
         ) from error
     allow_files(config.max_connections)
-    print(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl-C stops it)", flush=True)
+    say(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl-C stops it)")
     settings = uvicorn.Config(
         app,
         http=guarded_protocol(config.max_connections, config.request_timeout_s),

@@ -29,7 +29,7 @@ def push(config: PushConfig) -> int:
 def pull(config: PullConfig) -> int:
     """Fetch an archive."""
     from teacher_cache.archive.format.trust import trust_of
-    from teacher_cache.program.progress import say_on_stderr
+    from teacher_cache.program.say import say_on_stderr
     from teacher_cache.sharing.client import Client, request_of
 
     is_request = request_of(config.url) is not None

@@ -28,7 +28,7 @@ from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.errors import DamagedError, TeacherCacheError
 from teacher_cache.following.job import Filling, News
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.program.progress import say_on_stderr
+from teacher_cache.program.say import say_on_stderr
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from teacher_cache.errors import StoreError
 from teacher_cache.following.reader import FollowingReader, Patience, say_nothing
-from teacher_cache.program.progress import say_on_stderr
+from teacher_cache.program.say import say_on_stderr
 from teacher_cache.stream.stream import ViewStream
 
 

@@ -27,6 +27,7 @@ import yaml
 
 from teacher_cache.errors import InputError, TeacherCacheError, masked, nearest
 from teacher_cache.program.flags import JsonFlag
+from teacher_cache.program.say import say, say_on_stderr
 
 
 class Command(NamedTuple):
@@ -54,10 +55,10 @@ def run_command(prog: str, summary: str, commands: Mapping[str, Command], argv: 
 def _explain(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
     """Print the commands where none is named, or that there is none of this name."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview(prog, summary, commands))
+        say(_overview(prog, summary, commands))
         return 0 if argv else 2
     known = nearest(argv[0], commands) or f"known: {', '.join(commands)}"
-    print(f"{prog} has no command {argv[0]!r}\n{known}", file=sys.stderr)
+    say_on_stderr(f"{prog} has no command {argv[0]!r}\n{known}")
     return 2
 
 
@@ -88,15 +89,15 @@ def _reported(prog: str, call: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except TeacherCacheError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        say_on_stderr(f"{prog}: {error}")
         return error.exit_code
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"{prog}: {error}: make room, then run the same command again", file=sys.stderr)
+        say_on_stderr(f"{prog}: {error}: make room, then run the same command again")
         return TeacherCacheError.exit_code
     except KeyboardInterrupt:
-        print(f"{prog}: stopped before it was done", file=sys.stderr)
+        say_on_stderr(f"{prog}: stopped before it was done")
         return 128 + signal.SIGINT
 
 
@@ -139,9 +140,9 @@ def show(config: JsonFlag, values: Any, lines: Iterable[str]) -> None:
     """
     if config.json:
         is_dataclass = dataclasses.is_dataclass(values) and not isinstance(values, type)
-        print(masked(json.dumps(dataclasses.asdict(values) if is_dataclass else values)))
+        say(masked(json.dumps(dataclasses.asdict(values) if is_dataclass else values)))
     else:
-        print(masked("\n".join(lines)))
+        say(masked("\n".join(lines)))
 
 
 def _overview(prog: str, summary: str, commands: Mapping[str, Command]) -> str:

@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from teacher_cache.errors import printable
+from teacher_cache.program.say import say_on_stderr
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -68,7 +71,7 @@ def console(what: str, total: int, unit: str) -> Iterator[Advance]:
             task = bar.add_task(what, total=total, unit=unit, note="")
 
             def show(count: int, note: str = "") -> None:
-                fields: dict[str, Any] = {"note": note} if note else {}
+                fields: dict[str, Any] = {"note": printable(note)} if note else {}
                 bar.update(task, advance=count, **fields)
 
             yield show
@@ -85,14 +88,9 @@ def console(what: str, total: int, unit: str) -> Iterator[Advance]:
             rate = done / max(now_s - start_s, 1e-9)
             left = datetime.timedelta(seconds=round((total - done) / rate)) if rate else "unknown"
             text = f"{what} {done:,}/{total:,} {unit}, {rate:,.1f}/s, {left} left"
-            print(", ".join(filter(None, [text, last_note])), file=sys.stderr, flush=True)
+            say_on_stderr(", ".join(filter(None, [text, last_note])))
 
     yield advance
-
-
-def say_on_stderr(text: str) -> None:
-    """Print a line to stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _bar() -> Progress:
@@ -112,6 +110,6 @@ def _bar() -> Progress:
         progress.MofNCompleteColumn(),
         Rate(),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[note]}"),
+        progress.TextColumn("{task.fields[note]}", markup=False),
     )
     return progress.Progress(*columns, console=Console(stderr=True))
