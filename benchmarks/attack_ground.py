@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.cli import main
+from student.cli import main as student_main
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
 
@@ -61,6 +62,16 @@ def make_ground(folder: Path) -> Ground:
         code = main(command)
         if code:
             raise RuntimeError(f"{' '.join(command)} ended with {code}")
+    train = [
+        "train",
+        f"--data={data}",
+        f"--labels={labels}",
+        f"--output={whole / 'run'}",
+        "--model=resnet10t",
+    ]
+    train += ["--distillation=soft", "--batch-size=4", "--steps=2"]
+    if student_main(train):
+        raise RuntimeError(f"{' '.join(train)} failed")
     reader, dataset = ArchiveReader(labels), PackedDataset(data)
     return Ground(
         whole,

@@ -30,7 +30,7 @@ def write_report(runs: Sequence[str], out: str) -> Path:
     """Write a page that needs no other files, and return its path.
 
     Raises:
-        InputError: A folder is not a run, or jinja2 is not installed.
+        InputError: A folder is not a run, one of its files is damaged, or jinja2 is not installed.
     """
     try:
         import jinja2
@@ -40,25 +40,38 @@ def write_report(runs: Sequence[str], out: str) -> Path:
             "jinja2 is not installed.",
             "pip install 'teacher-cache[report]'",
         ) from error
-    names = _names(runs)
-    metrics = {name: read_metrics(Store(run)) for name, run in zip(names, runs, strict=True)}
-    configs = {name: _config(Store(run)) for name, run in zip(names, runs, strict=True)}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    page = environment.get_template("report.html.jinja").render(
+    try:
+        page = _page(runs, environment.get_template("report.html.jinja"))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, jinja2.TemplateError) as error:
+        raise InputError(
+            f"{' '.join(runs)}: {type(error).__name__}: {error}",
+            "A file of a run is not as `student train` writes it, and no page was written.",
+            "leave that run out, or copy it again",
+        ) from error
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(page.encode("utf-8", "replace"))
+    return path
+
+
+def _page(runs: Sequence[str], template: Any) -> str:
+    """Return the page; files of runs from elsewhere may hold any JSON."""
+    names = _names(runs)
+    metrics = {name: read_metrics(Store(run)) for name, run in zip(names, runs, strict=True)}
+    configs = {name: _config(Store(run)) for name, run in zip(names, runs, strict=True)}
+    page: str = template.render(
         names=names,
         results=_results(metrics),
         differences=_differences(configs),
         settings=configs[names[0]],
         curves=[(title, _curve(metrics, key)) for key, title in _CURVES.items() if _has(metrics, key)],
     )
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page)
-    return path
+    return page
 
 
 def _names(runs: Sequence[str]) -> list[str]:

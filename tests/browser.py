@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-_INSTALL_S = 120
-
-
-@functools.cache
-def chromium_path() -> str | None:
-    """Return Debian's Chromium, after installing it where this process may; None where there is none."""
-    found = shutil.which("chromium")
-    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
-            try:
-                subprocess.run(
-                    ["apt-get", *command],
-                    env=environment,
-                    capture_output=True,
-                    timeout=_INSTALL_S,
-                    check=True,
-                )
-            except (subprocess.SubprocessError, OSError):
-                return None
-        found = shutil.which("chromium")
-    return found
+from benchmarks.chromium import FLAGS as FLAGS
+from benchmarks.chromium import chromium_path as chromium_path
 
 
 @pytest.fixture(scope="module")
