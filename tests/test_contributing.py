@@ -205,7 +205,8 @@ FLAG = Toy(
     {
         "pipelines/extraction/flags.py": [
             (
-                'class LabelFlags(TeacherFlags):\n    """Labels to compute, and the limits of a run."""\n',
+                "class LabelFlags(KeyFlags, TeacherFlags):\n"
+                '    """Labels to compute, and the limits of a run."""\n',
                 '\n    toy_level: Annotated[int, Meta(ge=1, le=9)] = 5\n    """Level of the toy."""\n',
             )
         ]

@@ -155,3 +155,12 @@ def test_the_dashboard_draws_metrics_that_there_are() -> None:
     assert {field for field in UnitResult.__dataclass_fields__ if field.endswith("_s")} == {
         *("render_s", "teacher_s", "write_s")
     }
+
+
+def test_the_proxy_writes_no_token_to_a_disk() -> None:
+    """A cache's files hold their keys in clear text, and here the keys are tokens."""
+    text = (DOCKER / "nginx.conf").read_text()
+    keys = re.findall(r"proxy_cache_key (\S+);", text)
+    assert keys == ["$http_authorization$http_cookie"]
+    (path,) = re.findall(r"proxy_cache_path (\S+) .*use_temp_path=off;", text)
+    assert path.startswith("/dev/shm/")

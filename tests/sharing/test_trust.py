@@ -159,6 +159,13 @@ def test_an_older_signed_version_is_refused(signed: Path, key: Path, tmp_path: P
     assert main(words) == 0
 
 
+def test_a_home_that_may_not_be_written_is_said(signed: Path, key: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    trust = dataclasses.replace(trust_of(f"{key}.pub"), seen=str(tmp_path / "file" / "seen"))
+    with pytest.warns(UserWarning, match="an older version of .* would not be noticed"):
+        assert trust.manifest(Store(signed))
+
+
 def test_one_version_can_be_demanded(labels: str, tmp_path: Path, capsys: Capture) -> None:
     digest = sha256_hex(Path(labels, "manifest.json").read_bytes())
     assert main(["pull", labels, str(tmp_path / "a"), "--manifest", "0" * 64, digest]) == 0

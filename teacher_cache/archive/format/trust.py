@@ -17,12 +17,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teacher_cache.archive.format.manifest import Manifest, read_manifest
-from teacher_cache.errors import ArchiveError, InputError
+from teacher_cache.errors import ArchiveError, InputError, StoreError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.storage.places import is_inside
 from teacher_cache.storage.store import Store
@@ -207,8 +208,12 @@ def _refuse_older(seen: Store, url: str, statements: Sequence[Statement]) -> Non
             "ask the signer; to accept the older version, delete that file",
         )
     for name, here, statement in current:
-        if here is not None:
+        if here is None:
+            continue
+        try:
             seen.put(name, f"{here.isoformat()} {statement.key_id} {url}\n".encode())
+        except StoreError as error:  # a home that may not be written
+            warnings.warn(f"an older version of {url} would not be noticed: {error.value}", stacklevel=2)
 
 
 def _date(text: str) -> datetime.datetime | None:
