@@ -440,3 +440,36 @@ def test_a_manifest_comes_back_byte_for_byte(labels: str) -> None:
 def test_errors_of_trust_are_requests_that_were_wrong() -> None:
     assert issubclass(ArchiveError, TeacherCacheError)
     assert ArchiveError.exit_code == DatasetError.exit_code == 2
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [10**400, "\ud800", nested(450), 1e308, True, None], ids=str)
+@pytest.mark.parametrize("place", ["spec.labels.k", "spec.teacher.model", "units.0.rows", "spec.recipe.ops"])
+def test_a_value_in_a_sealed_manifest_ends_in_a_refusal(copy: Path, place: str, value: object) -> None:
+    document = unseal((copy / "manifest.json").read_bytes())
+    *holders, name = place.split(".")
+    holder: dict = document
+    for step in holders:
+        holder = holder[int(step)] if step.isdecimal() else holder[step]  # type: ignore[index]
+    holder[name] = value
+    (copy / "manifest.json").write_bytes(seal(document))
+    try:
+        reader = ArchiveReader(str(copy))
+        reader.labels(0, 0)
+        _ = reader.recipe
+    except TeacherCacheError as error:
+        assert error.exit_code == 2
+        str(error).encode()
+
+
+def test_json_that_is_nested_too_deep_is_a_refusal(copy: Path) -> None:
+    for text in (b'{"a":' * 990 + b"1" + b"}" * 990, b"[" * 100_000, b'{"sha256":' * 5000):
+        (copy / "manifest.json").write_bytes(text)
+        with pytest.raises(ArchiveError, match="is damaged"):
+            ArchiveReader(str(copy))

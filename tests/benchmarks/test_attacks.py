@@ -25,6 +25,6 @@ def test_no_attack_succeeds(mutations: int, requests: int, pages: bool, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(out.read_text())
     assert result["failures"] == []
-    assert sum(result["documents"]["labels, with a key"].values()) >= mutations // 25
+    assert sum(result["documents"]["labels, with a key"].values()) >= mutations // 50
     if requests:
         assert sum(result["requests"].values()) > 400
