@@ -178,7 +178,8 @@ def run(
         "/etc/ssl",
         "/lib",
     ]
-    watch = Watch([*roots, os.path.realpath(folder), str(Path(__file__).parents[1])])
+    own = [str(folder), str(ground.whole.parent), str(Path(__file__).parents[1])]
+    watch = Watch([*roots, *map(os.path.realpath, own)])
     copy, out = folder / "copy", folder / "out"
     for number in range(count):
         shutil.rmtree(copy, ignore_errors=True)

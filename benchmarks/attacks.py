@@ -72,6 +72,8 @@ def _attack(config: AttacksConfig) -> int:
                 failures += bad
                 for reader, outcomes in found.items():
                     tally[reader].update(outcomes)
+            pool.close()
+            pool.join()
         result["documents"] = {reader: dict(outcomes) for reader, outcomes in tally.items()}
         if config.requests:
             asked = attack_requests(str(ground.whole / "data"), folder, config.requests, config.seed)

@@ -36,7 +36,7 @@ def verify(config: VerifyConfig) -> int:
         unsigned = trust if config.key is None else dataclasses.replace(trust, keys=None, pinned=())
         reader = check.reader_to_verify(config.archive, unsigned)
         if config.key is not None:
-            signed = _signed(reader, trust, config.key)
+            signed = _signed(config.archive, reader, trust, config.key)
         trust = Trust(manifests=(reader.manifest_sha256,))  # what is checked below is what is signed
         lines = [*signed.lines, *_part_lines(reader)]
     if config.level == "teacher":
@@ -65,7 +65,7 @@ def _part_lines(reader: ArchiveReader) -> list[str]:
     ]
 
 
-def _signed(reader: ArchiveReader, trust: Trust, file: str) -> Signed:
+def _signed(url: str, reader: ArchiveReader, trust: Trust, file: str) -> Signed:
     """Check an archive's signatures by the keys of a file."""
     with packages_of("share", "verify --key"):
         from teacher_cache.archive.format.signature import check_signatures, keys_in
@@ -75,7 +75,7 @@ def _signed(reader: ArchiveReader, trust: Trust, file: str) -> Signed:
     problems = list(found.problems)
     if found.valid:
         try:
-            trust.refuse_older(reader.url, found.valid)
+            trust.refuse_older(url, found.valid)
         except InputError as error:
             problems.append(error.value)
     others = [f"not looked at: a signature by {name}, which is not pinned" for name in found.unknown]
@@ -163,10 +163,12 @@ def export(config: ExportConfig) -> int:
 def import_(config: ImportConfig) -> int:
     """Make an archive from an export."""
     from teacher_cache.archive.exports.import_tars import import_tars
+    from teacher_cache.archive.format.trust import trust_of
     from teacher_cache.archive.readers.read_tars import ExportReader
     from teacher_cache.program.progress import console
     from teacher_cache.storage.store import Store
 
+    trust_of().refuse_unsigned(config.src, "an export")
     export = ExportReader(config.src)
     import_tars(export, Store(config.dst), console)
     views = f"{export.views[0]}:{export.views[-1] + 1}"

@@ -18,7 +18,7 @@ from msgspec import Meta
 from teacher_cache.errors import DatasetError
 from teacher_cache.exact.canonical import canonical_json, seal, sha256_hex, sha256_of, unseal
 from teacher_cache.labels.class_list import ClassList
-from teacher_cache.storage.places import RelativePath
+from teacher_cache.storage.places import FileName
 from teacher_cache.storage.store import Store
 
 VERSION = 1
@@ -79,7 +79,7 @@ IN_PLACE_SCHEMA = INDEX_SCHEMA.append(pa.field("file", pa.int32()))
 class SourceFile:
     """A tar or parquet file of the source, whose images are read in place."""
 
-    name: Annotated[RelativePath, Meta(min_length=1)]
+    name: FileName
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     num_bytes: Annotated[int, Meta(ge=0)]
 
@@ -244,6 +244,13 @@ def read_info(store: Store) -> DatasetInfo:
     Raises:
         DatasetError: The file is missing, damaged, or of an unknown version.
     """
+    size = store.stat_optional(DATASET_FILE)
+    if size is not None and size > MAX_DATASET_BYTES:
+        raise DatasetError(
+            f"{store.path(DATASET_FILE)} has {size:,} bytes",
+            f"More than {MAX_DATASET_BYTES:,} are never read.",
+            "pack the dataset again, with a larger --shard-size",
+        )
     try:
         document = unseal(store.get(DATASET_FILE, MAX_DATASET_BYTES))
     except (FileNotFoundError, NotADirectoryError) as error:

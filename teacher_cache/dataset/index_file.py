@@ -23,7 +23,7 @@ from teacher_cache.dataset.index import (
 )
 from teacher_cache.errors import DatasetError
 from teacher_cache.exact.canonical import sha256_hex
-from teacher_cache.exact.expansion import check_expansion
+from teacher_cache.exact.expansion import bounded_batches
 from teacher_cache.storage.store import Store
 
 
@@ -60,13 +60,13 @@ def _checked_table(data: bytes, info: DatasetInfo) -> pa.Table:
     types = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
     if file.metadata.num_rows != info.num_samples or any(types.get(f.name) != f.type for f in schema):
         raise ValueError(f"it has {file.metadata.num_rows:,} rows of {', '.join(types)}")
-    check_expansion(file.metadata, len(data))
-    table = file.read(use_threads=False)  # an export has further columns
+    batches = bounded_batches(file, len(data))  # all columns: an export has further ones
+    table = pa.Table.from_batches(batches, file.schema_arrow)
     for name in schema.names:
         if name != "label" and table[name].null_count:
             raise ValueError(f"{table[name].null_count:,} rows have no {name}")
     index = Index(table)
-    sizes_N, stops_N = index.sizes_N, index.offsets_N + index.sizes_N
+    sizes_N = index.sizes_N
     if info.in_place is None:
         files: Sequence[Shard | SourceFile] = info.shards
         files_N: npt.NDArray[Any] = np.arange(len(index)) // info.samples_per_shard
@@ -75,7 +75,7 @@ def _checked_table(data: bytes, info: DatasetInfo) -> pa.Table:
     if not ((files_N >= 0) & (files_N < len(files))).all():
         raise ValueError("it has numbers of files that the dataset does not have")
     lengths_N = np.array([file.num_bytes for file in files])[files_N]
-    is_inside_N = (index.offsets_N >= 0) & (sizes_N >= 0) & (stops_N <= lengths_N)
+    is_inside_N = (index.offsets_N >= 0) & (sizes_N >= 0) & (sizes_N <= lengths_N - index.offsets_N)
     is_row = info.in_place is not None and info.in_place.image_column is not None
     if not (index.offsets_N >= 0).all() if is_row else not is_inside_N.all():
         raise ValueError("it has images outside their files")

@@ -1,25 +1,36 @@
-"""Bound of what a compressed parquet file may grow to, checked before it is read."""
+"""Read a parquet file from elsewhere to a bound of memory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 _MAX_RATIO, _SPARE_BYTES, _SPARE_ROWS = 64, 2**24, 2**20
+_BATCH_ROWS = 2**16
 
 
-def check_expansion(metadata: Any, num_bytes: int) -> None:
-    """Refuse a file whose rows would take far more memory than the file has bytes.
+def bounded_batches(file: Any, num_bytes: int, columns: Sequence[str] | None = None) -> list[Any]:
+    """Return the batches of a file, unless its rows take far more memory than the file has bytes.
 
     Files of this program hold a sha256, a key or a measured number in each row, which do not compress so far.
+    Arrow unpacks a page, of 2 GiB at most, before its rows can be counted.
 
     Args:
-        metadata: pyarrow.parquet.FileMetaData of the file.
+        file: pyarrow.parquet.ParquetFile.
         num_bytes: Size of the file.
+        columns: Columns to read; None for all.
 
     Raises:
-        ValueError: It claims too many rows, or too many uncompressed bytes.
+        ValueError: It has too many rows, or too many bytes once they are read.
     """
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    limit, found, total = num_bytes * _MAX_RATIO + _SPARE_BYTES, [], 0
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     claimed = sum(group.total_byte_size for group in groups)
-    if metadata.num_rows > num_bytes + _SPARE_ROWS or claimed > num_bytes * _MAX_RATIO + _SPARE_BYTES:
-        raise ValueError(f"{num_bytes:,} bytes that claim {metadata.num_rows:,} rows, {claimed:,} bytes")
+    if file.metadata.num_rows > num_bytes + _SPARE_ROWS or claimed > limit:
+        raise ValueError(f"{num_bytes:,} bytes that claim {file.metadata.num_rows:,} rows, {claimed:,} bytes")
+    for batch in file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+        total += batch.nbytes
+        if total > limit:
+            raise ValueError(f"{num_bytes:,} bytes that unpack to more than {limit:,} bytes")
+        found.append(batch)
+    return found

@@ -52,7 +52,10 @@ class LocalStore(Store):
     @override
     def allowing(self, places: Sequence[str]) -> Store:
         copy = LocalStore(self.url)
-        copy._roots = (*self._roots, *(os.path.realpath(Store(p).path("")) for p in places if "://" not in p))
+        copy._roots = (
+            *self._roots,
+            *(os.path.realpath(store.root) for store in map(Store, places) if store.is_local),
+        )
         return copy
 
     def _path(self, name: str) -> Path:
@@ -230,7 +233,12 @@ class LocalStore(Store):
 
 def _opened(path: Path) -> BinaryIO:
     """Open a file to read; without waiting for a writer if it is a pipe, which then ends at once."""
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return os.fdopen(handle, "rb")
+    except OSError:  # a folder
+        os.close(handle)
+        raise
 
 
 def _files(root: str) -> Iterator[str]:

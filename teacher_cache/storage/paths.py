@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 
 def is_below(path: str, folder: str) -> bool:
     """Return whether a path, as text without "..", is a folder or lies below it."""
@@ -11,3 +13,8 @@ def is_below(path: str, folder: str) -> bool:
 def is_chained(url: str) -> bool:
     """Return whether a URL names several file systems, as fsspec's "simplecache::s3://bucket" does."""
     return "://" in url and "::" in url
+
+
+def leads_upwards(path: str) -> bool:
+    """Return whether a path has a part "..", also as %2e%2e, which web clients resolve."""
+    return ".." in path.split("/") or ".." in unquote(path).split("/")

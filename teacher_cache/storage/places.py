@@ -15,15 +15,18 @@ from typing import Annotated
 from msgspec import Meta
 
 from teacher_cache.errors import DatasetError, InputError
-from teacher_cache.storage.paths import is_below, is_chained
+from teacher_cache.storage.paths import is_below, is_chained, leads_upwards
 from teacher_cache.storage.store import Store
 
+_PART = r"(?!(?:\.|%2[eE]){1,2}(?:/|\Z))"
 RelativePath = Annotated[
-    str, Meta(pattern=r"^(?:(?!\.{1,2}(?:/|$))[^/:\\\x00-\x1f\x7f]+(?:/(?!$)|$))*$", max_length=1024)
+    str, Meta(pattern=rf"^(?:{_PART}[^/:\\\x00-\x1f\x7f]+(?:/(?!\Z)|\Z))*\Z", max_length=1024)
 ]
 """Path below a folder: no "." or ".." in it, no scheme, backslash, control character or outer slash."""
 
-_REVISION = re.compile("@[0-9a-f]{40}(?=/|$)")
+FileName = Annotated[str, Meta(pattern=rf"^(?:{_PART}[^/\x00-\x1f\x7f]+(?:/(?!\Z)|\Z))+\Z", max_length=4096)]
+"""Name of a file that others chose: as RelativePath, but it may have colons and backslashes."""
+_REVISION = re.compile(r"^(hf://(?:(?:datasets|models|spaces)/)?[^/]+/[^/@]+)@[^/]+")
 """Revision of a repository of Hugging Face's hub in its URL."""
 
 
@@ -67,17 +70,18 @@ def path_inside(folder: str, named: str) -> str:
 
 def is_inside(named: str, place: str) -> bool:
     """Return whether a folder or URL is a place or lies below it; a revision of a repository counts as it."""
-    ours, theirs = _normal(named), _normal(place)
+    ours, theirs = normal_url(named), normal_url(place)
     return ours is not None and theirs is not None and is_below(ours, theirs)
 
 
-def _normal(url: str) -> str | None:
-    """Return a URL or path in one spelling; None if it is chained, or leads upwards."""
+def normal_url(url: str) -> str | None:
+    """Return a URL or path in one spelling, without a revision; None if it is chained, or leads upwards."""
     scheme, separator, path = url.partition("://")
     if "\0" in url or is_chained(url):
         return None
     if not separator or scheme in ("file", "local"):
         return os.path.realpath(Store(url).path(""))
-    if ".." in path.split("/"):
+    if leads_upwards(path):
         return None
-    return f"{scheme}://{_REVISION.sub('', posixpath.normpath(path))}"
+    scheme = "s3" if scheme == "s3a" else scheme
+    return _REVISION.sub(r"\1", f"{scheme}://{posixpath.normpath(path)}")

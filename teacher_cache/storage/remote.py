@@ -16,6 +16,7 @@ import tenacity
 from typing_extensions import override
 
 from teacher_cache.errors import DeniedError, UnreachableError
+from teacher_cache.storage.paths import leads_upwards
 from teacher_cache.storage.store import MAX_OBJECT_BYTES, Store
 
 _T = TypeVar("_T")
@@ -69,7 +70,7 @@ class RemoteStore(Store):
     def _url_beside(self, relative_url: str) -> str:
         scheme, separator, path = self.url.rpartition("://")
         url = scheme + separator + posixpath.normpath(posixpath.join(path, relative_url))
-        if not f"{url}/".startswith(f"{self.volume}/"):
+        if leads_upwards(url) or not f"{url}/".startswith(f"{self.volume}/"):
             raise ValueError(f"{relative_url!r} leads from {self.url} out of {self.volume}")
         return url
 
@@ -112,6 +113,8 @@ class RemoteStore(Store):
     @override
     def copy_to(self, name: str, path: Path, max_bytes: int | None = None) -> None:
         full = self.path(name)
+        if max_bytes is not None and (self.stat(name) or 0) > max_bytes:
+            raise self._too_large(full, max_bytes)
         self._try(full, lambda fs: fs.get_file(full, str(path)))
 
     @override

@@ -16,6 +16,7 @@ import httpx
 from typing_extensions import override
 
 from teacher_cache.errors import DeniedError, InputError, UnreachableError
+from teacher_cache.storage.paths import leads_upwards
 from teacher_cache.storage.web import WebStore
 
 SERVICE_VARIABLE, TOKEN_VARIABLE = "TEACHER_CACHE_SERVICE", "TEACHER_CACHE_TOKEN"
@@ -100,7 +101,7 @@ class ServiceStore(WebStore):
     @override
     def _url_beside(self, relative_url: str) -> str:
         path = posixpath.normpath(posixpath.join(self.url.removeprefix(SCHEME), relative_url))
-        if not path.startswith(f"{self._place.netloc}/archives/"):
+        if leads_upwards(path) or not path.startswith(f"{self._place.netloc}/archives/"):
             raise ValueError(f"{relative_url!r} leads from {self.url} out of the service's archives")
         return SCHEME + path
 

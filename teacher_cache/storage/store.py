@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from teacher_cache.errors import DamagedError, DeniedError, InputError
-from teacher_cache.storage.paths import is_chained
+from teacher_cache.storage.paths import is_chained, leads_upwards
 
 STORES: Mapping[str, str] = {
     "file": "teacher_cache.storage.local:LocalStore",
@@ -141,7 +141,7 @@ class Store:
         Raises:
             ValueError: The name leaves the root.
         """
-        if name.startswith("/") or ".." in name.split("/"):
+        if name.startswith("/") or leads_upwards(name):
             raise ValueError(f"object name {name!r} leaves the store {self.url}")
         return f"{self.root}/{name}" if name else self.root
 
@@ -150,7 +150,7 @@ class Store:
         return self.path(name) if self.is_local else f"{self.url}/{name}"
 
     def get(self, name: str, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
-        """Return a whole object, of which at most `max_bytes` are kept in memory on the way.
+        """Return a whole object; an answer of a web server is not read further than `max_bytes`.
 
         Raises:
             FileNotFoundError: There is no such object.
@@ -181,7 +181,7 @@ class Store:
         """Copy an object to a local file.
 
         Args:
-            max_bytes: Largest size of the object, where it is known; by default the size that `stat` says.
+            max_bytes: Largest size of a remote object; by default the size that `stat` says.
 
         Raises:
             FileNotFoundError: There is no such object.
@@ -295,5 +295,5 @@ class Store:
         """Delete temporary files that killed puts on this host left; files of running processes stay."""
 
 
-def _not_opened(url: str, error: Exception) -> InputError:
-    return InputError(f"{url} cannot be opened: {error}", "Nothing was read or written.", "check the URL")
+def _not_opened(url: str, why: object) -> InputError:
+    return InputError(f"{url} cannot be opened: {why}", "Nothing was read or written.", "check the URL")

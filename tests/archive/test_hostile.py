@@ -1,5 +1,6 @@
 """Archives from elsewhere that mean harm: refused with a clear error, nothing run, little memory used."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -28,7 +29,7 @@ from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.verify import verify
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import ArchiveError, DatasetError, TeacherCacheError
+from teacher_cache.errors import ArchiveError, DatasetError, InputError, TeacherCacheError
 from teacher_cache.exact.canonical import seal, sha256_hex, unseal
 from teacher_cache.program.progress import silent
 from teacher_cache.storage.store import Store
@@ -459,13 +460,10 @@ def test_a_value_in_a_sealed_manifest_ends_in_a_refusal(copy: Path, place: str, 
         holder = holder[int(step)] if step.isdecimal() else holder[step]  # type: ignore[index]
     holder[name] = value
     (copy / "manifest.json").write_bytes(seal(document))
-    try:
+    with contextlib.suppress(InputError):  # any other error would fail the test
         reader = ArchiveReader(str(copy))
         reader.labels(0, 0)
         _ = reader.recipe
-    except TeacherCacheError as error:
-        assert error.exit_code == 2
-        str(error).encode()
 
 
 def test_json_that_is_nested_too_deep_is_a_refusal(copy: Path) -> None:

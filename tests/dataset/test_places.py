@@ -119,6 +119,15 @@ def test_a_place_beside_or_above_is_not_inside(place: str, tail: str) -> None:
     assert not is_inside(f"simplecache::{place}" if "://" in place else f"a::file://{place}", place)
 
 
+def test_dots_are_dots_in_any_spelling() -> None:
+    for url in ("http://h/a/%2e%2e/secret", "http://h/a/%2E./secret", "http://h/a/x/../../b"):
+        assert not is_inside(url, "http://h/a")
+    with pytest.raises(ValueError, match="leaves the store"):
+        Store("http://127.0.0.1:9/a").path("x/%2e%2e/y")
+    with pytest.raises(InputError, match="out of"):
+        Store("http://127.0.0.1:9/a").beside("%2e%2e/../../b/%2e%2e")
+
+
 def test_a_revision_counts_as_its_repository() -> None:
     assert is_inside(f"hf://datasets/acme/labels@{'0' * 40}/a", "hf://datasets/acme/labels")
     assert not is_inside("hf://datasets/acme/labels2", "hf://datasets/acme/labels")

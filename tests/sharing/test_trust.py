@@ -166,6 +166,38 @@ def test_a_home_that_may_not_be_written_is_said(signed: Path, key: Path, tmp_pat
         assert trust.manifest(Store(signed))
 
 
+def test_a_version_with_two_signatures_is_not_newer(
+    signed: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = new_key(tmp_path, "other")
+    both = tmp_path / "both.pub"
+    both.write_text(Path(f"{key}.pub").read_text() + Path(f"{other}.pub").read_text())
+    sign_on(signed, key, 2)
+    sign_on(signed, other, 3)
+    older = shutil.copytree(signed, tmp_path / "older")
+    sign_on(signed, key, 9)
+    trust = trust_of(both)
+    assert trust.manifest(Store(signed))
+    shutil.rmtree(signed)
+    older.rename(signed)
+    monkeypatch.chdir(tmp_path)
+    for spelling in (str(signed), f"{signed}/", f"file://{signed}", "signed"):
+        with pytest.raises(ArchiveError, match="2027-01-09"):
+            trust.manifest(Store(signed), spelling)
+
+
+def test_pins_hold_for_every_spelling(key: Path, tmp_path: Path) -> None:
+    own = tmp_path / ".config" / "teacher-cache" / "keys"
+    own.parent.mkdir(parents=True)
+    line = Path(f"{key}.pub").read_text()
+    own.write_text(f"hf://datasets/acme/labels {line}s3://labels/acme {line}")
+    trust = trust_of(environment={"HOME": str(tmp_path)})
+    for url in ("@main", "@v1.0/a", "/a", f"@{'0' * 40}"):
+        assert trust.demands(f"hf://datasets/acme/labels{url}"), url
+    assert trust.demands("s3a://labels/acme/x/")
+    assert not trust.demands("hf://datasets/acme/labels-2@main")
+
+
 def test_one_version_can_be_demanded(labels: str, tmp_path: Path, capsys: Capture) -> None:
     digest = sha256_hex(Path(labels, "manifest.json").read_bytes())
     assert main(["pull", labels, str(tmp_path / "a"), "--manifest", "0" * 64, digest]) == 0

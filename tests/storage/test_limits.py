@@ -22,7 +22,7 @@ from pipelines.explorer.collection import Collection
 from teacher_cache.archive.format.companions import ROWS_FILE, companions_of
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.dataset.shards import PackedDataset
-from teacher_cache.errors import ArchiveError, DamagedError, DatasetError, InputError
+from teacher_cache.errors import ArchiveError, DamagedError, DatasetError, DeniedError, InputError
 from teacher_cache.exact.canonical import seal, sha256_hex, unseal
 from teacher_cache.storage.store import Store
 
@@ -161,6 +161,7 @@ def test_samples_that_a_manifest_claims_take_no_memory(copy: Path) -> None:
         ("sha256", None, "1 rows have no sha256"),
         ("offset", -1, "outside their files"),
         ("offset", 2**62, "outside their files"),
+        ("offset", 2**63 - 1, "outside their files"),
         ("size", 2**31 - 1, "outside their files"),
         ("label", 10**6, "none of the 3 classes"),
         ("label", -2, "none of the 3 classes"),
@@ -201,7 +202,8 @@ def test_links_lead_to_nothing_outside(packed: Path, tmp_path: Path) -> None:
     (packed / "shard-000000.tar").symlink_to(outside)
     with pytest.raises(DamagedError, match="is a link that leads out of"):
         PackedDataset(str(packed)).image_bytes(0)
-    assert PackedDataset(str(packed), images_in=[str(tmp_path)]).image_bytes(0)
+    for place in (str(tmp_path), f"file://{tmp_path}"):
+        assert PackedDataset(str(packed), images_in=[place]).image_bytes(0)
     (tmp_path / "linked").symlink_to(packed)
     assert PackedDataset(str(tmp_path / "linked"), images_in=[str(tmp_path)]).image_bytes(0)
 
@@ -223,6 +225,11 @@ def test_odd_files_neither_block_nor_crash(copy: Path, tmp_path: Path) -> None:
     os.mkfifo(copy / "pipe")
     assert store.stat("loop") is store.stat("pipe") is store.stat("x" * 300) is None
     assert store.get("pipe") == b""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with pytest.raises(DeniedError, match="Is a directory"):
+            store.get("labels.zarr")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     for name in ("loop", "x" * 300):
         with pytest.raises(DamagedError, match="No file can have this name"):
             store.get(name)

@@ -8,12 +8,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines.service.database.ledger import used_hours
+from pipelines.service.database.ledger import end_jobs_of, used_hours
 from pipelines.service.database.records import ENDED, Job, State, job_of
 from pipelines.service.database.tables import JOBS, LABEL_SETS, TOKENS
 
 _AT_WORK = ("planning", "queued", "running")
+_WAITING = ("planning", "waiting", "queued")
 _CANDIDATES = 10_000
+_LONGEST_LEASE_S = 600.0
+"""A lease that lasts longer than this was made by a clock that was wrong."""
 PLANNING_HOURS = "planning_hours"
 """Field of a plan: the hours that were spent to make it."""
 
@@ -110,7 +113,7 @@ class Leases:
         is_free = sa.or_(
             LABEL_SETS.c.owner.is_(None),
             LABEL_SETS.c.lease_until < now,
-            LABEL_SETS.c.lease_until > now + 2 * self._lease_s,  # by a clock that was wrong
+            LABEL_SETS.c.lease_until > now + max(10 * self._lease_s, _LONGEST_LEASE_S),
         )
         is_valid = sa.and_(TOKENS.c.is_revoked.is_(False), TOKENS.c.expires > now)
         with self._engine.begin() as connection:
@@ -150,6 +153,21 @@ class Leases:
                     continue  # another server has settled it between the two
                 return Leased(job_of({**row, **values}), owner, row["flags"])
         return None
+
+    def end_expired(self) -> None:
+        """End the jobs that wait for tokens which have expired; those that run are finished."""
+        now = self._now()
+        query = (
+            sa.select(JOBS.c.token)
+            .join(TOKENS, TOKENS.c.id == JOBS.c.token)
+            .where(JOBS.c.state.in_(_WAITING), TOKENS.c.expires <= now)
+            .distinct()
+        )
+        with self._engine.connect().execution_options(reads_only=True) as connection:
+            tokens = connection.scalars(query).all()
+        for token in tokens:
+            with self._engine.begin() as connection:
+                end_jobs_of(connection, token, now, spared=("running",))
 
     def renew(self, leased: Leased, progress: Mapping[str, Any] | None) -> Signals | None:
         """Renew a lease, write the progress, and return the pending signals; None if the lease is lost."""
@@ -217,7 +235,9 @@ class Leases:
         is_cancelled, token = connection.execute(asked).one()
         if state not in ENDED and is_cancelled:
             state = "cancelled"
-        elif state != "done" and token != leased.job.token:  # another user asked while it was stopped
+        elif state != "done" and (
+            token != leased.job.token or (state == "cancelled" and not is_cancelled)
+        ):  # it was asked for again while it was stopped
             state, values = "planning", {**values, "error": None, "plan": None}
         if state in ENDED:
             values = {**values, "ended": self._now()}

@@ -91,7 +91,9 @@ class Ledger:
             ended = sa.and_(JOBS.c.id == job, JOBS.c.state.in_(_BEGUN_AGAIN[is_lost]))
             connection.execute(sa.update(JOBS).where(ended).values(**_AGAIN, **mine))
             # A server that is stopping the job settles it later, as planned again: see Leases.settle.
-            stopping = sa.and_(JOBS.c.id == job, JOBS.c.state.not_in(ENDED), JOBS.c.is_cancelled)
+            invalid = sa.select(TOKENS.c.id).where(sa.or_(TOKENS.c.is_revoked, TOKENS.c.expires <= now))
+            is_over = sa.or_(JOBS.c.is_cancelled, JOBS.c.token.in_(invalid))
+            stopping = sa.and_(JOBS.c.id == job, JOBS.c.state.not_in(ENDED), is_over)
             again = {"is_cancelled": False, "approved_by": None, **mine}
             connection.execute(sa.update(JOBS).where(stopping).values(**again))
             if ask.follow:
@@ -117,7 +119,7 @@ class Ledger:
         changes: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "approve": (("waiting",), {"state": "queued", "approved_by": who.name}),
             "cancel": (("planning", "waiting", "queued", "running"), {"is_cancelled": True}),
-            "retry": (_BEGUN_AGAIN[is_lost], _AGAIN),
+            "retry": (_BEGUN_AGAIN[is_lost], {**_AGAIN, "team": who.team, "token": who.token}),
         }
         states, values = changes[action]
         with self._engine.begin() as connection:
@@ -159,9 +161,13 @@ def _lock_token(connection: sa.Connection, token: str | None) -> None:
     connection.execute(sa.select(TOKENS.c.id).where(TOKENS.c.id == token).with_for_update())
 
 
-def end_jobs_of(connection: sa.Connection, token: str, now: float) -> None:
-    """End the open jobs of a token that has ended; one that others asked for too becomes theirs."""
-    is_open = sa.and_(JOBS.c.token == token, JOBS.c.state.not_in(ENDED))
+def end_jobs_of(connection: sa.Connection, token: str, now: float, spared: Sequence[State] = ()) -> None:
+    """End the open jobs of a token that has ended; one that others asked for too becomes theirs.
+
+    Args:
+        spared: States in which a job goes on.
+    """
+    is_open = sa.and_(JOBS.c.token == token, JOBS.c.state.not_in((*ENDED, *spared)))
     other = (
         sa.select(TOKENS.c.id, TOKENS.c.team)
         .join(REQUESTS, REQUESTS.c.token == TOKENS.c.id)

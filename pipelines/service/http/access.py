@@ -80,7 +80,10 @@ class Access:
     def _is_from_here(self, request: Request) -> bool:
         origin = request.headers.get("origin")
         hosts = (self._netloc, request.headers.get("host"))
-        return origin is not None and urlsplit(origin).netloc in hosts
+        try:
+            return origin is not None and urlsplit(origin).netloc in hosts
+        except ValueError:  # no URL at all
+            return False
 
     def _user(self, token: str) -> User | None:
         if not token or len(token) > _MAX_TOKEN:

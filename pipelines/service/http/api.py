@@ -78,8 +78,15 @@ def needs(scope: Scope, *, is_limited: bool = True) -> Any:
 
 
 async def may_write(request: Request) -> AsyncIterator[None]:
-    """Wait for a permit to write, without a thread; reads go on while writes wait. Raises HTTPException."""
-    writes = service_of(request).writes
+    """Wait for a permit to write, without a thread; reads go on while writes wait. Raises HTTPException.
+
+    Without a valid token none is taken: the route then answers, and writes nothing.
+    """
+    service = service_of(request)
+    writes = service.writes
+    if await run_in_threadpool(service.access.user_of, request) is None:
+        yield
+        return
     try:
         await asyncio.wait_for(writes.acquire(), _WRITE_WAIT_S)
     except TimeoutError as error:
@@ -91,7 +98,7 @@ async def may_write(request: Request) -> AsyncIterator[None]:
         writes.release()
 
 
-WRITES = [Depends(may_write)]
+WRITES = [Depends(may_write, scope="function")]  # until the route has ended, not until its answer is read
 Here = Annotated[Service, Depends(service_of)]
 _READER, _DOWNLOADER = needs("read"), needs("read", is_limited=False)
 _ASKER, _APPROVER, _ADMIN = needs("request"), needs("approve"), needs("admin")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import resource
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from teacher_cache.errors import TeacherCacheError
+
+_LOG = logging.getLogger(__name__)
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
 )
@@ -128,6 +133,10 @@ class BodyLimit:
             is_known = await run_in_threadpool(self._may_send, Request(scope))
         except HTTPException as error:
             await _answer(send, error.status_code)
+            return
+        except (sa.exc.SQLAlchemyError, TeacherCacheError) as error:
+            _LOG.error("a request failed: %s", error)
+            await _answer(send, 503, [(b"retry-after", b"5")])
             return
         if not is_known:
             await _answer(send, 401, [(b"www-authenticate", BEARER.encode())])

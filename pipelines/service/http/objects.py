@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from teacher_cache.archive.format.manifest import read_manifest
-from teacher_cache.errors import TeacherCacheError
+from teacher_cache.errors import InputError, StoreError
 from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.following.job import Filling, Pair
 from teacher_cache.storage.store import Store
@@ -72,6 +72,9 @@ class Objects:
 
         Args:
             look: Whether to read the manifest in any case.
+
+        Raises:
+            StoreError: The store cannot be reached or denies it: whether the archive is there is not known.
         """
         now_s = time.monotonic()
         read_s, views = self._views.get(archive, (float("-inf"), []))
@@ -79,7 +82,9 @@ class Objects:
             return True
         try:
             views = read_manifest(Store(f"{self.store.url}/{archive}")).views
-        except (TeacherCacheError, OSError):
+        except StoreError:
+            raise
+        except (InputError, FileNotFoundError):
             views = []
         if len(self._views) >= _MANIFESTS:
             self._views.clear()

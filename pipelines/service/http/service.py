@@ -22,6 +22,7 @@ from pipelines.service.ask import Ask, label_set_of, views_of
 from pipelines.service.config import RaySection, ServiceConfig
 from pipelines.service.database.leases import Leases
 from pipelines.service.database.ledger import Action, Ledger, Queries, Who, missing
+from pipelines.service.database.records import Job
 from pipelines.service.database.tables import Probe, database_clock, open_database
 from pipelines.service.database.tokens import Tokens
 from pipelines.service.http.access import Access
@@ -105,13 +106,19 @@ class Service:
                 "ask an administrator for a token of another team",
             )
         labels, views = label_set_of(ask, self.config), views_of(ask, self.config)
-        is_lost = not self.objects.has_views(labels.archive, [views], look=True)
+        _, job = self.queries.found(labels, views)
+        is_lost = self._is_lost(job)
         return request_answer(self.ledger.submit(ask, labels, views, who, is_lost=is_lost), self.config)
+
+    def _is_lost(self, job: Job | None) -> bool:
+        """Return whether a job was done when it was read, and its archive lacks its views now."""
+        if job is None or job.state != "done":
+            return False
+        return not self.objects.has_views(job.archive, [job.views], look=True)
 
     def act(self, action: Action, job: str, who: Who) -> RequestAnswer | None:
         """Approve, cancel or retry a job; None if there is none. Raises InputError."""
-        found = self.queries.job(job) if action == "retry" else None
-        is_lost = found is not None and not self.objects.has_views(found.archive, [found.views], look=True)
+        is_lost = action == "retry" and self._is_lost(self.queries.job(job))
         changed = self.ledger.act(action, job, who, is_lost=is_lost)
         return None if changed is None else request_answer(changed, self.config)
 

@@ -13,22 +13,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines.extraction.running.record import EVENTS_FILE
 from pipelines.service.config import ServiceConfig
 from pipelines.service.database.leases import PLANNING_HOURS, Leased, Leases
 from pipelines.service.database.records import State
 from pipelines.service.jobs.executor import Execution, Executor, Verb
+from pipelines.service.jobs.progress import read_progress, run_dir_of
 from pipelines.service.jobs.webhooks import Webhooks
 from teacher_cache.archive.format.manifest import MANIFEST_FILE
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.exact.canonical import sha256_hex
-from teacher_cache.following.job import Filling
 from teacher_cache.program.progress import silent
 from teacher_cache.sharing.catalog import put_catalog
 from teacher_cache.storage.store import Store
 
 _LOG = logging.getLogger(__name__)
-_POLL_S = 0.25
+_POLL_S, _SWEEP_EVERY_S = 0.25, 10.0
 _CATALOG_EVERY_S, _TOLD_EVERY_S = 2.0, 1.0
 _READ_SHARE = 20
 """Smallest time between two reads of the progress, as a multiple of the duration of a read."""
@@ -37,44 +36,6 @@ _OWN_CODES = (1, 2)
 
 _SIGNALS = ("closing", "cancelled", "gives way")
 """Reasons to stop a command that its job has not caused."""
-_SECONDS = ("render_s", "teacher_s")
-
-
-def run_dir_of(archive: Store, job: str, attempt: int) -> str:
-    """Return the folder of the events of an attempt at a job, beside its archive."""
-    name = archive.url.rpartition("/")[2]
-    return archive.beside(f"../{name}.runs/service-{job}/{attempt}").url
-
-
-def read_progress(archive: Store, job: str, attempts: int, views: range) -> dict[str, Any]:
-    """Return the units and views that a job has done, its GPU hours and its events over all attempts."""
-    found: dict[str, Any] = {"units": 0, "units_done": 0, "views_done": 0, "gpu_hours": 0.0, "steps": 0}
-    for attempt in range(1, attempts + 1):
-        _add_events(found, Store(run_dir_of(archive, job, attempt)))
-    news = Filling(archive).news()
-    if news is not None and any(first <= views.start and views.stop <= stop for first, stop in news.views):
-        found["followed"] = news.state
-    return found
-
-
-def _add_events(found: dict[str, Any], run: Store) -> None:
-    """Add the units, views and GPU hours in the events of one attempt to `found`."""
-    try:
-        lines = run.get(EVENTS_FILE).splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            continue
-        found["steps"] += 1
-        found["gpu_hours"] += sum(event.get(name, 0.0) for name in _SECONDS) / 3600
-        if event.get("event") == "run_started":
-            found |= {"units": event["units"] + event["units_done"], "units_done": event["units_done"]}
-        elif event.get("event") == "unit_done":
-            found["units_done"] += 1
-            found["views_done"] += event["views"]
 
 
 class Runner:
@@ -83,7 +44,7 @@ class Runner:
     def __init__(self, config: ServiceConfig, leases: Leases, executor: Executor, webhooks: Webhooks) -> None:
         self._config, self._leases, self._executor, self._webhooks = config, leases, executor, webhooks
         self._name = f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
-        self._claims = 0
+        self._claims, self._swept_s = 0, float("-inf")
         self._at_work: set[threading.Thread] = set()
         self._is_closing = threading.Event()
         self._loop = threading.Thread(target=self._run, name="runner", daemon=True)
@@ -113,12 +74,17 @@ class Runner:
         while not self._is_closing.is_set():
             try:
                 self._look()
-            except Exception:  # a database that is away for a while must not end the runner
+            except (sa.exc.SQLAlchemyError, TeacherCacheError) as error:  # away for a while
+                _LOG.warning("the runner goes on after an error: %s", error)
+            except Exception:
                 _LOG.exception("the runner met an error, and goes on")
             self._is_closing.wait(_POLL_S)
 
     def _look(self) -> None:
         self._at_work = {thread for thread in self._at_work if thread.is_alive()}
+        if time.monotonic() - self._swept_s >= _SWEEP_EVERY_S:
+            self._swept_s = time.monotonic()
+            self._leases.end_expired()
         while len(self._at_work) < self._executor.slots:
             self._claims += 1
             leased = self._leases.claim(f"{self._name}-{self._claims}")

@@ -142,7 +142,7 @@ def rows_of(store: Store, figures: Figures) -> pa.Table | None:
     import pyarrow.compute
     import pyarrow.parquet as pq
 
-    from teacher_cache.exact.expansion import check_expansion
+    from teacher_cache.exact.expansion import bounded_batches
 
     data = get_companion(store, ROWS_FILE)
     if data is None:
@@ -154,15 +154,14 @@ def rows_of(store: Store, figures: Figures) -> pa.Table | None:
         types = {field.name: str(field.type) for field in file.schema_arrow}
         if file.metadata.num_rows != figures.rows or types != dict(zip(COLUMNS, _TYPES, strict=True)):
             raise pa.ArrowInvalid(f"{file.metadata.num_rows:,} rows of {', '.join(types)}")
-        check_expansion(file.metadata, len(data))
-        table = file.read()
+        table = pa.Table.from_batches(bounded_batches(file, len(data)), file.schema_arrow)
         num_classes = len(figures.rows_C)
         for name, least in (("label", -1), ("teacher_class", 0)):
             ids = pa.compute.min_max(table[name]).as_py()
             if table[name].null_count or not least <= ids["min"] <= ids["max"] < num_classes:
                 raise pa.ArrowInvalid(f"classes in {name} that are not those of the archive")
         return table
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ArchiveError(
             f"{store.path(ROWS_FILE)} cannot be used: {error}",
             "No figures of rows are shown.",

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from teacher_cache.archive.format.manifest import Manifest, read_manifest
 from teacher_cache.errors import ArchiveError, InputError, StoreError
 from teacher_cache.exact.canonical import sha256_hex
-from teacher_cache.storage.places import is_inside
+from teacher_cache.storage.places import is_inside, normal_url
 from teacher_cache.storage.store import Store
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Trust:
             condition.
         pinned: Keys of the user's own file, for archives inside their places; `keys` goes before them.
         manifests: sha256 of the manifests that are accepted; () for any.
-        seen: Folder that remembers the date of the last statement of each key and place; None for none.
+        seen: Folder that remembers the date of the newest statement about each archive at each place; None
+            for none.
     """
 
     keys: str | None = None
@@ -91,13 +92,15 @@ class Trust:
         return manifest
 
     def refuse_older(self, url: str, statements: Sequence[Statement]) -> None:
-        """Refuse statements older than the last ones seen of their keys at a place, and remember these.
+        """Refuse an archive whose newest statement is older than the last one seen of it at a place.
+
+        Any accepted key counts: a version with two signatures must not pass for a newer one with one.
 
         Raises:
-            ArchiveError: All statements are older.
+            ArchiveError: It is older.
         """
         if self.seen is not None:
-            _refuse_older(Store(self.seen), url, statements)
+            _refuse_older(Store(self.seen), normal_url(url) or url, statements)
 
     def refuse_unsigned(self, url: str, what: str) -> None:
         """Refuse labels of a kind that cannot be signed, where a condition holds. Raises ArchiveError."""
@@ -133,13 +136,13 @@ def trust_of(
     Raises:
         InputError: A file of keys cannot be read or holds no ed25519 key.
     """
-    home = environment.get("HOME", "~")
+    home = environment.get("HOME") or os.path.expanduser("~")  # noqa: PTH111  # pathlib's raises without a user
     own = Path(environment.get("XDG_CONFIG_HOME") or f"{home}/.config", _APP, "keys")
     seen = Path(environment.get("XDG_STATE_HOME") or f"{home}/.local/state", _APP, "seen")
     keys = None
     if key is not None:
         keys = _checked(_text_of(Path(key)), key)
-    pinned = _pinned(_text_of(own), own) if own.is_file() else ()
+    pinned = _pinned(_text_of(own), own) if _is_there(own) else ()
     return Trust(keys, pinned, tuple(manifests), str(seen))
 
 
@@ -151,6 +154,18 @@ def _pinned(text: str, file: Path) -> tuple[PinnedKey, ...]:
             continue
         found.append(PinnedKey(place.rstrip("/"), _checked(key.strip(), file)))
     return tuple(found)
+
+
+def _is_there(file: Path) -> bool:
+    """Return whether there is a file. Raises InputError if it is not known: the keys in it must hold."""
+    try:
+        return file.is_file()
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be looked at: {error.strerror}",
+            "Keys that are pinned in it would be passed over.",
+            "change the permissions of its folder, or set XDG_CONFIG_HOME to another",
+        ) from error
 
 
 def _text_of(file: Path) -> str:
@@ -190,30 +205,23 @@ def _valid_statements(store: Store, manifest: Manifest, keys: str, url: str) -> 
 
 def _refuse_older(seen: Store, url: str, statements: Sequence[Statement]) -> None:
     """See `Trust.refuse_older`."""
-    current, older = [], ""
-    for statement in statements:
-        name = f"{sha256_hex(f'{statement.key_id} {url}'.encode())[:32]}.txt"
-        last = _date(seen.get(name).decode().split()[0]) if seen.stat_optional(name) else None
-        here = _date(statement.when)
-        if last is not None and (here is None or here < last):
-            older = (
-                f"signed on {statement.when}, and a version of {last.isoformat()} was seen: {seen.path(name)}"
-            )
-        else:
-            current.append((name, here, statement))
-    if not current:
+    here = max((date for one in statements if (date := _date(one.when))), default=None)
+    name = f"{sha256_hex(f'{statements[0].fingerprint} {url}'.encode())[:32]}.txt"
+    last = _date(seen.get(name).decode().split()[0]) if seen.stat_optional(name) else None
+    if last is not None and (here is None or here < last):
+        dates = " and ".join(sorted(statement.when for statement in statements))
         raise ArchiveError(
-            f"{url} was replaced by an older version, {older}",
+            f"{url} was replaced by an older version, signed on {dates}: "
+            f"a version of {last.isoformat()} was seen: {seen.path(name)}",
             "Labels that its signer has replaced would be used.",
             "ask the signer; to accept the older version, delete that file",
         )
-    for name, here, statement in current:
-        if here is None:
-            continue
-        try:
-            seen.put(name, f"{here.isoformat()} {statement.key_id} {url}\n".encode())
-        except StoreError as error:  # a home that may not be written
-            warnings.warn(f"an older version of {url} would not be noticed: {error.value}", stacklevel=2)
+    if here is None or here == last:
+        return
+    try:
+        seen.put(name, f"{here.isoformat()} {url}\n".encode())
+    except StoreError as error:  # a home that may not be written
+        warnings.warn(f"an older version of {url} would not be noticed: {error.value}", stacklevel=2)
 
 
 def _date(text: str) -> datetime.datetime | None:

@@ -253,6 +253,49 @@ def test_a_revoked_or_expired_token_begins_nothing(office: Office) -> None:
     assert office.queries.audit(1)[0]["action"] == "revoke token"
 
 
+def test_the_same_user_takes_a_cancel_back_after_it_was_seen(office: Office) -> None:
+    job = office.planned("sam")
+    leased = office.leases.claim("a")
+    assert leased is not None
+    office.ledger.act("cancel", job.id, office.users["sam"])
+    assert office.leases.renew(leased, None)
+    office.ask("sam")
+    assert office.leases.settle(leased, "cancelled")
+    assert office.state(job) == "planning"
+
+
+def test_jobs_of_an_expired_token_hold_no_one_up(office: Office) -> None:
+    waiting, taken, running = (office.ask("rita", topk=k) for k in (2, 3, 4))
+    leases = [leased for number in range(3) if (leased := office.leases.claim(f"{number}")) is not None]
+    for leased in leases:
+        if leased.job.id == running.id:
+            office.leases.plan(leased, None, 0.0, is_costly=False)
+    assert office.leases.claim("runs") is not None
+    for leased in leases:
+        if leased.job.id != running.id:
+            office.leases.settle(leased, "queued")
+    office.clock.now_s += 86400 + LEASE_S
+    _, token = office.tokens.make("new", "speech", ["request"], days=1, max_requests=9, max_gpu_hours=9)
+    new = office.tokens.user(token)
+    assert new is not None
+    office.users["new"] = new
+    assert office.ask("new", topk=3).team == "speech", "an open job of an expired token is taken over"
+    office.leases.end_expired()
+    assert (office.state(waiting), office.state(running)) == ("cancelled", "running")
+    leased = office.leases.claim("b")
+    assert leased is not None
+    assert leased.job.id in (taken.id, running.id)
+    office.ledger.act("retry", waiting.id, new)
+    assert office.found(waiting).token == new.token
+
+
+def test_servers_with_other_leases_do_not_steal(office: Office) -> None:
+    office.planned("rita")
+    patient = Leases(office.engine, office.clock, 120.0, {})
+    assert patient.claim("patient") is not None
+    assert office.leases.claim("hasty") is None
+
+
 def test_plans_that_are_settled_at_once_see_each_other(office: Office) -> None:
     jobs = [office.ask("rita", topk=k) for k in range(1, 5)]
     leases = [office.leases.claim(f"server {number}") for number in range(4)]
@@ -328,7 +371,10 @@ def test_all_servers_of_a_database_have_one_clock(office: Office) -> None:
     assert 0 <= now() - now() + 1 <= 1
 
 
-def test_a_server_is_ready_while_it_can_write(office: Office, tmp_path: Path) -> None:
+def test_a_server_is_ready_while_it_can_write(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.service.database.tables._BELIEVED_S", -1.0)
     probe = Probe(office.engine, "here", office.clock)
     assert probe.can_write()
     assert probe.can_write()

@@ -31,7 +31,7 @@ from pipelines.service.jobs.executor import Verb
 from pipelines.service.jobs.local import LocalExecution, LocalExecutor
 from pipelines.service.jobs.runner import Runner
 from pipelines.service.jobs.webhooks import Webhooks
-from teacher_cache.errors import InputError
+from teacher_cache.errors import InputError, StoreError
 
 _PATIENCE_S = 60.0
 
@@ -119,6 +119,36 @@ def test_a_locked_database_stops_neither_health_nor_reads(service: SmallService)
     answer = httpx.post(f"{service.url}/api/requests", json=ASK, headers=service.headers("asker"), timeout=60)
     assert answer.status_code == 202
     assert httpx.get(f"{service.url}/ready").status_code == 200
+
+
+def test_a_client_without_a_token_takes_no_permit_to_write(service: SmallService) -> None:
+    """It asks for pages, reads none of them, and sends a form: its answer cannot be sent."""
+    get = b"GET /requests HTTP/1.1\r\nHost: x\r\n\r\n" * 3000
+    post = b"POST /requests HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            connection.settimeout(2)
+            with contextlib.suppress(OSError):
+                connection.sendall(get + post)
+        answer = httpx.post(
+            f"{service.url}/api/requests", json=ASK, headers=service.headers("asker"), timeout=60
+        )
+        assert answer.status_code == 202
+
+
+def test_odd_origins_and_a_database_that_is_away(service: SmallService) -> None:
+    for origin in ("http://[", "null", "x" * 3000):
+        answer = httpx.post(f"{service.url}/login", data={"token": "x"}, headers={"Origin": origin})
+        assert answer.status_code == 403
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_a_store_that_is_away_loses_no_archive(tmp_path: Path) -> None:
+    objects = Objects("http://127.0.0.1:9/archives")
+    with pytest.raises(StoreError):
+        objects.has_views("small/x", [range(2)])
+    assert not Objects(str(tmp_path)).has_views("small/x", [range(2)])
 
 
 def test_a_lost_archive_is_made_again(service: SmallService) -> None:
