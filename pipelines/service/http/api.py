@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -29,14 +27,13 @@ from pipelines.service.http.answers import (
     Trouble,
     request_answer,
 )
+from pipelines.service.http.permits import WRITES, service_of
 from pipelines.service.http.service import Service
 from pipelines.service.http.streams import JobStream
 from teacher_cache.archive.format.documents import Place
 from teacher_cache.errors import InputError
 
 _T = TypeVar("_T")
-_WRITE_WAIT_S = 5.0
-"""Seconds that a request waits for a permit to write."""
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 TokenId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
 _WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**32}
@@ -52,12 +49,6 @@ _CONFLICT: dict[int | str, dict[str, Any]] = {**_NOT_FOUND, 409: {"model": Troub
 
 
 api = APIRouter()
-
-
-def service_of(request: Request) -> Service:
-    """Return the service that a request is sent to."""
-    service: Service = request.app.state.service
-    return service
 
 
 def needs(scope: Scope, *, is_limited: bool = True) -> Any:
@@ -77,28 +68,6 @@ def needs(scope: Scope, *, is_limited: bool = True) -> Any:
     return Depends(user)
 
 
-async def may_write(request: Request) -> AsyncIterator[None]:
-    """Wait for a permit to write, without a thread; reads go on while writes wait. Raises HTTPException.
-
-    Without a valid token none is taken: the route then answers, and writes nothing.
-    """
-    service = service_of(request)
-    writes = service.writes
-    if await run_in_threadpool(service.access.user_of, request) is None:
-        yield
-        return
-    try:
-        await asyncio.wait_for(writes.acquire(), _WRITE_WAIT_S)
-    except TimeoutError as error:
-        headers = {"Retry-After": str(math.ceil(_WRITE_WAIT_S))}
-        raise HTTPException(503, "the database is busy", headers=headers) from error
-    try:
-        yield
-    finally:
-        writes.release()
-
-
-WRITES = [Depends(may_write, scope="function")]  # until the route has ended, not until its answer is read
 Here = Annotated[Service, Depends(service_of)]
 _READER, _DOWNLOADER = needs("read"), needs("read", is_limited=False)
 _ASKER, _APPROVER, _ADMIN = needs("request"), needs("approve"), needs("admin")

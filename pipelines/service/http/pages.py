@@ -19,7 +19,8 @@ from pipelines.service.ask import Ask
 from pipelines.service.database.tokens import User
 from pipelines.service.http.access import COOKIE
 from pipelines.service.http.answers import request_answer
-from pipelines.service.http.api import WRITES, Here, JobId, may_change, service_of
+from pipelines.service.http.api import Here, JobId, may_change
+from pipelines.service.http.permits import WRITES, service_of
 from pipelines.service.http.service import Service
 from teacher_cache.errors import InputError
 from teacher_cache.sharing.catalog_file import CATALOG_FILE, read_catalog
