@@ -219,8 +219,8 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     return []
 
 
-def _check(target: Path, given: _Given) -> None:
-    dataset = PackedDataset(str(target))
+def _check(target: Path, source: Path, given: _Given) -> None:
+    dataset = PackedDataset(str(target), images_in=[str(source)])
     labels_N = dataset.index.labels_N
     assert len(set(dataset.index.keys.to_pylist())) == len(dataset)
     assert not dataset.info.classes or labels_N.max() < len(dataset.info.classes)
@@ -253,7 +253,7 @@ def _try(source: Path, target: Path, rng: random.Random) -> str:
     except InputError:
         assert not list(target.glob("*.tar")), "a refused pack left shards"
         return "refused"
-    _check(target, _given(source))
+    _check(target, source, _given(source))
     return "indexed" if is_in_place else "packed"
 
 
