@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import json
 import random
+import threading
 import time
 import urllib.parse
 from pathlib import Path
@@ -33,11 +34,12 @@ _LONGEST = 8192
 
 @dataclasses.dataclass
 class RequestsResult:
-    """Requests by status, and what must not have happened."""
+    """Requests by status, how /health took a flood of bodies, and what must not have happened."""
 
     statuses: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: list[str] = dataclasses.field(default_factory=list)
     peak_bytes: int = 0
+    flood: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def attack_requests(data: str, folder: Path, per_route: int, seed: int) -> RequestsResult:
@@ -70,6 +72,7 @@ def attack_requests(data: str, folder: Path, per_route: int, seed: int) -> Reque
                 for user, token in users.items():
                     for _ in range(per_route):
                         _send(client, route, user, token, job, rng, secret, result)
+            result.flood = flood(serving)
             if client.get("/health").status_code != 200:
                 result.failures.append("the service is not healthy at the end")
     finally:
@@ -83,6 +86,38 @@ def attack_requests(data: str, folder: Path, per_route: int, seed: int) -> Reque
     if "Traceback" in log:
         result.failures.append(f"a traceback in the log: {log[log.index('Traceback') :][:1500]}")
     return result
+
+
+def flood(serving: Serving, clients: int = 24, seconds: float = 10.0) -> dict[str, float]:
+    """Send bodies of 4 MiB without a token from many clients, and return how long /health takes, in ms."""
+    end_s, sent, times_ms = time.monotonic() + seconds, collections.Counter[str](), list[float]()
+    body = json.dumps([[1, 2]] * 450_000).encode()
+
+    def send() -> None:
+        while time.monotonic() < end_s:
+            try:
+                answer = httpx.put(f"{serving.url}/archives/small/x.filling/students/a.json", content=body)
+                sent[str(answer.status_code)] += 1
+            except httpx.HTTPError as error:  # the server answers, and closes before the whole body is sent
+                sent[type(error).__name__] += 1
+
+    threads = [threading.Thread(target=send, daemon=True) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    with httpx.Client(base_url=serving.url, timeout=60) as client:
+        while time.monotonic() < end_s:
+            begun_s = time.perf_counter()
+            client.get("/health").raise_for_status()
+            times_ms.append(1000 * (time.perf_counter() - begun_s))
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join(30)
+    ordered = sorted(times_ms)
+    figures = {
+        "health_p50_ms": ordered[len(ordered) // 2],
+        "health_p99_ms": ordered[len(ordered) * 99 // 100],
+    }
+    return {**{name: round(value, 1) for name, value in figures.items()}, **sent}
 
 
 def _wait(client: httpx.Client, job: str, headers: dict[str, str]) -> None:

@@ -79,6 +79,7 @@ def _attack(config: AttacksConfig) -> int:
             asked = attack_requests(str(ground.whole / "data"), folder, config.requests, config.seed)
             failures += asked.failures
             result |= {"requests": dict(asked.statuses), "service_bytes": asked.peak_bytes}
+            result["flood"] = asked.flood
         if config.pages:
             shown = attack_pages(ground, folder)
             failures += shown.failures if shown else []
@@ -105,6 +106,7 @@ def _show(result: dict[str, Any], failures: list[str]) -> None:
         by_status[user].append(f"{status} {count:,}")
     for user, statuses in by_status.items():
         table.add_row(f"requests, token {user}", ", ".join(statuses))
+    table.add_row("24 clients, 4 MiB each, no token", str(result.get("flood", "not tried")))
     table.add_row("pages in Chromium", str(result.get("pages", "not tried")))
     console.print(table)
     for failure in failures[:20]:
