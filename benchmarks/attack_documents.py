@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.attack_ground import Ground, bytes_of
 from benchmarks.attack_mutations import mutate
 from pipelines.cli import main
@@ -29,6 +31,7 @@ from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.verify import problems_of, reader_to_verify
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import InputError
+from teacher_cache.labels.topk import Labels
 from teacher_cache.program.progress import silent
 from teacher_cache.sharing.catalog_file import read_catalog
 from teacher_cache.storage.store import Store
@@ -42,6 +45,7 @@ Outcome = str
 def readers(ground: Ground, folder: Path, out: Path) -> dict[str, Callable[[], Outcome]]:
     """Return each way of reading what lies in a folder, by name; a function returns what it found."""
     data, place, labels, tars = (str(folder / name) for name in ("data", "place", "labels", "tars"))
+    right_labels = ArchiveReader(str(ground.whole / "labels"))
     signed = dataclasses.replace(trust_of(ground.key), seen=None)
 
     def labels_with_key() -> Outcome:
@@ -52,7 +56,8 @@ def readers(ground: Ground, folder: Path, out: Path) -> dict[str, Callable[[], O
         return "problems named" if problems_of(reader, "full", silent) else "no problems"
 
     def pulled() -> Outcome:
-        return _code(main(["pull", labels, str(out / "pulled"), f"--key={ground.key}"]))
+        code = main(["pull", labels, str(out / "pulled"), f"--key={ground.key}"])
+        return _code(code) if code else _same(ground, ArchiveReader(str(out / "pulled")))
 
     def taken() -> Outcome:
         flags = [
@@ -75,8 +80,12 @@ def readers(ground: Ground, folder: Path, out: Path) -> dict[str, Callable[[], O
         return "right"
 
     def views() -> Outcome:
-        found = LabelledViews(data, labels, batch_size=4, key=ground.key)
-        return "right" if len(next(found.epoch(0)).rows_B) == 4 else "OTHER BATCH"
+        batch = next(LabelledViews(data, labels, batch_size=4, key=ground.key).epoch(0))
+        right = right_labels.lookup(batch.rows_B.numpy(), batch.views_B.numpy())
+        is_right = isinstance(batch.labels, Labels) and torch.equal(
+            batch.labels.class_ids_BK, right.class_ids_BK
+        )
+        return "right" if is_right else "OTHER LABELS"
 
     def pages() -> Outcome:
         explorer = Explorer(Collection(ArchiveReader(labels), PackedDataset(str(ground.whole / "data"))))

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from benchmarks.attack_ground import Ground
 from benchmarks.chromium import FLAGS, chromium_path
 from benchmarks.remote import free_port
-from benchmarks.serving import Serving
+from benchmarks.serving import untrained_service
 from pipelines.explorer.app import make_app
 from pipelines.explorer.collection import Collection
 from pipelines.service.http.access import COOKIE
@@ -102,14 +102,7 @@ def _service(
     """Open the pages of a service over the archives of a copy."""
     shutil.copytree(copy / "labels", folder / "archives" / "small" / "labels")
     shutil.copy(copy / CATALOG_FILE, folder / "archives" / CATALOG_FILE)
-    serving = Serving(
-        folder,
-        database=f"sqlite:///{folder}/service.db",
-        data={"small": str(ground.whole / "data")},
-        archives=str(folder / "archives"),
-        teachers={"regnety": {"teacher": "regnety_002", "pretrained": False, "device": "cpu"}},
-        teams={"vision": {}},
-    )
+    serving = untrained_service(folder, "small", str(ground.whole / "data"))
     token = serving.new_token(payload[:64], "vision", ("read", "request"))
     serving.start()
     try:

@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from benchmarks.attack_mutations import HOSTILE
-from benchmarks.serving import Serving
+from benchmarks.serving import Serving, untrained_service
 
 _SCOPES: dict[str, tuple[Literal["read", "request", "approve", "admin"], ...]] = {
     "read": ("read",),
@@ -49,17 +49,7 @@ class RequestsResult:
 def attack_requests(data: str, folder: Path, per_route: int, seed: int) -> RequestsResult:
     """Send `per_route` hostile requests to each route with each kind of token."""
     rng, result = random.Random(seed), RequestsResult()
-    serving = Serving(
-        folder / "service",
-        database=f"sqlite:///{folder}/service/service.db",
-        data={"small": data},
-        archives=str(folder / "archives"),
-        teachers={"regnety": {"teacher": "regnety_002", "pretrained": False, "device": "cpu"}},
-        teams={"vision": {}},
-        requests_per_s=1e6,
-        burst=10**6,
-        plan_timeout_s=20.0,
-    )
+    serving = untrained_service(folder, "small", data, requests_per_s=1e6, burst=10**6, plan_timeout_s=20.0)
     tokens = {name: serving.new_token(name, "vision", scopes) for name, scopes in _SCOPES.items()}
     serving.start()
     try:
@@ -81,8 +71,7 @@ def attack_requests(data: str, folder: Path, per_route: int, seed: int) -> Reque
                 result.failures.append("the service is not healthy at the end")
     finally:
         if serving.process is not None:
-            with psutil.Process(serving.process.pid).oneshot() as _:
-                result.peak_bytes = psutil.Process(serving.process.pid).memory_info().rss
+            result.peak_bytes = psutil.Process(serving.process.pid).memory_info().rss
         serving.kill()
     if result.peak_bytes > _MAX_BYTES:
         result.failures.append(f"the service has {result.peak_bytes:,} bytes")

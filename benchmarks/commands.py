@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.common import write_json, write_photographs
 from benchmarks.machine import environment
-from benchmarks.serving import photograph_service
+from benchmarks.serving import untrained_service
 from pipelines.cli import main as teacher_cache_main
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single
@@ -98,7 +98,7 @@ def _measured(config: CommandsConfig, root: Path, trees: dict[str, Path]) -> dic
     ):
         if teacher_cache_main(words) != 0:
             raise TeacherCacheError(f"{words[0]} failed")
-    serving = photograph_service(root, data)
+    serving = untrained_service(root, "photographs", data)
     token = serving.new_token("one", "vision", ("read", "request"))
     serving.start()
     variables = {"TEACHER_CACHE_SERVICE": serving.url, "TEACHER_CACHE_TOKEN": token}

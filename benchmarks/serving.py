@@ -90,13 +90,19 @@ class Serving:
         return make_token(read_config(str(self.file)), asked)[1]
 
 
-def photograph_service(root: Path, data: str) -> Serving:
-    """Return a service, not started, over packed photographs, with an untrained RegNetY as its teacher."""
+def untrained_service(root: Path, name: str, data: str, **changes: Any) -> Serving:
+    """Return a service, not started, over a packed dataset, with an untrained RegNetY as its teacher.
+
+    Args:
+        name: Name of the dataset in requests.
+        **changes: Further configuration.
+    """
     return Serving(
         root / "service",
         database=f"sqlite:///{root}/service/service.db",
-        data={"photographs": data},
+        data={name: data},
         archives=str(root / "archives"),
         teachers={"regnety": {"teacher": "regnety_002", "pretrained": False, "device": "cpu"}},
         teams={"vision": {}},
+        **changes,
     )

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.common import write_json, write_photographs
 from benchmarks.machine import environment
-from benchmarks.serving import photograph_service
+from benchmarks.serving import untrained_service
 from pipelines.cli import main as teacher_cache_main
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.program.commandline import Command, run_single
@@ -178,7 +178,7 @@ def _script(config: WorkersConfig, method: str, who: str, data: str, labels: str
 
 def _idle_server_mb(root: Path, data: str) -> float:
     """Return the resident memory of a service's server process before any job."""
-    serving = photograph_service(root, data)
+    serving = untrained_service(root, "photographs", data)
     serving.start()
     try:
         assert serving.process is not None

@@ -43,12 +43,8 @@ class WebStore(RemoteStore):
 
     @override
     def get(self, name: str, max_bytes: int = MAX_OBJECT_BYTES) -> bytes:
-        path, found = self.path(name), bytearray()
-        wanted = _Wanted(0, max_bytes + 1, is_range=False)
-        self._run(path, lambda fs: _streamed(fs, path, wanted, _into(found)))
-        if len(found) > max_bytes:
-            raise self._too_large(path, max_bytes)
-        return bytes(found)
+        (data,) = self.get_many([name], max_bytes)
+        return data
 
     @override
     def get_range(self, name: str, start: int, stop: int) -> bytes:
@@ -70,7 +66,19 @@ class WebStore(RemoteStore):
 
     @override
     def get_many(self, names: Sequence[str], max_bytes: int = MAX_OBJECT_BYTES) -> list[bytes]:
-        return [self.get(name, max_bytes) for name in names]
+        paths, wanted = [self.path(name) for name in names], _Wanted(0, max_bytes + 1, is_range=False)
+        found = [bytearray() for _ in names]
+
+        async def wholes(fs: Any) -> None:
+            pairs = zip(paths, found, strict=True)
+            await asyncio.gather(*(_streamed(fs, path, wanted, _into(into)) for path, into in pairs))
+
+        if paths:
+            self._run(paths[0], wholes)
+        for path, data in zip(paths, found, strict=True):
+            if len(data) > max_bytes:
+                raise self._too_large(path, max_bytes)
+        return list(map(bytes, found))
 
     @override
     def copy_to(self, name: str, path: Path, max_bytes: int | None = None) -> None:

@@ -10,16 +10,11 @@ import pytest
 from support import extract_flags, new_key
 
 from pipelines.cli import main
-from teacher_cache.archive.format.signature import check_signatures, public_keys
+from teacher_cache.archive.format.signature import check_signatures, keys_in
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.exact.canonical import seal, unseal
 
 WHO = ["--who", "Team A", "--image-license", "cc-by-4.0", "--teacher-license", "apache-2.0"]
-
-
-@pytest.fixture
-def key(tmp_path: Path) -> Path:
-    return new_key(tmp_path)
 
 
 @pytest.fixture
@@ -61,13 +56,13 @@ def test_sha256sum_and_openssl_agree(signed: Path, key: Path, tmp_path: Path) ->
     if b"BEGIN PUBLIC KEY" not in pem:  # older ssh-keygen does not convert ed25519
         from cryptography.hazmat.primitives import serialization
 
-        (public,) = public_keys(key.with_suffix(".pub")).values()
+        (public,) = keys_in(key.with_suffix(".pub").read_text(), "keys").values()
         pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "key.pem").write_bytes(pem)
     command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", tmp_path / "key.pem", "-rawin"]
     command += ["-in", tmp_path / "message", "-sigfile", statement.with_suffix(".sig")]
     assert "Successfully" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert list(public_keys(tmp_path / "key.pem")) == [statement.stem]
+    assert list(keys_in((tmp_path / "key.pem").read_text(), "keys")) == [statement.stem]
 
 
 def _reseal(file: Path, change: Callable[[dict], object]) -> None:
@@ -121,7 +116,9 @@ def test_what_was_changed_is_named(
 ) -> None:
     change(signed)
     reader = ArchiveReader(str(signed))
-    found = check_signatures(reader.store, reader.manifest, public_keys(key.with_suffix(".pub")))
+    found = check_signatures(
+        reader.store, reader.manifest, keys_in(key.with_suffix(".pub").read_text(), "keys")
+    )
     assert found.valid == []
     assert len(found.problems) == 1
     assert says in found.problems[0]

@@ -32,11 +32,6 @@ ABOUT |= {"image_license": "", "teacher_license": ""}
 
 
 @pytest.fixture
-def key(tmp_path: Path) -> Path:
-    return new_key(tmp_path)
-
-
-@pytest.fixture
 def signed(labels: str, key: Path, tmp_path: Path) -> Path:
     shutil.copytree(labels, tmp_path / "signed")
     assert main(["sign", str(tmp_path / "signed"), "--key", str(key), "--who", "Team A"]) == 0

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from pipelines.explorer.app import make_app
 from pipelines.explorer.collection import Collection
-from pipelines.service.ask import Ask, label_set_of, views_of
+from pipelines.service.ask import Ask, job_id, label_set_of, views_of
 from pipelines.service.config import RaySection, ServiceConfig
 from pipelines.service.database.leases import Leases
 from pipelines.service.database.ledger import Action, Ledger, Queries, Who, missing
@@ -106,8 +106,7 @@ class Service:
                 "ask an administrator for a token of another team",
             )
         labels, views = label_set_of(ask, self.config), views_of(ask, self.config)
-        _, job = self.queries.found(labels, views)
-        is_lost = self._is_lost(job)
+        is_lost = self._is_lost(self.queries.job(job_id(labels, views)))
         return request_answer(self.ledger.submit(ask, labels, views, who, is_lost=is_lost), self.config)
 
     def _is_lost(self, job: Job | None) -> bool:

@@ -116,11 +116,6 @@ def private_key(file: Path) -> Ed25519PrivateKey:
     return key
 
 
-def public_keys(file: Path) -> dict[str, Ed25519PublicKey]:
-    """Read the public keys that are pinned in a file; see `keys_in`. Raises InputError."""
-    return keys_in(_read(file).decode("utf-8", "replace"), file)
-
-
 def keys_in(text: str, file: str | Path) -> dict[str, Ed25519PublicKey]:
     """Return the public keys in a text by `key_id`: lines of OpenSSH keys, or PEM.
 

@@ -79,8 +79,7 @@ class Trust:
             ArchiveError: There is no readable manifest, or it does not fulfil a condition.
         """
         manifest, place = read_manifest(store), url or store.url
-        digest = sha256_hex(manifest.to_bytes())
-        if self.manifests and digest not in self.manifests:
+        if self.manifests and (digest := sha256_hex(manifest.to_bytes())) not in self.manifests:
             raise ArchiveError(
                 f"{place} has manifest {digest}, not {' or '.join(self.manifests)}",
                 "It is another version of the archive than the one asked for.",
