@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import write_json
+from benchmarks.component_study import component_study
 from benchmarks.label_peers import PEERS, Peer
 from benchmarks.label_study import figure, kl, study
 from benchmarks.machine import environment
@@ -249,6 +250,7 @@ def _run(config: LabelsConfig) -> int:
     }
     if config.study:
         result["study"] = study(logits_RVC)
+        result["components"] = component_study(logits_RVC)
     if config.figure is not None:
         figure(by_k, config.figure)
     write_json(config.json, result)

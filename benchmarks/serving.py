@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,9 @@ class Serving:
         folder: Folder of its configuration and log.
         number: Number of the server among those of one folder.
         **config: Configuration, without url and listen.
+
+    Attributes:
+        environment: Further variables of the server's environment.
     """
 
     def __init__(self, folder: Path, number: int = 0, /, **config: Any) -> None:
@@ -37,15 +41,17 @@ class Serving:
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = {"url": self.url, "listen": f"127.0.0.1:{self.port}", **config}
         self.file.write_text(yaml.safe_dump(self.config))
+        self.environment: Mapping[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
         """Start the server, without waiting."""
-        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        paths = [str(_ROOT), self.environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
+        path = os.pathsep.join(filter(None, paths))
         command = [sys.executable, "-m", "pipelines.cli", "serve", "--config", str(self.file)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log
+                command, env={**os.environ, **self.environment, "PYTHONPATH": path}, stdout=log, stderr=log
             )
 
     def start(self) -> Serving:

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from browser import FLAGS, check_accessible, chromium_path
 from playwright.sync_api import sync_playwright
-from postgres import database_url
 from serving import SmallService
 from support import IMG_SIZE, TEACHER, teacher_checkpoint, write_class_folders
 
@@ -99,8 +98,8 @@ def office(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Office]:
-    database = request.getfixturevalue("postgres") if request.param == "postgresql" else ""
-    office = Office(tmp_path, database_url(database) if database else "", monkeypatch, capsys)
+    database = request.getfixturevalue("postgres") if request.param == "postgresql" else None
+    office = Office(tmp_path, database.new_database() if database else "", monkeypatch, capsys)
     yield office
     office.serving.kill()
 

@@ -44,6 +44,10 @@ class Executor(Protocol):
         """Number of commands at a time."""
         ...
 
+    def prepare(self) -> None:
+        """Get ready to begin commands. This may take seconds, and is called before a lease is taken."""
+        ...
+
     def begin(self, verb: Verb, flags: Mapping[str, Any]) -> Execution:
         """Begin a command with flags by name.
 

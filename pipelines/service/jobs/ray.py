@@ -22,6 +22,9 @@ class RayExecutor:
     def __init__(self, dashboard: str, slots: int) -> None:
         self._dashboard, self.slots = dashboard, slots
 
+    def prepare(self) -> None:
+        """Do nothing: the cluster is ready; see Executor."""
+
     def begin(self, verb: Verb, flags: Mapping[str, Any]) -> RayExecution:
         """Begin a command, or find it; see Executor."""
         config = SubmitConfig(**{**flags, "dashboard": self._dashboard})

@@ -86,6 +86,7 @@ class Runner:
             self._swept_s = time.monotonic()
             self._leases.end_expired()
         while len(self._at_work) < self._executor.slots:
+            self._executor.prepare()
             self._claims += 1
             leased = self._leases.claim(f"{self._name}-{self._claims}")
             if leased is None:
@@ -122,6 +123,8 @@ class Runner:
                 self._extract(leased)
         except TeacherCacheError as error:
             self._leases.settle(leased, "failed", error=str(error))
+        except sa.exc.SQLAlchemyError as error:  # the lease ends, and the job is taken up again
+            _LOG.warning("job %s is settled later: %s", leased.job.id, error)
         except Exception as error:
             _LOG.exception("job %s met an error", leased.job.id)
             if leased.job.kills >= self._config.max_attempts:

@@ -13,8 +13,8 @@ import mypy.api
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from postgres import database_url
 
+from benchmarks.postgres import Postgres
 from pipelines.service.ask import Ask, job_id, label_set_of, views_of
 from pipelines.service.config import RaySection, ServiceConfig, read_config
 from pipelines.service.database.leases import Claim, Leases, fair_order, load, who_gives_way
@@ -90,7 +90,7 @@ def config(data: str, tmp_path: Path) -> ServiceConfig:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def office(request: pytest.FixtureRequest, config: ServiceConfig, tmp_path: Path) -> Iterator[Office]:
     server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    office = Office(database_url(server) if server else f"sqlite:///{tmp_path}/service.db", config)
+    office = Office(server.new_database() if server else f"sqlite:///{tmp_path}/service.db", config)
     yield office
     office.engine.dispose()
 
@@ -542,13 +542,13 @@ def test_a_database_that_is_not_there_is_refused() -> None:
         open_database("nosuch://x")
 
 
-def test_the_password_of_a_database_may_lie_in_a_file(postgres: str, tmp_path: Path) -> None:
+def test_the_password_of_a_database_may_lie_in_a_file(postgres: Postgres, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("secret\n")
-    engine = open_database(database_url(postgres), str(tmp_path / "password"))
+    engine = open_database(postgres.new_database(), str(tmp_path / "password"))
     assert engine.url.password == "secret"
     engine.dispose()
     with pytest.raises(InputError, match="No such file"):
-        open_database(database_url(postgres), str(tmp_path / "nothing"))
+        open_database(postgres.new_database(), str(tmp_path / "nothing"))
 
 
 def test_without_webhooks_none_is_told() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import psutil
 import pytest
 from serving import ASK, SmallService
 
@@ -320,6 +321,35 @@ def test_a_job_that_hangs_is_ended_and_named(
     finally:
         runner.close()
         engine.dispose()
+
+
+def forking_processes() -> set[int]:
+    children = psutil.Process().children()
+    return {child.pid for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline())}
+
+
+@pytest.mark.kill
+def test_an_executor_that_was_killed_is_started_again_before_a_lease_is_taken() -> None:
+    executor = LocalExecutor(1)
+    executor.prepare()
+    before = forking_processes()
+    assert before
+    executor.prepare()
+    assert forking_processes() == before, "a healthy one is kept"
+    execution = executor.begin("plan", {"data": "nowhere", "out": "nowhere", "teacher": "regnety_002"})
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    end_s = time.monotonic() + _PATIENCE_S
+    while execution.exit_code() is None and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert execution.exit_code() not in (None, 0, 1, 2)
+    executor.prepare()
+    after = forking_processes()
+    assert after
+    assert not after & before
+    again = executor.begin("plan", {"data": "nowhere", "out": "nowhere", "teacher": "regnety_002"})
+    assert forking_processes() == after, "a command begins without another start"
+    again.kill()
 
 
 @pytest.mark.parametrize("name", ["database_password_file", "secret_file"])
