@@ -4,8 +4,7 @@
     python -m benchmarks.real_teacher --model tf_efficientnet_lite0 --out lite0.pth
     teacher-cache extract --teacher tf_efficientnet_lite0 --checkpoint lite0.pth ...
 
-The packages (Apache-2.0) hold the tensors of timm's model in timm's order, under other names. Of 500 of
-ImageNet's photographs at 224 px, lite0 names 430 right.
+The packages (Apache-2.0) hold the tensors of timm's model in timm's order, under other names.
 """
 
 from __future__ import annotations
