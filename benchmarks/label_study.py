@@ -34,7 +34,7 @@ def study(logits_RVC: torch.Tensor) -> dict[str, dict[str, float]]:
     for name, affinity, power in _affinities(logits_RVC, num_classes):
         found[name] = {f"k={k}": _kl_of(evaluated_BC, _stored(evaluated_BC, k), affinity, power) for k in ks}
     found["per-sample profile"] = {f"k={k}": _profile_kl(logits_RVC[:_ROWS_OF_STUDY], k) for k in ks}
-    default = _rows(logits_RVC[:, 0], 128)
+    default = affinity_of(logits_RVC[:, 0], 128)
     for name, step in (("values exact", None), ("values 1/32 nat", 1 / 32), ("values 1/8 nat", 1 / 8)):
         found[name] = {
             f"k={k}": _kl_of(evaluated_BC, _stepped(evaluated_BC, k, step), default, None) for k in ks
@@ -56,17 +56,18 @@ def _affinities(
     """Yield the name, the affinity and the power of each choice."""
     view_0 = logits_RVC[:, 0]
     yield "uniform", None, None
-    yield "affinity", _rows(view_0, 128), None
+    yield "affinity", affinity_of(view_0, 128), None
     for entries in (32, 64, num_classes):
-        yield f"{entries} entries a row", _rows(view_0, entries), None
+        yield f"{entries} entries a row", affinity_of(view_0, entries), None
     for power in (1.0, 1.2, 1.4, 1.6):
-        yield f"b = {power}", _rows(view_0, 128), power
-    yield "a quarter of the calibration views", _rows(view_0[::4], 128), None
-    yield "twice the calibration views", _rows(logits_RVC[:, :2].flatten(0, 1), 128), None
-    yield "rows weighted by sqrt(p)", _rows(view_0, 128, root=True), None
+        yield f"b = {power}", affinity_of(view_0, 128), power
+    yield "a quarter of the calibration views", affinity_of(view_0[::4], 128), None
+    yield "twice the calibration views", affinity_of(logits_RVC[:, :2].flatten(0, 1), 128), None
+    yield "rows weighted by sqrt(p)", affinity_of(view_0, 128, root=True), None
 
 
-def _rows(logits_BC: torch.Tensor, entries: int, *, root: bool = False) -> Labels:
+def affinity_of(logits_BC: torch.Tensor, entries: int, *, root: bool = False) -> Labels:
+    """Return the class affinity of some views, as it is read from an archive."""
     num_classes = logits_BC.shape[1]
     views = probabilities_of(logits_BC.log_softmax(1) / 2 if root else logits_BC)
     rows = affinity_rows(views, num_classes, min(entries, num_classes))

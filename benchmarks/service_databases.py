@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +15,8 @@ from typing import Protocol
 
 import psutil
 
-from benchmarks.postgres import Postgres
+from benchmarks.postgres import Postgres, program
+from teacher_cache.errors import InputError
 
 _DISK_BYTES = 96 * 2**20
 _BALLAST = "ballast"
@@ -234,7 +234,7 @@ class PostgresDatabase:
 
 
 def open_place(kind: str, root: Path) -> Database:
-    """Return a new database: `sqlite` or `postgresql`."""
-    if kind == "postgresql" and shutil.which("postgres") is None:
-        raise FileNotFoundError("postgres: apt-get install postgresql")
+    """Return a new database: `sqlite` or `postgresql`. Raises InputError if there is no PostgreSQL."""
+    if kind == "postgresql" and program("postgres") is None:
+        raise InputError("postgres is not installed", "No fault is tried.", "apt-get install postgresql")
     return Sqlite(root) if kind == "sqlite" else PostgresDatabase(root)

@@ -45,7 +45,7 @@ Fault = Callable[[], AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True)
-class FaultsConfig(Flags):
+class ServiceFaultsConfig(Flags):
     """Make faults in a service under load, and check that nothing was lost, done twice or stuck."""
 
     faults: Annotated[int, Meta(ge=0)] = 100
@@ -68,14 +68,13 @@ class FaultsConfig(Flags):
     """File for the figures as JSON."""
 
 
-def run(config: FaultsConfig) -> int:
+def run(config: ServiceFaultsConfig) -> int:
     """Run the campaign, print its figures, and return the exit code."""
     folder = Path(tempfile.mkdtemp(prefix="service-faults-"))
-    place = open_place(config.database, folder)
     try:
-        figures = _campaign(config, folder, place)
+        with contextlib.closing(open_place(config.database, folder)) as place:
+            figures = _campaign(config, folder, place)
     finally:
-        place.close()
         shutil.rmtree(folder, ignore_errors=True)
     report_figures("Faults of the service under load", figures, config, _PACKAGES)
     broken = [name for name, held in _promises(figures).items() if not held]
@@ -86,6 +85,7 @@ def run(config: FaultsConfig) -> int:
 
 def _promises(figures: dict[str, Any]) -> dict[str, bool]:
     return {
+        "every fault was made": figures["faults"] == figures["faults_asked"],
         "every accepted request is done, once": figures["accepted"] == figures["done_once"],
         "none is done twice": figures["done_twice"] == 0,
         "none waits for more than two lease times": figures["longest_wait_s"] <= 2 * LEASE_S,
@@ -95,7 +95,7 @@ def _promises(figures: dict[str, Any]) -> dict[str, bool]:
     }
 
 
-def _campaign(config: FaultsConfig, folder: Path, place: Database) -> dict[str, Any]:
+def _campaign(config: ServiceFaultsConfig, folder: Path, place: Database) -> dict[str, Any]:
     data = packed(folder)
     clocks = Clocks(folder, share_one=config.database == "sqlite")
     servers = []
@@ -112,7 +112,8 @@ def _campaign(config: FaultsConfig, folder: Path, place: Database) -> dict[str, 
     state = State(servers)
     wanted = list(asks())[: config.requests]
     load, health, waits = Load(state, tokens, wanted), Health(state), Waits(state, engine)
-    faults = _faults(ProcessFaults(state, clocks), place, state)
+    processes = ProcessFaults(state, clocks, config.seed)
+    faults = _faults(processes, place, state)
     made = Counter[str]()
     begun_s = time.monotonic()
     with _running([*[load.ask] * _USERS, *[load.read] * _READERS, *health.probes(), waits.watch], state):
@@ -137,7 +138,8 @@ def _campaign(config: FaultsConfig, folder: Path, place: Database) -> dict[str, 
     done = {job["id"]: job["times_done"] for job in jobs}
     engine.dispose()
     return {
-        "faults": sum(made.values()),
+        "faults_asked": config.faults,
+        "faults": sum(made.values()) - processes.missed,
         "faults_by_kind": dict(sorted(made.items())),
         "left_out": dict(place.left_out),
         "accepted": len(load.accepted),
@@ -170,7 +172,7 @@ def _faults(processes: ProcessFaults, place: Database, state: State) -> dict[str
 
 
 def _schedule(
-    config: FaultsConfig, faults: dict[str, Fault], rng: random.Random
+    config: ServiceFaultsConfig, faults: dict[str, Fault], rng: random.Random
 ) -> Iterator[tuple[str, Fault, float]]:
     """Yield faults with the seconds that each lasts: every kind as often as another, in a random order."""
     names, long_faults = list(config.kinds or faults), 0
@@ -213,4 +215,6 @@ def _drained(engine: sa.Engine, end_s: float) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_single("python -m benchmarks.service_faults", Command(FaultsConfig, run), sys.argv[1:]))
+    sys.exit(
+        run_single("python -m benchmarks.service_faults", Command(ServiceFaultsConfig, run), sys.argv[1:])
+    )

@@ -62,9 +62,14 @@ class Clocks:
 
 
 class ProcessFaults:
-    """Faults by name, each of a random server."""
+    """Faults by name, each of a random server.
 
-    def __init__(self, state: State, clocks: Clocks, seed: int = 0) -> None:
+    Attributes:
+        missed: Number of faults for which no process was found.
+    """
+
+    def __init__(self, state: State, clocks: Clocks, seed: int) -> None:
+        self.missed = 0
         self._state, self._clocks, self._rng = state, clocks, random.Random(seed)
         self.faults: dict[str, Callable[[], AbstractContextManager[None]]] = {}
         for part in _PARTS:
@@ -94,7 +99,9 @@ class ProcessFaults:
 
     def _kill(self, server: Serving, part: Part) -> None:
         process = self._process(server, part)
-        if process is not None:
+        if process is None:
+            self.missed += 1
+        else:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
@@ -102,6 +109,7 @@ class ProcessFaults:
     def _stopped(self, part: Part) -> Iterator[None]:
         server = self._server()
         process = self._process(server, part)
+        self.missed += process is None
         contexts = {"server": self._state.server_fault, "executor": self._state.executor_fault}
         context = contexts[part](server) if part in contexts else contextlib.nullcontext()
         with context, contextlib.suppress(psutil.NoSuchProcess):

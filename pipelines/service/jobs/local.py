@@ -32,14 +32,14 @@ class LocalExecutor:
         self.slots = slots
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
-        self._last: LocalExecution | None = None
+        self._begun: list[LocalExecution] = []
         self._is_ready = False
 
     def prepare(self) -> None:
         """Start the forking process if there is none, and wait until it forks; see Executor."""
-        if self._last is not None and self._last.exit_code() not in (None, *_ITS_OWN_CODES):
-            self._last, self._is_ready = None, False
-        if not self._is_ready:
+        codes = [execution.exit_code() for execution in self._begun]
+        self._begun = [each for each, code in zip(self._begun, codes, strict=True) if code is None]
+        if not self._is_ready or set(codes) - {None, *_ITS_OWN_CODES}:
             process = self._context.Process(target=_do_nothing)
             process.start()
             process.join()
@@ -47,8 +47,9 @@ class LocalExecutor:
 
     def begin(self, verb: Verb, flags: Mapping[str, Any]) -> LocalExecution:
         """Begin a command; see Executor."""
-        self._last = LocalExecution(self._context, [verb, *as_words({**flags, "json": True})])
-        return self._last
+        execution = LocalExecution(self._context, [verb, *as_words({**flags, "json": True})])
+        self._begun.append(execution)
+        return execution
 
 
 class LocalExecution:

@@ -115,6 +115,12 @@ class Runner:
 
     def _do(self, leased: Leased) -> None:
         try:
+            self._settle(leased)
+        except sa.exc.SQLAlchemyError as error:  # the lease ends, and the job is taken up again
+            _LOG.warning("job %s is settled later: %s", leased.job.id, error)
+
+    def _settle(self, leased: Leased) -> None:
+        try:
             if leased.job.is_cancelled:
                 self._leases.settle(leased, "cancelled")
             elif leased.job.state == "planning":
@@ -123,8 +129,8 @@ class Runner:
                 self._extract(leased)
         except TeacherCacheError as error:
             self._leases.settle(leased, "failed", error=str(error))
-        except sa.exc.SQLAlchemyError as error:  # the lease ends, and the job is taken up again
-            _LOG.warning("job %s is settled later: %s", leased.job.id, error)
+        except sa.exc.SQLAlchemyError:
+            raise
         except Exception as error:
             _LOG.exception("job %s met an error", leased.job.id)
             if leased.job.kills >= self._config.max_attempts:
