@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import random
 import shutil
 import sys
@@ -113,10 +114,12 @@ def _campaign(config: ServiceFaultsConfig, folder: Path, place: Database) -> dic
     wanted = list(asks())[: config.requests]
     load, health, waits = Load(state, tokens, wanted), Health(state), Waits(state, engine)
     processes = ProcessFaults(state, clocks, config.seed)
+    starts = [functools.partial(processes.wait_for_command, server) for server in servers]
+    users = [*[load.ask] * _USERS, *[load.read] * _READERS]
     faults = _faults(processes, place, state)
     made = Counter[str]()
     begun_s = time.monotonic()
-    with _running([*[load.ask] * _USERS, *[load.read] * _READERS, *health.probes(), waits.watch], state):
+    with _running([*starts, *users, *health.probes(), waits.watch], state):
         for name, fault, hold_s in _schedule(config, faults, random.Random(config.seed)):
             if load.is_over():
                 break

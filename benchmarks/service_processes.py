@@ -77,6 +77,11 @@ class ProcessFaults:
             self.faults[f"stop {part}"] = lambda part=part: self._stopped(part)  # type: ignore[misc]
         self.faults["clock"] = self._wrong_clock
 
+    def wait_for_command(self, server: Serving) -> None:
+        """Mark a server's executor as stopped until it has imported torch, and runs a command."""
+        with self._state.executor_fault(server):
+            self._process(server, "driver", _RESTART_S)
+
     def _server(self) -> Serving:
         return self._rng.choice(self._state.servers)
 
@@ -94,7 +99,7 @@ class ProcessFaults:
                         server.kill()
                         server.start()
                 time.sleep(_DEATH_S)
-                self._process(server, "driver", _RESTART_S)  # it has imported torch, and runs commands again
+                self.wait_for_command(server)
         yield
 
     def _kill(self, server: Serving, part: Part) -> None:

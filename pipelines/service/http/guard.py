@@ -30,6 +30,31 @@ _SPARE_FILES = 512
 """Files that a server opens besides connections."""
 
 
+class _Transport:
+    """Transport that drops what is written once it is closed, as those of asyncio do; those of uvloop raise.
+
+    It happens where a client sends several requests at once and leaves: uvicorn tells only the last of them.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+
 def guarded_protocol(max_connections: int, timeout_s: float) -> type[HttpToolsProtocol]:
     """Return a protocol class that limits connections, and closes those that send no request in time.
 
@@ -50,7 +75,7 @@ def guarded_protocol(max_connections: int, timeout_s: float) -> type[HttpToolsPr
                 self._is_refused = True
                 return
             self._is_refused = False
-            super().connection_made(transport)
+            super().connection_made(_Transport(transport))  # type: ignore[arg-type]
             self._expect()
 
         def data_received(self, data: bytes) -> None:
