@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import random
 import shutil
 import sys
@@ -40,7 +41,7 @@ from teacher_cache.sharing.client import ENDED
 
 _USERS, _READERS = 8, 2
 _LONG = ("locked", "away", "frozen")
-_DRAIN_S, _PAUSE_S = 600.0, 3.0
+_DRAIN_S, _PAUSE_S = 600.0, 1.0
 _PACKAGES = ("teacher-cache", "torch", "sqlalchemy", "fastapi", "uvicorn", "psycopg")
 Fault = Callable[[], AbstractContextManager[None]]
 
@@ -119,6 +120,8 @@ def _campaign(config: ServiceFaultsConfig, folder: Path, place: Database) -> dic
     faults = _faults(processes, place, state)
     made = Counter[str]()
     begun_s = time.monotonic()
+    gc.collect()
+    gc.freeze()  # a full collection here would count as a slow answer
     with _running([*starts, *users, *health.probes(), waits.watch], state):
         for name, fault, hold_s in _schedule(config, faults, random.Random(config.seed)):
             if load.is_over():

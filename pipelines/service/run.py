@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 
 import uvicorn
@@ -41,6 +42,8 @@ def serve(file: str) -> None:
             "choose another address or port for `listen` in service.yaml",
         ) from error
     allow_files(config.max_connections)
+    gc.collect()
+    gc.freeze()  # or each full collection looks at all modules again, and no request is answered meanwhile
     say(f"http://{host}:{listener.getsockname()[1]}/  (Ctrl-C stops it)")
     settings = uvicorn.Config(
         app,

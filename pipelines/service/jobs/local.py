@@ -21,6 +21,8 @@ from teacher_cache.program.commandline import as_words
 _PRELOADED = ["pipelines.cli", "pipelines.extraction.running.extract", "pipelines.extraction.worker.worker"]
 _PRELOADED += ["timm", "zarr", "numba"]  # seconds of every command, if it imports them itself
 _COMPLAINT_LINES = 12
+_NICENESS = 5
+"""Priority below the server's, which must answer while commands keep all cores busy."""
 _ITS_OWN_CODES = (0, 1, 2)
 """Exit codes of a command that ended by itself; any other may mean that the forking process was killed."""
 
@@ -106,6 +108,7 @@ def _do_nothing() -> None:
 def _run(words: Sequence[str], folder: str, life_line: Connection) -> None:
     """Run a command in a process group of its own, which ends when the server does."""
     os.setsid()
+    os.nice(_NICENESS)
     for number, name in ((1, "output"), (2, "errors")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     threading.Thread(target=_end_with_the_server, args=(life_line,), daemon=True).start()
