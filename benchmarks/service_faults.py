@@ -129,10 +129,9 @@ def _campaign(config: ServiceFaultsConfig, folder: Path, place: Database) -> dic
             with fault():
                 time.sleep(hold_s)
             made[name] += 1
-            line = (
-                f"{sum(made.values())} {name}, {hold_s:.0f} s: {len(load.accepted)} accepted, longest wait "
-            )
-            sys.stderr.write(f"{line}{waits.longest_s:.1f} s, slowest /health {health.slowest_s():.2f} s\n")
+            line = f"{time.strftime('%H:%M:%S')} {sum(made.values())} {name}, {hold_s:.0f} s: "
+            line += f"{len(load.accepted)} accepted, longest wait {waits.longest_s:.1f} s {waits.longest_of}"
+            sys.stderr.write(f"{line}, slowest /health {health.slowest_s():.2f} s\n")
             time.sleep(_PAUSE_S)
         while config.faults == 0 and not load.is_over():
             time.sleep(0.2)
@@ -156,6 +155,7 @@ def _campaign(config: ServiceFaultsConfig, folder: Path, place: Database) -> dic
         "states": dict(Counter(job["state"] for job in jobs)),
         "errors": sorted({job["error"] for job in jobs if job["error"]}),
         "longest_wait_s": round(waits.longest_s, 1),
+        "longest_wait_of": waits.longest_of,
         "lease_s": LEASE_S,
         **health.figures(),
         "archives": len({job["archive"] for job in jobs}),

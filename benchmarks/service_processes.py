@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import time
@@ -141,11 +142,12 @@ class ProcessFaults:
         assert server.process is not None
         end_s = time.monotonic() + patience_s
         while time.monotonic() < end_s:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError):
                 whole = psutil.Process(server.process.pid)
                 children = whole.children(recursive=True)
                 forked = [child for child in children if "forkserver" in " ".join(child.cmdline())]
-                commands = [child for child in forked if child.ppid() != server.process.pid]
+                # a command leads a process group; what an executor's imports run for a moment does not
+                commands = [child for child in forked if os.getpgid(child.pid) == child.pid]
                 executors = [child for child in forked if child.ppid() == server.process.pid]
                 found = {"server": [whole], "driver": commands, "executor": executors if commands else []}
                 if found[part]:

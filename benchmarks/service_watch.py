@@ -214,11 +214,12 @@ class Waits:
 
     Attributes:
         longest_s: Longest such wait, in seconds.
+        longest_of: Circumstances of that wait: its end, the leases then held, and the servers that could claim.
     """
 
     def __init__(self, state: State, engine: sa.Engine) -> None:
         self._state, self._engine = state, engine
-        self.longest_s = 0.0
+        self.longest_s, self.longest_of = 0.0, ""
 
     def watch(self) -> None:
         """Look until the campaign is over."""
@@ -228,10 +229,14 @@ class Waits:
             passed_s, looked_s = time.monotonic() - looked_s, time.monotonic()
             waiting = self._waiting()
             waits_s = {job: waits_s.get(job, -passed_s) + passed_s for job in waiting}
-            self.longest_s = max([self.longest_s, *waits_s.values()])
+            longest_s = max(waits_s.values(), default=0.0)
+            if longest_s > self.longest_s:
+                self.longest_s = longest_s
+                self.longest_of = f"{time.strftime('%H:%M:%S')}: {self._circumstances}"
 
     def _waiting(self) -> list[str]:
         """Return the jobs that wait although a server could take one."""
+        self._circumstances = ""
         if not self._state.may_claim():
             return []
         try:
@@ -244,4 +249,6 @@ class Waits:
         running = sum(self._state.claims(server) for server in self._state.servers)
         if len(held) >= running:
             return []
+        ports = [server.port for server in self._state.servers if self._state.claims(server)]
+        self._circumstances = f"{len(rows)} jobs, leases {sorted(held)}, servers {ports}"
         return [job for job, owner, _ in rows if owner not in held]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import socket
 
 import uvicorn
@@ -41,6 +42,7 @@ def serve(file: str) -> None:
             "The service does not start.",
             "choose another address or port for `listen` in service.yaml",
         ) from error
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     allow_files(config.max_connections)
     gc.collect()
     gc.freeze()  # or each full collection looks at all modules again, and no request is answered meanwhile
