@@ -14,8 +14,8 @@ from rich.table import Table
 
 from teacher_cache.labels import tails
 from teacher_cache.labels.affinity import affinity_rows, probabilities_of
-from teacher_cache.labels.codec import decode, encode
-from teacher_cache.labels.topk import Labels, labels_from_logits
+from teacher_cache.labels.codec import decode, decode_affinity, encode
+from teacher_cache.labels.topk import Labels, OneLabels, labels_from_logits
 
 _KS = (3, 5, 10, 20, 50)
 _ROWS_OF_STUDY = 1000
@@ -71,10 +71,10 @@ def affinity_of(logits_BC: torch.Tensor, entries: int, *, root: bool = False) ->
     num_classes = logits_BC.shape[1]
     views = probabilities_of(logits_BC.log_softmax(1) / 2 if root else logits_BC)
     rows = affinity_rows(views, num_classes, min(entries, num_classes))
-    return decode(encode(rows, num_classes, "q8"), num_classes, "q8")
+    return decode_affinity(encode(rows, num_classes, "q8"), num_classes)
 
 
-def _stored(logits_BC: torch.Tensor, k: int) -> Labels:
+def _stored(logits_BC: torch.Tensor, k: int) -> OneLabels:
     num_classes = logits_BC.shape[1]
     return decode(encode(labels_from_logits(logits_BC, k), num_classes, "q8"), num_classes, "q8")
 
@@ -90,7 +90,7 @@ def _stepped(logits_BC: torch.Tensor, k: int, step: float | None) -> Labels:
     )
 
 
-def _kl_of(logits_BC: torch.Tensor, labels: Labels, affinity: Labels | None, power: float | None) -> float:
+def _kl_of(logits_BC: torch.Tensor, labels: OneLabels, affinity: Labels | None, power: float | None) -> float:
     given_BC = tails.dense_probabilities(labels, logits_BC.shape[1], affinity, power)
     return kl(logits_BC, given_BC)
 

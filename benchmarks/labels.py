@@ -86,19 +86,23 @@ class LabelsConfig(Flags):
     """Processes that render views."""
     study: bool = False
     """Also compare alternative choices for the format."""
+    calibration: str | None = None
+    """With --study: packed dataset whose views components are calibrated on; by default half of the rows."""
+    calibration_views: Annotated[int, Meta(ge=1)] = 16
+    """Views of each of its samples."""
     figure: str | None = None
     """PNG file for a figure of bytes against KL."""
     json: str | None = None
     """File for the result."""
 
 
-def _logits(config: LabelsConfig, dataset: PackedDataset, teacher: Teacher) -> torch.Tensor:
+def _logits(config: LabelsConfig, dataset: PackedDataset, teacher: Teacher, num_views: int) -> torch.Tensor:
     """Return the teacher's logits (rows, views, classes)."""
     pool = RenderPool(BatchRenderer(dataset, load_recipe(config.recipe, config.img_size)), config.workers)
     rows = range(min(config.rows, len(dataset.rows_of(0))))
-    found_RVC = torch.empty(len(rows), config.views, teacher.spec.num_classes)
-    loads = unit_loads(rows, range(config.views), _BATCH, pool.renderer.mixing)
-    with console("logits", len(rows) * config.views, "views") as advance:
+    found_RVC = torch.empty(len(rows), num_views, teacher.spec.num_classes)
+    loads = unit_loads(rows, range(num_views), _BATCH, pool.renderer.mixing)
+    with console("logits", len(rows) * num_views, "views") as advance:
         for batch, logits_BC in teacher_logits(pool, teacher, loads, what="the benchmark"):
             found_RVC[batch.rows_B, batch.views_B] = logits_BC.cpu()
             advance(len(batch.rows_B))
@@ -133,7 +137,7 @@ def _write_ours(
     num_views = num_calibration_views(rule, num_classes, num_rows)
     rows_N, views_N = calibration_rows_views(num_rows, num_views)
     rows = affinity_rows(probabilities_of(logits_RVC[rows_N, views_N]), num_classes, rule["entries"])
-    writer.freeze_affinity(encode(rows, num_classes, "q8"))
+    writer.freeze_shared(encode(rows, num_classes, "q8"))
     (unit,) = spec.layout.units(0, config.views)
     arrays = encode(labels_from_logits(logits_RVC.flatten(0, 1), k), num_classes, "q8")
     shaped = type(arrays)(*(part.reshape(num_rows, config.views, *part.shape[1:]) for part in arrays))
@@ -224,7 +228,7 @@ def _run(config: LabelsConfig) -> int:
     dataset = PackedDataset(config.data)
     settings = TeacherSettings(name=config.teacher, checkpoint=config.checkpoint)
     teacher = build_teacher(settings, classes=dataset.info.class_list, img_size=config.img_size)
-    logits_RVC = _logits(config, dataset, teacher)
+    logits_RVC = _logits(config, dataset, teacher, config.views)
     keys = [dataset.index.key(row) for row in range(len(logits_RVC))]
     some_RVC, truth_R = logits_RVC[:, ::8], torch.tensor(dataset.index.labels_N[: len(keys)])
     top1 = float((some_RVC.argmax(2) == truth_R[:, None]).float().mean())
@@ -249,8 +253,14 @@ def _run(config: LabelsConfig) -> int:
         "formats": by_k,
     }
     if config.study:
-        result["study"] = study(logits_RVC)
-        result["components"] = component_study(logits_RVC)
+        if config.calibration is None:
+            result["study"] = study(logits_RVC)
+        half = len(logits_RVC) // 2
+        seen_RVC, unseen_RVC = logits_RVC[:half], logits_RVC[half:]
+        if config.calibration is not None:
+            seen_RVC = _logits(config, PackedDataset(config.calibration), teacher, config.calibration_views)
+            unseen_RVC = logits_RVC
+        result["components"] = component_study(seen_RVC.flatten(0, 1), unseen_RVC)
     if config.figure is not None:
         figure(by_k, config.figure)
     write_json(config.json, result)

@@ -157,7 +157,7 @@ def _reading(config: ScaleConfig, folder: Path) -> dict[str, Any]:
         for _ in range(32)
     ]
     arrays = LabelArrays(*(np.stack(part, axis=1) for part in zip(*parts, strict=True)))
-    writer.freeze_affinity(
+    writer.freeze_shared(
         encode(labels_from_logits(torch.randn(1001, 1000, generator=generator), 128), 1000, "q8")
     )
     (unit,) = spec.layout.units(0, 32)

@@ -214,7 +214,7 @@ class Waits:
 
     Attributes:
         longest_s: Longest such wait, in seconds.
-        longest_of: Circumstances of that wait: its end, the leases then held, and the servers that could claim.
+        longest_of: Its end, and the leases then held and servers that could claim.
     """
 
     def __init__(self, state: State, engine: sa.Engine) -> None:

@@ -144,9 +144,9 @@ def _check_labels(config: TrainConfig, dataset: PackedDataset, archive: AnySourc
     for member in members:
         labels = member.spec.labels
         is_cut = (config.distillation == "soft" or len(members) > 1) and labels.k < labels.num_classes
-        if is_cut and config.tail == "affinity" and labels.affinity is None:
+        if is_cut and config.tail == "affinity" and labels.shared_rule is None:
             raise InputError(
-                f"--tail affinity, but archive {member.url} has no class affinity",
+                f"--tail affinity, but archive {member.url} has neither a class affinity nor a basis",
                 "The tail mass of its labels cannot be spread over the other classes as the teacher would.",
                 "choose another rule, such as --tail uniform",
             )

@@ -17,7 +17,7 @@ from teacher_cache.batches.rendered import ViewIds
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labels.encodings import ENCODINGS
-from teacher_cache.labels.topk import Labels
+from teacher_cache.labels.topk import OneLabels
 from teacher_cache.program.progress import Track
 
 _TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}
@@ -110,7 +110,7 @@ def _loads(rows_R: npt.NDArray[np.int64], archive: LabelSource, config: VerifyCo
     return [[ViewIds(rows_B, views_B)] for rows_B, views_B in parts]
 
 
-def _errors(labels: Labels, logits_BC: torch.Tensor) -> torch.Tensor:
+def _errors(labels: OneLabels, logits_BC: torch.Tensor) -> torch.Tensor:
     live_BC = logits_BC.softmax(1)
     kept_BK = labels.probabilities()
     ids_BK = labels.class_ids_BK.long()

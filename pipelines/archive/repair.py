@@ -11,16 +11,16 @@ from teacher_cache.archive.figures.measure import measure_and_put
 from teacher_cache.archive.format.calibration import delete_parts, drop_damaged_agreement
 from teacher_cache.archive.format.companions import FIGURES, damaged_companions
 from teacher_cache.archive.format.layout import Unit
-from teacher_cache.archive.format.manifest import documents_of, read_manifest, zarr_documents
+from teacher_cache.archive.format.manifest import Manifest, documents_of, read_manifest, zarr_documents
 from teacher_cache.archive.format.part import refuse_part
 from teacher_cache.archive.format.spec import SPEC_FILE
 from teacher_cache.archive.format.spec_file import existing_spec
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.verify import Problem, verify
-from teacher_cache.archive.writers.write import ArchiveWriter
+from teacher_cache.archive.writers.write import ArchiveWriter, digests_of, refuse_other_basis
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DamagedError, InputError
-from teacher_cache.labelling.calibrate import affinity_arrays, joined
+from teacher_cache.labelling.calibrate import joined, shared_arrays
 from teacher_cache.labels.affinity_rule import calibration_parts, num_calibration_views
 from teacher_cache.program.progress import Track
 from teacher_cache.storage.store import Store
@@ -32,7 +32,7 @@ class RepairReport:
 
     Attributes:
         found: Problems that were found, a line each.
-        computed: Names of the units that were computed again; "affinity" names the class affinity.
+        computed: Names of the units that were computed again; "affinity" or "basis" names what they share.
         changed: Names of the units whose bytes changed, because of another kind of device.
         left: Problems that remain, a line each.
     """
@@ -62,11 +62,11 @@ def repair(config: RepairConfig, track: Track) -> RepairReport:
     delete_parts(store)
     damaged = {problem.receipt.unit: None for problem in problems if problem.receipt is not None}
     units = [*missing, *damaged]
-    needs_affinity = any(problem.affinity for problem in problems)
+    needs_shared = any(problem.is_shared for problem in problems)
     done = _Done([], [])
-    if units or needs_affinity:
+    if units or needs_shared:
         labeller = _labeller(config, units, problems)
-        done = _compute(labeller, store, units, needs_affinity, track)
+        done = _compute(labeller, store, units, needs_shared, track)
     ArchiveWriter(store, read_manifest(store).spec).finish()
     done.computed.extend(_mend_figures(config, store, track))
     left = [problem.what for problem in verify(config.archive, "full", track)] if found else []
@@ -130,7 +130,7 @@ def _rewrite_documents(store: Store) -> None:
 
 def _labeller(config: RepairConfig, units: list[Unit], problems: list[Problem]) -> Labeller:
     if config.data is None:
-        names = ", ".join([unit.name for unit in units[:5]] or ["the class affinity"])
+        names = ", ".join([unit.name for unit in units[:5]] or ["what they share"])
         raise InputError(
             f"{len(units):,} units of {config.archive} must be computed again: {names}",
             f"{len(problems):,} problems were found; computing needs the images and the teacher.",
@@ -150,29 +150,45 @@ class _Done(NamedTuple):
     changed: list[str]
 
 
-def _compute(
-    labeller: Labeller, store: Store, units: list[Unit], needs_affinity: bool, track: Track
-) -> _Done:
+def _compute(labeller: Labeller, store: Store, units: list[Unit], needs_shared: bool, track: Track) -> _Done:
     before = read_manifest(store)
     spec, done = before.spec, _Done([], [])
-    writer, rule = ArchiveWriter(store, spec), spec.labels.affinity
-    if needs_affinity and rule is not None:
-        num_views = num_calibration_views(rule, spec.labels.num_classes, len(labeller.dataset))
-        with track("calibrate", num_views, "views") as advance:
-            parts = [labeller.calibrate(part, advance).views for part in calibration_parts(num_views)]
-        affinity = affinity_arrays(joined(parts), rule, spec.labels.num_classes)
-        writer.freeze_affinity(affinity, replace=True)
-        done.computed.append("affinity")
-        if writer.affinity != before.affinity:
-            done.changed.append("affinity")
+    writer = ArchiveWriter(store, spec)
+    if needs_shared:
+        _calibrate_again(labeller, writer, before, track)
+        done.computed.append(spec.labels.shared_kind)
+        if writer.shared != before.shared:
+            done.changed.append(spec.labels.shared_kind)
+    basis = writer.basis()
+    if basis is not None:
+        basis = basis.to(labeller.teacher.device)
     there = {receipt.unit: receipt.objects for receipt in before.all_receipts}
     num_views = sum(spec.rows(unit.shard) * len(unit.views) for unit in units)
     with track("repair", num_views, "views") as advance:
         for unit in units:
-            objects = spec.layout.encode_unit(labeller.label(unit, spec.labels, advance).labels)
+            objects = spec.layout.encode_unit(labeller.label(unit, spec.labels, basis, advance).labels)
             keys_sha256 = labeller.keys_sha256(unit)
             receipt = writer.put_objects(unit, objects, spec.rows(unit.shard), keys_sha256, replace=True)
             done.computed.append(unit.name)
             if there.get(unit, receipt.objects) != receipt.objects:
                 done.changed.append(unit.name)
     return done
+
+
+def _calibrate_again(labeller: Labeller, writer: ArchiveWriter, before: Manifest, track: Track) -> None:
+    """Write the class affinity again, or the basis if it has the bytes that it had. Raises ArchiveError."""
+    spec = before.spec
+    num_views = num_calibration_views(spec.labels.shared_rule, spec.labels.num_classes, len(labeller.dataset))
+    for_basis = spec.labels.components is not None
+    with track("calibrate", num_views, "views") as advance:
+        parts = [
+            labeller.calibrate(part, advance, for_basis=for_basis).views
+            for part in calibration_parts(num_views)
+        ]
+    arrays = shared_arrays(joined(parts), spec.labels)
+    if arrays is None:
+        return
+    objects = spec.layout.encode_shared(arrays)
+    if for_basis:
+        refuse_other_basis(writer.store.url, before.shared or {}, digests_of(objects))
+    writer.put_shared(objects, replace=True)

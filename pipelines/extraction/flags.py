@@ -100,6 +100,8 @@ class LabelFlags(KeyFlags, TeacherFlags):
     """Classes kept of each label."""
     affinity: Annotated[Literal["calibrated", "none"], LABELS] = "calibrated"
     """Class affinity, which sharpens the tails of soft labels; none saves its calibration views."""
+    components: Annotated[int | None, Meta(ge=1, le=4096), LABELS] = None
+    """Codes of each label that keep the shape of its tail, in a basis calibrated in place of the affinity."""
     values: Annotated[Values, LABELS] = "q8"
     """Format of stored logits: eight bits each (q8), or float32, for research."""
     views_per_unit: Annotated[int | None, Meta(ge=1), LABELS] = None
@@ -127,6 +129,12 @@ class LabelFlags(KeyFlags, TeacherFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.components is not None and self.values != "q8":
+            raise InputError(
+                f"--components {self.components} with --values {self.values}",
+                "Codes are stored in eight bits, beside logits of eight bits.",
+                "remove --values, or --components",
+            )
         if self.followed and self.extends is not None:
             raise InputError(
                 "--followed with --extends",

@@ -98,6 +98,7 @@ class ExtractRequest:
         engine: Engine that runs the units.
         dataset: Packed dataset, of which the driver reads only the index.
         has_affinity: Whether the class affinity is calibrated.
+        num_codes: Codes of a label, in a basis that is calibrated in place of the affinity; 0 for none.
         views_per_unit: Views computed and stored together; None takes the default.
         extends: Archive whose labels are not computed again, and its manifest.
         catalogs: Folders or buckets whose archives units are taken from.
@@ -117,6 +118,7 @@ class ExtractRequest:
     topk: int
     values: Values
     has_affinity: bool
+    num_codes: int
     views_per_unit: int | None
     extends: Base | None
     catalogs: tuple[Store, ...]
@@ -149,6 +151,7 @@ def request_of(config: ExtractConfig) -> ExtractRequest:
         topk=config.topk,
         values=config.values,
         has_affinity=config.affinity != "none",
+        num_codes=config.components or 0,
         views_per_unit=config.views_per_unit,
         extends=None if config.extends is None else _base(config.extends, trust),
         catalogs=tuple(map(Store, config.catalog)),

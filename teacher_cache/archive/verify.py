@@ -11,7 +11,7 @@ import numpy as np
 from teacher_cache.archive.format.calibration import get_agreement
 from teacher_cache.archive.format.companions import damaged_companions, is_companion
 from teacher_cache.archive.format.documents import get_document
-from teacher_cache.archive.format.layout import AFFINITY_ARRAYS, GROUP
+from teacher_cache.archive.format.layout import GROUP
 from teacher_cache.archive.format.manifest import MANIFEST_FILE, documents_of, zarr_documents
 from teacher_cache.archive.format.part import PART_FILE
 from teacher_cache.archive.format.receipts import RECEIPTS, Receipt
@@ -38,12 +38,12 @@ class Problem:
     Attributes:
         what: Line that names the problem.
         receipt: Receipt of the unit that must be computed again, or None.
-        affinity: Whether the class affinity must be calibrated again.
+        is_shared: Whether the class affinity or the basis must be calibrated again.
     """
 
     what: str
     receipt: Receipt | None = None
-    affinity: bool = False
+    is_shared: bool = False
 
     def __str__(self) -> str:
         return self.what
@@ -66,7 +66,7 @@ def problems_of(reader: ArchiveReader, level: Level, track: Track) -> list[Probl
         reader: Reader of the archive, from `reader_to_verify`.
         level: "quick" checks documents, names and sizes; "full" also every hash, chunk and label.
     """
-    problems = [*_documents(reader, reader.store), *_affinity(reader, level)]
+    problems = [*_documents(reader, reader.store), *_shared(reader, level)]
     stores = {store.url: store for store in map(reader.store_of, reader.receipts)}
     sizes = {url: store.sizes_if_listed() for url, store in stores.items()}
     with track(f"verify {level}", len(reader.receipts), "units") as advance:
@@ -96,7 +96,7 @@ def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
             yield Problem(f"{name} does not describe the arrays in the manifest")
     for name in damaged_companions(store):
         yield Problem(f"{name} is not as it was written")
-    known = {MANIFEST_FILE, PART_FILE, *expected, *documents, *map(layout.affinity_name, AFFINITY_ARRAYS)}
+    known = {MANIFEST_FILE, PART_FILE, *expected, *documents, *map(layout.shared_name, layout.shared_arrays)}
     known |= {layout.object_name(array, r.unit) for r in receipts for array in r.objects}
     for name in sorted(store.sizes_if_listed() or ()):
         if name not in known and not is_companion(name) and not name.startswith(f"{RECEIPTS}/"):
@@ -106,20 +106,20 @@ def _documents(reader: ArchiveReader, store: Store) -> Iterator[Problem]:
             )
 
 
-def _affinity(reader: ArchiveReader, level: Level) -> Iterator[Problem]:
+def _shared(reader: ArchiveReader, level: Level) -> Iterator[Problem]:
     layout, manifest = reader.spec.layout, reader.manifest
-    for array, (_, size) in (manifest.affinity or {}).items():
-        name = layout.affinity_name(array)
+    for array, (_, size) in (manifest.shared or {}).items():
+        name = layout.shared_name(array)
         found = reader.store.stat(name)
         if found != size:
-            yield Problem(_size_says(name, found, size), affinity=True)
+            yield Problem(_size_says(name, found, size), is_shared=True)
             return
-    if level == "quick" or manifest.affinity is None:
+    if level == "quick" or manifest.shared is None:
         return
     try:
-        reader.checked_affinity()
+        reader.checked_shared()
     except ArchiveError as error:
-        yield Problem(error.value, affinity=True)
+        yield Problem(error.value, is_shared=True)
 
 
 def _unit(
@@ -161,6 +161,8 @@ def _labels(reader: ArchiveReader, receipt: Receipt, arrays: LabelArrays) -> Ite
     if (arrays.idx[~inside] != idx_fill(labels.num_classes)).any():
         yield "there are labels outside its rows and views"
     label = decode_rows(LabelArrays(idx, values, tail), labels.num_classes, labels.values)
+    if label.codes_BR is not None and (label.codes_BR == -128).any():
+        yield "a code is outside -127 to 127"
     if not (label.relative_logits_BK[:, 0] == 0).all():
         yield "a first rank is not its own reference"
     if not (np.diff(label.relative_logits_BK, axis=1) <= 0).all():

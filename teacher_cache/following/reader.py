@@ -12,11 +12,11 @@ from teacher_cache.archive.format.documents import Digest, get_document
 from teacher_cache.archive.format.layout import Layout, Unit
 from teacher_cache.archive.format.manifest import MANIFEST_FILE
 from teacher_cache.archive.format.receipts import (
-    AFFINITY_FILE,
     Receipt,
-    read_affinity_receipt,
     read_receipt,
+    read_shared_receipt,
     receipt_name,
+    shared_file,
 )
 from teacher_cache.archive.format.spec import SPEC_FILE
 from teacher_cache.archive.format.spec_file import existing_spec
@@ -27,7 +27,7 @@ from teacher_cache.archive.readers.read_units import UnitReader
 from teacher_cache.archive.readers.source import LabelSource
 from teacher_cache.errors import DamagedError, TeacherCacheError
 from teacher_cache.following.job import Filling, News
-from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.arrays import LabelArrays, SharedArrays
 from teacher_cache.program.say import say_on_stderr
 from teacher_cache.storage.cache import CacheRoom
 from teacher_cache.storage.store import Store
@@ -125,21 +125,21 @@ class FollowingReader(LabelSource):
         if self._finished is None or not self._has(self._finished, shard, view):
             self._until_there(shard, view, patience)
 
-    def affinity_arrays(self) -> LabelArrays | None:
-        """Wait for the class affinity, and return it as it is stored; see `affinity`."""
-        if self.spec.labels.affinity is None:
+    def shared_arrays(self) -> SharedArrays | None:
+        """Wait for the class affinity or the basis, and return it as it is stored; see LabelSource."""
+        labels, layout = self.spec.labels, self.spec.layout
+        if labels.shared_rule is None:
             return None
-        patience = Patience(self._timeout_s, say_on_stderr)
-        store, reader, objects = until(self._affinity, "the class affinity", self.filling.news, patience)
-        layout = self.spec.layout
+        patience, what = Patience(self._timeout_s, say_on_stderr), labels.shared_title
+        store, reader, objects = until(self._shared, what, self.filling.news, patience)
         data = {
-            array: reader.whole(store, layout.affinity_name(array), digest, "the class affinity")
+            array: reader.whole(store, layout.shared_name(array), digest, what)
             for array, digest in objects.items()
         }
         try:
-            return layout.decode_affinity(data)
+            return layout.decode_shared(data)
         except ValueError as error:
-            raise reader.damaged("the class affinity", str(error)) from error
+            raise reader.damaged(what, str(error)) from error
 
     def _until_there(self, shard: int, view: int, patience: Patience) -> _UnitPlace:
         found = self._found.get((shard, view))
@@ -163,13 +163,14 @@ class FollowingReader(LabelSource):
                 return _UnitPlace(reader, store, receipt)
         return None
 
-    def _affinity(self) -> tuple[Store, UnitReader, dict[str, Digest]] | None:
+    def _shared(self) -> tuple[Store, UnitReader, dict[str, Digest]] | None:
         for store, spec, reader in self._places:
+            name = shared_file(spec)
             try:
-                data = get_document(store, AFFINITY_FILE)
+                data = get_document(store, name)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            return store, reader, read_affinity_receipt(data, store.path(AFFINITY_FILE), spec)
+            return store, reader, read_shared_receipt(data, store.path(name), spec)
         return None
 
     def _archive(self) -> ArchiveReader | None:

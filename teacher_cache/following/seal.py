@@ -60,14 +60,12 @@ def students_first(missing: Iterable[Unit], look: Callable[[], Mapping[str, list
 
 
 def copy_calibration(source: ArchiveWriter, destination: ArchiveWriter) -> None:
-    """Copy the class affinity and the agreement, where there are any."""
-    layout = source.spec.layout
-    if source.affinity is not None:
-        names = {array: layout.affinity_name(array) for array in source.affinity}
-        objects = {
-            array: fetched(source.store, names[array], digest) for array, digest in source.affinity.items()
-        }
-        destination.put_affinity(objects)
+    """Copy the class affinity or the basis, and the agreement, where there are any."""
+    layout, shared = source.spec.layout, source.shared
+    if shared is not None:
+        names = {array: layout.shared_name(array) for array in shared}
+        objects = {array: fetched(source.store, names[array], digest) for array, digest in shared.items()}
+        destination.put_shared(objects)
     copy_agreement(source.store, destination.store, source.spec)
 
 

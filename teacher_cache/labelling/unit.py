@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from teacher_cache.archive.format.layout import Unit
+from teacher_cache.archive.format.spec import LabelSpec
 from teacher_cache.batches.batch import ViewBatch, view_batch
 from teacher_cache.batches.pool import RenderPool
 from teacher_cache.batches.rendered import Load, ViewIds
@@ -19,10 +21,12 @@ from teacher_cache.batches.transfer import HostCopy, copies_in_flight, on_device
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.labels.arrays import LabelArrays, empty_labels
 from teacher_cache.labels.codec import encode
-from teacher_cache.labels.encodings import Values
-from teacher_cache.labels.topk import Labels, labels_from_logits
+from teacher_cache.labels.components import codes_of
+from teacher_cache.labels.topk import Basis, CodedLabels, Labels, OneLabels, labels_from_logits
 from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
+
+Kind: TypeAlias = type[Labels] | type[CodedLabels]
 
 
 def unit_loads(
@@ -66,8 +70,8 @@ def extract_unit(
     pool: RenderPool[BatchRenderer],
     teacher: Teacher,
     *,
-    k: int,
-    values: Values,
+    labels: LabelSpec,
+    basis: Basis | None,
     batch_size: int,
     advance: Callable[[int], None],
 ) -> LabelArrays:
@@ -77,10 +81,11 @@ def extract_unit(
     the k values of a label are copied to the host, while the next batch is computed.
 
     Args:
-        values: Encoding of the stored logits.
+        labels: Meaning of the stored numbers.
+        basis: Basis of the labels' codes, on the teacher's device; None for labels without codes.
 
     Returns:
-        Labels of the unit: idx and values (rows, views, k), tail (rows, views).
+        Labels of the unit: see LabelArrays, with (rows, views) in place of the dots.
 
     Raises:
         DatasetError: An image is not the one that was packed.
@@ -88,11 +93,13 @@ def extract_unit(
         TeacherCacheError: The teacher's output is not finite.
     """
     rows = pool.renderer.dataset.rows_of(unit.shard)
-    labelled = empty_labels((len(rows), len(unit.views)), k, teacher.spec.num_classes, values)
-    under_way: deque[tuple[ViewBatch, HostCopy]] = deque()
+    num_classes, values = labels.num_classes, labels.values
+    shape = (len(rows), len(unit.views))
+    labelled = empty_labels(shape, labels.k, num_classes, values, labels.num_codes)
+    under_way: deque[tuple[ViewBatch, Kind, HostCopy]] = deque()
 
-    def store(batch: ViewBatch, copy: HostCopy) -> None:
-        part = encode(Labels(*copy.wait()), teacher.spec.num_classes, values)
+    def store(batch: ViewBatch, kind: Kind, copy: HostCopy) -> None:
+        part = encode(kind(*copy.wait()), num_classes, values)
         where = (batch.rows_B.numpy() - rows.start, batch.views_B.numpy() - unit.first_view)
         for whole, array in zip(labelled, part, strict=True):
             whole[where] = array
@@ -100,12 +107,21 @@ def extract_unit(
 
     loads = unit_loads(rows, unit.views, batch_size, pool.renderer.mixing)
     for batch, logits_BC in teacher_logits(pool, teacher, loads, what=f"unit {unit.name}"):
-        under_way.append((batch, HostCopy(labels_from_logits(logits_BC, k))))
+        found = label_with_codes(logits_BC, labels, basis)
+        under_way.append((batch, type(found), HostCopy(found)))
         while len(under_way) > copies_in_flight(teacher.device):
             store(*under_way.popleft())
     for rest in under_way:
         store(*rest)
     return labelled
+
+
+def label_with_codes(logits_BC: torch.Tensor, labels: LabelSpec, basis: Basis | None) -> OneLabels:
+    """Return the labels of B views, with codes where there is a basis, on the device of the logits."""
+    found = labels_from_logits(logits_BC, labels.k)
+    if basis is None or labels.components is None:
+        return found
+    return CodedLabels(*found, codes_of(logits_BC, basis, labels.components["size"]))
 
 
 def teacher_logits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Annotated, NotRequired, TypedDict
 
 import numpy as np
@@ -17,6 +18,14 @@ _MOST_VIEWS = 2**18
 """Number of calibration views that are held in memory at most: half a gigabyte."""
 _MOST_ENTRIES = 2**24
 """Largest number of entries in all rows together, so that readers accept an array of them as one chunk."""
+_DIRECTIONS = 256
+"""Directions of a basis: those without codes tell what kept classes say of the others (docs/labels.md)."""
+_CODE_SIZE = 4.0
+"""Nats between two codes at 1,000 classes (docs/labels.md)."""
+_LEAST_COMPONENT_VIEWS, _MOST_COMPONENT_VIEWS = 1024, 4096
+"""Calibration views of a basis: 4 per class between these; more gain little (docs/labels.md)."""
+_MOST_VIEWS_OF_ROW = 16
+"""Calibration views of one image: more tell little new (docs/labels.md)."""
 _AGREEMENT_VIEWS = 1024
 """Number of calibration views without an affinity, where only agreement with true labels is measured."""
 VIEWS_PER_PART = 256
@@ -35,6 +44,34 @@ class AffinityRule(TypedDict):
     entries: Annotated[int, Meta(ge=1, le=2**16)]
     views_per_class: Annotated[int, Meta(ge=1, le=2**16)]
     max_views: NotRequired[Annotated[int, Meta(ge=1)]]
+
+
+class ComponentRule(TypedDict):
+    """Rule of a basis of components (labels/components.py), and of its calibration.
+
+    Attributes:
+        codes: Number of codes of a label.
+        size: Nats between two codes.
+        directions: Number of directions in the basis.
+        max_views: Largest number of calibration views.
+    """
+
+    codes: Annotated[int, Meta(ge=1, le=2**12)]
+    size: Annotated[float, Meta(gt=0, le=1e6)]
+    directions: Annotated[int, Meta(ge=1, le=2**12)]
+    max_views: Annotated[int, Meta(ge=1, le=2**18)]
+
+
+def component_rule(codes: int, num_classes: int, num_rows: int) -> ComponentRule:
+    """Return the calibration rule for labels with some codes, of a teacher with C classes.
+
+    Codes are as fine as the spread of one class needs, so finer where classes are few.
+    """
+    directions = min(max(_DIRECTIONS, codes), num_classes - 1)
+    size = round(_CODE_SIZE * math.sqrt(num_classes / 1000), 4)
+    views = min(max(_LEAST_COMPONENT_VIEWS, 4 * num_classes), _MOST_COMPONENT_VIEWS)
+    views = min(views, _MOST_VIEWS_OF_ROW * num_rows)
+    return {"codes": min(codes, directions), "size": size, "directions": directions, "max_views": views}
 
 
 def affinity_rule(k: int, num_classes: int, num_rows: int) -> AffinityRule | None:
@@ -64,10 +101,12 @@ def calibration_rows_views(
     return numbers_N % num_rows, numbers_N // num_rows
 
 
-def num_calibration_views(rule: AffinityRule | None, num_classes: int, num_rows: int) -> int:
-    """Return the number of calibration views: the affinity's, or enough to tell the agreement with labels."""
+def num_calibration_views(rule: AffinityRule | ComponentRule | None, num_classes: int, num_rows: int) -> int:
+    """Return the number of calibration views: the rule's, or enough to tell the agreement with labels."""
     if rule is None:
         return min(num_rows, _AGREEMENT_VIEWS)
+    if "codes" in rule:
+        return rule["max_views"]
     views = rule["views_per_class"] * num_classes
     return min(views, rule.get("max_views", views))
 

@@ -1,13 +1,13 @@
 """Three arrays of stored labels, and their types (docs/archive-format.md).
 
 idx     u16 (u32 above 65,535 classes)   class ids by falling probability; the fill value means "no label"
-values  relative logits, as an encoding of labels/encodings.py stores them
+values  relative logits, as an encoding of labels/encodings.py stores them; then codes, if labels have any
 tail    tail mass, as the same encoding stores it
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,29 @@ MAX_CLASSES_U16 = 65_535
 
 
 class LabelArrays(NamedTuple):
-    """Labels as stored: idx and values (..., K), tail (...)."""
+    """Labels as stored: idx (..., K), values (..., K + R) with R codes, tail (...)."""
 
     idx: npt.NDArray[Any]
     values: npt.NDArray[Any]
     tail: npt.NDArray[Any]
+
+
+class BasisArrays(NamedTuple):
+    """Basis of components as stored (labels/components.py).
+
+    Attributes:
+        basis: float16 (M + 1, C): the mean m, then the directions.
+        basis_step: float32 (M + 1,): 1, then step_j; 0 for directions without a code.
+        basis_error: float32 (M + 1,): noise, then error_j.
+    """
+
+    basis: npt.NDArray[np.float16]
+    basis_step: npt.NDArray[np.float32]
+    basis_error: npt.NDArray[np.float32]
+
+
+SharedArrays: TypeAlias = LabelArrays | BasisArrays
+"""Arrays that all labels of an archive share: its class affinity, or its basis."""
 
 
 def idx_dtype(num_classes: int) -> np.dtype:
@@ -36,11 +54,15 @@ def idx_fill(num_classes: int) -> int:
     return int(np.iinfo(idx_dtype(num_classes)).max)
 
 
-def empty_labels(shape: tuple[int, ...], k: int, num_classes: int, values: Values) -> LabelArrays:
-    """Return uninitialised arrays to write labels into: idx and values (*shape, k), tail (*shape)."""
+def empty_labels(
+    shape: tuple[int, ...], k: int, num_classes: int, values: Values, num_codes: int = 0
+) -> LabelArrays:
+    """Return uninitialised arrays to write labels into: see LabelArrays, `shape` in place of the dots."""
     dtype = ENCODINGS[values].dtype
     return LabelArrays(
-        np.empty((*shape, k), idx_dtype(num_classes)), np.empty((*shape, k), dtype), np.empty(shape, dtype)
+        np.empty((*shape, k), idx_dtype(num_classes)),
+        np.empty((*shape, k + num_codes), dtype),
+        np.empty(shape, dtype),
     )
 
 

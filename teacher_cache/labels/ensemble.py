@@ -17,7 +17,14 @@ import torch
 
 from teacher_cache.labels.tail_rules import Tail
 from teacher_cache.labels.tails import dense_probabilities
-from teacher_cache.labels.topk import AnyAffinity, AnyLabels, EnsembleAffinity, EnsembleLabels, Labels
+from teacher_cache.labels.topk import (
+    AnyAffinity,
+    AnyLabels,
+    EnsembleAffinity,
+    EnsembleLabels,
+    OneAffinity,
+    OneLabels,
+)
 
 
 def mean_log_probabilities(
@@ -54,13 +61,13 @@ def top_classes(labels: AnyLabels, num_classes: int, *, tail: Tail, affinity: An
     Raises:
         ValueError: See `mean_log_probabilities`.
     """
-    if isinstance(labels, Labels):
+    if not isinstance(labels, EnsembleLabels):
         return labels.class_ids_BK[:, 0].long()
     mean_BC = mean_log_probabilities(labels, num_classes, temperature=1.0, tail=tail, affinity=affinity)
     return mean_BC.argmax(1)
 
 
-def _log_dense(labels: Labels, num_classes: int, tail: Tail, affinity: Labels | None) -> torch.Tensor:
+def _log_dense(labels: OneLabels, num_classes: int, tail: Tail, affinity: OneAffinity) -> torch.Tensor:
     """Return the logarithm of one teacher's probabilities of all classes, (B, C), by a tail rule."""
     class_ids_BK = labels.class_ids_BK.long()
     if class_ids_BK.shape[1] == num_classes or tail == "renormalised":

@@ -32,7 +32,7 @@ import torch.nn.functional as F  # noqa: N812  # as torch's own documentation na
 from teacher_cache.labels.ensemble import mean_log_probabilities, top_classes
 from teacher_cache.labels.tail_rules import DEFAULT_TAIL, Tail
 from teacher_cache.labels.tails import dense_probabilities
-from teacher_cache.labels.topk import AnyAffinity, AnyLabels, EnsembleAffinity, EnsembleLabels, Labels
+from teacher_cache.labels.topk import AnyAffinity, AnyLabels, Basis, EnsembleAffinity, EnsembleLabels
 
 
 def hard_loss(
@@ -98,7 +98,7 @@ def soft_loss(
         return temperature**2 * _kl(mean_BC, student_BC).mean()
     k = labels.class_ids_BK.shape[1]
     if tail == "affinity" and k < num_classes:
-        if not isinstance(affinity, Labels):
+        if affinity is None or isinstance(affinity, EnsembleAffinity):
             raise ValueError(
                 f"tail 'affinity' needs the archive's affinity for labels of {k} of {num_classes} classes: "
                 "pass affinity=..., or another tail such as 'uniform'"
@@ -139,10 +139,14 @@ def _check_classes(logits_BC: torch.Tensor, labels: AnyLabels, affinity: AnyAffi
     affinities = affinity.members if isinstance(affinity, EnsembleAffinity) else (affinity,)
     num_classes = logits_BC.shape[1]
     for one in affinities:
-        if one is not None and len(one.class_ids_BK) != num_classes + 1:  # the last is the mean
+        if one is None:
+            continue
+        # the last row of a class affinity is the mean
+        of = len(one.mean_C) if isinstance(one, Basis) else len(one.class_ids_BK) - 1
+        if of != num_classes:
             raise ValueError(
-                f"a student of {num_classes} classes, and labels of {len(one.class_ids_BK) - 1}: its outputs "
-                "would mean other classes; make the model with num_classes=views.num_classes"
+                f"a student of {num_classes} classes, and labels of {of}: its outputs would mean other "
+                "classes; make the model with num_classes=views.num_classes"
             )
     for each in members:
         ids_BK = each.class_ids_BK

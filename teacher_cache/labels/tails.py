@@ -2,7 +2,7 @@
 
 With p the probabilities of the k kept classes, m the tail mass, and O the C - k classes outside:
 
-    affinity      t_c = m a_c / sum over O of a,
+    affinity      t_c = m a_c / sum over O of a; a is given by labels/components.py, or else by
                   log a = b sum over kept j of (p_j / sum of p) log A[j] + (1 - b) log A[C]
                   b = 1 + 0.4 (1 - k / C)^2
     uniform       t_c = m / (C - k)
@@ -23,8 +23,9 @@ import math
 
 import torch
 
+from teacher_cache.labels.components import tail_logits
 from teacher_cache.labels.encodings import NO_TAIL, VALUE_STEP
-from teacher_cache.labels.topk import Labels
+from teacher_cache.labels.topk import Basis, Labels, OneAffinity, OneLabels
 
 _LEAST_TAIL = math.exp(-NO_TAIL * VALUE_STEP)
 """Least tail mass of a row of the affinity, used in place of 0 so that the logarithm is finite."""
@@ -38,33 +39,36 @@ def sharpening(k: int, num_classes: int) -> float:
 
 
 def dense_probabilities(
-    labels: Labels, num_classes: int, affinity: Labels | None, power: float | None = None
+    labels: OneLabels, num_classes: int, affinity: OneAffinity, power: float | None = None
 ) -> torch.Tensor:
-    """Return t of all classes, (B, C), with the tail spread by the affinity, or evenly without one.
+    """Return t of all classes, (B, C), the tail spread by the affinity or basis, or evenly without one.
 
     Args:
         num_classes: Number of classes, C.
-        affinity: Class affinity of the archive, or None.
-        power: Exponent b; None takes the value of `sharpening`.
+        affinity: Class affinity or basis of the archive, or None.
+        power: Exponent b of a class affinity; None takes the value of `sharpening`.
+
+    Raises:
+        ValueError: There is a basis, and the labels have no codes in it.
     """
     class_ids_BK = labels.class_ids_BK.long()
     count, k = class_ids_BK.shape
     kept_BK = labels.probabilities()
     if k == num_classes:
         return torch.empty(count, num_classes, device=kept_BK.device).scatter(1, class_ids_BK, kept_BK)
-    shape_BC = (
-        torch.ones(count, num_classes, device=kept_BK.device)
-        if affinity is None
-        else _affinity_shape(
-            labels, num_classes, affinity, sharpening(k, num_classes) if power is None else power
-        )
-    )
+    if affinity is None:
+        shape_BC = torch.ones(count, num_classes, device=kept_BK.device)
+    elif isinstance(affinity, Basis):
+        shape_BC = tail_logits(labels, affinity).scatter(1, class_ids_BK, -math.inf).softmax(1)
+    else:
+        power = sharpening(k, num_classes) if power is None else power
+        shape_BC = _affinity_shape(labels, num_classes, affinity, power)
     shape_BC = shape_BC.scatter(1, class_ids_BK, 0.0)
     tail_BC = shape_BC * (labels.tail_B / shape_BC.sum(1))[:, None]
     return tail_BC.scatter(1, class_ids_BK, kept_BK)
 
 
-def _affinity_shape(labels: Labels, num_classes: int, affinity: Labels, power: float) -> torch.Tensor:
+def _affinity_shape(labels: OneLabels, num_classes: int, affinity: Labels, power: float) -> torch.Tensor:
     """Return a for the classes outside a label, (B, C), up to a factor per view; 0 for its own classes."""
     entries = affinity.class_ids_BK.shape[1]
     rows_RN = affinity.log_probabilities()

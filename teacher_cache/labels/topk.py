@@ -1,6 +1,6 @@
 """Label: the teacher's sparse output for one view, or several teachers', and the meaning of its numbers.
 
-Shapes: B views, K classes kept, C classes in all, A teachers.
+Shapes: B views, K classes kept, C classes in all, A teachers, M directions, R of them with codes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Labels(NamedTuple):
 
     def log_probabilities(self) -> torch.Tensor:
         """Return the log-probabilities of the kept classes, float32 (B, K)."""
-        return self.relative_logits_BK.log_softmax(1) + (-self.tail_B).log1p()[:, None]
+        return _log_probabilities(self)
 
     def probabilities(self) -> torch.Tensor:
         """Return the probabilities of the kept classes, float32 (B, K)."""
@@ -39,6 +39,58 @@ class Labels(NamedTuple):
         return Labels(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
+class CodedLabels(NamedTuple):
+    """Labels of B views that also hold codes, which keep the shape of their tails (labels/components.py).
+
+    Attributes:
+        class_ids_BK, relative_logits_BK, tail_B: As in Labels.
+        codes_BR: Codes in the basis of the archive, int8.
+    """
+
+    class_ids_BK: torch.Tensor
+    relative_logits_BK: torch.Tensor
+    tail_B: torch.Tensor
+    codes_BR: torch.Tensor
+
+    def log_probabilities(self) -> torch.Tensor:
+        """Return the log-probabilities of the kept classes, float32 (B, K)."""
+        return _log_probabilities(self)
+
+    def probabilities(self) -> torch.Tensor:
+        """Return the probabilities of the kept classes, float32 (B, K)."""
+        return self.log_probabilities().exp()
+
+    def to(self, device: torch.device | str) -> CodedLabels:
+        """Return the same labels on `device`; copies from pinned memory are asynchronous."""
+        return CodedLabels(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+def _log_probabilities(labels: OneLabels) -> torch.Tensor:
+    return labels.relative_logits_BK.log_softmax(1) + (-labels.tail_B).log1p()[:, None]
+
+
+class Basis(NamedTuple):
+    """Directions that the codes of an archive's labels are written in (labels/components.py).
+
+    Attributes:
+        mean_C: Mean of centred log-probabilities.
+        directions_MC: Unit vectors, those with codes first.
+        step_R: Nats per code.
+        error_M: Variance that codes leave in each direction.
+        noise: Variance per class that no direction explains, a scalar.
+    """
+
+    mean_C: torch.Tensor
+    directions_MC: torch.Tensor
+    step_R: torch.Tensor
+    error_M: torch.Tensor
+    noise: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Basis:
+        """Return the same basis on `device`."""
+        return Basis(*(tensor.to(device) for tensor in self))
+
+
 class EnsembleLabels(NamedTuple):
     """Labels of the same B views by several teachers, taught by the mean of their probabilities.
 
@@ -47,7 +99,7 @@ class EnsembleLabels(NamedTuple):
         weights_A: Weights of the teachers in the mean, float32 of sum 1.
     """
 
-    members: tuple[Labels, ...]
+    members: tuple[OneLabels, ...]
     weights_A: torch.Tensor
 
     def to(self, device: torch.device | str) -> EnsembleLabels:
@@ -60,18 +112,22 @@ class EnsembleAffinity(NamedTuple):
     """Class affinities of several archives.
 
     Attributes:
-        members: Class affinity of each archive; None for labels without tails.
+        members: Class affinity or basis of each archive; None for labels without tails.
     """
 
-    members: tuple[Labels | None, ...]
+    members: tuple[OneAffinity, ...]
 
     def to(self, device: torch.device | str) -> EnsembleAffinity:
         """Return the same affinities on `device`."""
         return EnsembleAffinity(tuple(None if one is None else one.to(device) for one in self.members))
 
 
-AnyLabels: TypeAlias = Labels | EnsembleLabels
-AnyAffinity: TypeAlias = Labels | EnsembleAffinity | None
+OneLabels: TypeAlias = Labels | CodedLabels
+"""Labels of one teacher."""
+AnyLabels: TypeAlias = OneLabels | EnsembleLabels
+OneAffinity: TypeAlias = Labels | Basis | None
+"""What an archive holds once to spread the tails of its labels: a class affinity, a basis, or nothing."""
+AnyAffinity: TypeAlias = OneAffinity | EnsembleAffinity
 
 
 def labels_from_logits(logits_BC: torch.Tensor, k: int) -> Labels:

@@ -95,7 +95,7 @@ def test_labels_are_the_teachers_of_the_very_views(labels: str, dataset: PackedD
 def test_the_documents_ten_lines_read_a_view_with_plain_zarr(
     labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    snippet, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len([line for line in snippet.splitlines() if line]) <= 10
     (tmp_path / "labels").symlink_to(labels)
     monkeypatch.chdir(tmp_path)

@@ -358,14 +358,14 @@ def test_no_reader_unpickles(labels: str, exported: Path, monkeypatch: pytest.Mo
 
 def test_an_affinity_of_classes_that_are_none_is_refused(copy: Path) -> None:
     reader = ArchiveReader(str(copy))
-    rows = reader.affinity_arrays()
+    rows = reader.shared_arrays()
     assert rows is not None
     writer = ArchiveWriter(Store(copy), reader.spec)
-    writer.freeze_affinity(rows._replace(idx=rows.idx + 1), replace=True)
+    writer.freeze_shared(rows._replace(idx=rows.idx + 1), replace=True)
     writer.finish()
     with pytest.raises(ArchiveError, match="contains a class id outside the list of classes"):
         _ = ArchiveReader(str(copy)).affinity
-    assert [problem.affinity for problem in verify(str(copy), "full", silent)] == [True]
+    assert [problem.is_shared for problem in verify(str(copy), "full", silent)] == [True]
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_an_archive_cannot_say_where_to_load_a_teacher_from(
 ) -> None:
     reader = ArchiveReader(str(copy))
     spec = dataclasses.replace(reader.spec, teacher={**reader.spec.teacher, **teacher})
-    manifest = Manifest(spec, reader.manifest.affinity, reader.manifest.receipts)
+    manifest = Manifest(spec, reader.manifest.shared, reader.manifest.receipts)
     (copy / "manifest.json").write_bytes(manifest.to_bytes())
     for name, expected in zarr_documents(spec, reader.receipts).items():
         (copy / name).write_bytes(expected)

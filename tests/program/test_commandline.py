@@ -34,7 +34,7 @@ TEACHER = (
     "compile"
 )
 REQUEST = (
-    f"{TEACHER} {KEY} data teacher out recipe img_size views topk affinity values views_per_unit "
+    f"{TEACHER} {KEY} data teacher out recipe img_size views topk affinity components values views_per_unit "
     "extends catalog catalog_key precision retries max_quarantined max_gpu_hours allow_disagreement run_dir "
     "followed"
 )

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipelines.extraction.engines.engine import Engine
 from pipelines.extraction.messages import Description
@@ -15,6 +16,7 @@ from teacher_cache.archive.format.calibration import missing_parts
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.receipts import AGREEMENT_FILE, Receipt
 from teacher_cache.archive.format.spec import ArchiveSpec, LabelSpec
+from teacher_cache.archive.readers.read_units import fetched_shared
 from teacher_cache.archive.writers.extension import extension
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.errors import InputError
@@ -22,6 +24,7 @@ from teacher_cache.labels.affinity_rule import (
     CalibrationPart,
     affinity_rule,
     calibration_parts,
+    component_rule,
     num_calibration_views,
 )
 from teacher_cache.labels.arrays import check_topk
@@ -44,7 +47,7 @@ class Prepared:
         writer: Writer of the archive; its spec has the archive's own layout.
         extends: Receipts of units in other archives that replace requested units, by relative URL.
         is_labelled: Whether the images have true labels.
-        is_calibrated: Whether the class affinity is taken from another archive.
+        is_calibrated: Whether the class affinity or the basis is taken from another archive.
     """
 
     writer: ArchiveWriter
@@ -57,19 +60,19 @@ class Prepared:
     def calibration(self) -> list[CalibrationPart]:
         """All parts of the calibration; empty if its result is already written, or is not needed.
 
-        Calibration views are labelled to measure the class affinity, and to compare the teacher with the
-        true labels before units are computed.
+        Calibration views are labelled to measure the class affinity or the basis, and to compare the
+        teacher with the true labels before units are computed.
         """
         if self.is_calibrated:
             return []
         spec = self.writer.spec
-        needs_affinity = spec.labels.affinity is not None and self.writer.affinity is None
+        needs_shared = spec.labels.shared_rule is not None and self.writer.shared is None
         needs_agreement = (
             bool(len(self.missing)) and self.is_labelled and self.writer.store.stat(AGREEMENT_FILE) is None
         )
-        if not needs_affinity and not needs_agreement:
+        if not needs_shared and not needs_agreement:
             return []
-        rule = spec.labels.affinity if needs_affinity else None
+        rule = spec.labels.shared_rule if needs_shared else None
         num_rows = sum(count for _, count in spec.dataset["shards"])
         return calibration_parts(num_calibration_views(rule, spec.labels.num_classes, num_rows))
 
@@ -101,15 +104,24 @@ def archive_spec(request: ExtractRequest, worker: Description) -> ArchiveSpec:
             request.topk,
             num_classes,
             dataset.class_list.sha256,
-            affinity=affinity_rule(request.topk, num_classes, dataset.num_samples)
-            if request.has_affinity
-            else None,
             values=request.values,
+            **_rules(request, num_classes),
         ),
         probe_sha256=worker.probe_sha256,
         views_per_unit=request.views_per_unit or base or default_views_per_unit(len(request.views)),
         made_with=worker.made_with,
     )
+
+
+def _rules(request: ExtractRequest, num_classes: int) -> dict[str, Any]:
+    """Return the calibration rules of a request's labels: of codes if it asks for them, or of an affinity."""
+    if request.num_codes and request.topk < num_classes:
+        return {
+            "components": component_rule(request.num_codes, num_classes, request.dataset.info.num_samples)
+        }
+    has_affinity = request.has_affinity and not request.num_codes
+    rule = affinity_rule(request.topk, num_classes, request.dataset.info.num_samples)
+    return {"affinity": rule if has_affinity else None}
 
 
 def prepare(request: ExtractRequest, asked: ArchiveSpec) -> Prepared:
@@ -129,6 +141,8 @@ def begin(request: ExtractRequest, asked: ArchiveSpec, before: Prepared) -> Prep
     Raises as `prepare`.
     """
     writer = ArchiveWriter.open(request.archive, asked, create=True)
+    if request.extends is not None and asked.labels.components is not None:
+        writer.put_shared(fetched_shared(*request.extends))  # its units are written in its basis
     if before.writer.spec.layout == writer.spec.layout:
         return dataclasses.replace(before, writer=writer)
     return _prepared(request, writer)
@@ -147,4 +161,5 @@ def _prepared(request: ExtractRequest, writer: ArchiveWriter) -> Prepared:
     elsewhere = itertools.chain.from_iterable([*writer.extends.values(), *extends.values()])
     finished = (receipt.unit for receipt in itertools.chain(writer.receipts(), elsewhere))
     missing = MissingUnits(layout, request.views, finished)
-    return Prepared(writer, extends, missing, request.dataset.index.is_labelled)
+    is_calibrated = request.extends is not None and writer.spec.labels.components is not None
+    return Prepared(writer, extends, missing, request.dataset.index.is_labelled, is_calibrated)

@@ -14,7 +14,7 @@ from teacher_cache.archive.format.manifest import Manifest
 from teacher_cache.archive.format.part import Position, places, read_part, relative_stores
 from teacher_cache.archive.format.receipts import Receipt
 from teacher_cache.archive.format.spec import ArchiveSpec
-from teacher_cache.archive.readers.read_units import fetched, fetched_affinity, in_threads
+from teacher_cache.archive.readers.read_units import fetched, fetched_shared, in_threads
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.errors import InputError
 from teacher_cache.program.progress import Track
@@ -91,6 +91,14 @@ def units_to_take(shelves: Sequence[Shelf], missing: Iterable[Unit]) -> list[tup
     return [(shelf, units) for shelf, units in found if units]
 
 
+def of_one_basis(shelves: Sequence[Shelf], writer: ArchiveWriter) -> list[Shelf]:
+    """Return the shelves whose labels have the basis of the archive, or else of the first of them."""
+    if writer.spec.labels.components is None or not shelves:
+        return list(shelves)
+    basis = writer.shared or shelves[0].manifest.shared
+    return [shelf for shelf in shelves if shelf.manifest.shared == basis]
+
+
 def taken_of(shelf: Shelf, units: Sequence[Unit]) -> Taken:
     """Return the number and size of some units of a shelf."""
     sizes = (shelf.units[unit.shard, unit.block][1].num_bytes for unit in units)
@@ -98,15 +106,16 @@ def taken_of(shelf: Shelf, units: Sequence[Unit]) -> Taken:
 
 
 def take(shelf: Shelf, writer: ArchiveWriter, units: Sequence[Unit], track: Track) -> Taken:
-    """Copy units from a shelf into an archive, and the class affinity they belong to.
+    """Copy units from a shelf into an archive, and the class affinity or basis they belong to.
 
     Raises:
+        ArchiveError: The archive has another basis.
         DamagedError: An object does not have the sha256 in the manifest.
     """
     stores, layout = relative_stores(shelf.store, shelf.manifest), shelf.manifest.spec.layout
     taken = taken_of(shelf, units)
-    if shelf.manifest.affinity is not None:
-        writer.put_affinity(fetched_affinity(shelf.store, shelf.manifest))
+    if shelf.manifest.shared is not None:
+        writer.put_shared(fetched_shared(shelf.store, shelf.manifest))
     copy_agreement(shelf.store, writer.store, writer.spec)
 
     def copy(unit: Unit) -> None:

@@ -23,7 +23,8 @@ class Calibration:
 
     Attributes:
         agreement: Agreement of the teacher with the true labels; None if unlabelled, or if a part failed.
-        given_up: Reason for each failed part, by name; units do not depend on it, and the next run retries.
+        given_up: Reason for each failed part, by name; the next run tries again. Units depend on it only
+            where their codes need a basis.
     """
 
     agreement: Agreement | None

@@ -22,7 +22,15 @@ from pipelines.extraction.planning.estimate import (
     outputs_kind,
 )
 from pipelines.extraction.planning.prepare import Extraction, archive_spec, begin, prepare
-from pipelines.extraction.planning.take import Shelf, as_shelved, shelves_of, take, taken_of, units_to_take
+from pipelines.extraction.planning.take import (
+    Shelf,
+    as_shelved,
+    of_one_basis,
+    shelves_of,
+    take,
+    taken_of,
+    units_to_take,
+)
 from pipelines.extraction.request import WorkOrder, request_of
 from pipelines.extraction.running.fill import fill
 from pipelines.extraction.running.units import close, run
@@ -45,7 +53,7 @@ def extract(config: ExtractConfig, track: Track) -> ExtractReport:
         request, engine = extraction.request, extraction.engine
         asked, shelves = _spec_and_shelves(extraction)
         prepared = prepare(request, asked)
-        taking = units_to_take(shelves, prepared.missing)
+        taking = units_to_take(of_one_basis(shelves, prepared.writer), prepared.missing)
         found = kind = None
         rest = prepared.without([unit for _, units in taking for unit in units])
         if rest.missing:
@@ -77,7 +85,7 @@ def plan(config: PlanConfig) -> Plan:
     with begun(config) as extraction:
         asked, shelves = _spec_and_shelves(extraction)
         prepared = prepare(extraction.request, asked)
-        taking = units_to_take(shelves, prepared.missing)
+        taking = units_to_take(of_one_basis(shelves, prepared.writer), prepared.missing)
         taken = {shelf.store.url: taken_of(shelf, units) for shelf, units in taking}
         prepared = prepared.without([unit for _, units in taking for unit in units])
         if not prepared.missing:

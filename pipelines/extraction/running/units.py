@@ -67,7 +67,8 @@ def run(
         queue = UnitQueue(
             order(prepared.missing), retries=request.retries, max_quarantined=request.max_quarantined
         )
-        if not record.is_over_limit:
+        needs_basis = prepared.writer.spec.labels.components is not None
+        if not record.is_over_limit and not (needs_basis and given_up):
             _do_units(engine, queue, record, num_views, track, hear)
         _check_limit(record, request.max_gpu_hours)
         given_up |= {unit.name: reason for unit, reason in queue.quarantined.items()}

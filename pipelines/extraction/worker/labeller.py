@@ -24,10 +24,11 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.labelling.calibrate import Calibrated, calibrate_part
 from teacher_cache.labelling.unit import extract_unit, teacher_logits, unit_loads
-from teacher_cache.labels.affinity_rule import CalibrationPart
+from teacher_cache.labels.affinity_rule import CalibrationPart, component_rule
 from teacher_cache.labels.arrays import LabelArrays
-from teacher_cache.labels.codec import encode
-from teacher_cache.labels.topk import labels_from_logits
+from teacher_cache.labels.codec import decode_basis, encode
+from teacher_cache.labels.components import centred, codes_of, fitted_basis
+from teacher_cache.labels.topk import Basis, CodedLabels, Labels, labels_from_logits
 from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import Teacher, build_teacher
 from teacher_cache.models.trial import check_trial
@@ -64,7 +65,7 @@ class Labeller:
         self._workers = workers
         self._pool = self._new_pool()
 
-    def label(self, unit: Unit, labels: LabelSpec, advance: Advance) -> TimedLabels:
+    def label(self, unit: Unit, labels: LabelSpec, basis: Basis | None, advance: Advance) -> TimedLabels:
         """Return the labels of a unit, and the time they took; see `extract_unit`."""
         with self._pool_renewed_on_error():
             waited_s, start_s = self._pool.waited_s, time.perf_counter()
@@ -72,20 +73,25 @@ class Labeller:
                 unit,
                 self._pool,
                 self.teacher,
-                k=labels.k,
-                values=labels.values,
+                labels=labels,
+                basis=basis,
                 batch_size=self.batch_size,
                 advance=advance,
             )
             seconds, render_s = time.perf_counter() - start_s, self._pool.waited_s - waited_s
         return TimedLabels(arrays, render_s, seconds - render_s)
 
-    def calibrate(self, part: CalibrationPart, advance: Advance) -> TimedViews:
+    def calibrate(self, part: CalibrationPart, advance: Advance, *, for_basis: bool = False) -> TimedViews:
         """Return the teacher's classes of a part of the calibration views; see `calibrate_part`."""
         with self._pool_renewed_on_error():
             waited_s, start_s = self._pool.waited_s, time.perf_counter()
             views = calibrate_part(
-                self._pool, self.teacher, part, batch_size=self.batch_size, advance=advance
+                self._pool,
+                self.teacher,
+                part,
+                batch_size=self.batch_size,
+                for_basis=for_basis,
+                advance=advance,
             )
             seconds, render_s = time.perf_counter() - start_s, self._pool.waited_s - waited_s
         return TimedViews(views, render_s, seconds - render_s)
@@ -126,16 +132,16 @@ class Labeller:
 
     def _rate(self, layout: Layout, loads: Sequence[Load]) -> Rate:
         waited_s, start_s = self._pool.waited_s, time.perf_counter()
-        labels = [
-            encode(labels_from_logits(logits_BC, layout.k), layout.num_classes, layout.values)
+        views = [
+            (labels_from_logits(logits_BC, layout.k), centred(logits_BC).half() if layout.num_codes else None)
             for _, logits_BC in self.logits(loads, "the views measured")
         ]
         seconds = time.perf_counter() - start_s
         return Rate(
-            views=sum(len(part.tail) for part in labels),
+            views=sum(len(labels.tail_B) for labels, _ in views),
             seconds=seconds,
             render_s=self._pool.waited_s - waited_s,
-            bytes_per_label=_bytes_per_label(layout, labels),
+            bytes_per_label=_bytes_per_label(layout, views),
         )
 
     def keys_sha256(self, unit: Unit) -> str:
@@ -212,9 +218,22 @@ def _num_views(load: Sequence[ViewIds]) -> int:
     return sum(len(view_ids.rows_B) for view_ids in load)
 
 
-def _bytes_per_label(layout: Layout, labels: Sequence[LabelArrays]) -> float:
-    """Return the stored bytes of a label, from some labels stored as the chunks of one view."""
+def _bytes_per_label(layout: Layout, views: Sequence[tuple[Labels, torch.Tensor | None]]) -> float:
+    """Return the stored bytes of a label, from some labels stored as the chunks of one view.
+
+    Codes, where there are any, are those in a basis of these few views.
+    """
+    labels = [encode(found, layout.num_classes, layout.values) for found, _ in views]
+    if layout.num_codes:
+        centred_NC = torch.cat([some for _, some in views if some is not None])
+        rule = component_rule(layout.num_codes, layout.num_classes, len(centred_NC))
+        basis = decode_basis(fitted_basis(centred_NC.cpu().numpy(), rule), layout.num_codes)
+        codes = [codes_of(some, basis.to(some.device), rule["size"]) for _, some in views if some is not None]
+        labels = [
+            encode(CodedLabels(*found, own), layout.num_classes, layout.values)
+            for (found, _), own in zip(views, codes, strict=True)
+        ]
     rows = min(sum(len(part.tail) for part in labels), layout.rows_per_shard)
-    views = [np.concatenate(arrays)[:rows, None] for arrays in zip(*labels, strict=True)]
+    stored = [np.concatenate(arrays)[:rows, None] for arrays in zip(*labels, strict=True)]
     small = dataclasses.replace(layout, rows_per_shard=rows, views_per_unit=1)
-    return sum(len(data) for data in small.encode_unit(LabelArrays(*views)).values()) / rows
+    return sum(len(data) for data in small.encode_unit(LabelArrays(*stored)).values()) / rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,9 +29,10 @@ from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError, RecipeError, TeacherCacheError, UnfitError
-from teacher_cache.labelling.calibrate import Calibrated, affinity_arrays, joined
+from teacher_cache.labelling.calibrate import Calibrated, joined, shared_arrays
 from teacher_cache.labels.affinity_rule import CalibrationPart
 from teacher_cache.labels.agreement import Agreement
+from teacher_cache.labels.topk import Basis
 from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.progress import counting
 from teacher_cache.storage.store import Store
@@ -99,18 +101,19 @@ class LabelWorker:
         return Trial(rate, timed.views.agreement)
 
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:
-        """Write the result of all parts: the class affinity, and the agreement; see Worker."""
+        """Write the result of all parts: the class affinity or basis, and the agreement; see Worker."""
         writer, store = self._archive(), self._store
-        labels = writer.spec.labels
+        is_needed = writer.spec.labels.shared_rule is not None and writer.shared is None
         try:
             found = get_parts(store, parts)
         except FileNotFoundError:  # another driver has just frozen this calibration
-            if labels.affinity is not None and writer.affinity is None:
+            if is_needed:
                 raise
             return get_agreement(store, writer.spec)
         views = joined([_opened(store, part, data) for part, data in zip(parts, found, strict=True)])
-        if labels.affinity is not None and writer.affinity is None:
-            writer.freeze_affinity(affinity_arrays(views, labels.affinity, labels.num_classes))
+        shared = shared_arrays(views, writer.spec.labels) if is_needed else None
+        if shared is not None:
+            writer.freeze_shared(shared)
         agreement = views.agreement
         if agreement is not None:
             put_agreement(store, writer.spec, agreement)
@@ -131,8 +134,15 @@ class LabelWorker:
         """
         labels = self._archive().spec.labels
         if isinstance(task, CalibrationPart):
-            return CalibratedPart(task, self._labeller.calibrate(task, advance))
-        return Labelled(task, self._labeller.label(task, labels, advance))
+            for_basis = labels.components is not None
+            return CalibratedPart(task, self._labeller.calibrate(task, advance, for_basis=for_basis))
+        return Labelled(task, self._labeller.label(task, labels, self._basis, advance))
+
+    @functools.cached_property
+    def _basis(self) -> Basis | None:
+        """Basis of the labels' codes, on the teacher's device; None for labels without codes."""
+        basis = self._archive().basis()
+        return None if basis is None else basis.to(self._labeller.teacher.device)
 
     def write(self, computed: Labelled | CalibratedPart) -> UnitResult:
         """Write a unit's objects, then its receipt; or the object of a part of the calibration."""

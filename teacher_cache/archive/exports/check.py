@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from teacher_cache.archive.format.tars import BASIS_FILE, basis_npy
 from teacher_cache.archive.readers.source import LabelSource, view_ranges
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import ArchiveError
 from teacher_cache.exact.canonical import seal
+from teacher_cache.labels.arrays import BasisArrays
 from teacher_cache.storage.store import Store
 
 _PLAN = "exporting.json"
@@ -20,6 +22,8 @@ def exporting(
     kind: str, source: LabelSource, dataset: PackedDataset, views: range, destination: Store
 ) -> Iterator[None]:
     """Refuse an export that would be incomplete, or whose destination holds anything but its beginning.
+
+    The basis of labels by components is written first, as codes mean nothing without it.
 
     Objects that the destination holds were written whole by the same request, and need not be written again.
 
@@ -53,5 +57,8 @@ def exporting(
         )
     if not names:
         destination.put(_PLAN, plan)
+    shared = source.checked_shared()
+    if isinstance(shared, BasisArrays):
+        destination.put(BASIS_FILE, basis_npy(shared))
     yield
     destination.delete(_PLAN)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,9 +25,10 @@ _ROWS_PER_GROUP = 100
 def export_parquet(
     source: LabelSource, dataset: PackedDataset, views: range, destination: Store, track: Track
 ) -> None:
-    """Write labels-<shard>.parquet for every shard: key, row, view, class_ids, logits, tail.
+    """Write labels-<shard>.parquet for every shard: key, row, view, class_ids, logits, tail, and any codes.
 
     Logits are float32, relative to the first; tail is the probability of all classes that are not listed.
+    Codes are int8, in the basis of basis.npy.
 
     Raises:
         ArchiveError: The labels do not belong to the dataset, or one is damaged.
@@ -74,8 +77,9 @@ def export_images(
 def _images_table(source: LabelSource, dataset: PackedDataset, shard: int, views: range) -> pa.Table:
     rows, count = dataset.rows_of(shard), len(views)
     labels = [source.decode_rows(source.stored(shard, view)) for view in views]
-    ids_RVK, logits_RVK, tail_RV = (np.stack(arrays, 1) for arrays in zip(*labels, strict=True))
-    k = ids_RVK.shape[2]
+    ids_RVK, logits_RVK, tail_RV, *codes = (
+        np.stack(arrays, 1) for arrays in zip(*labels, strict=True) if arrays[0] is not None
+    )
     blobs = [dataset.image_bytes(row) for row in rows]
     names = [
         f"{dataset.index.key(row)}.{images.extension_of(blob)}" for row, blob in zip(rows, blobs, strict=True)
@@ -91,9 +95,10 @@ def _images_table(source: LabelSource, dataset: PackedDataset, shard: int, views
         ),
         "label": pa.array(dataset.index.labels_N[rows.start : rows.stop], pa.int64()),
         "views": by_view(pa.array(np.tile(np.array(views, np.int32), len(rows)))),
-        "class_ids": by_view(pa.FixedSizeListArray.from_arrays(ids_RVK.ravel(), k)),
-        "logits": by_view(pa.FixedSizeListArray.from_arrays(logits_RVK.ravel(), k)),
+        "class_ids": by_view(_lists(ids_RVK)),
+        "logits": by_view(_lists(logits_RVK)),
         "tail": by_view(pa.array(tail_RV.ravel())),
+        **({"codes": by_view(_lists(codes[0]))} if codes else {}),
     }
     label = {"_type": "ClassLabel", "names": list(dataset.info.classes)}
     features = {"image": {"_type": "Image"}, **({"label": label} if dataset.info.classes else {})}
@@ -104,13 +109,18 @@ def _images_table(source: LabelSource, dataset: PackedDataset, shard: int, views
 
 def _table(source: LabelSource, shard: int, view: int, rows: range, keys: pa.Array) -> pa.Table:
     labels = source.decode_rows(source.stored(shard, view))
-    k = labels.class_ids_BK.shape[1]
     columns = {
         "key": keys,
         "row": pa.array(np.arange(rows.start, rows.stop)),
         "view": pa.array(np.full(len(rows), view, np.int32)),
-        "class_ids": pa.FixedSizeListArray.from_arrays(labels.class_ids_BK.ravel(), k),
-        "logits": pa.FixedSizeListArray.from_arrays(labels.relative_logits_BK.ravel(), k),
+        "class_ids": _lists(labels.class_ids_BK),
+        "logits": _lists(labels.relative_logits_BK),
         "tail": pa.array(labels.tail_B),
+        **({} if labels.codes_BR is None else {"codes": _lists(labels.codes_BR)}),
     }
     return pa.table(columns)
+
+
+def _lists(numbers: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """Return the last axis of an array as lists."""
+    return pa.FixedSizeListArray.from_arrays(numbers.ravel(), numbers.shape[-1])

@@ -18,6 +18,7 @@ from teacher_cache.archive.format.tars import (
     FORMAT,
     VERSION,
     affinity_records,
+    basis_npy,
     members_of,
     npy_bytes,
 )
@@ -68,10 +69,14 @@ def export_tars(
 def _export_tars(
     reader: ArchiveReader, dataset: PackedDataset, views: range, destination: Store, track: Track
 ) -> Exported:
-    affinity = reader.affinity_arrays()
-    affinity_npy = None if affinity is None else npy_bytes(affinity_records(affinity, reader.spec))
-    if affinity_npy is not None:
+    shared = reader.shared_arrays()
+    shared_sha256: dict[str, str | None] = {"affinity_sha256": None}
+    if isinstance(shared, LabelArrays):
+        affinity_npy = npy_bytes(affinity_records(shared, reader.spec))
         destination.put(AFFINITY_FILE, affinity_npy)
+        shared_sha256 = {"affinity_sha256": sha256_hex(affinity_npy)}
+    elif shared is not None:
+        shared_sha256 |= {"basis_sha256": sha256_hex(basis_npy(shared))}
     copy_agreement(reader.store, destination, reader.spec)
     offsets = {member.extension: member.column for member in members_of(reader.spec.layout)}
     schema = INDEX_SCHEMA
@@ -110,7 +115,7 @@ def _export_tars(
         "views": [views.start, views.stop],
         "dataset_sha256": info.sha256,
         "labels_sha256": digests,
-        "affinity_sha256": None if affinity_npy is None else sha256_hex(affinity_npy),
+        **shared_sha256,
     }
     destination.put(EXPORT_FILE, seal(document))
     return Exported(info, extension, num_misnamed)

@@ -40,9 +40,9 @@ def import_tars(export: ExportReader, destination: Store, track: Track) -> Archi
             "Units of two sizes cannot lie in one archive.",
             "import into a new folder",
         )
-    affinity = export.affinity_arrays()
-    if affinity is not None:
-        writer.freeze_affinity(affinity)
+    shared = export.checked_shared()
+    if shared is not None:
+        writer.freeze_shared(shared)
     copy_agreement(export.store, destination, spec)
     with track("import", len(export.info.shards), "shards") as advance:
         for number, shard in enumerate(export.info.shards):

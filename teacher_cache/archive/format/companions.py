@@ -158,8 +158,8 @@ def sums_bytes(
     layout = manifest.spec.layout
     sums = {} if rows_sha256 is None else {ROWS_FILE: rows_sha256}
     sums |= {name: sha256_hex(data) for name, data in others.items()}
-    for array, (sha256, _) in (manifest.affinity or {}).items():
-        sums[layout.affinity_name(array)] = sha256
+    for array, (sha256, _) in (manifest.shared or {}).items():
+        sums[layout.shared_name(array)] = sha256
     for relative_url, receipt in places(manifest, part).values():
         for array, (sha256, _) in receipt.objects.items():
             if not relative_url:

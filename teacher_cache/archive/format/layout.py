@@ -2,14 +2,15 @@
 
 A unit is (image shard, block of views). Every array of labels has one Zarr shard file per unit, here called
 an object, with a chunk per view: chunks shared between views would save few bytes, and reading one view would
-inflate all of them (decisions/0009). The arrays of the class affinity have one object each. Zarr makes the
-objects in memory, so that only whole objects reach a store; chunks.py reads them, and zarr_json.py writes the
-documents that Zarr readers need.
+inflate all of them (decisions/0009). The arrays that all labels share, of the class affinity or of the basis,
+have one object each. Zarr makes the objects in memory, so that only whole objects reach a store; zarr_json.py
+reads them, and writes the documents that Zarr readers need.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teacher_cache.archive.format.zarr_json import (
+    TURNED,
     ChunkFormat,
     ReadRange,
     array_json,
@@ -25,14 +27,18 @@ from teacher_cache.archive.format.zarr_json import (
     read_places,
 )
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.labels.arrays import LabelArrays, idx_dtype, idx_fill
+from teacher_cache.labels.arrays import BasisArrays, LabelArrays, SharedArrays, idx_dtype, idx_fill
 from teacher_cache.labels.encodings import AFFINITY_VALUES, ENCODINGS, Values
 
 GROUP = "labels.zarr"
 AFFINITY_ARRAYS = ("affinity_idx", "affinity_dq", "affinity_tail")
+BASIS_ARRAYS = BasisArrays._fields
+CODES = "codes"
+"""Array of logits and codes, in place of logits alone; see LabelArrays."""
 
 _DIMENSIONS = ("row", "view", "rank")
 _AFFINITY_DIMENSIONS = ("class", "entry")
+_BASIS_DIMENSIONS = ("direction", "class")
 _MAX_CHUNK_BYTES = 2**26
 """Size limit of an inflated chunk: 30 times the largest layout in use, and far below a machine's memory."""
 _MAX_UNIT_BYTES = 2**28
@@ -69,10 +75,11 @@ class _Array:
     chunk: tuple[int, ...]
     shard: tuple[int, ...] | None
     dimensions: tuple[str, ...]
+    is_turned: bool = False
 
     @property
     def format(self) -> ChunkFormat:
-        return ChunkFormat(self.chunk, self.dtype)
+        return ChunkFormat(self.chunk, self.dtype, self.is_turned)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +92,8 @@ class Layout:
         k: Number of classes kept.
         values: Name of the logits' encoding in labels/encodings.py.
         affinity_entries: Classes kept of each row of the class affinity; 0 if there is none.
+        num_codes: Codes of a label; 0 if there is no basis.
+        num_directions: Directions in the basis.
 
     Raises:
         ArchiveError: A chunk would be larger than any reader should have to inflate.
@@ -97,6 +106,8 @@ class Layout:
     num_classes: int
     values: Values = "q8"
     affinity_entries: int = 0
+    num_codes: int = 0
+    num_directions: int = 0
 
     def __post_init__(self) -> None:
         largest = max((self._array(name).format.num_bytes for name in self._names), default=0)
@@ -111,7 +122,14 @@ class Layout:
     @property
     def arrays(self) -> tuple[str, str, str]:
         """Names of the arrays of labels, in the order of LabelArrays."""
-        return ("idx", ENCODINGS[self.values].array, "tail")
+        return ("idx", CODES if self.num_codes else ENCODINGS[self.values].array, "tail")
+
+    @property
+    def shared_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that all labels share: those of the class affinity, of the basis, or none."""
+        if self.num_codes:
+            return BASIS_ARRAYS
+        return AFFINITY_ARRAYS if self.affinity_entries else ()
 
     @property
     def _unit_bytes(self) -> int:
@@ -125,16 +143,16 @@ class Layout:
 
     @property
     def _names(self) -> tuple[str, ...]:
-        return (*self.arrays, *(AFFINITY_ARRAYS if self.affinity_entries else ()))
+        return (*self.arrays, *self.shared_arrays)
 
     def object_name(self, array: str, unit: Unit) -> str:
         """Return the path in the archive of the object that holds an array's values of a unit."""
         rank = "" if array == "tail" else "/0"
         return f"{GROUP}/{array}/c/{unit.shard}/{unit.block}{rank}"
 
-    def affinity_name(self, array: str) -> str:
-        """Return the path in the archive of an affinity array's only object."""
-        return f"{GROUP}/{array}/c/0" if array == "affinity_tail" else f"{GROUP}/{array}/c/0/0"
+    def shared_name(self, array: str) -> str:
+        """Return the path in the archive of a shared array's only object."""
+        return "/".join([GROUP, array, "c", *("0" for _ in self._array(array).chunk)])
 
     @property
     def dtypes(self) -> dict[str, np.dtype]:
@@ -187,36 +205,40 @@ class Layout:
             array = self._array(name)
             rows = (self.num_shards * self.rows_per_shard, num_views, *array.chunk[2:])
             documents[f"{GROUP}/{name}/zarr.json"] = array_json(
-                array.chunk if name in AFFINITY_ARRAYS else rows,
+                array.chunk if name in self.shared_arrays else rows,
                 array.dtype,
                 array.fill,
                 chunk=array.chunk,
                 shard=array.shard,
                 dimensions=array.dimensions,
+                is_turned=array.is_turned,
             )
         return dict(sorted(documents.items()))
 
     def encode_unit(self, arrays: LabelArrays) -> dict[str, bytes]:
-        """Encode a unit's labels, (rows, views, k) and (rows, views), as one object per array.
+        """Encode a unit's labels, see LabelArrays for (rows, views), as one object per array.
 
         Rows and views that the last shard or block lacks are stored as fill values.
         """
         return {name: self._encode(name, values) for name, values in zip(self.arrays, arrays, strict=True)}
 
-    def encode_affinity(self, arrays: LabelArrays) -> dict[str, bytes]:
-        """Encode the class affinity, (classes + 1, entries) twice and (classes + 1,): an object per array."""
+    def encode_shared(self, arrays: SharedArrays) -> dict[str, bytes]:
+        """Encode the class affinity, (classes + 1, entries) twice and (classes + 1,), or the basis.
+
+        Returns:
+            An object per array.
+        """
         return {
-            name: self._encode(name, values) for name, values in zip(AFFINITY_ARRAYS, arrays, strict=True)
+            name: self._encode(name, values) for name, values in zip(self.shared_arrays, arrays, strict=True)
         }
 
-    def decode_affinity(self, objects: Mapping[str, bytes]) -> LabelArrays:
-        """Decode the class affinity from its objects. Raises ValueError if one is damaged."""
-        return LabelArrays(
-            *(
-                read_chunk(_reads(objects[name]), np.array([0, len(objects[name])]), self._array(name).format)
-                for name in AFFINITY_ARRAYS
-            )
+    def decode_shared(self, objects: Mapping[str, bytes]) -> SharedArrays:
+        """Decode the class affinity or the basis from its objects. Raises ValueError if one is damaged."""
+        arrays = (
+            read_chunk(_reads(objects[name]), np.array([0, len(objects[name])]), self._array(name).format)
+            for name in self.shared_arrays
         )
+        return BasisArrays(*arrays) if self.num_codes else LabelArrays(*arrays)
 
     def spans(self, read: ReadRange, object_bytes: int) -> npt.NDArray[np.int64]:
         """Return the byte range of each chunk of an object. Raises ValueError if it is damaged."""
@@ -241,6 +263,11 @@ class Layout:
         return np.concatenate([read_chunk(read, span, self._array(name).format) for span in spans], axis=1)
 
     def _array(self, name: str) -> _Array:
+        if name in BASIS_ARRAYS:
+            is_basis = name == "basis"
+            sizes = (self.num_directions + 1, self.num_classes)[: 2 if is_basis else 1]
+            dtype = np.dtype("<f2" if is_basis else "<f4")
+            return _Array(dtype, math.nan, sizes, None, _BASIS_DIMENSIONS[: len(sizes)])
         encoding = ENCODINGS[AFFINITY_VALUES if name in AFFINITY_ARRAYS else self.values]
         dtype, fill = encoding.dtype, encoding.fill
         if name in ("idx", "affinity_idx"):
@@ -248,14 +275,14 @@ class Layout:
         if name in AFFINITY_ARRAYS:
             shape = (self.num_classes + 1, self.affinity_entries)[: 1 if name == "affinity_tail" else 2]
             return _Array(dtype, fill, shape, None, _AFFINITY_DIMENSIONS[: len(shape)])
-        extent = () if name == "tail" else (self.k,)
+        extent = () if name == "tail" else (self.k + (self.num_codes if name == CODES else 0),)
         chunk = (self.rows_per_shard, 1, *extent)
         shard = (self.rows_per_shard, self.views_per_unit, *extent)
-        return _Array(dtype, fill, chunk, shard, _DIMENSIONS[: len(chunk)])
+        return _Array(dtype, fill, chunk, shard, _DIMENSIONS[: len(chunk)], name == CODES)
 
     def _encode(self, name: str, values: npt.NDArray[Any]) -> bytes:
         import zarr  # heavy, and only who writes labels needs it
-        from zarr.codecs import BloscCodec, Crc32cCodec
+        from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
         from zarr.storage import MemoryStore
 
         array, memory = self._array(name), MemoryStore()
@@ -268,6 +295,7 @@ class Layout:
             chunks=array.chunk,
             shards=array.shard,
             dtype=array.dtype,
+            filters=[TransposeCodec(order=TURNED)] if array.is_turned else [],
             compressors=[blosc, Crc32cCodec()],
             fill_value=array.fill,
             config={"write_empty_chunks": True},

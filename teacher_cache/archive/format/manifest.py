@@ -1,6 +1,6 @@
 """Manifest of a finished archive, and the list of all documents that an archive holds.
 
-    receipts/affinity.json  the class affinity, frozen before the first unit
+    receipts/affinity.json  the class affinity, or basis.json the basis, frozen before the first unit
     receipts/agreement.json agreement with the true labels, measured before the first unit
     receipts/extends.json   units that lie in other archives, if there are any
     receipts/00012-003.json written after a unit's objects: marks the unit as finished
@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from teacher_cache.archive.format.documents import (
     FORMAT,
@@ -28,13 +28,10 @@ from teacher_cache.archive.format.documents import (
     get_document,
     open_document,
 )
-from teacher_cache.archive.format.layout import AFFINITY_ARRAYS
 from teacher_cache.archive.format.receipts import (
-    AFFINITY_FILE,
     EXTENDS_FILE,
     Extension,
     Receipt,
-    affinity_bytes,
     check_receipt,
     extends_bytes,
     extensions_from_json,
@@ -42,6 +39,8 @@ from teacher_cache.archive.format.receipts import (
     receipt_bytes,
     receipt_name,
     receipts_to_json,
+    shared_bytes,
+    shared_file,
 )
 from teacher_cache.archive.format.spec import SPEC_FILE, ArchiveSpec, spec_bytes, spec_of
 from teacher_cache.errors import ArchiveError, DamagedError
@@ -54,7 +53,8 @@ MANIFEST_FILE = "manifest.json"
 class _ManifestFields(TypedDict):
     fingerprint: Sha256
     spec: dict[str, Any]
-    affinity: dict[str, Digest] | None
+    affinity: NotRequired[dict[str, Digest] | None]
+    basis: NotRequired[dict[str, Digest]]
     views: list[tuple[View, View]]
     units: list[dict[str, Any]]
     extends: list[Extension]
@@ -66,21 +66,21 @@ class Manifest:
 
     Attributes:
         spec: Request that the archive answers.
-        affinity: sha256 and size of each object of the class affinity, or None.
+        shared: sha256 and size of each object of the class affinity or of the basis, or None.
         receipts: Receipts of the units that lie in the archive itself, in order of shard and block.
         extends: Receipts of units that lie in other archives, by the relative URLs of those archives.
     """
 
     spec: ArchiveSpec
-    affinity: dict[str, Digest] | None
+    shared: dict[str, Digest] | None
     receipts: tuple[Receipt, ...]
     extends: Mapping[str, tuple[Receipt, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        wanted = set(AFFINITY_ARRAYS) if self.spec.labels.affinity else set()
-        if set(self.affinity or ()) != wanted:
+        wanted = set(self.spec.layout.shared_arrays)
+        if set(self.shared or ()) != wanted:
             raise ArchiveError(
-                f"a manifest lists the affinity arrays {', '.join(self.affinity or ()) or 'none'}",
+                f"a manifest lists the shared arrays {', '.join(self.shared or ()) or 'none'}",
                 f"Its spec requires {', '.join(sorted(wanted)) or 'none'}.",
                 "run the same extract again: it calibrates what is missing",
             )
@@ -112,7 +112,7 @@ class Manifest:
                 "version": VERSION,
                 "fingerprint": self.spec.fingerprint,
                 "spec": self.spec.to_dict(),
-                "affinity": self.affinity,
+                self.spec.labels.shared_kind: self.shared,
                 "views": self.views,
                 "units": receipts_to_json(self.receipts),
                 "extends": extensions_to_json(self.extends),
@@ -128,9 +128,10 @@ class Manifest:
             ArchiveError: The document is of another format or version, or holds an invalid value.
         """
         fields = converted(open_document(data, what), _ManifestFields, what)
+        spec = spec_of(fields, what)
         manifest = cls(
-            spec_of(fields, what),
-            fields["affinity"],
+            spec,
+            fields.get(spec.labels.shared_kind),
             tuple(Receipt.from_dict(unit) for unit in fields["units"]),
             extensions_from_json(fields["extends"]),
         )
@@ -147,8 +148,8 @@ def documents_of(manifest: Manifest, receipts: Sequence[Receipt]) -> dict[str, b
     """
     spec = manifest.spec
     documents = {SPEC_FILE: spec_bytes(spec)}
-    if manifest.affinity is not None:
-        documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
+    if manifest.shared is not None:
+        documents[shared_file(spec)] = shared_bytes(manifest.shared, spec)
     if manifest.extends:
         documents[EXTENDS_FILE] = extends_bytes(manifest.extends, spec.fingerprint)
     for receipt in receipts:
@@ -159,7 +160,7 @@ def documents_of(manifest: Manifest, receipts: Sequence[Receipt]) -> dict[str, b
 def zarr_documents(spec: ArchiveSpec, receipts: Sequence[Receipt]) -> dict[str, bytes]:
     """Return every zarr.json by name; the group's attributes give the meaning of the arrays' numbers."""
     num_views = max((receipt.unit.stop_view for receipt in receipts), default=0)
-    attributes = {"teacher_cache": {"fingerprint": spec.fingerprint, **dataclasses.asdict(spec.labels)}}
+    attributes = {"teacher_cache": {"fingerprint": spec.fingerprint, **spec.labels.to_dict()}}
     return spec.layout.metadata(num_views, attributes)
 
 

@@ -1,6 +1,6 @@
 """Receipts: small documents, each written after the objects it names to mark them as finished.
 
-receipts/affinity.json  the class affinity, frozen before the first unit
+receipts/affinity.json  the class affinity, frozen before the first unit; receipts/basis.json for a basis
 receipts/agreement.json agreement of the teacher with the true labels (calibration.py)
 receipts/extends.json   units that lie in other archives, if there are any
 receipts/00012-003.json a unit, written after its objects
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, get_args
 
 from msgspec import Meta
 
@@ -25,18 +25,19 @@ from teacher_cache.archive.format.documents import (
     converted,
     open_document,
 )
-from teacher_cache.archive.format.layout import AFFINITY_ARRAYS, Unit
-from teacher_cache.archive.format.spec import ArchiveSpec
+from teacher_cache.archive.format.layout import Unit
+from teacher_cache.archive.format.spec import ArchiveSpec, SharedKind
 from teacher_cache.errors import ArchiveError
 from teacher_cache.exact.canonical import seal
 
 RECEIPTS = "receipts"
 
 
-AFFINITY_FILE = f"{RECEIPTS}/affinity.json"
+SHARED_FILES = {kind: f"{RECEIPTS}/{kind}.json" for kind in get_args(SharedKind)}
+"""Receipt of the arrays that all labels share, by their kind."""
 AGREEMENT_FILE = f"{RECEIPTS}/agreement.json"
 EXTENDS_FILE = f"{RECEIPTS}/extends.json"
-NOT_UNITS = (AFFINITY_FILE, AGREEMENT_FILE, EXTENDS_FILE)
+NOT_UNITS = (*SHARED_FILES.values(), AGREEMENT_FILE, EXTENDS_FILE)
 """Documents among the receipts that are not receipts of units."""
 
 
@@ -170,10 +171,16 @@ def receipt_bytes(receipt: Receipt, fingerprint: str) -> bytes:
     return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "unit": receipt.to_dict()})
 
 
-def affinity_bytes(objects: Mapping[str, Digest], fingerprint: str) -> bytes:
-    """Return the content of the affinity's receipt."""
+def shared_file(spec: ArchiveSpec) -> str:
+    """Return the name of the receipt of the arrays that all labels share."""
+    return SHARED_FILES[spec.labels.shared_kind]
+
+
+def shared_bytes(objects: Mapping[str, Digest], spec: ArchiveSpec) -> bytes:
+    """Return the content of the receipt of the arrays that all labels share."""
     digests = {array: list(digest) for array, digest in objects.items()}
-    return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "affinity": digests})
+    head = {"format": FORMAT, "version": VERSION, "fingerprint": spec.fingerprint}
+    return seal({**head, spec.labels.shared_kind: digests})
 
 
 def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
@@ -184,12 +191,14 @@ def read_receipt(data: bytes, what: str, spec: ArchiveSpec) -> Receipt:
     return receipt
 
 
-def read_affinity_receipt(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Digest]:
-    """Read the affinity's receipt. Raises ArchiveError if it is damaged, or belongs to another archive."""
-    document = document_of_archive(data, what, spec)
-    objects = converted(document.get("affinity"), dict[str, Digest], what)
-    if set(objects) != set(AFFINITY_ARRAYS):
-        raise ArchiveError(f"{what} names the arrays {', '.join(objects)}", "An affinity has other arrays.")
+def read_shared_receipt(data: bytes, what: str, spec: ArchiveSpec) -> dict[str, Digest]:
+    """Read the receipt of the shared arrays. Raises ArchiveError if it is damaged, or of another archive."""
+    document, kind = document_of_archive(data, what, spec), spec.labels.shared_kind
+    objects = converted(document.get(kind), dict[str, Digest], what)
+    if set(objects) != set(spec.layout.shared_arrays):
+        raise ArchiveError(
+            f"{what} names the arrays {', '.join(objects)}", f"The archive's {kind} has other arrays."
+        )
     return objects
 
 

@@ -17,12 +17,16 @@ from teacher_cache.archive.format.documents import FORMAT, VERSION, Count, Sha25
 from teacher_cache.archive.format.layout import Layout
 from teacher_cache.errors import ArchiveError
 from teacher_cache.exact.canonical import seal, sha256_of
-from teacher_cache.labels.affinity_rule import AffinityRule
+from teacher_cache.labels.affinity_rule import AffinityRule, ComponentRule
 from teacher_cache.labels.encodings import VALUE_STEP, Values
 
 SPEC_FILE = "spec.json"
 OUTPUTS = "teacher's outputs"
 """Name in `made_with` of what the teacher's outputs were found to be."""
+
+
+SharedKind = Literal["affinity", "basis"]
+"""Kind of the arrays that all labels of an archive share."""
 
 
 class _TeacherFields(TypedDict):
@@ -54,6 +58,7 @@ class LabelSpec:
         k: Number of classes kept.
         classes_sha256: Identity of the class list.
         affinity: Calibration rule of the class affinity (labels/affinity.py); None if the archive has none.
+        components: Calibration rule of the basis of codes (labels/components.py); None if there are none.
         values: "q8": eight-bit steps of `value_step` nats, or "float32": see labels/codec.py.
         value_step: Nats per step of "q8".
         order: Order of a label's classes: by falling probability.
@@ -68,6 +73,7 @@ class LabelSpec:
     value_step: float = VALUE_STEP
     order: str = "probability"
     temperature: float = 1.0
+    components: ComponentRule | None = None
 
     def __post_init__(self) -> None:
         if (self.value_step, self.order, self.temperature) != (VALUE_STEP, "probability", 1.0):
@@ -86,6 +92,44 @@ class LabelSpec:
                 f"k = {self.k} of {self.num_classes} classes, with affinity {self.affinity}",
                 "Labels of all classes have no tail mass that an affinity could spread.",
             )
+
+        rule = self.components
+        if rule is not None and (
+            self.affinity is not None
+            or self.values != "q8"
+            or not rule["codes"] <= rule["directions"] < self.num_classes
+            or self.k == self.num_classes
+        ):
+            raise ArchiveError(
+                f"components {rule} with k = {self.k} of {self.num_classes} classes, values {self.values}, "
+                f"affinity {self.affinity}",
+                "Codes need q8, no affinity, a tail, and fewer directions than classes.",
+            )
+
+    @property
+    def shared_kind(self) -> SharedKind:
+        """Kind of the arrays that all labels share."""
+        return "affinity" if self.components is None else "basis"
+
+    @property
+    def shared_title(self) -> str:
+        """Name of these arrays in messages."""
+        return "the class affinity" if self.components is None else "the basis"
+
+    @property
+    def shared_rule(self) -> AffinityRule | ComponentRule | None:
+        """Calibration rule of the arrays that all labels share; None if there are none."""
+        return self.affinity if self.components is None else self.components
+
+    @property
+    def num_codes(self) -> int:
+        """Number of codes of a label."""
+        return 0 if self.components is None else self.components["codes"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values; `components` only where there are any."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name != "components" or value is not None}
 
     @property
     def affinity_entries(self) -> int:
@@ -137,7 +181,7 @@ class ArchiveSpec:
             "dataset": self.dataset["sha256"],
             "recipe": {name: value for name, value in self.recipe.items() if name != "name"},
             "teacher": self.teacher,
-            "labels": dataclasses.asdict(self.labels),
+            "labels": self.labels.to_dict(),
             "probe_sha256": self.probe_sha256,
         }
 
@@ -158,6 +202,8 @@ class ArchiveSpec:
             num_classes=labels.num_classes,
             values=labels.values,
             affinity_entries=labels.affinity_entries,
+            num_codes=labels.num_codes,
+            num_directions=0 if labels.components is None else labels.components["directions"],
         )
 
     def rows(self, shard: int) -> int:
@@ -166,7 +212,7 @@ class ArchiveSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain JSON values."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "labels": self.labels.to_dict()}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ArchiveSpec:

@@ -2,7 +2,7 @@
 
     shard-000000.tar      for every sample key.jpg, key.cls, key.idx.npy, key.dq.npy, key.tail.npy
     dataset.json, index.parquet   the tars as a packed dataset, which the stream opens as any other
-    affinity.npy          the class affinity
+    affinity.npy          the class affinity; or basis.npy, the basis of labels by components
     export.json           written last: the archive's spec, the views, a digest of each tar's labels
 
 The .npy files are the fields of labels/codec.py, plain arrays whose first axis is the views, so that Hugging
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -27,14 +27,14 @@ from teacher_cache.archive.format.layout import Layout
 from teacher_cache.archive.format.spec import ArchiveSpec
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import unseal
-from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.arrays import BasisArrays, LabelArrays
 from teacher_cache.storage.store import Store
 
 FORMAT = "teacher-cache-export"
 VERSION = 2
 VERSION_OF_RECORDS = 1
 EXPORT_FILE = "export.json"
-AFFINITY_FILE = "affinity.npy"
+AFFINITY_FILE, BASIS_FILE = "affinity.npy", "basis.npy"
 
 META_OF_RECORDS = "__labels__"
 """Folder of the spec and the affinity in a tar of version 1."""
@@ -48,6 +48,7 @@ class ExportFields(TypedDict):
     dataset_sha256: Sha256
     labels_sha256: list[Sha256]
     affinity_sha256: Sha256 | None
+    basis_sha256: NotRequired[Sha256]
 
 
 class Member(NamedTuple):
@@ -73,7 +74,7 @@ class Member(NamedTuple):
 def members_of(layout: Layout, version: int = VERSION) -> tuple[Member, ...]:
     """Return the kinds of .npy files of each sample, in their order in a tar."""
     idx, values, tail = layout.arrays
-    shapes = {idx: (layout.k,), values: (layout.k,), tail: ()}
+    shapes = {idx: (layout.k,), values: (layout.k + layout.num_codes,), tail: ()}
     fields = {name: np.dtype((layout.dtypes[name], shapes[name])) for name in layout.arrays}
     if version == VERSION_OF_RECORDS:
         record = np.dtype([(name, dtype.base, dtype.shape) for name, dtype in fields.items()])
@@ -96,6 +97,17 @@ def npy_bytes(array: npt.NDArray[Any]) -> bytes:
     sink = io.BytesIO()
     np.save(sink, array, allow_pickle=False)
     return sink.getvalue()
+
+
+def basis_npy(arrays: BasisArrays) -> bytes:
+    """Return basis.npy: float32 (M + 1, 2 + C), each row a step, an error, and the mean or a direction."""
+    return npy_bytes(np.column_stack([arrays.basis_step, arrays.basis_error, arrays.basis]).astype("<f4"))
+
+
+def basis_arrays(numbers: npt.NDArray[np.float32]) -> BasisArrays:
+    """Return the basis as it is stored, from the numbers of basis.npy."""
+    step, error = (np.ascontiguousarray(numbers[:, column]) for column in (0, 1))
+    return BasisArrays(numbers[:, 2:].astype(np.float16), step, error)
 
 
 def affinity_records(arrays: LabelArrays, spec: ArchiveSpec) -> npt.NDArray[np.void]:

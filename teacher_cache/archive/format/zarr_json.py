@@ -12,6 +12,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+TURNED = (2, 1, 0)
+"""Order of the axes in a chunk of codes, which compress best one code of all rows after the other."""
 _CRC = {"name": "crc32c"}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -29,6 +31,7 @@ def array_json(
     chunk: Sequence[int],
     shard: Sequence[int] | None,
     dimensions: Sequence[str],
+    is_turned: bool = False,
 ) -> bytes:
     """Return zarr.json of an array whose chunks are compressed by blosc (zstd, bitshuffle) and have a crc32c.
 
@@ -37,8 +40,11 @@ def array_json(
         chunk: Shape of a chunk.
         shard: Shape of a shard of chunks; None for an array without shards.
         dimensions: Name of each dimension.
+        is_turned: Whether the items of a chunk lie in the order TURNED.
     """
     codecs = _chunk_codecs(dtype.itemsize)
+    if is_turned:
+        codecs = [{"name": "transpose", "configuration": {"order": list(TURNED)}}, *codecs]
     if shard is not None:
         index = {"index_codecs": [_LITTLE_ENDIAN, _CRC], "index_location": "end"}
         configuration = {"chunk_shape": list(chunk), "codecs": codecs, **index}
@@ -89,10 +95,12 @@ class ChunkFormat:
 
     Attributes:
         dtype: Type of the items.
+        is_turned: Whether the items lie in the order TURNED.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    is_turned: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -143,6 +151,8 @@ def inflate(frame: bytes | memoryview, chunk: ChunkFormat) -> npt.NDArray[Any]:
             f"{num_bytes:,} bytes inflated from {frame_bytes:,}, which is not what was written"
         )
     items = np.frombuffer(_decompressed(frame), chunk.dtype)
+    if chunk.is_turned:
+        return np.ascontiguousarray(items.reshape(chunk.shape[::-1]).T)
     return items.reshape(chunk.shape)
 
 

@@ -13,7 +13,7 @@ from teacher_cache.archive.readers.read_units import UnitReader
 from teacher_cache.archive.readers.source import LabelSource, view_ranges
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import sha256_hex
-from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.arrays import LabelArrays, SharedArrays
 from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom
 from teacher_cache.storage.store import Store
 
@@ -98,20 +98,19 @@ class ArchiveReader(LabelSource):
                     f"teacher-cache repair {self.url}",
                 )
 
-    def affinity_arrays(self) -> LabelArrays | None:
-        """Return the class affinity as it is stored; see `affinity`."""
-        if self.manifest.affinity is None:
+    def shared_arrays(self) -> SharedArrays | None:
+        """Return the class affinity or the basis as it is stored; see LabelSource."""
+        if self.manifest.shared is None:
             return None
+        what = self.spec.labels.shared_title
         objects = {
-            array: self._reader.whole(
-                self.store, self._layout.affinity_name(array), digest, "the class affinity"
-            )
-            for array, digest in self.manifest.affinity.items()
+            array: self._reader.whole(self.store, self._layout.shared_name(array), digest, what)
+            for array, digest in self.manifest.shared.items()
         }
         try:
-            return self._layout.decode_affinity(objects)
+            return self._layout.decode_shared(objects)
         except ValueError as error:
-            raise self._reader.damaged("the class affinity", str(error)) from error
+            raise self._reader.damaged(what, str(error)) from error
 
     def stored(self, shard: int, view: int) -> LabelArrays:
         """Return the labels of one view of all samples of a shard, in order; see LabelSource."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,13 @@ import numpy.typing as npt
 from teacher_cache.archive.format.spec import ArchiveSpec
 from teacher_cache.archive.format.tars import (
     AFFINITY_FILE,
+    BASIS_FILE,
     EXPORT_FILE,
     Member,
     affinity_arrays,
     affinity_dtype,
     arrays_of,
+    basis_arrays,
     members_of,
     read_export,
 )
@@ -30,7 +33,7 @@ from teacher_cache.dataset.index import (
 from teacher_cache.dataset.index_file import read_index_table
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.exact.canonical import sha256_hex
-from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.arrays import LabelArrays, SharedArrays
 from teacher_cache.storage.cache import DEFAULT_ROOM, CacheRoom, ReadThroughCache
 from teacher_cache.storage.store import Store
 
@@ -83,16 +86,26 @@ class ExportReader(LabelSource):
     def _is_of(self, dataset: DatasetInfo) -> bool:
         return dataset.sha256 == self.info.sha256 or super()._is_of(dataset)
 
-    def affinity_arrays(self) -> LabelArrays | None:
-        """Return the class affinity as it is stored; see `affinity`."""
+    def shared_arrays(self) -> SharedArrays | None:
+        """Return the class affinity or the basis as it is stored; see LabelSource."""
+        layout, count = self.spec.layout, self.spec.labels.num_classes + 1
+        if layout.num_codes:
+            items = (layout.num_directions + 1) * (count + 1)
+            sha256 = self._fields.get("basis_sha256", "")
+            numbers = self._last_items(BASIS_FILE, sha256, np.dtype("<f4"), items)
+            return basis_arrays(numbers.reshape(layout.num_directions + 1, -1))
         if self._fields["affinity_sha256"] is None:
             return None
-        size = self.store.stat(AFFINITY_FILE)
-        data = b"" if size is None else self.store.get(AFFINITY_FILE, size)
-        dtype, count = affinity_dtype(self.spec), self.spec.labels.num_classes + 1
-        if sha256_hex(data) != self._fields["affinity_sha256"] or len(data) <= count * dtype.itemsize:
-            raise self._damaged(f"{AFFINITY_FILE} does not have the sha256 in {EXPORT_FILE}")
-        return affinity_arrays(np.frombuffer(data[-count * dtype.itemsize :], dtype))
+        dtype = affinity_dtype(self.spec)
+        return affinity_arrays(self._last_items(AFFINITY_FILE, self._fields["affinity_sha256"], dtype, count))
+
+    def _last_items(self, name: str, sha256: str, dtype: np.dtype, count: int) -> npt.NDArray[Any]:
+        """Return the items of a .npy file, which lie behind its header. Raises DamagedError."""
+        size = self.store.stat(name)
+        data = b"" if size is None else self.store.get(name, size)
+        if sha256_hex(data) != sha256 or len(data) <= count * dtype.itemsize:
+            raise self._damaged(f"{name} does not have the sha256 in {EXPORT_FILE}")
+        return np.frombuffer(data[-count * dtype.itemsize :], dtype)
 
     def stored(self, shard: int, view: int) -> LabelArrays:
         """Return the labels of one view of all samples of a shard, in order; see LabelSource."""

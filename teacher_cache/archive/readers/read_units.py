@@ -51,12 +51,12 @@ def fetched(store: Store, name: str, digest: Digest, again: list[str] | None = N
     raise _damaged(store, name, "does not have the sha256 in the manifest")
 
 
-def fetched_affinity(store: Store, manifest: Manifest) -> dict[str, bytes]:
-    """Return the objects of the class affinity by array; none if there is none. Raises DamagedError."""
+def fetched_shared(store: Store, manifest: Manifest) -> dict[str, bytes]:
+    """Return the objects that all labels share by array; none if there are none. Raises DamagedError."""
     layout = manifest.spec.layout
     return {
-        array: fetched(store, layout.affinity_name(array), digest)
-        for array, digest in (manifest.affinity or {}).items()
+        array: fetched(store, layout.shared_name(array), digest)
+        for array, digest in (manifest.shared or {}).items()
     }
 
 

@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from teacher_cache.archive.format.spec import ArchiveSpec
 from teacher_cache.errors import ArchiveError, DamagedError
-from teacher_cache.labels.arrays import LabelArrays, empty_labels
-from teacher_cache.labels.codec import LabelRows, decode, decode_rows
-from teacher_cache.labels.encodings import AFFINITY_VALUES
-from teacher_cache.labels.topk import Labels
+from teacher_cache.labels.arrays import BasisArrays, LabelArrays, SharedArrays, empty_labels
+from teacher_cache.labels.codec import LabelRows, decode, decode_affinity, decode_basis, decode_rows
+from teacher_cache.labels.topk import OneAffinity, OneLabels
 from teacher_cache.storage.store import Store
 from teacher_cache.views import recipe as recipes
 from teacher_cache.views.recipe import Recipe
@@ -53,11 +52,11 @@ class LabelSource(abc.ABC):
             ArchiveError: The labels are missing or damaged; the message says which ones.
         """
 
-    def labels(self, shard: int, view: int) -> Labels:
+    def labels(self, shard: int, view: int) -> OneLabels:
         """Return the labels of one view of all samples of a shard, in order; see `stored`."""
         return self.decode(self.stored(shard, view))
 
-    def decode(self, arrays: LabelArrays) -> Labels:
+    def decode(self, arrays: LabelArrays) -> OneLabels:
         """Convert labels returned by `stored` or a lookup to tensors on the CPU."""
         return decode(arrays, self.spec.labels.num_classes, self.spec.labels.values)
 
@@ -65,7 +64,7 @@ class LabelSource(abc.ABC):
         """Convert labels returned by `stored` or a lookup to NumPy arrays of ids, logits and tails."""
         return decode_rows(arrays, self.spec.labels.num_classes, self.spec.labels.values)
 
-    def lookup(self, rows_B: Ints, views_B: Ints) -> Labels:
+    def lookup(self, rows_B: Ints, views_B: Ints) -> OneLabels:
         """Return the label of each (row, view), on the CPU.
 
         The labels of the shards used last stay in memory, so rows of few shards are looked up fast.
@@ -102,27 +101,42 @@ class LabelSource(abc.ABC):
         return self.spec.fingerprint
 
     @abc.abstractmethod
-    def affinity_arrays(self) -> LabelArrays | None:
-        """Return the class affinity as it is stored; see `affinity`."""
+    def shared_arrays(self) -> SharedArrays | None:
+        """Return the class affinity or the basis as it is stored, without checking its numbers."""
 
-    def checked_affinity(self) -> LabelArrays | None:
-        """Return the class affinity as it is stored, or None where no label has a tail.
+    def checked_shared(self) -> SharedArrays | None:
+        """Return the class affinity or the basis as it is stored, or None where there is none.
 
         Raises:
-            ArchiveError: The affinity is missing or damaged, or contains an unknown class id.
+            ArchiveError: It is missing or damaged, or contains an unknown class id or an impossible number.
         """
-        rows = self.affinity_arrays()
-        if rows is not None and not (rows.idx < self.spec.labels.num_classes).all():
+        arrays = self.shared_arrays()
+        if isinstance(arrays, LabelArrays) and not (arrays.idx < self.spec.labels.num_classes).all():
             raise DamagedError(
                 f"the class affinity of {self.url} contains a class id outside the list of classes"
             )
-        return rows
+        if isinstance(arrays, BasisArrays) and not (
+            all(np.isfinite(array).all() for array in arrays)
+            and (arrays.basis_error >= 0).all()
+            and arrays.basis_error[0] > 0
+        ):
+            raise DamagedError(
+                f"the basis of {self.url} contains a number that no basis has",
+                "Tails could not be rebuilt.",
+                "copy the archive again",
+            )
+        return arrays
 
     @functools.cached_property
-    def affinity(self) -> Labels | None:
-        """Class affinity (labels/affinity.py), or None where no label has a tail; see `checked_affinity`."""
-        rows = self.checked_affinity()
-        return None if rows is None else decode(rows, self.spec.labels.num_classes, AFFINITY_VALUES)
+    def affinity(self) -> OneAffinity:
+        """Class affinity (labels/affinity.py) or basis (labels/components.py), as tensors on the CPU.
+
+        It is None where no label has a tail. Raises as `checked_shared`.
+        """
+        arrays, labels = self.checked_shared(), self.spec.labels
+        if isinstance(arrays, BasisArrays):
+            return decode_basis(arrays, labels.num_codes)
+        return None if arrays is None else decode_affinity(arrays, labels.num_classes)
 
     @property
     def recipe(self) -> Recipe:
@@ -187,7 +201,7 @@ class LabelLookup:
         shards_B, offsets_B = np.divmod(rows_B, self._rows_per_shard)
         pairs, pair_of_B = np.unique(np.stack([shards_B, views_B]), axis=1, return_inverse=True)
         spec = self._spec
-        found = empty_labels((len(rows_B),), spec.k, spec.num_classes, spec.values)
+        found = empty_labels((len(rows_B),), spec.k, spec.num_classes, spec.values, spec.num_codes)
         for number, (shard, view) in enumerate(pairs.T.tolist()):
             members = np.nonzero(pair_of_B.reshape(-1) == number)[0]
             for whole, of_shard in zip(found, self._stored(shard, view), strict=True):

@@ -31,18 +31,18 @@ from teacher_cache.archive.format.part import (
     relative_stores,
 )
 from teacher_cache.archive.format.receipts import (
-    AFFINITY_FILE,
     AGREEMENT_FILE,
     EXTENDS_FILE,
     Receipt,
-    affinity_bytes,
     extends_bytes,
     receipt_bytes,
     receipt_name,
+    shared_bytes,
+    shared_file,
 )
 from teacher_cache.archive.format.spec import SPEC_FILE, spec_bytes
 from teacher_cache.archive.format.trust import ANY, Trust
-from teacher_cache.archive.readers.read_units import fetched, fetched_affinity, in_threads
+from teacher_cache.archive.readers.read_units import fetched, fetched_shared, in_threads
 from teacher_cache.archive.writers.copy_companions import copied_rows, kept_companions
 from teacher_cache.archive.writers.destination import (
     drop_if_changed,
@@ -247,16 +247,16 @@ def _changed(
 
 
 def _describe(request: CopyRequest, manifest: Manifest, part: Part | None, moved: _Moved) -> None:
-    """Write the affinity, the documents, the companions and their checksums, then the manifest."""
+    """Write the shared arrays, the documents, the companions and their checksums, then the manifest."""
     source, destination, spec = request.source, request.destination, manifest.spec
-    names = {array: spec.layout.affinity_name(array) for array in manifest.affinity or ()}
-    sizes = {names[array]: size for array, (_, size) in (manifest.affinity or {}).items()}
+    names = {array: spec.layout.shared_name(array) for array in manifest.shared or ()}
+    sizes = {names[array]: size for array, (_, size) in (manifest.shared or {}).items()}
     if request.recheck or any(destination.stat(name) != size for name, size in sizes.items()):
-        affinity = fetched_affinity(source, manifest)
-        moved.put(destination, {names[array]: data for array, data in affinity.items()})
+        shared = fetched_shared(source, manifest)
+        moved.put(destination, {names[array]: data for array, data in shared.items()})
     documents = {SPEC_FILE: spec_bytes(spec), **zarr_documents(spec, manifest.all_receipts)}
-    if manifest.affinity is not None:
-        documents[AFFINITY_FILE] = affinity_bytes(manifest.affinity, spec.fingerprint)
+    if manifest.shared is not None:
+        documents[shared_file(spec)] = shared_bytes(manifest.shared, spec)
     if manifest.extends:
         documents[EXTENDS_FILE] = extends_bytes(manifest.extends, spec.fingerprint)
     if get_agreement(source, spec) is not None:

@@ -47,9 +47,10 @@ def refuse_others(destination: Store, manifest: Manifest, source: Store) -> None
     except DamagedError:  # it is written again
         return
     lost = [r.unit.name for r in old.all_receipts if known.get(position_of(r)) != r.objects]
-    if lost or (old.affinity or {}) != (manifest.affinity or {}):
+    if lost or (old.shared or {}) != (manifest.shared or {}):
+        listed = ", ".join(lost[:5]) or manifest.spec.labels.shared_title
         raise ArchiveError(
-            f"{destination.url} has a manifest that lists {', '.join(lost[:5]) or 'a class affinity'}, which "
+            f"{destination.url} has a manifest that lists {listed}, which "
             f"{source.url} lacks or holds with other bytes",
             "Readers of that manifest would lose labels if it were replaced.",
             "choose a new folder, or merge the two with: teacher-cache merge",

@@ -54,4 +54,6 @@ def extension(
 def _identity_of_units(spec: ArchiveSpec) -> dict[str, Any]:
     """Return the fields that must be equal for two archives to share units."""
     labels = {**spec.identity["labels"], "affinity": spec.labels.affinity is not None}
+    if spec.labels.components is not None:  # the basis is that of the extended archive
+        labels["components"] = {**spec.labels.components, "max_views": None}
     return {**spec.identity, "dataset": None, "labels": labels}

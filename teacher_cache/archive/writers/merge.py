@@ -17,14 +17,14 @@ def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) ->
     """Copy every unit of some archives into one archive, new or of the same fingerprint.
 
     The first copy of a unit that several archives have is kept: on one kind of device the copies are the same
-    bytes. The first class affinity is kept too. Units of extended archives are copied, so the result needs no
-    other archive.
+    bytes. The first class affinity is kept too; bases must be the same. Units of extended archives are
+    copied, so the result needs no other archive.
 
     Returns:
         Names of units whose bytes differed between archives.
 
     Raises:
-        ArchiveError: The fingerprints or the sizes of units differ, or a unit is damaged.
+        ArchiveError: The fingerprints, the bases or the sizes of units differ, or a unit is damaged.
     """
     writer = ArchiveWriter.open(destination, sources[0].spec)
     for source in sources:
@@ -37,9 +37,10 @@ def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) ->
                 "All units of an archive must have the same number of views.",
                 "extract one of them again, with the other's --views-per-unit",
             )
-    affinity = sources[0].affinity_arrays()
-    if affinity is not None:
-        writer.freeze_affinity(affinity)
+    for source in sources if writer.spec.labels.components is not None else sources[:1]:
+        shared = source.shared_arrays()
+        if shared is not None:
+            writer.freeze_shared(shared)
     copy_agreement(sources[0].store, destination, writer.spec)
     differ = []
     with track("merge", sum(len(source.receipts) for source in sources), "units") as advance:

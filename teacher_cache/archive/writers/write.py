@@ -10,24 +10,27 @@ from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.manifest import MANIFEST_FILE, Manifest, read_manifest, zarr_documents
 from teacher_cache.archive.format.part import refuse_part
 from teacher_cache.archive.format.receipts import (
-    AFFINITY_FILE,
     EXTENDS_FILE,
     NOT_UNITS,
     RECEIPTS,
     Receipt,
-    affinity_bytes,
     extends_bytes,
-    read_affinity_receipt,
     read_extends,
     read_receipt,
+    read_shared_receipt,
     receipt_bytes,
     receipt_name,
+    shared_bytes,
+    shared_file,
 )
 from teacher_cache.archive.format.spec import SPEC_FILE, ArchiveSpec, spec_bytes
 from teacher_cache.archive.format.spec_file import differences, existing_spec, is_spec_lost
+from teacher_cache.archive.readers.read_units import fetched
 from teacher_cache.errors import ArchiveError, InputError
 from teacher_cache.exact.canonical import sha256_hex
-from teacher_cache.labels.arrays import LabelArrays
+from teacher_cache.labels.arrays import BasisArrays, LabelArrays, SharedArrays
+from teacher_cache.labels.codec import decode_basis
+from teacher_cache.labels.topk import Basis
 from teacher_cache.storage.store import Store
 
 _TOGETHER = 256
@@ -121,7 +124,7 @@ class ArchiveWriter:
         """Write a unit's objects, then its receipt, unless another writer has just done so.
 
         Args:
-            labels: Labels of the unit: idx and values (rows, views, k), tail (rows, views).
+            labels: Labels of the unit: see LabelArrays, with (rows, views) in place of the dots.
             keys_sha256: Digest of the rows' keys.
 
         Returns:
@@ -147,34 +150,64 @@ class ArchiveWriter:
             for array, data in objects.items():
                 self.store.put(self._layout.object_name(array, unit), data)
             # The receipt comes last: after a kill at any point, a receipt means that all objects are whole.
-            receipt = Receipt(unit, rows, keys_sha256, _digests(objects))
+            receipt = Receipt(unit, rows, keys_sha256, digests_of(objects))
             self.store.put(receipt_name(unit), receipt_bytes(receipt, self.spec.fingerprint))
         return receipt
 
     @property
-    def affinity(self) -> dict[str, Digest] | None:
-        """sha256 and size of each object of the frozen affinity; None if an object is missing."""
+    def shared(self) -> dict[str, Digest] | None:
+        """sha256 and size of each object of the frozen affinity or basis; None if an object is missing."""
+        name = shared_file(self.spec)
         try:
-            objects = read_affinity_receipt(get_document(self.store, AFFINITY_FILE), AFFINITY_FILE, self.spec)
+            objects = read_shared_receipt(get_document(self.store, name), name, self.spec)
         except (ArchiveError, FileNotFoundError, NotADirectoryError):
             return None
         is_whole = all(
-            self.store.stat(self._layout.affinity_name(array)) == size for array, (_, size) in objects.items()
+            self.store.stat(self._layout.shared_name(array)) == size for array, (_, size) in objects.items()
         )
         return objects if is_whole else None
 
-    def freeze_affinity(self, rows: LabelArrays, *, replace: bool = False) -> None:
-        """Write the class affinity and its receipt; an existing one is kept unless `replace` is set."""
-        self.put_affinity(self._layout.encode_affinity(rows), replace=replace)
+    def freeze_shared(self, arrays: SharedArrays, *, replace: bool = False) -> None:
+        """Write the class affinity or the basis, and its receipt; see `put_shared`."""
+        self.put_shared(self._layout.encode_shared(arrays), replace=replace)
 
-    def put_affinity(self, objects: Mapping[str, bytes], *, replace: bool = False) -> None:
-        """Write the class affinity from its objects; see `freeze_affinity`."""
+    def put_shared(self, objects: Mapping[str, bytes], *, replace: bool = False) -> None:
+        """Write the class affinity or the basis from its objects, and its receipt.
+
+        Args:
+            replace: Write another affinity over an existing one, which is kept otherwise.
+
+        Raises:
+            ArchiveError: There is another basis, in which units may be written.
+        """
         with self.store.exclusive():
-            if self.affinity is not None and not replace:
+            there = self.shared
+            if there is not None and self.spec.labels.components is not None:
+                refuse_other_basis(self.store.url, there, digests_of(objects))
+            if there is not None and not replace:
                 return
             for array, data in objects.items():
-                self.store.put(self._layout.affinity_name(array), data)
-            self.store.put(AFFINITY_FILE, affinity_bytes(_digests(objects), self.spec.fingerprint))
+                self.store.put(self._layout.shared_name(array), data)
+            self.store.put(shared_file(self.spec), shared_bytes(digests_of(objects), self.spec))
+
+    def basis(self) -> Basis | None:
+        """Return the basis in which the labels' codes are written; None for labels without codes.
+
+        Raises:
+            ArchiveError: The basis is missing or damaged.
+        """
+        if self.spec.labels.components is None:
+            return None
+        shared, layout = self.shared, self._layout
+        if shared is None:
+            raise ArchiveError(
+                f"{self.store.url} has no basis of components",
+                "Codes of labels are written in it.",
+                "run the same extract again: it calibrates what is missing",
+            )
+        names = {array: layout.shared_name(array) for array in shared}
+        objects = {array: fetched(self.store, names[array], digest) for array, digest in shared.items()}
+        return decode_basis(BasisArrays(*layout.decode_shared(objects)), self.spec.labels.num_codes)
 
     def finish(self, extends: Mapping[str, tuple[Receipt, ...]] | None = None) -> Manifest:
         """Write the Zarr documents and, last, the manifest of all finished units, and return it.
@@ -210,7 +243,7 @@ class ArchiveWriter:
         elsewhere = {relative_url: _first_ones(theirs, seen) for relative_url, theirs in extends.items()}
         return Manifest(
             self.spec,
-            self.affinity,
+            self.shared,
             tuple(sorted(own, key=lambda receipt: receipt.unit)),
             {relative_url: theirs for relative_url, theirs in elsewhere.items() if theirs},
         )
@@ -259,5 +292,16 @@ def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tupl
     return tuple(found)
 
 
-def _digests(objects: Mapping[str, bytes]) -> dict[str, Digest]:
+def refuse_other_basis(url: str, ours: Mapping[str, Digest], theirs: Mapping[str, Digest]) -> None:
+    """Raise ArchiveError if two bases differ: codes mean nothing in another basis than their own."""
+    if dict(ours) != dict(theirs):
+        raise ArchiveError(
+            f"{url} has another basis of components",
+            "Labels are written in the basis of their archive, and mean nothing in another one.",
+            "use archives that were begun from one another, or extract on one kind of device",
+        )
+
+
+def digests_of(objects: Mapping[str, bytes]) -> dict[str, Digest]:
+    """Return the sha256 and the size of objects."""
     return {array: (sha256_hex(data), len(data)) for array, data in objects.items()}
