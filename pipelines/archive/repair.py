@@ -13,11 +13,12 @@ from teacher_cache.archive.format.companions import FIGURES, damaged_companions
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.manifest import Manifest, documents_of, read_manifest, zarr_documents
 from teacher_cache.archive.format.part import refuse_part
+from teacher_cache.archive.format.receipts import digests_of, refuse_other_basis
 from teacher_cache.archive.format.spec import SPEC_FILE
 from teacher_cache.archive.format.spec_file import existing_spec
 from teacher_cache.archive.readers.archive import ArchiveReader
 from teacher_cache.archive.verify import Problem, verify
-from teacher_cache.archive.writers.write import ArchiveWriter, digests_of, refuse_other_basis
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.errors import DamagedError, InputError
 from teacher_cache.labelling.calibrate import joined, shared_arrays

@@ -15,8 +15,11 @@ from support import CLASSES, SHARD_SIZE, extract_flags, labels_tree, teacher_che
 
 from pipelines.cli import main
 from teacher_cache.archive.format.layout import Layout
+from teacher_cache.archive.format.manifest import Manifest
+from teacher_cache.archive.format.receipts import digests_of
 from teacher_cache.archive.open import open_labels
 from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.errors import ArchiveError, DamagedError
 from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import Basis
@@ -158,9 +161,6 @@ def test_units_are_joined_only_in_one_basis(coded: str, data: str, tmp_path: Pat
     writer_of_other = tmp_path / "other"
     shutil.copytree(later, writer_of_other)
     reader = ArchiveReader(str(writer_of_other))
-    from teacher_cache.archive.format.manifest import Manifest
-    from teacher_cache.archive.writers.write import ArchiveWriter, digests_of
-
     arrays = reader.shared_arrays()
     objects = reader.spec.layout.encode_shared(arrays._replace(basis=-arrays.basis))
     for array, content in objects.items():

@@ -28,7 +28,7 @@ from teacher_cache.archive.format.documents import (
 from teacher_cache.archive.format.layout import Unit
 from teacher_cache.archive.format.spec import ArchiveSpec, SharedKind
 from teacher_cache.errors import ArchiveError
-from teacher_cache.exact.canonical import seal
+from teacher_cache.exact.canonical import seal, sha256_hex
 
 RECEIPTS = "receipts"
 
@@ -169,6 +169,21 @@ def receipt_name(unit: Unit) -> str:
 def receipt_bytes(receipt: Receipt, fingerprint: str) -> bytes:
     """Return the content of a receipt's file."""
     return seal({"format": FORMAT, "version": VERSION, "fingerprint": fingerprint, "unit": receipt.to_dict()})
+
+
+def refuse_other_basis(url: str, ours: Mapping[str, Digest], theirs: Mapping[str, Digest]) -> None:
+    """Raise ArchiveError if two bases differ: codes mean nothing in another basis than their own."""
+    if dict(ours) != dict(theirs):
+        raise ArchiveError(
+            f"{url} has another basis of components",
+            "Labels are written in the basis of their archive, and mean nothing in another one.",
+            "use archives that were begun from one another, or extract on one kind of device",
+        )
+
+
+def digests_of(objects: Mapping[str, bytes]) -> dict[str, Digest]:
+    """Return the sha256 and the size of objects."""
+    return {array: (sha256_hex(data), len(data)) for array, data in objects.items()}
 
 
 def shared_file(spec: ArchiveSpec) -> str:

@@ -14,12 +14,14 @@ from teacher_cache.archive.format.receipts import (
     NOT_UNITS,
     RECEIPTS,
     Receipt,
+    digests_of,
     extends_bytes,
     read_extends,
     read_receipt,
     read_shared_receipt,
     receipt_bytes,
     receipt_name,
+    refuse_other_basis,
     shared_bytes,
     shared_file,
 )
@@ -27,7 +29,6 @@ from teacher_cache.archive.format.spec import SPEC_FILE, ArchiveSpec, spec_bytes
 from teacher_cache.archive.format.spec_file import differences, existing_spec, is_spec_lost
 from teacher_cache.archive.readers.read_units import fetched
 from teacher_cache.errors import ArchiveError, InputError
-from teacher_cache.exact.canonical import sha256_hex
 from teacher_cache.labels.arrays import BasisArrays, LabelArrays, SharedArrays
 from teacher_cache.labels.codec import decode_basis
 from teacher_cache.labels.topk import Basis
@@ -290,18 +291,3 @@ def _first_ones(receipts: Iterable[Receipt], seen: set[tuple[int, int]]) -> tupl
             seen.add(position)
             found.append(receipt)
     return tuple(found)
-
-
-def refuse_other_basis(url: str, ours: Mapping[str, Digest], theirs: Mapping[str, Digest]) -> None:
-    """Raise ArchiveError if two bases differ: codes mean nothing in another basis than their own."""
-    if dict(ours) != dict(theirs):
-        raise ArchiveError(
-            f"{url} has another basis of components",
-            "Labels are written in the basis of their archive, and mean nothing in another one.",
-            "use archives that were begun from one another, or extract on one kind of device",
-        )
-
-
-def digests_of(objects: Mapping[str, bytes]) -> dict[str, Digest]:
-    """Return the sha256 and the size of objects."""
-    return {array: (sha256_hex(data), len(data)) for array, data in objects.items()}
