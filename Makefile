@@ -33,7 +33,7 @@ check:  ## lint and the fast tests side by side, in 90 seconds
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast
 
 every: .venv/.dev  ## every test but the campaigns
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=30
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=30
 
 soak: .venv/.dev  ## campaigns: many kills, faults, engines and random calls
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=30 -m soak

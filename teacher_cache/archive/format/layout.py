@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from teacher_cache.archive.format.zarr_json import (
     TURNED,
-    ChunkFormat,
     ReadRange,
+    ZarrArray,
     array_json,
     group_json,
     read_chunk,
@@ -64,22 +64,6 @@ class Unit:
     def views(self) -> range:
         """View indices of the unit."""
         return range(self.first_view, self.stop_view)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Array:
-    """Array as Zarr knows it: type and fill value of its items, and the shapes of a chunk and a shard."""
-
-    dtype: np.dtype
-    fill: float
-    chunk: tuple[int, ...]
-    shard: tuple[int, ...] | None
-    dimensions: tuple[str, ...]
-    is_turned: bool = False
-
-    @property
-    def format(self) -> ChunkFormat:
-        return ChunkFormat(self.chunk, self.dtype, self.is_turned)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +213,8 @@ class Layout:
             An object per array.
         """
         return {
-            name: self._encode(name, values) for name, values in zip(self.shared_arrays, arrays, strict=True)
+            name: self._encode(name, np.asarray(values))
+            for name, values in zip(self.shared_arrays, arrays, strict=True)
         }
 
     def decode_shared(self, objects: Mapping[str, bytes]) -> SharedArrays:
@@ -262,23 +247,23 @@ class Layout:
         spans, read = self.spans(_reads(data), len(data)), _reads(data)
         return np.concatenate([read_chunk(read, span, self._array(name).format) for span in spans], axis=1)
 
-    def _array(self, name: str) -> _Array:
+    def _array(self, name: str) -> ZarrArray:
         if name in BASIS_ARRAYS:
             is_basis = name == "basis"
             sizes = (self.num_directions + 1, self.num_classes)[: 2 if is_basis else 1]
             dtype = np.dtype("<f2" if is_basis else "<f4")
-            return _Array(dtype, math.nan, sizes, None, _BASIS_DIMENSIONS[: len(sizes)])
+            return ZarrArray(dtype, math.nan, sizes, None, _BASIS_DIMENSIONS[: len(sizes)])
         encoding = ENCODINGS[AFFINITY_VALUES if name in AFFINITY_ARRAYS else self.values]
         dtype, fill = encoding.dtype, encoding.fill
         if name in ("idx", "affinity_idx"):
             dtype, fill = idx_dtype(self.num_classes), idx_fill(self.num_classes)
         if name in AFFINITY_ARRAYS:
             shape = (self.num_classes + 1, self.affinity_entries)[: 1 if name == "affinity_tail" else 2]
-            return _Array(dtype, fill, shape, None, _AFFINITY_DIMENSIONS[: len(shape)])
+            return ZarrArray(dtype, fill, shape, None, _AFFINITY_DIMENSIONS[: len(shape)])
         extent = () if name == "tail" else (self.k + (self.num_codes if name == CODES else 0),)
         chunk = (self.rows_per_shard, 1, *extent)
         shard = (self.rows_per_shard, self.views_per_unit, *extent)
-        return _Array(dtype, fill, chunk, shard, _DIMENSIONS[: len(chunk)], name == CODES)
+        return ZarrArray(dtype, fill, chunk, shard, _DIMENSIONS[: len(chunk)], name == CODES)
 
     def _encode(self, name: str, values: npt.NDArray[Any]) -> bytes:
         import zarr  # heavy, and only who writes labels needs it

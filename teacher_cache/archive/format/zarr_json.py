@@ -108,6 +108,23 @@ class ChunkFormat:
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
 
 
+@dataclasses.dataclass(frozen=True)
+class ZarrArray:
+    """Array as Zarr knows it: type and fill value of its items, and the shapes of a chunk and a shard."""
+
+    dtype: np.dtype
+    fill: float
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...] | None
+    dimensions: tuple[str, ...]
+    is_turned: bool = False
+
+    @property
+    def format(self) -> ChunkFormat:
+        """Shape and type of its chunks."""
+        return ChunkFormat(self.chunk, self.dtype, self.is_turned)
+
+
 def read_places(read: ReadRange, object_bytes: int, num_chunks: int) -> npt.NDArray[np.int64]:
     """Return the byte range (start, stop) of each chunk of a Zarr shard, (num_chunks, 2).
 
