@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tensorstore
 import torch
+import zarr
 from support import CLASSES, SHARD_SIZE, extract_flags, labels_tree, teacher_checkpoint, tree
 
 from pipelines.cli import main
@@ -244,3 +246,16 @@ def test_the_documents_are_zarrs_own_and_chunks_are_turned(coded: str) -> None:
     names = [codec["name"] for codec in sharding["configuration"]["codecs"]]
     assert names == ["transpose", "bytes", "blosc", "crc32c"]
     assert layout.arrays == ("idx", "codes", "tail")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("array", ["codes", "basis", "basis_step", "basis_error"])
+def test_other_zarr_libraries_read_the_same_numbers(array: str, coded: str) -> None:
+    pytest.importorskip("zarrs")
+    place = f"{coded}/labels.zarr/{array}"
+    expected = zarr.open_array(place, mode="r")[...]
+    kvstore = {"driver": "file", "path": f"{place}/"}
+    found = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result().read().result()
+    np.testing.assert_array_equal(found, expected)
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        np.testing.assert_array_equal(zarr.open_array(place, mode="r")[...], expected)
