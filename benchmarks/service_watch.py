@@ -227,28 +227,27 @@ class Waits:
         looked_s = time.monotonic()
         while not self._state.is_over.wait(_PROBE_S):
             passed_s, looked_s = time.monotonic() - looked_s, time.monotonic()
-            waiting = self._waiting()
+            waiting, circumstances = self._waiting()
             waits_s = {job: waits_s.get(job, -passed_s) + passed_s for job in waiting}
             longest_s = max(waits_s.values(), default=0.0)
             if longest_s > self.longest_s:
                 self.longest_s = longest_s
-                self.longest_of = f"{time.strftime('%H:%M:%S')}: {self._circumstances}"
+                self.longest_of = f"{time.strftime('%H:%M:%S')}: {circumstances}"
 
-    def _waiting(self) -> list[str]:
-        """Return the jobs that wait although a server could take one."""
-        self._circumstances = ""
+    def _waiting(self) -> tuple[list[str], str]:
+        """Return the jobs that wait although a server could take one, and the circumstances."""
         if not self._state.may_claim():
-            return []
+            return [], ""
         try:
             with self._engine.connect() as connection:
                 rows = connection.execute(sa.text(_QUERY)).all()
         except sa.exc.SQLAlchemyError:
-            return []
+            return [], ""
         now = time.time()
         held = {owner for _, owner, until in rows if owner and now <= until <= now + _LONGEST_LEASE_S}
         running = sum(self._state.claims(server) for server in self._state.servers)
         if len(held) >= running:
-            return []
+            return [], ""
         ports = [server.port for server in self._state.servers if self._state.claims(server)]
-        self._circumstances = f"{len(rows)} jobs, leases {sorted(held)}, servers {ports}"
-        return [job for job, owner, _ in rows if owner not in held]
+        circumstances = f"{len(rows)} jobs, leases {sorted(held)}, servers {ports}"
+        return [job for job, owner, _ in rows if owner not in held], circumstances

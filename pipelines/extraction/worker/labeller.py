@@ -28,7 +28,7 @@ from teacher_cache.labels.affinity_rule import CalibrationPart, component_rule
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import decode_basis, encode
 from teacher_cache.labels.components import centred, codes_of, fitted_basis
-from teacher_cache.labels.topk import Basis, CodedLabels, Labels, labels_from_logits
+from teacher_cache.labels.topk import Basis, CodedLabels, Labels, OneLabels, labels_from_logits
 from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import Teacher, build_teacher
 from teacher_cache.models.trial import check_trial
@@ -223,16 +223,17 @@ def _bytes_per_label(layout: Layout, views: Sequence[tuple[Labels, torch.Tensor 
 
     Codes, where there are any, are those in a basis of these few views.
     """
-    labels = [encode(found, layout.num_classes, layout.values) for found, _ in views]
+    found: list[OneLabels] = [labels for labels, _ in views]
     if layout.num_codes:
         centred_NC = torch.cat([some for _, some in views if some is not None])
         rule = component_rule(layout.num_codes, layout.num_classes, len(centred_NC))
         basis = decode_basis(fitted_basis(centred_NC.cpu().numpy(), rule), layout.num_codes)
-        codes = [codes_of(some, basis.to(some.device), rule["size"]) for _, some in views if some is not None]
-        labels = [
-            encode(CodedLabels(*found, own), layout.num_classes, layout.values)
-            for (found, _), own in zip(views, codes, strict=True)
+        found = [
+            CodedLabels(*labels, codes_of(some, basis.to(some.device), rule["size"]))
+            for labels, some in views
+            if some is not None
         ]
+    labels = [encode(each, layout.num_classes, layout.values) for each in found]
     rows = min(sum(len(part.tail) for part in labels), layout.rows_per_shard)
     stored = [np.concatenate(arrays)[:rows, None] for arrays in zip(*labels, strict=True)]
     small = dataclasses.replace(layout, rows_per_shard=rows, views_per_unit=1)

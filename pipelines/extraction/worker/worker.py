@@ -103,15 +103,14 @@ class LabelWorker:
     def freeze_calibration(self, parts: Sequence[CalibrationPart]) -> Agreement | None:
         """Write the result of all parts: the class affinity or basis, and the agreement; see Worker."""
         writer, store = self._archive(), self._store
-        is_needed = writer.spec.labels.shared_rule is not None and writer.shared is None
         try:
             found = get_parts(store, parts)
         except FileNotFoundError:  # another driver has just frozen this calibration
-            if is_needed:
+            if _lacks_shared(writer):
                 raise
             return get_agreement(store, writer.spec)
         views = joined([_opened(store, part, data) for part, data in zip(parts, found, strict=True)])
-        shared = shared_arrays(views, writer.spec.labels) if is_needed else None
+        shared = shared_arrays(views, writer.spec.labels) if _lacks_shared(writer) else None
         if shared is not None:
             writer.freeze_shared(shared)
         agreement = views.agreement
@@ -186,6 +185,11 @@ class LabelWorker:
                 raise UnfitError(error.value, error.consequence, error.remedy) from error
             self._opened = ArchiveWriter(self._store, spec)
         return self._opened
+
+
+def _lacks_shared(writer: ArchiveWriter) -> bool:
+    """Return whether the archive needs a class affinity or a basis, and has none at this moment."""
+    return writer.spec.labels.shared_rule is not None and writer.shared is None
 
 
 def _identity(parts: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:

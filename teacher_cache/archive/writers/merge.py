@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from teacher_cache.archive.format.calibration import copy_agreement
 from teacher_cache.archive.format.receipts import Receipt
 from teacher_cache.archive.readers.archive import ArchiveReader
+from teacher_cache.archive.readers.read_units import fetched_shared
 from teacher_cache.archive.writers.write import ArchiveWriter
 from teacher_cache.errors import ArchiveError
 from teacher_cache.program.progress import Track
@@ -38,9 +39,8 @@ def merge(sources: Sequence[ArchiveReader], destination: Store, track: Track) ->
                 "extract one of them again, with the other's --views-per-unit",
             )
     for source in sources if writer.spec.labels.components is not None else sources[:1]:
-        shared = source.shared_arrays()
-        if shared is not None:
-            writer.freeze_shared(shared)
+        if source.manifest.shared is not None:
+            writer.put_shared(fetched_shared(source.store, source.manifest))
     copy_agreement(sources[0].store, destination, writer.spec)
     differ = []
     with track("merge", sum(len(source.receipts) for source in sources), "units") as advance:
