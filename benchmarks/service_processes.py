@@ -28,7 +28,7 @@ def _shifted():
 time.time = _shifted
 """
 """Module that Python imports at its start."""
-_SEEK_S, _RESTART_S, _DEATH_S = 5.0, 60.0, 0.5
+_SEEK_S, _RESTART_S, _DEATH_S, _LOOK_S = 5.0, 60.0, 30.0, 0.1
 Part = Literal["server", "driver", "executor"]
 """A server, the process that begins its commands (executor), or one that runs a command (driver)."""
 _PARTS: tuple[Part, ...] = ("server", "driver", "executor")
@@ -99,7 +99,6 @@ class ProcessFaults:
                     with self._state.server_fault(server):
                         server.kill()
                         server.start()
-                time.sleep(_DEATH_S)
                 self.wait_for_command(server)
         yield
 
@@ -110,6 +109,8 @@ class ProcessFaults:
         else:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+                # until then its children are still the server's, and look like commands of the next one
+                _wait_for_death(process, time.monotonic() + _DEATH_S)
 
     @contextlib.contextmanager
     def _stopped(self, part: Part) -> Iterator[None]:
@@ -152,5 +153,10 @@ class ProcessFaults:
                 found = {"server": [whole], "driver": commands, "executor": executors if commands else []}
                 if found[part]:
                     return self._rng.choice(found[part])
-            time.sleep(0.02)
+            time.sleep(_LOOK_S)
         return None
+
+
+def _wait_for_death(process: psutil.Process, end_s: float) -> None:
+    while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end_s:
+        time.sleep(0.01)

@@ -95,6 +95,8 @@ class Load:
     def __init__(self, state: State, tokens: Sequence[str], asks: Sequence[dict[str, Any]]) -> None:
         self._state, self._tokens, self._asks = state, tokens, asks
         self._lock, self._next, self._users = threading.Lock(), 0, 0
+        # A client of its own for each call would make a TLS context each time: more work than the server's.
+        self._client = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=_ASK_S)
         self.accepted: dict[str, set[int]] = {}
         self.refused = 0
 
@@ -146,13 +148,12 @@ class Load:
         end_s = time.monotonic() + _FOLLOWED_S
         while time.monotonic() < end_s and not self._state.is_stopped.wait(_POLL_S):
             with contextlib.suppress(httpx.HTTPError):
-                answer = httpx.get(f"{self._url()}/api/requests/{job}", headers=self._headers(user))
+                answer = self._client.get(f"{self._url()}/api/requests/{job}", headers=self._headers(user))
                 if answer.status_code == 200 and answer.json()["state"] in ENDED:
                     return
 
     def _post(self, route: str, body: dict[str, Any], user: int) -> httpx.Response:
-        url = f"{self._url()}/api/{route}"
-        return httpx.post(url, json=body, headers=self._headers(user), timeout=_ASK_S)
+        return self._client.post(f"{self._url()}/api/{route}", json=body, headers=self._headers(user))
 
     def _headers(self, user: int) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._tokens[user]}"}
