@@ -27,7 +27,7 @@ from teacher_cache.labels.tails import dense_probabilities
 from teacher_cache.labels.topk import CodedLabels, OneAffinity, OneLabels, labels_from_logits
 
 _TEMPERATURES = (1, 2, 3, 4)
-_KS, _CODES, _SIZES = (5, 7, 8, 10), (32, 64, 72, 96, 128), (0.75, 1.0, 1.5)
+_KS, _CODES, _SIZES = (5, 7, 8, 10), (32, 64, 72, 96, 128, 160), (0.7, 0.85, 1.0)
 """Numbers of classes and codes, and sizes of a code relative to the default."""
 _KS_OF_AFFINITY = (5, 10, 20, 50)
 
@@ -49,9 +49,9 @@ def component_study(seen_NC: torch.Tensor, logits_RVC: torch.Tensor) -> dict[str
         rule: ComponentRule = {**default, "codes": count, "size": size * default["size"]}
         arrays = fitted_basis(seen, rule)
         basis = decode_basis(arrays, count)
-        codes_BR = codes_of(views_BC, basis, rule["size"])
         for k in (each for each in _KS if each < num_classes):
-            labels = CodedLabels(*labels_from_logits(views_BC, k), codes_BR)
+            top = labels_from_logits(views_BC, k)
+            labels = CodedLabels(*top, codes_of(views_BC, top.class_ids_BK, basis, rule))
             layout = _layout(logits_RVC, k, num_codes=count, num_directions=rule["directions"])
             shared_bytes = sum(map(len, layout.encode_shared(arrays).values()))
             row = _figures(logits_RVC, even, labels, layout, basis)

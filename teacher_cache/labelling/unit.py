@@ -121,7 +121,7 @@ def label_with_codes(logits_BC: torch.Tensor, labels: LabelSpec, basis: Basis | 
     found = labels_from_logits(logits_BC, labels.k)
     if basis is None or labels.components is None:
         return found
-    return CodedLabels(*found, codes_of(logits_BC, basis, labels.components["size"]))
+    return CodedLabels(*found, codes_of(logits_BC, found.class_ids_BK, basis, labels.components))
 
 
 def teacher_logits(

@@ -20,8 +20,10 @@ _MOST_ENTRIES = 2**24
 """Largest number of entries in all rows together, so that readers accept an array of them as one chunk."""
 _DIRECTIONS = 256
 """Directions of a basis: those without codes tell what kept classes say of the others (docs/labels.md)."""
-_CODE_SIZE = 4.0
+_CODE_SIZE = 4.5
 """Nats between two codes at 1,000 classes (docs/labels.md)."""
+_FIT_TEMPERATURE, _FIT_LEAST = 4.0, 0.2
+"""Weights of classes when codes are fitted: most loss at temperatures 1 and 3 is saved (docs/labels.md)."""
 _LEAST_COMPONENT_VIEWS, _MOST_COMPONENT_VIEWS = 1024, 4096
 """Calibration views of a basis: 4 per class between these; more gain little (docs/labels.md)."""
 _MOST_VIEWS_OF_ROW = 16
@@ -54,12 +56,16 @@ class ComponentRule(TypedDict):
         size: Nats between two codes.
         directions: Number of directions in the basis.
         max_views: Largest number of calibration views.
+        fit_temperature: Temperature of the weights by which codes are fitted, T.
+        fit_least: Least of these weights, a.
     """
 
     codes: Annotated[int, Meta(ge=1, le=2**12)]
     size: Annotated[float, Meta(gt=0, le=1e6)]
     directions: Annotated[int, Meta(ge=1, le=2**12)]
     max_views: Annotated[int, Meta(ge=1, le=2**18)]
+    fit_temperature: Annotated[float, Meta(gt=0, le=1e6)]
+    fit_least: Annotated[float, Meta(ge=1e-3, le=1)]
 
 
 def component_rule(codes: int, num_classes: int, num_rows: int) -> ComponentRule:
@@ -71,7 +77,14 @@ def component_rule(codes: int, num_classes: int, num_rows: int) -> ComponentRule
     size = round(_CODE_SIZE * math.sqrt(num_classes / 1000), 4)
     views = min(max(_LEAST_COMPONENT_VIEWS, 4 * num_classes), _MOST_COMPONENT_VIEWS)
     views = min(views, _MOST_VIEWS_OF_ROW * num_rows)
-    return {"codes": min(codes, directions), "size": size, "directions": directions, "max_views": views}
+    return {
+        "codes": min(codes, directions),
+        "size": size,
+        "directions": directions,
+        "max_views": views,
+        "fit_temperature": _FIT_TEMPERATURE,
+        "fit_least": _FIT_LEAST,
+    }
 
 
 def affinity_rule(k: int, num_classes: int, num_rows: int) -> AffinityRule | None:

@@ -1,20 +1,25 @@
 """Labels by components: the shape of a tail, written in directions that an archive holds once.
 
 Log-probabilities of a view, less their mean over the classes, are x. Calibration views give their mean m and
-their M principal directions v_j (unit vectors). A label stores, besides its top k, a code for each of the
-first R directions:
-
-    c_j = round((x - m) . v_j / size), at most 127 from 0
-
-A reader rebuilds x as x' = m + sum over R of step_j c_j v_j. step_j is near `size`: it is the slope that fits
-the calibration views best. The kept classes S are known exactly, so the error of x' is known there, up to
-the constant that makes the tail mass m_t right, and tells of the errors elsewhere (a Gaussian process):
+their M principal directions v_j (unit vectors). A label stores, besides its top k, a code c_j for each of the
+first R directions, and a reader rebuilds x as x' = m + sum over R of step_j c_j v_j. The kept classes S are
+known exactly, so the error of x' is known there, up to the constant that makes the tail mass m_t right, and
+tells of the errors in the others, O (a Gaussian process):
 
     e_S = log p_S - x'_S - log m_t + log sum over O of exp x'
-    x'_O += W_OS (W_SS + noise I)^-1 e_S,   W = sum over M of error_j v_j v_j'
+    x'_O += K e_S,   K = W_OS (W_SS + noise I)^-1,   W = sum over M of error_j v_j v_j'
 
 error_j is the variance that codes leave in direction j, and noise what no direction explains. At last
-t_O = m_t softmax(x'_O). Figures: docs/labels.md.
+t_O = m_t softmax(x'_O).
+
+Codes are chosen for that reader. x'_O is linear in s, the places of a view in the R directions, so they are
+the s of least weighted error over O, at most 127 sizes from 0. step_j, near `size`, is the slope of the
+calibration views' places in their codes:
+
+    c_j = round(s_j / size),   w_c = a + (1 - a) (C - k) softmax of x / T over O
+    s = argmin of min over b of sum over O of w_c (x - x'(s) - b)_c^2
+
+T and a are `fit_temperature` and `fit_least` of the rule. Figures: docs/labels.md.
 
 Shapes: N calibration views, B views, C classes, K classes kept, O the others, M directions, R codes.
 """
@@ -35,6 +40,10 @@ _LEAST_NOISE = 1 / 256
 _NOISE_UNSEEN = 2.0
 """Factor from the variance that directions leave on the views they were fitted to, to that on others."""
 _LEAST_TAIL = float(torch.finfo(torch.float32).tiny)
+_RIDGE, _ROUNDING = 1e-4, 1e-6
+"""Added to normal equations: nothing beside `fit_least`, and more than float32 leaves below 0."""
+_MOST_NUMBERS = 2**22
+"""Numbers of views, classes and codes together whose codes are fitted at once: 16 MiB."""
 
 
 def centred(logits_BC: torch.Tensor) -> torch.Tensor:
@@ -74,10 +83,52 @@ def fitted_basis(centred_NC: npt.NDArray[np.float16], rule: ComponentRule) -> Ba
     )
 
 
-def codes_of(logits_BC: torch.Tensor, basis: Basis, size: float) -> torch.Tensor:
-    """Return the codes of dense logits, int8 (B, R)."""
-    places_BR = (centred(logits_BC) - basis.mean_C) @ basis.directions_MC[: len(basis.step_R)].T
-    return (places_BR / size).round().clamp(-_MOST_CODE, _MOST_CODE).to(torch.int8)
+def codes_of(
+    logits_BC: torch.Tensor, class_ids_BK: torch.Tensor, basis: Basis, rule: ComponentRule
+) -> torch.Tensor:
+    """Return the codes of dense logits whose top k are given, int8 (B, R)."""
+    rest_BC, ids_BK = centred(logits_BC) - basis.mean_C, class_ids_BK.long()
+    weights_BC = _weights(logits_BC, ids_BK, rule)
+    size = max(1, _MOST_NUMBERS // (len(basis.step_R) * rest_BC.shape[1]))
+    parts = zip(rest_BC.split(size), ids_BK.split(size), weights_BC.split(size), strict=True)
+    places_BR = torch.cat([_places(*part, basis) for part in parts])
+    return (places_BR / rule["size"]).round().clamp(-_MOST_CODE, _MOST_CODE).to(torch.int8)
+
+
+def _places(
+    rest_BC: torch.Tensor, ids_BK: torch.Tensor, weights_BC: torch.Tensor, basis: Basis
+) -> torch.Tensor:
+    """Return s of the views x - m, float32 (B, R)."""
+    coded_RC = basis.directions_MC[: len(basis.step_R)]
+    known_BKM, spread_BKK = _spread(ids_BK, basis)
+    told_BKC = torch.linalg.solve(spread_BKK, known_BKM @ basis.directions_MC)
+    root_BC = weights_BC.sqrt()
+    unseen_BRC = (coded_RC - coded_RC.T[ids_BK].mT @ told_BKC) * root_BC[:, None]
+    rest_B1C = (rest_BC[:, None] - rest_BC.gather(1, ids_BK)[:, None] @ told_BKC) * root_BC[:, None]
+    level_B1C = (1 - told_BKC.sum(1, keepdim=True)) * root_BC[:, None]
+    level_B1C = level_B1C / level_B1C.norm(dim=2, keepdim=True).clamp_min(_LEAST_TAIL)
+    unseen_BRC = unseen_BRC - (unseen_BRC @ level_B1C.mT) @ level_B1C
+    rest_B1C = rest_B1C - (rest_B1C @ level_B1C.mT) @ level_B1C
+    normal_BRR, found_BR1 = (unseen_BRC @ unseen_BRC.mT).double(), (unseen_BRC @ rest_B1C.mT).double()
+    # few classes leave fewer equations than places: the shortest s is taken
+    diagonal_BR = normal_BRR.diagonal(dim1=1, dim2=2)
+    diagonal_BR += _RIDGE + _ROUNDING * diagonal_BR.amax(1, keepdim=True)
+    return torch.cholesky_solve(found_BR1, torch.linalg.cholesky(normal_BRR))[:, :, 0].float()
+
+
+def _weights(logits_BC: torch.Tensor, ids_BK: torch.Tensor, rule: ComponentRule) -> torch.Tensor:
+    """Return the weights w, (B, C): of mean 1 outside the top k, and 0 in it."""
+    least, num_others = rule["fit_least"], logits_BC.shape[1] - ids_BK.shape[1]
+    likely_BC = (logits_BC.float() / rule["fit_temperature"]).scatter(1, ids_BK, -torch.inf).softmax(1)
+    return (least + (1 - least) * num_others * likely_BC).scatter(1, ids_BK, 0.0)
+
+
+def _spread(ids_BK: torch.Tensor, basis: Basis) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the kept rows of W without its last factor, (B, K, M), and W_SS + noise I, (B, K, K)."""
+    seen_BKM = basis.directions_MC.T[ids_BK]
+    known_BKM = seen_BKM * basis.error_M
+    eye_KK = torch.eye(ids_BK.shape[1], device=ids_BK.device)
+    return known_BKM, known_BKM @ seen_BKM.mT + basis.noise * eye_KK
 
 
 def tail_logits(labels: OneLabels, basis: Basis) -> torch.Tensor:
@@ -96,10 +147,7 @@ def tail_logits(labels: OneLabels, basis: Basis) -> torch.Tensor:
     outside_B = shape_BC.scatter(1, ids_BK, -torch.inf).logsumexp(1)
     level_B = outside_B - labels.tail_B.clamp_min(_LEAST_TAIL).log()
     error_BK = labels.log_probabilities() + level_B[:, None] - shape_BC.gather(1, ids_BK)
-    seen_BKM = basis.directions_MC.T[ids_BK]
-    known_BKM = seen_BKM * basis.error_M
-    eye_KK = torch.eye(ids_BK.shape[1], device=ids_BK.device)
-    spread_BKK = known_BKM @ seen_BKM.mT + basis.noise * eye_KK
+    known_BKM, spread_BKK = _spread(ids_BK, basis)
     weights_BK = torch.linalg.solve(spread_BKK, error_BK)
     return shape_BC + (weights_BK[:, None] @ known_BKM)[:, 0] @ basis.directions_MC
 

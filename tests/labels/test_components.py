@@ -24,7 +24,14 @@ from teacher_cache.labels.topk import (
 )
 
 B, C, N, CODES = 6, 40, 300, 8
-RULE: ComponentRule = {"codes": CODES, "size": 0.5, "directions": 16, "max_views": N}
+RULE: ComponentRule = {
+    "codes": CODES,
+    "size": 0.5,
+    "directions": 16,
+    "max_views": N,
+    "fit_temperature": 4.0,
+    "fit_least": 0.2,
+}
 
 
 def logits(seed: int, count: int = B, classes: int = C) -> torch.Tensor:
@@ -42,7 +49,8 @@ def fitted(rule: ComponentRule = RULE, count: int = N) -> BasisArrays:
 def stored_labels(seed: int, k: int, arrays: BasisArrays) -> OneLabels:
     """Return labels as they are read from an archive."""
     basis = decode_basis(arrays, CODES)
-    found = CodedLabels(*labels_from_logits(logits(seed), k), codes_of(logits(seed), basis, RULE["size"]))
+    top = labels_from_logits(logits(seed), k)
+    found = CodedLabels(*top, codes_of(logits(seed), top.class_ids_BK, basis, RULE))
     return decode(encode(found, C, "q8"), C, "q8")
 
 
@@ -119,6 +127,29 @@ def test_a_label_with_codes_is_nearer_to_its_teacher_than_one_without() -> None:
     assert mean_kl(arrays, decode_basis(arrays, CODES)) < mean_kl(arrays, None) / 2
 
 
+@given(st.integers(2, 200), st.integers(1, 30))
+def test_codes_fit_what_the_top_k_leaves_most_where_it_is_likely(seed: int, k: int) -> None:
+    """The least squares of the formula, in float64, rounded; b is one more unknown."""
+    arrays, some = fitted(), logits(seed)
+    top = labels_from_logits(some, k)
+    basis, error = arrays.basis.astype(np.float64), arrays.basis_error.astype(np.float64)
+    mean, directions, coded = basis[0], basis[1:], basis[1 : 1 + CODES]
+    spread = (directions.T * error[1:]) @ directions
+    wanted = []
+    for row, ids in zip(some.double().numpy(), top.class_ids_BK.numpy(), strict=True):
+        others = np.delete(np.arange(C), ids)
+        likely = np.exp(row[others] / RULE["fit_temperature"])
+        root = np.sqrt(RULE["fit_least"] + (1 - RULE["fit_least"]) * (C - k) * likely / likely.sum())
+        kept = spread[np.ix_(ids, ids)] + error[0] * np.eye(k)
+        # what a reader leaves of a shape in the others, once it has seen the kept classes
+        left = np.vstack([coded, np.ones(C), row - row.mean() - mean])
+        left = left[:, others] - left[:, ids] @ np.linalg.solve(kept, spread[np.ix_(ids, others)])
+        solved = np.linalg.lstsq((root * left[:-1]).T, root * left[-1])[0]
+        wanted.append(solved[:CODES] / RULE["size"])
+    found = codes_of(some, top.class_ids_BK, decode_basis(arrays, CODES), RULE).numpy()
+    np.testing.assert_allclose(found, np.clip(wanted, -127, 127), atol=0.55)
+
+
 def test_directions_without_codes_help_too() -> None:
     """What the kept classes say of the others is told by directions that no code is stored for."""
     few = fitted({**RULE, "directions": CODES})
@@ -141,8 +172,8 @@ def test_few_classes_have_few_directions(classes: int, k: int) -> None:
     assert rule["codes"] == rule["directions"] == classes - 1
     some = logits(1, N, classes)
     basis = decode_basis(fitted_basis(centred(some).half().numpy(), rule), rule["codes"])
-    codes = codes_of(some, basis, rule["size"])
-    labels = CodedLabels(*labels_from_logits(some, k), codes)
+    top = labels_from_logits(some, k)
+    labels = CodedLabels(*top, codes_of(some, top.class_ids_BK, basis, rule))
     found = dense_probabilities(labels, classes, basis)
     assert found.isfinite().all()
     torch.testing.assert_close(found.sum(1), torch.ones(N))

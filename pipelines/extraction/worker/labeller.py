@@ -229,7 +229,7 @@ def _bytes_per_label(layout: Layout, views: Sequence[tuple[Labels, torch.Tensor 
         rule = component_rule(layout.num_codes, layout.num_classes, len(centred_NC))
         basis = decode_basis(fitted_basis(centred_NC.cpu().numpy(), rule), layout.num_codes)
         found = [
-            CodedLabels(*labels, codes_of(some, basis.to(some.device), rule["size"]))
+            CodedLabels(*labels, codes_of(some, labels.class_ids_BK, basis.to(some.device), rule))
             for labels, some in views
             if some is not None
         ]
