@@ -75,6 +75,8 @@ class StepConfig(LabelledImages):
     """Steps in a repeat of the two quick modes; the live teacher does one."""
     repeats: int = 9
     """Repeats of each mode."""
+    components: int | None = None
+    """Codes of a cached label, learned softly at temperature 3; by default hard labels are learned."""
     device: str = "auto"
     """Device of the models; auto takes CUDA where there is one."""
     torchcompile: str | None = None
@@ -86,7 +88,7 @@ class StepConfig(LabelledImages):
 
 
 def prepare(
-    config: LabelledImages, folder: Path, shard_size: int = 1000
+    config: LabelledImages, folder: Path, shard_size: int = 1000, components: int | None = None
 ) -> tuple[PackedDataset, ArchiveReader]:
     """Pack the images into `folder`, label two views of each, and open both.
 
@@ -94,6 +96,7 @@ def prepare(
         config: Images and labels.
         folder: Empty folder.
         shard_size: Images in a shard.
+        components: Codes of a label; None for labels with a class affinity.
     """
     source = config.images
     if source is None:
@@ -111,19 +114,21 @@ def prepare(
             img_size=config.img_size,
             views=f"0:{_VIEWS}",
             topk=min(10, len(dataset.info.classes)),
+            components=components,
         ),
         silent,
     )
     return dataset, ArchiveReader(str(folder / "labels"))
 
 
-def _trainer(config: StepConfig, mode: str, dataset: PackedDataset) -> Trainer:
+def _trainer(config: StepConfig, mode: str, dataset: PackedDataset, archive: ArchiveReader) -> Trainer:
+    taught = "hard" if config.components is None else "soft"
     training = TrainConfig(
         data="",
         output="",
         model=config.model,
         batch_size=config.batch_size,
-        distillation="none" if mode == "no teacher" else "hard",
+        distillation="none" if mode == "no teacher" else taught,
         labels=("archive",) if mode == "cached labels" else (),
         teacher=config.teacher if mode == "live teacher" else None,
         teacher_pretrained=False,
@@ -133,7 +138,8 @@ def _trainer(config: StepConfig, mode: str, dataset: PackedDataset) -> Trainer:
         training, num_rows=len(dataset), rows_per_shard=dataset.info.samples_per_shard, archive_views=None
     )
     ranks = Ranks(0, 1, resolve_device(config.device))
-    return build_trainer(training, dataset.info, config.img_size, plan, ranks)
+    affinity = archive.affinity if mode == "cached labels" else None
+    return build_trainer(training, dataset.info, config.img_size, plan, ranks, affinity=affinity)
 
 
 def _batches(
@@ -170,10 +176,10 @@ def _benchmark(config: StepConfig) -> int:
     if config.delay_ms is not None:
         return _benchmark_remote(config, config.delay_ms)
     with tempfile.TemporaryDirectory() as folder:
-        dataset, archive = prepare(config, Path(folder))
+        dataset, archive = prepare(config, Path(folder), components=config.components)
         runs = {
             mode: _timed(
-                _trainer(config, mode, dataset),
+                _trainer(config, mode, dataset, archive),
                 _batches(config, mode, dataset, archive),
                 1 if mode == "live teacher" else config.steps,
             )
@@ -216,7 +222,7 @@ def _benchmark_remote(config: StepConfig, delay_ms: float) -> int:
         stream = ViewStream(
             there, archive.recipe, plan, schedule, num_batches=plan.batches_per_epoch, archive=archive
         )
-        trainer = _trainer(config, "cached labels", dataset)
+        trainer = _trainer(config, "cached labels", dataset, archive)
         waits: list[float] = []
         steps: list[float] = []
         batches = iter(stream.loader(_REMOTE_WORKERS))
