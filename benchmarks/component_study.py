@@ -22,9 +22,9 @@ from teacher_cache.archive.format.layout import Layout
 from teacher_cache.labels.affinity_rule import ENTRIES, ComponentRule, component_rule
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import decode, decode_basis, encode
-from teacher_cache.labels.components import centred, codes_of, fitted_basis
+from teacher_cache.labels.components import centred, fitted_basis, with_codes
 from teacher_cache.labels.tails import dense_probabilities
-from teacher_cache.labels.topk import CodedLabels, OneAffinity, OneLabels, labels_from_logits
+from teacher_cache.labels.topk import OneAffinity, OneLabels, labels_from_logits
 
 _TEMPERATURES = (1, 2, 3, 4)
 _KS, _CODES, _SIZES = (5, 7, 8, 10), (32, 64, 72, 96, 128, 160), (0.7, 0.85, 1.0)
@@ -41,7 +41,7 @@ def component_study(seen_NC: torch.Tensor, logits_RVC: torch.Tensor) -> dict[str
     """
     num_classes = logits_RVC.shape[2]
     views_BC = logits_RVC.flatten(0, 1)
-    even = {tau: _kl(views_BC, torch.zeros_like(views_BC), tau) for tau in _TEMPERATURES}
+    even = {tau: tempered_kl(views_BC, torch.zeros_like(views_BC), tau) for tau in _TEMPERATURES}
     found = dict(_of_affinity(seen_NC, logits_RVC, even))
     seen = centred(seen_NC).half().numpy()
     default = component_rule(1, num_classes, len(seen))
@@ -50,8 +50,7 @@ def component_study(seen_NC: torch.Tensor, logits_RVC: torch.Tensor) -> dict[str
         arrays = fitted_basis(seen, rule)
         basis = decode_basis(arrays, count)
         for k in (each for each in _KS if each < num_classes):
-            top = labels_from_logits(views_BC, k)
-            labels = CodedLabels(*top, codes_of(views_BC, top.class_ids_BK, basis, rule))
+            labels = with_codes(labels_from_logits(views_BC, k), views_BC, basis, rule)
             layout = _layout(logits_RVC, k, num_codes=count, num_directions=rule["directions"])
             shared_bytes = sum(map(len, layout.encode_shared(arrays).values()))
             row = _figures(logits_RVC, even, labels, layout, basis)
@@ -92,13 +91,14 @@ def _figures(
     log_BC = dense_probabilities(decode(stored, num_classes, "q8"), num_classes, affinity).double().log()
     row = {"bytes": round(num_bytes, 2)}
     for tau in _TEMPERATURES:
-        loss = _kl(logits_RVC.flatten(0, 1), log_BC, tau)
+        loss = tempered_kl(logits_RVC.flatten(0, 1), log_BC, tau)
         row[f"KL at {tau}"] = round(loss, 4)
         row[f"kept at {tau}"] = round(1 - loss / even[tau], 3)
     return row
 
 
-def _kl(logits_BC: torch.Tensor, log_BC: torch.Tensor, tau: float) -> float:
+def tempered_kl(logits_BC: torch.Tensor, log_BC: torch.Tensor, tau: float) -> float:
+    """Return the mean KL in nats between the softmax of two kinds of logits at a temperature."""
     target_BC, given_BC = ((each.double() / tau).log_softmax(1) for each in (logits_BC, log_BC))
     return float((target_BC.exp() * (target_BC - given_BC.clamp_min(-1e4))).sum(1).mean())
 

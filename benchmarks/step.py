@@ -205,7 +205,7 @@ def _benchmark(config: StepConfig) -> int:
 def _benchmark_remote(config: StepConfig, delay_ms: float) -> int:
     """Train from an S3 server, print the share of waiting in each window of shards, and return 0."""
     with tempfile.TemporaryDirectory() as folder, served(Path(folder) / "s3", delay_ms) as bucket:
-        dataset, _ = prepare(config, Path(folder), _REMOTE_SHARD_SIZE)
+        dataset, _ = prepare(config, Path(folder), _REMOTE_SHARD_SIZE, config.components)
         for name in ("data", "labels"):
             upload(Path(folder) / name, f"{bucket}/{name}")
         room = CacheRoom(str(Path(folder) / "room"))

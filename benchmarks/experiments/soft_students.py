@@ -1,9 +1,10 @@
 """Students that learn a teacher's function from soft labels alone, by what the labels keep.
 
-    teacher-cache pack train.parquet TRAIN --classes imagenet-wnids.txt
+    teacher-cache pack train.parquet TRAIN --classes classes.txt
     python -m benchmarks.experiments.soft_students --data TRAIN --held-out VAL \\
         --teacher tf_efficientnet_lite0 --checkpoint lite0.pth --json soft-students.json
 
+classes.txt has the teacher's classes in its order, under the names that the dataset has for its own.
 The teacher labels each crop once, and a student sees the same crop at fewer pixels. Every kind of label is
 written and read as in an archive. Students of one seed begin with the same weights and see the same batches.
 On views of other pictures: how often the student's first class is the teacher's, and KL(teacher, student).
@@ -30,6 +31,7 @@ from msgspec import Meta
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.component_study import tempered_kl
 from benchmarks.label_study import affinity_of
 from benchmarks.machine import write_result
 from teacher_cache.batches.pool import RenderPool
@@ -38,12 +40,12 @@ from teacher_cache.dataset.shards import PackedDataset
 from teacher_cache.labelling.unit import teacher_logits, unit_loads
 from teacher_cache.labels.affinity_rule import ENTRIES, component_rule
 from teacher_cache.labels.codec import decode, decode_basis, encode
-from teacher_cache.labels.components import centred, codes_of, fitted_basis
+from teacher_cache.labels.components import centred, fitted_basis, with_codes
 from teacher_cache.labels.losses import soft_loss
 from teacher_cache.labels.tail_rules import Tail
-from teacher_cache.labels.topk import CodedLabels, OneAffinity, OneLabels, labels_from_logits
+from teacher_cache.labels.topk import OneAffinity, OneLabels, labels_from_logits
 from teacher_cache.models.kinds import TeacherSettings
-from teacher_cache.models.teacher import Teacher, build_teacher
+from teacher_cache.models.teacher import build_teacher
 from teacher_cache.program.commandline import Command, run_single
 from teacher_cache.program.flags import Flags
 from teacher_cache.program.progress import console
@@ -123,14 +125,14 @@ def labels_of(kind: Kind, logits_NC: torch.Tensor, seen_NC: torch.Tensor) -> tup
     """
     num_classes = logits_NC.shape[1]
     top = labels_from_logits(logits_NC, kind.k or num_classes)
-    found: OneLabels = top
     shared: OneAffinity = affinity_of(seen_NC, ENTRIES) if kind.has_affinity else None
     if kind.k is None:
-        return found, shared
+        return top, shared
+    found: OneLabels = top
     if kind.codes:
         rule = component_rule(kind.codes, num_classes, len(seen_NC))
         shared = decode_basis(fitted_basis(centred(seen_NC).half().numpy(), rule), kind.codes)
-        found = CodedLabels(*top, codes_of(logits_NC, top.class_ids_BK, shared, rule))
+        found = with_codes(top, logits_NC, shared, rule)
     return decode(encode(found, num_classes, "q8"), num_classes, "q8"), shared
 
 
@@ -169,15 +171,7 @@ def trained_student(
 
 def _figures(teacher_NC: torch.Tensor, student_NC: torch.Tensor) -> dict[str, float]:
     agrees_N = teacher_NC.argmax(1) == student_NC.argmax(1)
-    losses = {
-        f"KL at {tau}": F.kl_div(
-            (student_NC / tau).log_softmax(1),
-            (teacher_NC / tau).log_softmax(1),
-            reduction="batchmean",
-            log_target=True,
-        ).item()
-        for tau in (1, 3)
-    }
+    losses = {f"KL at {tau}": tempered_kl(teacher_NC, student_NC, tau) for tau in (1, 3)}
     return {"agreement": agrees_N.float().mean().item(), **losses}
 
 
@@ -189,7 +183,7 @@ def _views(config: SoftStudentsConfig, url: str, num_rows: int, num_views: int) 
     """Return crops of the first pictures of a dataset, in the order of rows and views."""
     dataset = PackedDataset(url)
     settings = TeacherSettings(name=config.teacher, checkpoint=config.checkpoint)
-    teacher: Teacher = build_teacher(settings, classes=dataset.info.class_list, img_size=config.teacher_px)
+    teacher = build_teacher(settings, classes=dataset.info.class_list, img_size=config.teacher_px)
     pool = RenderPool(BatchRenderer(dataset, load_recipe("rrc", config.teacher_px)), 0)
     rows = range(min(num_rows, len(dataset.index.labels_N)))
     shape = (len(rows), num_views)
@@ -213,7 +207,7 @@ def run_experiment(config: SoftStudentsConfig) -> dict[str, Any]:
         torch.save(views, Path(folder, "views"))
         held_out = _views(config, config.held_out, config.held_out_rows, 1)
         torch.save(held_out, Path(folder, "held out"))
-        seen_NC = views.logits_NC[:: config.views]  # as in an archive: view 0 first
+        seen_NC = views.logits_NC[:: config.views]  # view 0 of each picture
         for name, kind in KINDS.items():
             for part, file in zip(labels_of(kind, views.logits_NC, seen_NC), ("", ", shared"), strict=True):
                 torch.save(part, Path(folder, f"{name}{file}"))
@@ -236,9 +230,8 @@ def run_experiment(config: SoftStudentsConfig) -> dict[str, Any]:
 
 def _experiment(config: SoftStudentsConfig) -> int:
     found = run_experiment(config)
-    table = Table(title="Students of a teacher's function on views held out: mean and standard deviation")
-    for header in ("temperature", "labels", "agreement, %", "KL at 1", "KL at 3"):
-        table.add_column(header)
+    title = "Students of a teacher's function on views held out: mean and standard deviation"
+    table = Table("temperature", "labels", "agreement, %", "KL at 1", "KL at 3", title=title)
     for tau, by_kind in found["students"].items():
         for kind, rows in by_kind.items():
             table.add_row(tau, kind, *(_cell(rows, name) for name in ("agreement", "KL at 1", "KL at 3")))

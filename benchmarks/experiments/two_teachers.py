@@ -93,9 +93,8 @@ def run_experiment(config: TwoTeachersConfig) -> dict[str, Any]:
 def _experiment(config: TwoTeachersConfig) -> int:
     """Run the experiment, print its table, and return 0."""
     found = run_experiment(config)
-    table = Table(title="Accuracy on validation digits, per cent: mean, standard deviation, each seed")
-    for header in ("loss", "labels", "mean", "sd", "seeds"):
-        table.add_column(header)
+    title = "Accuracy on validation digits, per cent: mean, standard deviation, each seed"
+    table = Table("loss", "labels", "mean", "sd", "seeds", title=title)
     for name, accuracy in found["teachers"].items():
         table.add_row("", f"teacher {name}: {TEACHERS[name]}", f"{accuracy:.1f}", "", "")
     for loss, by_arm in found["students"].items():

@@ -21,7 +21,7 @@ from teacher_cache.batches.transfer import HostCopy, copies_in_flight, on_device
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.labels.arrays import LabelArrays, empty_labels
 from teacher_cache.labels.codec import encode
-from teacher_cache.labels.components import codes_of
+from teacher_cache.labels.components import with_codes
 from teacher_cache.labels.topk import Basis, CodedLabels, Labels, OneLabels, labels_from_logits
 from teacher_cache.models.teacher import Teacher
 from teacher_cache.views.mixing import ROWS_PER_RING, VIEWS_PER_RING, Mixing
@@ -121,7 +121,7 @@ def label_with_codes(logits_BC: torch.Tensor, labels: LabelSpec, basis: Basis | 
     found = labels_from_logits(logits_BC, labels.k)
     if basis is None or labels.components is None:
         return found
-    return CodedLabels(*found, codes_of(logits_BC, found.class_ids_BK, basis, labels.components))
+    return with_codes(found, logits_BC, basis, labels.components)
 
 
 def teacher_logits(

@@ -21,9 +21,9 @@ _MOST_ENTRIES = 2**24
 _DIRECTIONS = 256
 """Directions of a basis: those without codes tell what kept classes say of the others (docs/labels.md)."""
 _CODE_SIZE = 4.5
-"""Nats between two codes at 1,000 classes (docs/labels.md)."""
+"""Nats between two codes at 1,000 classes (docs/decisions/0036)."""
 _FIT_TEMPERATURE, _FIT_LEAST = 4.0, 0.2
-"""Weights of classes when codes are fitted: most loss at temperatures 1 and 3 is saved (docs/labels.md)."""
+"""Weights of classes when codes are fitted, for losses at temperatures 1 to 3 (docs/decisions/0036)."""
 _LEAST_COMPONENT_VIEWS, _MOST_COMPONENT_VIEWS = 1024, 4096
 """Calibration views of a basis: 4 per class between these; more gain little (docs/labels.md)."""
 _MOST_VIEWS_OF_ROW = 16

@@ -32,7 +32,7 @@ import torch
 
 from teacher_cache.labels.affinity_rule import ComponentRule
 from teacher_cache.labels.arrays import BasisArrays
-from teacher_cache.labels.topk import Basis, CodedLabels, OneLabels
+from teacher_cache.labels.topk import Basis, CodedLabels, Labels, OneLabels
 
 _MOST_CODE = 127
 _LEAST_NOISE = 1 / 256
@@ -43,7 +43,7 @@ _LEAST_TAIL = float(torch.finfo(torch.float32).tiny)
 _RIDGE, _ROUNDING = 1e-4, 1e-6
 """Added to normal equations: nothing beside `fit_least`, and more than float32 leaves below 0."""
 _MOST_NUMBERS = 2**22
-"""Numbers of views, classes and codes together whose codes are fitted at once: 16 MiB."""
+"""Views times classes times codes (or kept classes) that are fitted at once: 16 MiB a tensor."""
 
 
 def centred(logits_BC: torch.Tensor) -> torch.Tensor:
@@ -83,16 +83,15 @@ def fitted_basis(centred_NC: npt.NDArray[np.float16], rule: ComponentRule) -> Ba
     )
 
 
-def codes_of(
-    logits_BC: torch.Tensor, class_ids_BK: torch.Tensor, basis: Basis, rule: ComponentRule
-) -> torch.Tensor:
-    """Return the codes of dense logits whose top k are given, int8 (B, R)."""
-    rest_BC, ids_BK = centred(logits_BC) - basis.mean_C, class_ids_BK.long()
+def with_codes(labels: Labels, logits_BC: torch.Tensor, basis: Basis, rule: ComponentRule) -> CodedLabels:
+    """Return the labels of dense logits with their codes."""
+    rest_BC, ids_BK = centred(logits_BC) - basis.mean_C, labels.class_ids_BK.long()
     weights_BC = _weights(logits_BC, ids_BK, rule)
-    size = max(1, _MOST_NUMBERS // (len(basis.step_R) * rest_BC.shape[1]))
-    parts = zip(rest_BC.split(size), ids_BK.split(size), weights_BC.split(size), strict=True)
+    count = max(1, _MOST_NUMBERS // (max(len(basis.step_R), ids_BK.shape[1]) * rest_BC.shape[1]))
+    parts = zip(rest_BC.split(count), ids_BK.split(count), weights_BC.split(count), strict=True)
     places_BR = torch.cat([_places(*part, basis) for part in parts])
-    return (places_BR / rule["size"]).round().clamp(-_MOST_CODE, _MOST_CODE).to(torch.int8)
+    codes_BR = (places_BR / rule["size"]).round().clamp(-_MOST_CODE, _MOST_CODE).to(torch.int8)
+    return CodedLabels(*labels, codes_BR)
 
 
 def _places(

@@ -52,8 +52,12 @@ def basis_of_archive(url: str | Path) -> Basis:
 def test_its_files_are_pinned(coded: str) -> None:
     spec = json.loads(Path(coded, "spec.json").read_text())["spec"]
     assert spec["labels"]["components"] == {
-        **{"codes": 2, "size": 0.2465, "directions": 2, "max_views": 528},
-        **{"fit_temperature": 4.0, "fit_least": 0.2},
+        "codes": 2,
+        "size": 0.2465,
+        "directions": 2,
+        "max_views": 528,
+        "fit_temperature": 4.0,
+        "fit_least": 0.2,
     }
     assert spec["labels"]["affinity"] is None
     manifest = json.loads(Path(coded, "manifest.json").read_text())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from teacher_cache.labels.affinity_rule import ComponentRule, component_rule
 from teacher_cache.labels.arrays import BasisArrays
 from teacher_cache.labels.codec import decode, decode_basis, encode, zigzag
-from teacher_cache.labels.components import centred, codes_of, fitted_basis
+from teacher_cache.labels.components import centred, fitted_basis, with_codes
 from teacher_cache.labels.ensemble import mean_log_probabilities
 from teacher_cache.labels.losses import soft_loss
 from teacher_cache.labels.tails import dense_probabilities
@@ -49,8 +49,7 @@ def fitted(rule: ComponentRule = RULE, count: int = N) -> BasisArrays:
 def stored_labels(seed: int, k: int, arrays: BasisArrays) -> OneLabels:
     """Return labels as they are read from an archive."""
     basis = decode_basis(arrays, CODES)
-    top = labels_from_logits(logits(seed), k)
-    found = CodedLabels(*top, codes_of(logits(seed), top.class_ids_BK, basis, RULE))
+    found = with_codes(labels_from_logits(logits(seed), k), logits(seed), basis, RULE)
     return decode(encode(found, C, "q8"), C, "q8")
 
 
@@ -146,7 +145,7 @@ def test_codes_fit_what_the_top_k_leaves_most_where_it_is_likely(seed: int, k: i
         left = left[:, others] - left[:, ids] @ np.linalg.solve(kept, spread[np.ix_(ids, others)])
         solved = np.linalg.lstsq((root * left[:-1]).T, root * left[-1])[0]
         wanted.append(solved[:CODES] / RULE["size"])
-    found = codes_of(some, top.class_ids_BK, decode_basis(arrays, CODES), RULE).numpy()
+    found = with_codes(top, some, decode_basis(arrays, CODES), RULE).codes_BR.numpy()
     np.testing.assert_allclose(found, np.clip(wanted, -127, 127), atol=0.55)
 
 
@@ -172,8 +171,7 @@ def test_few_classes_have_few_directions(classes: int, k: int) -> None:
     assert rule["codes"] == rule["directions"] == classes - 1
     some = logits(1, N, classes)
     basis = decode_basis(fitted_basis(centred(some).half().numpy(), rule), rule["codes"])
-    top = labels_from_logits(some, k)
-    labels = CodedLabels(*top, codes_of(some, top.class_ids_BK, basis, rule))
+    labels = with_codes(labels_from_logits(some, k), some, basis, rule)
     found = dense_probabilities(labels, classes, basis)
     assert found.isfinite().all()
     torch.testing.assert_close(found.sum(1), torch.ones(N))

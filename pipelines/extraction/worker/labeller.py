@@ -27,8 +27,8 @@ from teacher_cache.labelling.unit import extract_unit, teacher_logits, unit_load
 from teacher_cache.labels.affinity_rule import CalibrationPart, component_rule
 from teacher_cache.labels.arrays import LabelArrays
 from teacher_cache.labels.codec import decode_basis, encode
-from teacher_cache.labels.components import centred, codes_of, fitted_basis
-from teacher_cache.labels.topk import Basis, CodedLabels, Labels, OneLabels, labels_from_logits
+from teacher_cache.labels.components import centred, fitted_basis, with_codes
+from teacher_cache.labels.topk import Basis, Labels, OneLabels, labels_from_logits
 from teacher_cache.models.kinds import TeacherSettings
 from teacher_cache.models.teacher import Teacher, build_teacher
 from teacher_cache.models.trial import check_trial
@@ -229,7 +229,7 @@ def _bytes_per_label(layout: Layout, views: Sequence[tuple[Labels, torch.Tensor 
         rule = component_rule(layout.num_codes, layout.num_classes, len(centred_NC))
         basis = decode_basis(fitted_basis(centred_NC.cpu().numpy(), rule), layout.num_codes)
         found = [
-            CodedLabels(*labels, codes_of(some, labels.class_ids_BK, basis.to(some.device), rule))
+            with_codes(labels, some, basis.to(some.device), rule)
             for labels, some in views
             if some is not None
         ]
